@@ -1,0 +1,67 @@
+"""The dataset table's entries, and the files of a prepared dataset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from util.errors import InputError
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Description of a dataset: one entry of `datasets` in configs/base.json5, where the fields are explained."""
+
+    name: str
+    image: str
+    label: str
+    supervoxels: str
+    labels: Mapping[int, str]
+    file_values: Mapping[int, int]
+    n_folds: int
+
+    @classmethod
+    def from_config(cls, name: str, entry: Mapping) -> DatasetSpec:
+        """Build from a checked config entry, whose keys are text as JSON5 has it."""
+        return cls(name=name, image=entry["image"], label=entry["label"], supervoxels=entry["supervoxels"],
+                   labels={int(value): label for value, label in entry["labels"].items()},
+                   file_values={int(stored): label for stored, label in entry["file_values"].items()},
+                   n_folds=entry["n_folds"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one scan. None of them is opened here; `label` and `supervoxels` may not exist."""
+
+    name: str
+    image: Path
+    label: Path
+    supervoxels: Path
+
+
+def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int) -> list[Case]:
+    """Return the cases whose image exists, sorted by number (names that are no number come after, by text).
+
+    Raises:
+        InputError: the folder is missing or holds no image of the expected name.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise InputError(f"path.{spec.name}.data_dir: no folder {root}; data/README.md says how to get the data")
+    folder, _, file_name = spec.image.rpartition("/")
+    prefix, suffix = file_name.split("{case}")
+    names = [path.name[len(prefix):len(path.name) - len(suffix)] for path in (root / folder).glob(f"{prefix}*{suffix}")]
+    if not names:
+        raise InputError(f"path.{spec.name}.data_dir: no file {spec.image.replace('{case}', '*')} below {root}")
+
+    def path(pattern: str, name: str) -> Path:
+        return root / pattern.format(case=name, n_sv=n_sv)
+
+    return [Case(name, path(spec.image, name), path(spec.label, name), path(spec.supervoxels, name))
+            for name in sorted(names, key=_by_number)]
+
+
+def _by_number(name: str) -> tuple:
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)

@@ -1,0 +1,211 @@
+"""Reads `configs/*.json5` and refuses what is not allowed, before any work.
+
+`RULES` has one entry per key of `base.json5`; its `description` is what an error message gives as allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import json5
+
+from util.errors import InputError
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Rule:
+    description: str
+    allows: Callable[[Any], bool]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(low: int, high: float = math.inf) -> Rule:
+    limit = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+    return Rule(f"a whole number {limit}", lambda v: _is_whole(v) and low <= v <= high)
+
+
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
+    text = f"a number {'above' if above else 'of at least'} {low}" + (f" and at most {high}" if high != math.inf else "")
+    return Rule(text, lambda v: _is_number(v) and (v > low if above else v >= low) and v <= high)
+
+
+def one_of(*values: Any) -> Rule:
+    return Rule("one of " + ", ".join(repr(v) for v in values), lambda v: any(v == x and type(v) is type(x) for x in values))
+
+
+def text() -> Rule:
+    return Rule("a non-empty text", lambda v: isinstance(v, str) and bool(v))
+
+
+def boolean() -> Rule:
+    return Rule("true or false", lambda v: isinstance(v, bool))
+
+
+def list_of(rule: Rule) -> Rule:
+    return Rule(f"a non-empty list without repeats, each item {rule.description}",
+                lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(rule.allows, v)) and len(set(v)) == len(v))
+
+
+def optional(rule: Rule) -> Rule:
+    return Rule(f"null or {rule.description}", lambda v: v is None or rule.allows(v))
+
+
+def either(first: Rule, second: Rule) -> Rule:
+    return Rule(f"{first.description}, or {second.description}", lambda v: first.allows(v) or second.allows(v))
+
+
+def _is_alpha(value: Any) -> bool:
+    return (isinstance(value, (list, tuple)) and len(value) == 2
+            and all(_is_number(v) and v >= 0 for v in value) and sum(value) > 0)
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) and (value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdecimal())
+
+
+ENCODERS = ("resnet101", "resnet50", "small")
+
+RULES: dict[str, Rule | dict[str, Rule]] = {
+    "dataset": text(),
+    "eval_fold": whole(0),
+    "test_label": list_of(whole(1, 254)),
+    "exclude_label": optional(list_of(whole(1, 254))),
+    "exclude_rule": one_of("any", "all"),
+    "use_gt": boolean(),
+    "n_sv": whole(1),
+    "min_size": whole(0),
+    "n_way": one_of(1),
+    "n_shot": whole(1),
+    "n_query": one_of(1),
+    "batch_size": whole(1),
+    "num_workers": whole(0),
+    "encoder": one_of(*ENCODERS),
+    "pretrained": text(),
+    "alpha": Rule("two numbers [fine, coarse], none negative, not both 0", _is_alpha),
+    "n_iters": whole(0),
+    "device": Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'", _is_device),
+    "precision": one_of("float32", "bf16"),
+    "seed": whole(0),
+    "n_steps": whole(1),
+    "optim": {"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)},
+    "lr_step_gamma": number(0, 1, above=True),
+    "max_iters_per_load": whole(1),
+    "bg_wt": number(0, above=True),
+    "ignore_label": whole(2, 255),
+    "print_interval": whole(1),
+    "save_snapshot_every": whole(1),
+    "resume": text(),
+    "reload_model_path": optional(text()),
+    "protocol": one_of("published", "corrected"),
+    "supp_idx": either(one_of("all"), either(whole(0), list_of(whole(0)))),
+    "n_part": one_of(1, 3),
+    "eval_batch_size": whole(1),
+}
+
+_LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", lambda v: (
+    isinstance(v, Mapping) and len(v) > 0
+    and all(str(k).isdecimal() and 1 <= int(k) <= 254 for k in v)
+    and all(isinstance(name, str) and name and not set(name) & set('/\\:"\n') for name in v.values())
+    and len(set(v.values())) == len(v)))
+_FILE_VALUES = Rule("{value in the file: label value}, or {}", lambda v: isinstance(v, Mapping) and all(
+    str(k).isdecimal() and _is_whole(value) and 1 <= value <= 254 for k, value in v.items()))
+_CASE_GLOB = Rule("a path below data_dir with {case} in its file name",
+                  lambda v: isinstance(v, str) and v.rpartition("/")[2].count("{case}") == 1)
+DATASET_RULES = {"image": _CASE_GLOB, "label": _CASE_GLOB, "supervoxels": _CASE_GLOB, "labels": _LABEL_TABLE,
+                 "file_values": _FILE_VALUES, "n_folds": whole(1)}
+
+
+def named_configs() -> dict[str, dict]:
+    """Return every experiment file of `configs/`, by its name without the ending."""
+    return {path.stem: read_json5(path) for path in sorted(CONFIG_DIR.glob("*.json5")) if path.stem != "base"}
+
+
+def base_config() -> dict:
+    return read_json5(CONFIG_DIR / "base.json5")
+
+
+def load_config(*names: str) -> dict:
+    """Return the base config with the named ones laid over it: what Sacred does, for programs that do not use it."""
+    config, known = base_config(), named_configs()
+    for name in names:
+        if name not in known:
+            raise InputError(f"config {name!r}: no file configs/{name}.json5; known: {sorted(known)}")
+        _merge(config, known[name])
+    return config
+
+
+def read_json5(path: Path) -> dict:
+    try:
+        return json5.loads(path.read_text(encoding="utf-8"), allow_duplicate_keys=False)
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON5: {' '.join(str(error).split())}") from None
+
+
+def _merge(target: dict, changes: Mapping) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Check every key, also nested ones.
+
+    Raises:
+        InputError: an unknown or missing key, or a value that is not allowed; one line with the key, the value and what
+            is allowed.
+    """
+    _check_section("", config, {**RULES, "path": None, "datasets": None})
+    for name, entry in _section(config, "datasets").items():
+        _check_section(f"datasets.{name}.", entry, DATASET_RULES)
+    if config["dataset"] not in config["datasets"]:
+        raise InputError(f"dataset: got {config['dataset']!r}, allowed: one of {sorted(config['datasets'])}")
+    _check_paths(_section(config, "path"), config["datasets"])
+    _check_labels(config)
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if not isinstance(config[key], Mapping):
+        raise InputError(f"{key}: got {config[key]!r}, allowed: a section {{…}}")
+    return config[key]
+
+
+def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping | None]) -> None:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{prefix.rstrip('.')}: got {values!r}, allowed: a section with the keys {sorted(rules)}")
+    for problem, keys in (("unknown", set(values) - set(rules)), ("missing", set(rules) - set(values))):
+        if keys:
+            names = ", ".join(prefix + str(key) for key in sorted(keys, key=str))
+            raise InputError(f"{problem} option {names}; allowed here: {', '.join(sorted(rules))}")
+    for key, rule in rules.items():
+        if isinstance(rule, Mapping):
+            _check_section(f"{prefix}{key}.", values[key], rule)
+        elif rule is not None and not rule.allows(values[key]):
+            raise InputError(f"{prefix}{key}: got {values[key]!r}, allowed: {rule.description}")
+
+
+def _check_paths(paths: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:
+    _check_section("path.", paths, {"log_dir": text(), "weights_dir": text(), **{
+        name: {"data_dir": text()} for name in datasets}})
+
+
+def _check_labels(config: Mapping[str, Any]) -> None:
+    known = {int(value): name for value, name in config["datasets"][config["dataset"]]["labels"].items()}
+    for key in ("test_label", "exclude_label"):
+        for label in config[key] or ():
+            if label not in known:
+                raise InputError(f"{key}: got {label}, allowed for {config['dataset']}: {known}")
