@@ -1,0 +1,76 @@
+"""Prototypes by masked average pooling, and soft masks from the distance to them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from util.checks import expect_shape
+
+AREA_EPS = 1e-5       # added to a mask's area
+COSINE_EPS = 1e-8     # smallest norm in the cosine
+COSINE_SCALE = 20.0   # of the anomaly score
+
+
+@cache
+def _upsampling_matrix(n_cells: int, n_pixels: int) -> Tensor:
+    """(n_pixels, n_cells) matrix of the bilinear upsampling (`align_corners=False`) along one axis."""
+    return F.interpolate(torch.eye(n_cells)[None], size=n_pixels, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def pull_back(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Apply the transpose of the bilinear upsampling to masks: (…, H, W) → (…, h, w).
+
+    For any features F on the grid, Σ upsampled(F)·mask over the pixels equals Σ F·pull_back(mask) over the cells.
+    """
+    rows, columns = (_upsampling_matrix(cells, pixels).to(masks)
+                     for cells, pixels in zip(grid, masks.shape[-2:], strict=True))
+    return rows.T @ masks @ columns
+
+
+def masked_average(features: Tensor, masks: Tensor) -> Tensor:
+    """Average the support features inside the masks, over each slice and then over the shots (Q-Net, eq. 1).
+
+    The published code upsamples the features to the masks' size; here the masks are pulled back to the features' grid,
+    which gives the same sums.
+
+    Args:
+        features: (B·S, C, h, w) encoder output, the S shots of an episode next to each other.
+        masks: (B, S, H, W) foreground weight per pixel, in [0, 1].
+    Returns:
+        (B, C). A support slice with an empty mask counts as zeros.
+    Raises:
+        ValueError: the axes are wrong, or `features` and `masks` disagree on the number of slices.
+    """
+    n = expect_shape("masks", masks, "B S H W")
+    grid = expect_shape("features", features, "N C h w", N=n["B"] * n["S"])
+    masks = masks.to(features.dtype).flatten(0, 1)
+    weights = pull_back(masks, (grid["h"], grid["w"])).flatten(1).unsqueeze(2)   # (B·S, h·w, 1)
+    total = (features.flatten(2) @ weights).squeeze(2)                            # (B·S, C)
+    average = total / (masks.sum(dim=(-2, -1)).unsqueeze(1) + AREA_EPS)
+    return average.unflatten(0, (n["B"], n["S"])).mean(dim=1)
+
+
+def foreground_probability(features: Tensor, prototypes: Tensor, threshold: Tensor) -> Tensor:
+    """Soft mask on the feature grid: P = 1 − sigmoid(0.5·(s − T)), anomaly score s = −20·cos(F, p) (Q-Net, eq. 2–3).
+
+    Args:
+        features: (B, C, h, w).
+        prototypes: (B, C), or (1, C) for all.
+        threshold: (B, 1), or (1, 1) for all.
+    Returns:
+        (B, h, w) in [0, 1]. A prototype or feature of zeros has cosine 0.
+    """
+    score = -COSINE_SCALE * F.cosine_similarity(features, prototypes[:, :, None, None], dim=1, eps=COSINE_EPS)
+    return 1 - torch.sigmoid(0.5 * (score - threshold.unsqueeze(2)))
+
+
+def fuse(path_probs: list[Tensor], alpha: tuple[float, ...], image_size: tuple[int, int]) -> Tensor:
+    """Upsample each path's (B, h, w) soft mask (`align_corners=True`) and average with weights α; (B, 2, H, W) of [1 − P, P]."""
+    total = sum(weight * F.interpolate(probs.unsqueeze(1), size=image_size, mode="bilinear", align_corners=True)
+                for weight, probs in zip(alpha, path_probs, strict=True))
+    foreground = total / sum(alpha)
+    return torch.cat([1 - foreground, foreground], dim=1)
