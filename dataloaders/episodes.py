@@ -1,0 +1,170 @@
+"""Training episodes: a support and a query slice of one volume that share a supervoxel (or an organ)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dataloaders.datasets import Case, DatasetSpec
+from dataloaders.transforms import GAMMA, Geometry, gamma_transform
+from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label, read_supervoxels
+from util.errors import InputError
+
+
+class Episode(NamedTuple):
+    """One episode; the loader puts an axis B in front.
+
+    Images are z-scored over their volume and carry three equal channels; masks are 0 or 1.
+    """
+
+    support_images: Tensor   # (S, 3, H, W)
+    support_masks: Tensor    # (S, H, W)
+    query_images: Tensor     # (3, H, W)
+    query_masks: Tensor      # (H, W)
+
+    def to(self, device: torch.device) -> Episode:
+        return Episode(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+@dataclass(frozen=True)
+class TrainingVolume:
+    """A volume to draw episodes from: z-scored image, class per voxel (0: none), and which slices may be used."""
+
+    case: str
+    image: np.ndarray     # (D, H, W) float32
+    classes: np.ndarray   # (D, H, W) supervoxels, or organs with use_gt
+    allowed: np.ndarray   # (D,) bool
+
+
+def allowed_slices(label_map: np.ndarray, exclude_label: Sequence[int], exclude_rule: str) -> np.ndarray:
+    """Return (D,) bool: the slices that stay in training in setting 2.
+
+    A slice goes when it holds any of `exclude_label` (Roy et al. 2020; Ouyang et al. 2020), or, with the rule "all" of the
+    published Q-Net code, only when it holds all of them.
+    """
+    present = np.stack([(label_map == label).any(axis=(1, 2)) for label in exclude_label])
+    return ~(present.any(axis=0) if exclude_rule == "any" else present.all(axis=0))
+
+
+def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_label: Sequence[int] | None = None,
+                          exclude_rule: str = "any", use_gt: bool = False,
+                          test_label: Sequence[int] = ()) -> list[TrainingVolume]:
+    """Read the training cases. Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
+
+    Raises:
+        InputError: a file is missing, broken, or of another shape than its image.
+    """
+    volumes = []
+    for case in tqdm(cases, desc="reading training volumes", unit="volume"):
+        image = read_image(case.image)
+        label_map = None
+        if exclude_label or use_gt:
+            label_map = read_label(case.label, spec)
+            expect_same_shape(case, image, label_map, case.label)
+        if use_gt:
+            classes = np.where(np.isin(label_map, test_label), 0, label_map)
+        else:
+            classes = read_supervoxels(case.supervoxels)
+            expect_same_shape(case, image, classes, case.supervoxels)
+        allowed = (allowed_slices(label_map, exclude_label, exclude_rule) if exclude_label
+                   else np.ones(len(image), bool))
+        volumes.append(TrainingVolume(case.name, normalise(image), classes, allowed))
+    return volumes
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Every run of slices that may become an episode, with the chance of each."""
+
+    classes: np.ndarray      # (n,) class of the window
+    starts: np.ndarray       # (n,) its first slice
+    cumulative: np.ndarray   # (n,) cumulative chance, up to 1
+
+
+def _windows(volume: TrainingVolume, n_slices: int, min_size: int) -> _Windows | None:
+    """Enumerate what the published procedure draws by trial: a class, one of its runs, a start in it, until it is large enough.
+
+    Each outcome has the chance it has there: 1/(runs of the class · starts of the run), over the sum of what is accepted.
+    """
+    n_classes = int(volume.classes.max()) + 1
+    areas = np.stack([np.bincount(slice_.ravel(), minlength=n_classes) for slice_ in volume.classes])
+    areas[~volume.allowed] = 0
+    found = []
+    for label in range(1, n_classes):
+        runs = [run for run in _runs(areas[:, label] > 0) if len(run) >= n_slices]
+        for run in runs:
+            starts = run[:len(run) - n_slices + 1]
+            chance = 1 / (len(runs) * len(starts))
+            found += [(label, start, chance) for start in starts
+                      if areas[start:start + min(2, n_slices), label].max() >= min_size]
+    if not found:
+        return None
+    labels, starts, chances = (np.array(column) for column in zip(*found, strict=True))
+    return _Windows(labels, starts, np.cumsum(chances) / chances.sum())
+
+
+def _runs(present: np.ndarray) -> list[np.ndarray]:
+    positions = np.flatnonzero(present)
+    return np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1) if len(positions) else []
+
+
+class EpisodeDataset(Dataset):
+    """Item i is the i-th episode: a pure function of (seed, i), whatever was drawn before and in whichever process.
+
+    Args:
+        volumes: where episodes come from; those without a usable class are left out.
+        length: number of episodes.
+        seed: with the item's number, the only source of chance.
+        n_shot: support slices of an episode.
+        min_size: pixels that the larger of an episode's first two masks must have.
+    Raises:
+        InputError: no volume has a class in n_shot + 1 consecutive slices that is large enough.
+    """
+
+    def __init__(self, volumes: Sequence[TrainingVolume], length: int, seed: int, n_shot: int = 1, min_size: int = 200):
+        self.n_shot, self.length, self.seed = n_shot, length, seed
+        indexed = [(volume, _windows(volume, n_shot + 1, min_size)) for volume in volumes]
+        self.volumes = [(volume, windows) for volume, windows in indexed if windows is not None]
+        if not self.volumes:
+            raise InputError(
+                f"no training volume (of {len(volumes)}) has a supervoxel or class that fills {n_shot + 1} consecutive "
+                f"allowed slices (n_shot + n_query) with min_size = {min_size} pixels in one of the first two")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def draw(self, index: int) -> tuple[str, int, list[int]]:
+        """Return the case, the class and the slices (support first, query last) of an episode."""
+        volume, label, slices, _ = self._draw(index)
+        return volume.case, label, slices
+
+    def _draw(self, index: int) -> tuple[TrainingVolume, int, list[int], np.random.Generator]:
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
+        volume, windows = self.volumes[rng.integers(len(self.volumes))]
+        window = int(np.searchsorted(windows.cumulative, rng.random(), side="right"))
+        slices = [int(windows.starts[window]) + k for k in range(self.n_shot + 1)]
+        return volume, int(windows.classes[window]), slices[::-1] if rng.random() < 0.5 else slices, rng
+
+    def __getitem__(self, index: int) -> Episode:
+        volume, label, slices, rng = self._draw(index)
+        images = [volume.image[z] for z in slices]
+        masks = [(volume.classes[z] == label).astype(np.float32) for z in slices]
+        for k in self._query_or_support(rng):
+            images[k] = gamma_transform(images[k], rng.uniform(*GAMMA))
+        for k in self._query_or_support(rng):
+            geometry = Geometry.sample(rng, images[k].shape)
+            images[k], masks[k] = geometry.apply(images[k]), geometry.apply_to_mask(masks[k])
+        stacked = torch.from_numpy(np.stack(images)).unsqueeze(1).expand(-1, 3, -1, -1)
+        masks = torch.from_numpy(np.stack(masks))
+        return Episode(stacked[:-1], masks[:-1], stacked[-1], masks[-1])
+
+    def _query_or_support(self, rng: np.random.Generator) -> range:
+        """Positions of the slices to transform: the query's, or (half of the time) the support's."""
+        return range(self.n_shot, self.n_shot + 1) if rng.random() < 0.5 else range(self.n_shot)

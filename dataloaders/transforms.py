@@ -1,0 +1,95 @@
+"""Augmentation of an episode's slices. Each transform's parameters are drawn once, then applied without chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(0)   # loader workers are the parallelism
+
+MAX_ROTATION_DEG, MAX_SHIFT_PX, MAX_SHEAR_DEG, ZOOM = 5.0, 5.0, 5.0, (0.9, 1.2)
+ELASTIC_SIGMA_PX, ELASTIC_KERNEL_PX, ELASTIC_STRENGTH_PX = 5.0, 21, 10.0
+GAMMA, GAMMA_EPS = (0.5, 1.5), 1e-5
+
+
+def gamma_transform(image: np.ndarray, gamma: float) -> np.ndarray:
+    """Apply x' = range·((x − min + 1e-5)/range)^γ + min over the image's own range (max − min + 1e-5); any shape."""
+    low = image.min()
+    span = image.max() - low + GAMMA_EPS
+    return (span * ((image - low + GAMMA_EPS) / span) ** gamma + low).astype(np.float32)
+
+
+def affine_matrix(rotation_deg: float, shift_x_px: float, shift_y_px: float, shear_deg: float, zoom: float,
+                  size: tuple[int, int]) -> np.ndarray:
+    """Return the 3×3 matrix (float32, as published) that takes an input point (x, y, 1) to its output point.
+
+    Rotation about the centre (W/2, H/2), then the shift, then the shear about the corner, then the zoom about the centre.
+    """
+    def centred(matrix: np.ndarray) -> np.ndarray:
+        y, x = size[0] / 2, size[1] / 2
+        there, back = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]), np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
+        return there @ matrix @ back
+
+    angle, shear = -np.deg2rad(rotation_deg), np.deg2rad(shear_deg)
+    rotate = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    shift = np.array([[1, 0, shift_x_px], [0, 1, shift_y_px], [0, 0, 1]])
+    slant = np.array([[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]])
+    return (centred(np.diag([zoom, zoom, 1.0])) @ slant @ shift @ centred(rotate)).astype(np.float32)
+
+
+def affine_source_points(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each output pixel comes from, x and y (H, W), in steps of 1/32 pixel.
+
+    The steps, and the fixed-point sums that give them, are those of OpenCV 4's warpAffine, which the published code used.
+    """
+    (a, b, c), (d, e, f) = cv2.invertAffineTransform(matrix[:2].astype(np.float64))
+    columns, rows = np.arange(size[1]), np.arange(size[0])[:, None]
+
+    def fixed_point(values: np.ndarray) -> np.ndarray:
+        return np.rint(values * 1024).astype(np.int64)
+
+    x = (fixed_point(b * rows + c) + 16 + fixed_point(a * columns)) >> 5
+    y = (fixed_point(e * rows + f) + 16 + fixed_point(d * columns)) >> 5
+    return (x / 32).astype(np.float32), (y / 32).astype(np.float32)
+
+
+def elastic_source_points(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn (2, H, W) noise in ±1, x then y, into the points x and y (H, W) that each output pixel comes from."""
+    kernel = (ELASTIC_KERNEL_PX, ELASTIC_KERNEL_PX)
+    shift_x, shift_y = (cv2.GaussianBlur(field.astype(np.float32), kernel, ELASTIC_SIGMA_PX) for field in noise)
+    rows, columns = np.indices(noise.shape[1:], dtype=np.float32, sparse=True)
+    return columns + shift_x * ELASTIC_STRENGTH_PX, rows + shift_y * ELASTIC_STRENGTH_PX
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One draw of the geometric augmentation: affine (zero border), then elastic (reflecting border), both bilinear."""
+
+    matrix: np.ndarray   # 3×3, as `affine_matrix` gives it
+    noise: np.ndarray    # (2, H, W) in ±1
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator, size: tuple[int, int]) -> Geometry:
+        rotation, shift_x, shift_y, shear = rng.uniform(-1, 1, 4) * (
+            MAX_ROTATION_DEG, MAX_SHIFT_PX, MAX_SHIFT_PX, MAX_SHEAR_DEG)
+        matrix = affine_matrix(rotation, shift_x, shift_y, shear, rng.uniform(*ZOOM), size)
+        return cls(matrix, rng.random((2, *size), dtype=np.float32) * 2 - 1)
+
+    @cached_property
+    def _source_points(self) -> list[tuple[tuple[np.ndarray, np.ndarray], int]]:
+        return [(affine_source_points(self.matrix, self.noise.shape[1:]), cv2.BORDER_CONSTANT),
+                (elastic_source_points(self.noise), cv2.BORDER_REFLECT)]
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Warp an (H, W) image; float32."""
+        image = image.astype(np.float32)
+        for (x, y), border in self._source_points:
+            image = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=border)
+        return image
+
+    def apply_to_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Warp an (H, W) mask of 0 and 1 and round it; float32."""
+        return np.round(self.apply(mask))
