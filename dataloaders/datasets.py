@@ -60,8 +60,9 @@ def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int) -> list[Case]
         return root / pattern.format(case=name, n_sv=n_sv)
 
     return [Case(name, path(spec.image, name), path(spec.label, name), path(spec.supervoxels, name))
-            for name in sorted(names, key=_by_number)]
+            for name in sorted(names, key=case_order)]
 
 
-def _by_number(name: str) -> tuple:
+def case_order(name: str) -> tuple:
+    """Key that sorts cases by the numbers in their names: 2 before 10, "b2" before "b10"."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)

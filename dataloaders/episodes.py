@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
 from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label, read_supervoxels
 from util.errors import InputError
+from util.progress import progress
 
 
 class Episode(NamedTuple):
@@ -62,7 +62,7 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_l
         InputError: a file is missing, broken, or of another shape than its image.
     """
     volumes = []
-    for case in tqdm(cases, desc="reading training volumes", unit="volume"):
+    for case in progress(cases, desc="reading training volumes", unit="volume"):
         image = read_image(case.image)
         label_map = None
         if exclude_label or use_gt:

@@ -1,0 +1,70 @@
+"""Score a snapshot on a test fold by the field's protocol.
+
+    python test.py with chaost2_setting1 eval_fold=0 reload_model_path=runs/…/snapshots/30000.pth
+    python test.py with chaost2_setting1 supp_idx=all reload_model_path=untrained
+
+Options are explained in configs/base.json5. (Python's standard library has a package of this name too; nothing here
+imports this file.)
+"""
+
+from dataloaders.folds import supports_and_queries
+from models.qnet import QNet
+from util.checkpoints import load_model, read_snapshot
+from util.device import resolve_device
+from util.errors import InputError
+from util.evaluation import evaluate_fold, load_fold
+from util.experiment import build_model, format_table, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
+from util.results import save_prediction, score_rows, summarise, table_rows, write_overviews, write_scores
+
+experiment = make_experiment("test")
+
+
+@experiment.main
+def main(_run, _config) -> float:
+    """Evaluate and return the mean Dice over classes."""
+    config = plain(_config)
+    with one_line_errors():
+        device = resolve_device(config["device"])
+        spec, cases = open_dataset(config)
+        pairs = supports_and_queries(len(cases), spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])
+        model = build_model(config)
+        print(load_weights(model, config))
+        positions = sorted({position for support, queries in pairs for position in (support, *queries)})
+        volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
+
+    predictions = []
+    for prediction in evaluate_fold(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
+                                    config["test_label"], n_part=config["n_part"], device=device,
+                                    batch_size=config["eval_batch_size"]):
+        save_prediction(prediction, spec.labels[prediction.label], run_dir(_run) / "predictions")
+        predictions.append(prediction)
+
+    rows = score_rows(predictions, spec.labels)
+    with one_line_errors():
+        if not rows:
+            raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
+                             f"{config['test_label']}")
+    summary = summarise(rows)
+    write_scores(rows, summary, run_dir(_run))
+    write_overviews(predictions, spec.labels, run_dir(_run))
+    print(f"\n{spec.name}, fold {config['eval_fold']}, {config['protocol']} protocol, "
+          f"support {', '.join(summary['supports'])} (Dice and IoU in %, mean ± standard deviation over volumes)\n")
+    print(format_table(["class", "volumes", "Dice", "IoU"], table_rows(summary)))
+    print(f"\nscores.csv, results.json, predictions/ and pictures: {run_dir(_run)}")
+    return summary["mean"]["dice_mean"]
+
+
+def load_weights(model: QNet, config: dict) -> str:
+    """Load the snapshot of `reload_model_path`, or with "untrained" what training would start from."""
+    path = config["reload_model_path"]
+    if path is None:
+        raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
+    if path == "untrained":
+        return f"untrained network; {initialise(model, config)}"
+    snapshot = read_snapshot(path)
+    load_model(model, snapshot)
+    return f"weights of {path}" + (f", step {snapshot.step}" if snapshot.step else "")
+
+
+if __name__ == "__main__":
+    experiment.run_commandline()

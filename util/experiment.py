@@ -1,0 +1,107 @@
+"""What train.py and test.py share: the Sacred experiment, the run folder, the data and the model of a config."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")   # sacred imports it; setuptools is pinned for it
+from sacred import SETTINGS, Experiment
+from sacred.observers import FileStorageObserver
+from sacred.run import Run
+
+from dataloaders.datasets import Case, DatasetSpec, find_cases
+from models.encoder import build_encoder
+from models.qnet import QNet
+from util.config import base_config, check_config, named_configs
+from util.errors import InputError
+from util.weights import load_pretrained
+
+SETTINGS.CAPTURE_MODE = "sys"
+# check_config knows which types and which new entries are allowed, so sacred's own warnings about both would only confuse
+logging.getLogger().addFilter(lambda record: " of config entry " not in record.msg and "new config entry" not in record.msg)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an InputError into an exit with status 1 and its one line."""
+    try:
+        yield
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def make_experiment(mode: str) -> Experiment:
+    """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
+    experiment = Experiment(f"QNet_{mode}", base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
+    with one_line_errors():
+        experiment.add_config(base_config())
+        for name, config in named_configs().items():
+            experiment.add_named_config(name, config)
+
+    @experiment.config_hook
+    def check_and_observe(config: dict, command_name: str, logger: Any) -> dict:
+        with one_line_errors():
+            check_config(config)
+        experiment.observers[:] = [FileStorageObserver(run_folders(config, mode))] if command_name == "main" else []
+        return {}
+
+    return experiment
+
+
+def run_folders(config: Mapping[str, Any], mode: str) -> Path:
+    """Return the folder that holds the numbered run folders of a config."""
+    return Path(config["path"]["log_dir"]) / f"QNet_{mode}_{config['dataset']}_cv{config['eval_fold']}"
+
+
+def run_dir(run: Run) -> Path:
+    """Return the folder of a run, made by its observer."""
+    return Path(run.observers[0].dir)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config as plain dictionaries and lists."""
+    return json.loads(json.dumps(config))
+
+
+def open_dataset(config: Mapping[str, Any]) -> tuple[DatasetSpec, list[Case]]:
+    """Return the description and the sorted cases of the config's dataset; an InputError says what is not there."""
+    name = config["dataset"]
+    spec = DatasetSpec.from_config(name, config["datasets"][name])
+    return spec, find_cases(spec, config["path"][name]["data_dir"], config["n_sv"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def build_model(config: Mapping[str, Any]) -> QNet:
+    """Return the model as initialised by the config's seed, without pretrained weights."""
+    seed_everything(config["seed"])
+    encoder = build_encoder(config["encoder"], bf16=config["precision"] == "bf16")
+    return QNet(encoder, config["alpha"], config["n_iters"], config["bg_wt"], config["ignore_label"])
+
+
+def initialise(model: QNet, config: Mapping[str, Any]) -> str:
+    """Load the config's pretrained weights into the encoder; returns what was loaded, in words."""
+    return load_pretrained(model.encoder.backbone, config["encoder"], config["pretrained"], config["path"]["weights_dir"])
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a text table, the first column to the left and the others to the right."""
+    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
+                       for k, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in [header, *rows]]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

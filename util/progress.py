@@ -1,0 +1,18 @@
+"""The progress bar of all long work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(iterable: Iterable | None = None, **options: Any) -> tqdm:
+    """Return a tqdm bar with tqdm's options.
+
+    It writes to the real standard error, past sacred's capture, so that a run's cout.txt holds no bars; where that is no
+    terminal (a log file), it writes a line every ten seconds at most.
+    """
+    return tqdm(iterable, file=sys.__stderr__, mininterval=0.2 if sys.__stderr__.isatty() else 10, **options)

@@ -1,0 +1,101 @@
+"""Pretrained backbones, and loading weights into a model with every tensor accounted for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, ResNet101_Weights
+from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
+
+from util.errors import InputError
+
+PRETRAINED_URLS = {
+    ("resnet101", "imagenet"): ResNet101_Weights.IMAGENET1K_V1.url,
+    ("resnet101", "coco"): DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1.url,
+    ("resnet50", "imagenet"): ResNet50_Weights.IMAGENET1K_V1.url,
+    ("resnet50", "coco"): DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url,
+}
+
+
+def read_weights(path: Path | str) -> dict:
+    """Read what `torch.save` wrote, tensors and plain values only, onto the CPU.
+
+    Raises:
+        InputError: the file is missing, truncated, not a checkpoint, or would run code when loaded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights_dir: Path | str) -> str:
+    """Load pretrained weights into a backbone and return a sentence that says how many tensors were.
+
+    Args:
+        source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` when they are not there),
+            or the path of a file. Names may be torchvision's classifier's (`layer1.…`) or its DeepLabV3's
+            (`backbone.layer1.…`).
+    Raises:
+        InputError: there are no such weights for this encoder, or no tensor of the file fits by name and shape.
+    """
+    if source == "none":
+        return "encoder: random weights (pretrained: none)"
+    path = _pretrained_file(encoder_name, source, Path(weights_dir))
+    given = {name.removeprefix("backbone."): value for name, value in read_weights(path).items() if isinstance(value, Tensor)}
+    wanted = backbone.state_dict()
+    fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
+    if not fitting:
+        raise InputError(f"pretrained: none of the {len(given)} tensors of {path} fits encoder {encoder_name!r} by name and shape")
+    backbone.load_state_dict(fitting, strict=False)
+    missing = sorted({name.partition(".")[0] for name in set(wanted) - set(fitting)})
+    left = f"; left as initialised: {', '.join(missing)}" if missing else ""
+    return f"encoder: {len(fitting)} of {len(wanted)} backbone tensors loaded from {path}{left}"
+
+
+def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
+    if source not in ("imagenet", "coco"):
+        return Path(source)
+    if (encoder_name, source) not in PRETRAINED_URLS:
+        raise InputError(f"pretrained: got {source!r}, allowed for encoder {encoder_name!r}: 'none' or the path of a file")
+    url = PRETRAINED_URLS[encoder_name, source]
+    path = weights_dir / url.rpartition("/")[2]
+    if not path.is_file():
+        weights_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+        except (URLError, OSError, RuntimeError) as error:
+            raise InputError(f"pretrained: {path} is not there and {url} could not be downloaded ({error}); "
+                             "put the file there by hand, or say pretrained=none") from None
+    return path
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str, hint: str = "") -> None:
+    """Load a state_dict whose names and shapes must all agree with the model's.
+
+    Raises:
+        InputError: they do not; the message names the first tensors of each kind of disagreement.
+    """
+    wanted = model.state_dict()
+    problems = {
+        "missing": [name for name in wanted if name not in state],
+        "unknown": [name for name in state if name not in wanted],
+        "of another shape": [f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}" for name in wanted
+                             if name in state and getattr(state[name], "shape", None) != wanted[name].shape],
+    }
+    described = [f"{len(names)} {kind} ({', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''})"
+                 for kind, names in problems.items() if names]
+    if described:
+        raise InputError(f"{origin}: weights of another architecture: tensors {'; '.join(described)}{hint}")
+    model.load_state_dict(state)
