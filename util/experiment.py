@@ -6,15 +6,12 @@ import contextlib
 import json
 import logging
 import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-warnings.filterwarnings("ignore", message="pkg_resources is deprecated")   # sacred imports it; setuptools is pinned for it
 from sacred import SETTINGS, Experiment
 from sacred.observers import FileStorageObserver
 from sacred.run import Run

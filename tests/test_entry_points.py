@@ -1,0 +1,181 @@
+"""train.py and test.py, whole, on the toy data, and what they say to bad input."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import CASES, ROOT, TINY, run, toy_case, write, write_toy_data
+from util.checkpoints import read_snapshot
+
+
+def test_training_leaves_snapshots_metrics_and_a_curve(trained):
+    assert trained.parent.name == "QNet_train_CHAOST2_cv0" and trained.name == "1"
+    assert sorted(path.name for path in (trained / "snapshots").iterdir()) == ["2.pth", "3.pth"]
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["total_loss"]["steps"] == [2, 3]
+    assert metrics["lr"]["values"] == pytest.approx([0.001 * 0.98, 0.001 * 0.98])
+    assert (trained / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resumed_training_ends_in_the_same_weights(trained, toy_data, tmp_path):
+    first = run("train", tmp_path, toy_data, n_steps=2)
+    second = run("train", tmp_path, toy_data, resume="auto")
+    assert second.name == "2"
+    whole, resumed = read_snapshot(trained / "snapshots/3.pth"), read_snapshot(second / "snapshots/3.pth")
+    assert torch.equal(whole.history, resumed.history)
+    assert all(torch.equal(value, resumed.model[name]) for name, value in whole.model.items())
+    assert read_snapshot(first / "snapshots/2.pth").step == 2
+
+
+def test_training_changes_the_weights_and_the_episodes_follow_the_seed(trained, toy_data, tmp_path):
+    other = run("train", tmp_path, toy_data, seed=1)
+    histories = [read_snapshot(folder / "snapshots/3.pth").history for folder in (trained, other)]
+    assert not torch.equal(*histories)
+
+
+@pytest.fixture(scope="module")
+def tested(trained, toy_data, tmp_path_factory):
+    return run("test", tmp_path_factory.mktemp("tested"), toy_data, supp_idx="all",
+               reload_model_path=str(trained / "snapshots/3.pth"))
+
+
+def test_scores_agree_with_the_predictions_on_disk(tested):
+    rows = list(csv.DictReader((tested / "scores.csv").open()))
+    assert list(rows[0]) == ["label_name", "label", "support_case", "query_case", "dice", "iou"]
+    fold = {"1", "2"}                                   # five cases, five folds: a case and the next fold's first
+    assert {(row["support_case"], row["query_case"]) for row in rows} == {("1", "2"), ("2", "1")}
+    assert len(rows) == 4 * len(fold)
+    for row in rows:
+        name = f"{row['query_case']}_{row['label_name'].replace(' ', '_')}_supp{row['support_case']}.nii.gz"
+        file = nibabel.load(tested / "predictions" / name)
+        mask = np.asanyarray(file.dataobj).transpose(2, 1, 0) > 0
+        image, label_map, _ = toy_case(int(row["query_case"]))
+        truth = label_map == int(row["label"])
+        assert mask.shape == image.shape and np.allclose(file.affine, np.diag([-2.0, 2.0, 7.7, 1.0]))
+        assert not mask[~truth.any(axis=(1, 2))].any()  # the protocol segments slices with the class only
+        overlap = (mask & truth).sum()
+        assert float(row["dice"]) == pytest.approx(2 * overlap / (mask.sum() + truth.sum()))
+        assert float(row["iou"]) == pytest.approx(overlap / (mask | truth).sum())
+
+
+def test_results_are_means_of_the_rows(tested):
+    rows = list(csv.DictReader((tested / "scores.csv").open()))
+    results = json.loads((tested / "results.json").read_text())
+    for name, entry in results["classes"].items():
+        values = [float(row["dice"]) for row in rows if row["label_name"] == name]
+        assert entry["n"] == len(values)
+        assert entry["dice_mean"] == pytest.approx(np.mean(values)) and entry["dice_std"] == pytest.approx(np.std(values))
+    assert results["mean"]["dice_mean"] == pytest.approx(np.mean([e["dice_mean"] for e in results["classes"].values()]))
+    assert set(results["supports"]) == {"1", "2"}
+
+
+def test_one_picture_per_class(tested):
+    assert sorted(path.name for path in tested.glob("overview_*.png")) == [
+        "overview_left_kidney.png", "overview_liver.png", "overview_right_kidney.png", "overview_spleen.png"]
+
+
+def test_batch_size_changes_no_score(tested, trained, toy_data, tmp_path):
+    other = run("test", tmp_path, toy_data, supp_idx="all", eval_batch_size=1,
+                reload_model_path=str(trained / "snapshots/3.pth"))
+    read = [[float(row["dice"]) for row in csv.DictReader((folder / "scores.csv").open())] for folder in (tested, other)]
+    assert read[0] == pytest.approx(read[1], abs=2e-3)
+
+
+def test_corrected_protocol_uses_the_extra_case(trained, toy_data, tmp_path):
+    folder = run("test", tmp_path, toy_data, protocol="corrected", supp_idx=0,
+                 reload_model_path=str(trained / "snapshots/3.pth"))
+    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    assert {(row["support_case"], row["query_case"]) for row in rows} == {("2", "1")}
+
+
+def test_published_checkpoint_of_names_and_tensors_alone_loads(trained, toy_data, tmp_path):
+    plain = tmp_path / "published.pth"
+    torch.save(dict(read_snapshot(trained / "snapshots/3.pth").model), plain)
+    assert (run("test", tmp_path, toy_data, supp_idx=0, reload_model_path=str(plain)) / "scores.csv").is_file()
+
+
+def test_setting_2_and_ground_truth_training_run(toy_data, tmp_path):
+    run("train", tmp_path, toy_data, use_gt=True, test_label=[1], n_steps=1)
+    with pytest.raises(SystemExit, match="no training volume"):   # every slice of the toy holds a kidney or is empty
+        run("train", tmp_path, toy_data, exclude_label=[1, 2, 3, 4], n_steps=1)
+
+
+# ---- bad input: one line, before any long work ----
+
+def break_file(data, kind, number):
+    if kind == "truncated image":
+        path = data / f"chaos_MR_T2_normalized/image_{number}.nii.gz"
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "label of another shape":
+        write(data / f"chaos_MR_T2_normalized/label_{number}.nii.gz", toy_case(number)[1][:, :32])
+    elif kind == "no label":
+        (data / f"chaos_MR_T2_normalized/label_{number}.nii.gz").unlink()
+    elif kind == "unknown label":
+        write(data / f"chaos_MR_T2_normalized/label_{number}.nii.gz", toy_case(number)[1] + np.uint8(3))
+    elif kind == "NaN":
+        write(data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", np.full((8, 64, 64), np.nan, np.float32))
+    elif kind == "constant":
+        write(data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", np.zeros((8, 64, 64), np.float32))
+    elif kind == "no supervoxels":
+        shutil.rmtree(data / "supervoxels_5000")
+    elif kind == "supervoxels of another shape":
+        write(data / f"supervoxels_5000/superpix-MIDDLE_{number}.nii.gz", toy_case(number)[2][:4])
+
+
+@pytest.mark.parametrize(("program", "kind", "message"), [
+    ("train", "truncated image", r"image_12.nii.gz: cannot be read as NIfTI"),
+    ("train", "NaN", r"image_12.nii.gz: holds 32768 values that are NaN"),
+    ("train", "constant", r"image_12.nii.gz: every voxel has the value 0"),
+    ("train", "no supervoxels", r"supervoxels_5000.*: no such file"),
+    ("train", "supervoxels of another shape", r"superpix-MIDDLE_12.nii.gz: shape .* = \(4, 64, 64\), but .*image_12"),
+    ("test", "truncated image", r"image_1.nii.gz: cannot be read as NIfTI"),
+    ("test", "label of another shape", r"label_1.nii.gz: shape .* = \(8, 32, 64\), but .*image_1"),
+    ("test", "no label", r"label_1.nii.gz: no such file"),
+    ("test", "unknown label", r"label_1.nii.gz: holds the value [57], allowed for CHAOST2: \[0, 1, 2, 3, 4\]"),
+])
+def test_bad_file(program, kind, message, tmp_path, trained):
+    data = write_toy_data(tmp_path / "data")
+    break_file(data, kind, CASES[-1] if program == "train" else CASES[0])
+    options = {} if program == "train" else {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0}
+    with pytest.raises(SystemExit, match="^error: .*" + message):
+        run(program, tmp_path / "runs", data, **options)
+
+
+@pytest.mark.parametrize(("program", "options", "message"), [
+    ("train", {"eval_fold": 5}, "eval_fold: got 5, allowed: 0 to 4"),
+    ("test", {"eval_fold": 7}, "eval_fold: got 7, allowed: 0 to 4"),
+    ("test", {"supp_idx": 2}, "supp_idx: got 2, allowed for fold 0: 0 to 1, or 'all'"),
+    ("test", {"test_label": [1, 9]}, "test_label: got 9, allowed for CHAOST2: {1: 'liver'"),
+    ("train", {"exclude_label": [7]}, "exclude_label: got 7"),
+    ("train", {"alpha": [0.9]}, r"alpha: got \[0.9\], allowed: two numbers"),
+    ("train", {"alpha": [0.9, -0.1]}, r"alpha: got \[0.9, -0.1\]"),
+    ("train", {"n_way": 2}, "n_way: got 2, allowed: one of 1"),
+    ("train", {"optim": {"lrr": 1}}, "unknown option optim.lrr; allowed here: lr, momentum, weight_decay"),
+    ("train", {"encoder": "vgg"}, "encoder: got 'vgg', allowed: one of 'resnet101', 'resnet50', 'small'"),
+    ("train", {"pretrained": "coco", "reload_model_path": None}, "pretrained: got 'coco', allowed for encoder 'small': 'none'"),
+    ("train", {"device": "cuda:9"}, "device: got 'cuda:9'"),
+    ("train", {"resume": "runs/nothing.pth"}, "runs/nothing.pth: no such file"),
+    ("test", {"reload_model_path": None}, "reload_model_path: got null"),
+    ("test", {"encoder": "resnet50"}, r"weights of another architecture: tensors .* missing \(.*; it was trained with encoder=small"),
+])
+def test_bad_option(program, options, message, tmp_path, toy_data, trained):
+    options = {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0, **options}
+    with pytest.raises(SystemExit, match="^error: .*" + message):
+        run(program, tmp_path, toy_data, **options)
+
+
+def test_missing_data_folder_on_the_command_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train.py", "with", *(f"{key}={value}" for key, value in TINY.items()),
+         f"path.log_dir={tmp_path}", f"path.CHAOST2.data_dir={tmp_path / 'nowhere'}"],
+        cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - QNet_train - Failed after"))]
+    assert errors == [f"error: path.CHAOST2.data_dir: no folder {tmp_path / 'nowhere'}; data/README.md says how to get the data"]
