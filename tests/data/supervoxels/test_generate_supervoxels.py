@@ -73,7 +73,7 @@ def test_finished_cases_are_skipped_changed_ones_made_again_and_foreign_maps_kep
 
     assert run(data_dir) == 0
     assert "0 of 3 cases to do, 2 done before" in (out := capsys.readouterr().out)
-    assert "left 1 maps as they are" in out
+    assert "left 1 map(s) as they are" in out
     assert contents(folder) == first
 
     changed = make_case(data_dir, "10", seed=1)
