@@ -197,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = tasks[0].output.parent
     print(f"{folder}: {len(waiting)} of {len(tasks)} cases to do, {states.count('done')} done before")
     if n_foreign := states.count("foreign"):
-        print(f"{folder}: left {n_foreign} maps as they are, since {tasks[0].record.name} does not list them "
+        print(f"{folder}: left {n_foreign} map(s) as they are, since {tasks[0].record.name} does not list them "
               "(published ones, say); --output generates elsewhere")
     return 1 if waiting and generate_all(waiting, options.jobs) else 0
 

@@ -73,7 +73,7 @@ def test_finished_cases_are_skipped_changed_ones_made_again_and_foreign_maps_kep
 
     assert run(data_dir) == 0
     assert "0 of 3 cases to do, 2 done before" in (out := capsys.readouterr().out)
-    assert "left 1 maps as they are" in out
+    assert "left 1 map(s) as they are" in out
     assert contents(folder) == first
 
     changed = make_case(data_dir, "10", seed=1)
@@ -95,7 +95,7 @@ def test_broken_cases_are_named_and_the_others_go_on(data_dir, capsys):
     errors = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error")]
     truncated, not_finite = sorted(errors)
     assert truncated.startswith(f"error: case 2: {broken}: cannot be read")
-    assert not_finite == f"error: case 3: {images / 'image_3.nii.gz'}: image: expected finite values, got NaN or infinity"
+    assert not_finite.startswith(f"error: case 3: {images / 'image_3.nii.gz'}: image: expected finite values")
     assert sorted(contents(output / "supervoxels_50")) == [
         "superpix-MIDDLE_1.nii.gz", "superpix-MIDDLE_10.nii.gz", "supervoxels.json"]
 
