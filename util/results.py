@@ -32,8 +32,11 @@ def save_prediction(prediction: Prediction, label_name: str, folder: Path) -> No
 
 def score_rows(predictions: Sequence[Prediction], names: Mapping[int, str]) -> list[dict[str, Any]]:
     """Return one row (SCORE_COLUMNS) per class and query, by class, support and query."""
-    return [dict(zip(SCORE_COLUMNS, (names[p.label], p.label, p.support.case.name, p.query.case.name, p.dice, p.iou), strict=True))
-            for p in sorted(predictions, key=lambda p: (p.label, case_order(p.support.case.name), case_order(p.query.case.name)))]
+    def order(p: Prediction) -> tuple:
+        return p.label, case_order(p.support.case.name), case_order(p.query.case.name)
+
+    return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.case.name,
+             "query_case": p.query.case.name, "dice": p.dice, "iou": p.iou} for p in sorted(predictions, key=order)]
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
     wanted = backbone.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
     if not fitting:
-        raise InputError(f"pretrained: none of the {len(given)} tensors of {path} fits encoder {encoder_name!r} by name and shape")
+        raise InputError(
+            f"pretrained: of the {len(given)} tensors of {path}, none fits encoder {encoder_name!r} by name and shape")
     backbone.load_state_dict(fitting, strict=False)
     missing = sorted({name.partition(".")[0] for name in set(wanted) - set(fitting)})
     left = f"; left as initialised: {', '.join(missing)}" if missing else ""
