@@ -1,0 +1,192 @@
+"""Makes PHANTOM: small volumes that look like abdominal MRI, in the folder layout of CHAOST2.
+
+Everything follows from the seed. Lengths are mm, in array order (z to superior, y to anterior, x to the patient's left),
+from the centre of the field of view.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy import fft, ndimage
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.supervoxels.felzenszwalb import generate_supervoxels  # noqa: E402
+from dataloaders.volumes import write_like  # noqa: E402
+from util.errors import InputError  # noqa: E402
+
+VERSION = 1                        # to be raised when the same parameters give other voxels
+FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels
+EDGE_MM = 3.0                      # width over which one tissue passes into the next
+MIN_SLICES = 4                     # that every label has in every case
+MIN_SIZE_SHARE = 1000 / (20 * 128 * 128)   # default minimum supervoxel size, as a share of the volume's voxels
+
+Point = tuple[float, float, float]
+Ellipsoid = tuple[Point, Point]    # centre, radii
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Joined ellipsoids, others cut out of them, and the ranges that a case's appearance is drawn from."""
+
+    intensity: Range
+    grain_mm: Range                    # wavelength of the texture
+    grain: Range                       # its standard deviation, relative to the intensity
+    parts: tuple[Ellipsoid, ...]
+    cuts: tuple[Ellipsoid, ...] = ()
+    vessels: float = 0.0               # relative brightness of spots at the peaks of a random pattern
+    label: int = 0
+    shift_mm: float = 4.0              # standard deviation of the position
+
+
+def _both_sides(*parts: Ellipsoid) -> tuple[Ellipsoid, ...]:
+    return parts + tuple(((z, y, -x), radii) for (z, y, x), radii in parts)
+
+
+INF = np.inf
+# Painted in this order, later over earlier. The organs stay inside the wall of the abdomen; loops of bowel come first.
+ORGANS = (
+    Tissue((160, 400), (14, 30), (0.12, 0.20), (((98, 38, 25), (45, 45, 55)),)),                       # heart
+    Tissue((200, 800), (10, 22), (0.06, 0.16), (((34, 22, 52), (36, 30, 34)), ((8, 38, 30), (18, 20, 32)))),   # stomach
+    Tissue((280, 480), (7, 10), (0.10, 0.18), (((2, 6, 18), (13, 10, 42)),)),                           # pancreas
+    Tissue((270, 430), (9, 13), (0.05, 0.09), (((14, 6, -74), (66, 72, 56)), ((38, 42, -8), (32, 34, 62))),
+           (((-60, 0, -40), (50, 70, 40)),), vessels=0.45, label=1),
+    Tissue((700, 1000), (20, 30), (0.02, 0.04), (((-8, 34, -42), (20, 17, 13)),)),                      # gallbladder
+    Tissue((430, 760), (20, 40), (0.03, 0.06), (((28, -18, 97), (44, 47, 27)),),
+           (((20, 0, 62), (46, 40, 24)),), label=4),
+    Tissue((450, 820), (11, 15), (0.10, 0.16), (((-26, -40, -66), (46, 25, 27)),), (((-26, -30, -44), (16, 9, 12)),), label=2),
+    Tissue((450, 820), (11, 15), (0.10, 0.16), (((-12, -42, 64), (46, 25, 27)),), (((-12, -32, 42), (16, 9, 12)),), label=3),
+)
+FRAME = (
+    Tissue((110, 170), (8, 14), (0.08, 0.14), _both_sides(((0, -72, 33), (INF, 20, 27)), ((-75, -42, 38), (80, 17, 16)))),
+    Tissue((150, 280), (16, 24), (0.08, 0.16), (((0, -44, 0), (INF, 17, 23)), ((0, -80, 0), (INF, 22, 6)))),   # spine
+    Tissue((700, 1000), (8, 12), (0.03, 0.08), (((0, -67, 0), (INF, 8, 10)),)),                         # spinal canal
+    Tissue((60, 750), (20, 30), (0.03, 0.08), (((0, -18, 8), (INF, 9, 9)),)),                           # aorta
+    Tissue((150, 500), (20, 30), (0.03, 0.08), (((0, -16, -18), (INF, 7, 11)),)),                       # vena cava
+)
+
+
+class Body:
+    """One patient: fields on the voxel grid, and the image and label map painted so far."""
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int]):
+        self.rng, self.shape = rng, shape
+        self.spacing_mm = tuple(extent / n for extent, n in zip(FIELD_MM, shape, strict=True))
+        axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(shape, self.spacing_mm, strict=True)]
+        self.points = np.stack(np.meshgrid(*axes, indexing="ij"))                           # (3, D, H, W)
+        for axis in range(3):
+            self.points[axis] += 3.5 * self.noise(110) + 1.2 * self.noise(40)
+        self.image = np.zeros(shape, np.float32)
+        self.labels = np.zeros(shape, np.uint8)
+
+    def noise(self, wavelength_mm: float) -> np.ndarray:
+        """Return a random field of one octave around the wavelength: mean 0, standard deviation 1."""
+        frequencies = [fft.fftfreq(n, s) for n, s in zip(self.shape[:2], self.spacing_mm[:2], strict=True)]
+        frequencies.append(fft.rfftfreq(self.shape[2], self.spacing_mm[2]))
+        z, y, x = np.meshgrid(*frequencies, indexing="ij", sparse=True)
+        relative = np.sqrt(z * z + y * y + x * x) * wavelength_mm
+        spectrum = fft.rfftn(self.rng.standard_normal(self.shape, np.float32))
+        spectrum *= np.exp(-2 * (relative - 1) ** 2).astype(np.float32)
+        spectrum[0, 0, 0] = 0
+        field = fft.irfftn(spectrum, self.shape)
+        return field / field.std()
+
+    def paint(self, inside_mm: np.ndarray, values: np.ndarray | float, label: int = 0) -> None:
+        """Lay values over the image where the distance from the border, positive inside, says so."""
+        share = np.clip(inside_mm / EDGE_MM + 0.5, 0, 1)
+        self.image += share * (values - self.image)
+        self.labels[share > 0.5] = label
+
+    def paint_tissue(self, tissue: Tissue, limit_mm: np.ndarray) -> None:
+        rng = self.rng
+        shift, scale = rng.normal(0, tissue.shift_mm, 3), rng.uniform(0.88, 1.12, 3)
+        inside = np.max([self._inside(part, shift, scale) for part in tissue.parts], axis=0)
+        for cut in tissue.cuts:
+            inside = np.minimum(inside, -self._inside(cut, shift, scale))
+        grain = rng.uniform(*tissue.grain) * self.noise(rng.uniform(*tissue.grain_mm))
+        if tissue.vessels:
+            grain += tissue.vessels * np.clip(self.noise(22) - 1.6, 0, 1)
+        self.paint(np.minimum(inside, limit_mm), rng.uniform(*tissue.intensity) * (1 + grain), tissue.label)
+
+    def _inside(self, ellipsoid: Ellipsoid, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Return the distance in mm from an ellipsoid's border, positive inside, to first order in the thinnest axis."""
+        centre, radii = (np.asarray(values, float) for values in ellipsoid)
+        position = self.points - (centre + shift).astype(np.float32)[:, None, None, None]
+        reach = np.sqrt(sum((p / r) ** 2 for p, r in zip(position, (radii * scale).astype(np.float32), strict=True)))
+        return (1 - reach) * np.float32((radii * scale).min())
+
+
+def _bowel(rng: np.random.Generator) -> Iterator[Tissue]:
+    """Yield loops of every brightness, so that brightness alone tells no organ."""
+    for _ in range(rng.integers(14, 20)):
+        centre = (rng.uniform(-85, 5), rng.uniform(0, 75), rng.uniform(-95, 95))
+        radii = tuple(rng.permutation([rng.uniform(11, 16), rng.uniform(12, 20), rng.uniform(20, 34)]))
+        yield Tissue((140, 850), (7, 24), (0.04, 0.16), ((centre, radii),))
+
+
+def _paint_wall(body: Body) -> np.ndarray:
+    """Paint skin, fat, muscle, the cavity's fat and the lungs; return the distance inside the cavity's wall in mm."""
+    rng = body.rng
+    z, y, x = body.points
+    half_width, half_height = rng.uniform(132, 150), rng.uniform(94, 108)
+    reach = (np.abs(x / half_width) ** 2.5 + np.abs(y / half_height) ** 2.5) ** (1 / 2.5)
+    inside = (1 - reach) * half_height
+    body.paint(inside, rng.uniform(110, 180))
+    body.paint(inside - 3, rng.uniform(60, 90) * (1 + 0.1 * body.noise(20)))
+    fat_mm = rng.uniform(7, 18) + 2 * body.noise(90)
+    body.paint(inside - fat_mm, rng.uniform(110, 170) * (1 + 0.12 * body.noise(12)))
+    cavity = inside - fat_mm - rng.uniform(7, 10)
+    body.paint(cavity, rng.uniform(70, 120) * (1 + 0.2 * body.noise(16)))
+    dome_mm = rng.uniform(66, 80) - (x * x + (1.4 * y) ** 2) / 260
+    body.paint(np.minimum(cavity, z - dome_mm), rng.uniform(45, 60) * (1 + 0.25 * body.noise(14)))
+    return cavity
+
+
+def _draw_body(rng: np.random.Generator, shape: tuple[int, int, int]) -> Body:
+    body = Body(rng, shape)
+    cavity = _paint_wall(body)
+    for tissue in (*_bowel(rng), *ORGANS):
+        body.paint_tissue(tissue, cavity)
+    for tissue in FRAME:
+        body.paint_tissue(tissue, cavity + 20)
+    return body
+
+
+def _scan(body: Body) -> np.ndarray:
+    """Return what the scanner makes of a body: blur, bias field, coil noise, whole numbers clipped as CHAOS is."""
+    rng = body.rng
+    seen = ndimage.gaussian_filter(body.image, (0.35, 0.5, 0.5)) * np.exp(0.13 * body.noise(260))
+    sigma = rng.uniform(8, 13)
+    real, imaginary = (sigma * rng.standard_normal(body.shape, np.float32) for _ in range(2))
+    image = np.hypot(seen + real, imaginary)
+    return np.minimum(image, np.percentile(image, 99.5)).astype(np.int16)
+
+
+def _complete(labels: np.ndarray) -> bool:
+    """Say whether each label's slices are consecutive and at least MIN_SLICES."""
+    for label in range(1, 5):
+        slices = np.flatnonzero((labels == label).any(axis=(1, 2)))
+        if len(slices) < MIN_SLICES or slices[-1] - slices[0] + 1 != len(slices):
+            return False
+    return True
+
+
+def make_case(seed: int, case: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a case's image, int16 of 0 to about 1000, and label map, uint8: both of the shape (D, H, W)."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, case]))
+    body = _draw_body(rng, shape)
+    while not _complete(body.labels):
+        body = _draw_body(rng, shape)
+    return _scan(body), body.labels
