@@ -41,6 +41,7 @@ Range = tuple[float, float]
 class Tissue:
     """Joined ellipsoids, others cut out of them, and the ranges that a case's appearance is drawn from."""
 
+    kind: str                          # tissues of one kind look alike within a case
     intensity: Range
     grain_mm: Range                    # wavelength of the texture
     grain: Range                       # its standard deviation, relative to the intensity
@@ -48,6 +49,7 @@ class Tissue:
     cuts: tuple[Ellipsoid, ...] = ()
     vessels: float = 0.0               # relative brightness of spots at the peaks of a random pattern
     label: int = 0
+    capsule_mm: float = 0.0            # of dark fat around it
     shift_mm: float = 4.0              # standard deviation of the position
 
 
@@ -58,23 +60,26 @@ def _both_sides(*parts: Ellipsoid) -> tuple[Ellipsoid, ...]:
 INF = np.inf
 # Painted in this order, later over earlier. The organs stay inside the wall of the abdomen; loops of bowel come first.
 ORGANS = (
-    Tissue((160, 400), (14, 30), (0.12, 0.20), (((98, 38, 25), (45, 45, 55)),)),                       # heart
-    Tissue((200, 800), (10, 22), (0.06, 0.16), (((34, 22, 52), (36, 30, 34)), ((8, 38, 30), (18, 20, 32)))),   # stomach
-    Tissue((280, 480), (7, 10), (0.10, 0.18), (((2, 6, 18), (13, 10, 42)),)),                           # pancreas
-    Tissue((270, 430), (9, 13), (0.05, 0.09), (((14, 6, -74), (66, 72, 56)), ((38, 42, -8), (32, 34, 62))),
-           (((-60, 0, -40), (50, 70, 40)),), vessels=0.45, label=1),
-    Tissue((700, 1000), (20, 30), (0.02, 0.04), (((-8, 34, -42), (20, 17, 13)),)),                      # gallbladder
-    Tissue((430, 760), (20, 40), (0.03, 0.06), (((28, -18, 97), (44, 47, 27)),),
-           (((20, 0, 62), (46, 40, 24)),), label=4),
-    Tissue((450, 820), (11, 15), (0.10, 0.16), (((-26, -40, -66), (46, 25, 27)),), (((-26, -30, -44), (16, 9, 12)),), label=2),
-    Tissue((450, 820), (11, 15), (0.10, 0.16), (((-12, -42, 64), (46, 25, 27)),), (((-12, -32, 42), (16, 9, 12)),), label=3),
+    Tissue("heart", (160, 400), (14, 30), (0.12, 0.20), (((98, 38, 25), (45, 45, 55)),)),
+    Tissue("stomach", (200, 800), (10, 22), (0.06, 0.16), (((32, 24, 52), (36, 30, 32)), ((8, 38, 30), (18, 20, 30)))),
+    Tissue("pancreas", (280, 480), (7, 10), (0.10, 0.18), (((2, 4, 18), (13, 10, 42)),)),
+    Tissue("liver", (270, 430), (9, 13), (0.05, 0.09), (((6, 4, -74), (62, 72, 54)), ((32, 42, -12), (32, 32, 58))),
+           (((-60, 0, -40), (46, 70, 36)),), label=1, capsule_mm=2, vessels=0.45),
+    Tissue("gallbladder", (700, 1000), (20, 30), (0.02, 0.04), (((-10, 34, -46), (20, 17, 13)),)),
+    Tissue("spleen", (430, 760), (20, 40), (0.03, 0.06), (((26, -18, 95), (44, 47, 28)),),
+           (((16, 0, 58), (46, 40, 25)),), label=4, capsule_mm=3),
+    Tissue("kidney", (450, 800), (11, 15), (0.10, 0.16), (((-26, -38, -68), (46, 26, 25)),),
+           (((-26, -30, -43), (16, 8, 12)),), label=2, capsule_mm=4),
+    Tissue("kidney", (450, 800), (11, 15), (0.10, 0.16), (((-12, -40, 66), (46, 26, 25)),),
+           (((-12, -32, 41), (16, 8, 12)),), label=3, capsule_mm=4),
 )
 FRAME = (
-    Tissue((110, 170), (8, 14), (0.08, 0.14), _both_sides(((0, -72, 33), (INF, 20, 27)), ((-75, -42, 38), (80, 17, 16)))),
-    Tissue((150, 280), (16, 24), (0.08, 0.16), (((0, -44, 0), (INF, 17, 23)), ((0, -80, 0), (INF, 22, 6)))),   # spine
-    Tissue((700, 1000), (8, 12), (0.03, 0.08), (((0, -67, 0), (INF, 8, 10)),)),                         # spinal canal
-    Tissue((60, 750), (20, 30), (0.03, 0.08), (((0, -18, 8), (INF, 9, 9)),)),                           # aorta
-    Tissue((150, 500), (20, 30), (0.03, 0.08), (((0, -16, -18), (INF, 7, 11)),)),                       # vena cava
+    Tissue("muscle", (110, 170), (8, 14), (0.08, 0.14),
+           _both_sides(((0, -74, 33), (INF, 18, 27)), ((-80, -44, 29), (80, 14, 13)))),
+    Tissue("spine", (150, 280), (16, 24), (0.08, 0.16), (((0, -44, 0), (INF, 17, 23)), ((0, -80, 0), (INF, 22, 6)))),
+    Tissue("spinal canal", (700, 1000), (8, 12), (0.03, 0.08), (((0, -67, 0), (INF, 8, 10)),)),
+    Tissue("aorta", (60, 750), (20, 30), (0.03, 0.08), (((0, -18, 8), (INF, 9, 9)),)),
+    Tissue("vena cava", (150, 500), (20, 30), (0.03, 0.08), (((0, -16, -18), (INF, 7, 11)),)),
 )
 
 
@@ -90,6 +95,7 @@ class Body:
             self.points[axis] += 3.5 * self.noise(110) + 1.2 * self.noise(40)
         self.image = np.zeros(shape, np.float32)
         self.labels = np.zeros(shape, np.uint8)
+        self.looks: dict[str, tuple[float, float, float]] = {}
 
     def noise(self, wavelength_mm: float) -> np.ndarray:
         """Return a random field of one octave around the wavelength: mean 0, standard deviation 1."""
@@ -115,10 +121,15 @@ class Body:
         inside = np.max([self._inside(part, shift, scale) for part in tissue.parts], axis=0)
         for cut in tissue.cuts:
             inside = np.minimum(inside, -self._inside(cut, shift, scale))
-        grain = rng.uniform(*tissue.grain) * self.noise(rng.uniform(*tissue.grain_mm))
+        drawn = tuple(rng.uniform(*limits) for limits in (tissue.intensity, tissue.grain_mm, tissue.grain))
+        intensity, grain_mm, strength = self.looks.setdefault(tissue.kind, drawn)
+        grain = strength * self.noise(grain_mm)
         if tissue.vessels:
             grain += tissue.vessels * np.clip(self.noise(22) - 1.6, 0, 1)
-        self.paint(np.minimum(inside, limit_mm), rng.uniform(*tissue.intensity) * (1 + grain), tissue.label)
+        inside = np.minimum(inside, limit_mm)
+        if tissue.capsule_mm:
+            self.paint(inside + tissue.capsule_mm, rng.uniform(70, 110))
+        self.paint(inside, intensity * (1 + grain), tissue.label)
 
     def _inside(self, ellipsoid: Ellipsoid, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Return the distance in mm from an ellipsoid's border, positive inside, to first order in the thinnest axis."""
@@ -130,10 +141,10 @@ class Body:
 
 def _bowel(rng: np.random.Generator) -> Iterator[Tissue]:
     """Yield loops of every brightness, so that brightness alone tells no organ."""
-    for _ in range(rng.integers(14, 20)):
-        centre = (rng.uniform(-85, 5), rng.uniform(0, 75), rng.uniform(-95, 95))
+    for number in range(rng.integers(22, 30)):
+        centre = (rng.uniform(-90, 10), rng.uniform(-5, 75), rng.uniform(-100, 100))
         radii = tuple(rng.permutation([rng.uniform(11, 16), rng.uniform(12, 20), rng.uniform(20, 34)]))
-        yield Tissue((140, 850), (7, 24), (0.04, 0.16), ((centre, radii),))
+        yield Tissue(f"bowel {number}", (140, 850), (7, 24), (0.04, 0.16), ((centre, radii),))
 
 
 def _paint_wall(body: Body) -> np.ndarray:
