@@ -1,8 +1,13 @@
-"""Makes PHANTOM: small volumes that look like abdominal MRI, in the folder layout of CHAOST2.
+"""Make PHANTOM: small volumes that look like abdominal MRI, in the folder layout of CHAOST2.
 
-Everything follows from the seed. Lengths are mm, in array order (z to superior, y to anterior, x to the patient's left),
-from the centre of the field of view.
+    python data/phantom.py
+
+Every case has a liver (1), right kidney (2), left kidney (3) and spleen (4) among tissues without a label, in slices
+that run from inferior to superior with the spine at the top. All of it follows from the seed; `phantom.json` records
+the parameters, and a data set that was made with the same ones is kept.
 """
+
+# Lengths are mm, in array order (z to superior, y to anterior, x to the patient's left), from the centre of the volume.
 
 from __future__ import annotations
 
@@ -22,15 +27,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.supervoxels.felzenszwalb import generate_supervoxels  # noqa: E402
-from dataloaders.volumes import write_like  # noqa: E402
-from util.errors import InputError  # noqa: E402
+from data.supervoxels.felzenszwalb import generate_supervoxels
+from dataloaders.volumes import write_like
+from util.errors import InputError
 
 VERSION = 1                        # to be raised when the same parameters give other voxels
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels
 EDGE_MM = 3.0                      # width over which one tissue passes into the next
-MIN_SLICES = 4                     # that every label has in every case
-MIN_SIZE_SHARE = 1000 / (20 * 128 * 128)   # default minimum supervoxel size, as a share of the volume's voxels
+N_LABELS, MIN_SLICES = 4, 4        # every label has at least so many slices in every case
+MIN_SIZE_SHARE = 1000 / (20 * 128 * 128)   # minimum supervoxel size in the volume's voxels, unless given
+LIMITS = {"cases": (1, 1000), "size": (32, 256), "slices": (10, 60), "seed": (0, 2**32 - 1)}
 
 Point = tuple[float, float, float]
 Ellipsoid = tuple[Point, Point]    # centre, radii
@@ -69,9 +75,9 @@ ORGANS = (
     Tissue("spleen", (430, 760), (20, 40), (0.03, 0.06), (((26, -18, 95), (44, 47, 28)),),
            (((16, 0, 58), (46, 40, 25)),), label=4, capsule_mm=3),
     Tissue("kidney", (450, 800), (11, 15), (0.10, 0.16), (((-26, -38, -68), (46, 26, 25)),),
-           (((-26, -30, -43), (16, 8, 12)),), label=2, capsule_mm=4),
+           (((-26, -30, -43), (16, 8, 12)),), label=2, capsule_mm=5),
     Tissue("kidney", (450, 800), (11, 15), (0.10, 0.16), (((-12, -40, 66), (46, 26, 25)),),
-           (((-12, -32, 41), (16, 8, 12)),), label=3, capsule_mm=4),
+           (((-12, -32, 41), (16, 8, 12)),), label=3, capsule_mm=5),
 )
 FRAME = (
     Tissue("muscle", (110, 170), (8, 14), (0.08, 0.14),
@@ -83,12 +89,16 @@ FRAME = (
 )
 
 
+def spacing_mm(shape: tuple[int, int, int]) -> tuple[float, ...]:
+    return tuple(round(extent / n, 4) for extent, n in zip(FIELD_MM, shape, strict=True))
+
+
 class Body:
     """One patient: fields on the voxel grid, and the image and label map painted so far."""
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int]):
         self.rng, self.shape = rng, shape
-        self.spacing_mm = tuple(extent / n for extent, n in zip(FIELD_MM, shape, strict=True))
+        self.spacing_mm = spacing_mm(shape)
         axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * s for n, s in zip(shape, self.spacing_mm, strict=True)]
         self.points = np.stack(np.meshgrid(*axes, indexing="ij"))                           # (3, D, H, W)
         for axis in range(3):
@@ -132,7 +142,7 @@ class Body:
         self.paint(inside, intensity * (1 + grain), tissue.label)
 
     def _inside(self, ellipsoid: Ellipsoid, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the distance in mm from an ellipsoid's border, positive inside, to first order in the thinnest axis."""
+        """Return the distance in mm inside an ellipsoid's border, exact where the ellipsoid is thinnest."""
         centre, radii = (np.asarray(values, float) for values in ellipsoid)
         position = self.points - (centre + shift).astype(np.float32)[:, None, None, None]
         reach = np.sqrt(sum((p / r) ** 2 for p, r in zip(position, (radii * scale).astype(np.float32), strict=True)))
@@ -187,7 +197,7 @@ def _scan(body: Body) -> np.ndarray:
 
 def _complete(labels: np.ndarray) -> bool:
     """Say whether each label's slices are consecutive and at least MIN_SLICES."""
-    for label in range(1, 5):
+    for label in range(1, N_LABELS + 1):
         slices = np.flatnonzero((labels == label).any(axis=(1, 2)))
         if len(slices) < MIN_SLICES or slices[-1] - slices[0] + 1 != len(slices):
             return False
@@ -201,3 +211,94 @@ def make_case(seed: int, case: int, shape: tuple[int, int, int]) -> tuple[np.nda
     while not _complete(body.labels):
         body = _draw_body(rng, shape)
     return _scan(body), body.labels
+
+
+def write_case(folder: Path, case: int, parameters: dict[str, int]) -> None:
+    """Write a case's image, label map and supervoxels in LAS orientation."""
+    shape = (parameters["slices"], parameters["size"], parameters["size"])
+    image, labels = make_case(parameters["seed"], case, shape)
+    supervoxels = generate_supervoxels(image, spacing_mm(shape), parameters["min_size"])
+    affine = np.diag([*np.multiply(spacing_mm(shape)[::-1], (-1, 1, 1)), 1])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape[::-1]) - 1) / 2
+    image_path = folder / f"chaos_MR_T2_normalized/image_{case}.nii.gz"
+    image_path.parent.mkdir(exist_ok=True)
+    volume = nibabel.Nifti1Image(image.transpose(2, 1, 0), affine)
+    volume.header.set_xyzt_units("mm")
+    nibabel.save(volume, image_path)
+    write_like(image_path, labels, image_path.with_name(f"label_{case}.nii.gz"))
+    write_like(image_path, supervoxels, folder / f"supervoxels_{parameters['min_size']}/superpix-MIDDLE_{case}.nii.gz")
+
+
+def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
+    """Say whether the folder holds the data set of these parameters; if not, it is one that may be written.
+
+    Raises:
+        InputError: it holds something else, or a data set of other parameters that is not to be overwritten.
+    """
+    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+        return False
+    try:
+        found = json.loads((output / "phantom.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"--output: {output} holds no phantom data set; allowed: a new or an empty folder, or one "
+                         "that this command made") from None
+    if found != parameters and not overwrite:
+        raise InputError(f"--output: {output} was made with {found}, asked for is {parameters}; "
+                         "--overwrite replaces it")
+    return found == parameters
+
+
+def generate_phantom(output: Path, parameters: dict[str, int], overwrite: bool = False) -> None:
+    """Make the data set, which appears at `output` only when it is whole; see `is_made` for what is kept or refused."""
+    output = output.resolve()
+    if is_made(output, parameters, overwrite):
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-phantom-", dir=output.parent) as partial:
+        folder = Path(partial) / output.name
+        folder.mkdir()
+        for case in tqdm(range(1, parameters["cases"] + 1), desc=output.name, unit="case"):
+            write_case(folder, case, parameters)
+        (folder / "phantom.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        if output.exists():
+            shutil.rmtree(output)
+        folder.rename(output)
+
+
+def parse_parameters(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("data/PHANTOM"), help="folder; default: %(default)s")
+    parser.add_argument("--cases", type=int, default=10, help="number of volumes; default: %(default)s")
+    parser.add_argument("--size", type=int, default=128, help="rows and columns, over 320 mm; default: %(default)s")
+    parser.add_argument("--slices", type=int, default=20, help="number of slices, over 154 mm; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="everything follows from it; default: %(default)s")
+    parser.add_argument("--min-size", type=int, help="voxels of the smallest supervoxel, the config's n_sv; default: "
+                        "1000, in proportion where --size or --slices differ")
+    parser.add_argument("--overwrite", action="store_true", help="replace a phantom of other parameters")
+    options = parser.parse_args(arguments)
+    for name, (low, high) in LIMITS.items():
+        _check_range(f"--{name}", getattr(options, name), low, high)
+    n_voxels = options.slices * options.size ** 2
+    min_size = round(MIN_SIZE_SHARE * n_voxels) if options.min_size is None else options.min_size
+    _check_range("--min-size", min_size, 1, n_voxels)
+    return options, {"version": VERSION, **{name: getattr(options, name) for name in LIMITS}, "min_size": min_size}
+
+
+def _check_range(option: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{option}: got {value}, allowed: a whole number from {low} to {high}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        options, parameters = parse_parameters(arguments)
+        generate_phantom(options.output, parameters, options.overwrite)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: cases 1 to {parameters['cases']}, supervoxels_{parameters['min_size']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
