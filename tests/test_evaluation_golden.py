@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_published_scores(tmp_path):
         "eval_fold": golden["eval_fold"], "supp_idx": golden["supp_idx"], "alpha": golden["alpha"], "n_iters": golden["n_iters"],
         "n_part": golden["n_part"], "reload_model_path": str(tmp_path / "recipe.pth"), "device": "cpu",
         "path": {"log_dir": str(tmp_path), "CHAOST2": {"data_dir": str(CHAOST2)}}})
-    rows = list(csv.DictReader(open(f"{run.observers[0].dir}/scores.csv")))
+    rows = list(csv.DictReader((Path(run.observers[0].dir) / "scores.csv").read_text().splitlines()))
     got = {(row["label"], row["query_case"]): row for row in rows}
     want = {(label, case): scores for label, cases in golden["scores"].items() for case, scores in cases.items()}
     assert got.keys() == want.keys()
