@@ -2,9 +2,9 @@
 
     python data/check.py CHAOST2
 
-Per case: size, spacing, intensities, the volume of each class with the best Dice that a union of supervoxels reaches, and
-the number of supervoxels. A contact sheet shows a slice of each with its labels and supervoxels outlined. The exit status
-is 1 when something is inconsistent.
+Per case: size, spacing, intensities, number of supervoxels, the volume of each class and the best Dice with it that a
+union of supervoxels can reach. A contact sheet shows a slice of each case with labels and supervoxels outlined.
+The exit status is 1 when something is inconsistent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
                         help="named configs to lay over base.json5, such as the one that adds your dataset")
     parser.add_argument("--data-dir", type=Path, help="its folder (default: as path.<dataset>.data_dir in the config)")
     parser.add_argument("--n-sv", type=int, help="which supervoxels_<n_sv> to look at "
-                        f"(default: {', '.join(f'{k} {v}' for k, v in SUPERVOXEL_MIN_SIZES.items())}, others as the config says)")
+                        f"(default: {', '.join(f'{k} {v}' for k, v in SUPERVOXEL_MIN_SIZES.items())})")
     parser.add_argument("--sheet", type=Path, help="the contact sheet (default: runs/check_<dataset>.png)")
     return parser.parse_args(arguments)
 

@@ -53,8 +53,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def add_common_options(command: argparse.ArgumentParser, dataset: str | None) -> None:
-    command.add_argument("--source", type=Path, required=True, help="the folder with the files as downloaded and unpacked")
-    command.add_argument("--target", type=Path, required=True, help=f"the folder to write, such as data/{dataset or 'MINE'}")
+    command.add_argument("--source", type=Path, required=True, help="the folder of the unpacked download")
+    command.add_argument("--target", type=Path, required=True, help=f"the folder to write, as data/{dataset or 'MINE'}")
     command.add_argument("--n-sv", type=at_least_one, default=recipes.SUPERVOXEL_MIN_SIZES.get(dataset, 5000),
                          help="smallest supervoxel, in voxels; n_sv in a config")
     command.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="cases prepared at the same time")
@@ -67,9 +67,9 @@ def add_own_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--spacing", type=above_zero, nargs=3, required=True, metavar=("X", "Y", "Z"),
                          help="voxel size after preparation, in mm")
     command.add_argument("--size", type=at_least_one, default=IN_PLANE_PX,
-                         help="width and height after preparation, in pixels; slices are cropped or padded about their centre")
+                         help="width and height after preparation, in pixels; slices are cropped or padded")
     command.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
-                         help="for CT: clip to these intensities and scale to 0…255, instead of clipping the brightest 0.5 %%")
+                         help="for CT: clip to these intensities and scale to 0…255; default: cut the brightest 0.5 %%")
     command.add_argument("--names", type=class_name, nargs="*", default=[], metavar="VALUE=NAME",
                          help="class names, such as 1=liver; others are called by their value")
 
@@ -99,7 +99,7 @@ def file_pattern(text: str) -> str:
 def class_name(text: str) -> tuple[int, str]:
     value, _, name = text.partition("=")
     if not value.isdecimal() or not name or set(name) & set('/\\:"\n'):
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME such as 1=liver, the name fit for a file name")
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME, as 1=liver, fit for a file name")
     return int(value), name
 
 

@@ -22,7 +22,7 @@ PANEL_INCHES = 2.4
 
 
 def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: Path) -> None:
-    """Write a PNG with two panels per case that has an image: the slice with the largest labelled area, as stored.
+    """Write a PNG with two panels per case that has an image: the slice that holds most classes, as stored.
 
     A case without a file for one of the two outlines has that panel without them.
     """
@@ -33,7 +33,8 @@ def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: P
     axes = figure.subplots(n_rows, 2 * CASES_PER_ROW, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
-    colours = {label: colormaps["tab20"](i % 20) for i, label in enumerate(spec.labels)}
+    palette = colormaps["Set1" if len(spec.labels) <= 8 else "tab20"].colors
+    colours = {label: palette[i % len(palette)] for i, label in enumerate(spec.labels)}
     for i, report in enumerate(shown):
         _draw_case(axes[2 * i], axes[2 * i + 1], report, colours)
     figure.legend(handles=[Line2D([], [], color=colour, label=spec.labels[label]) for label, colour in colours.items()],

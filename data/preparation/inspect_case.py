@@ -48,10 +48,16 @@ def inspect_case(case: Case, spec: DatasetSpec) -> CaseReport:
     supervoxels = _inspect_supervoxels(case, image, report)
     if label_map is not None and supervoxels is not None:
         report.best_dice = {label: best_union_dice(label_map == label, supervoxels) for label in report.volumes_ml}
-    z = int((label_map > 0).sum(axis=(1, 2)).argmax()) if report.volumes_ml else len(image) // 2
+    z = telling_slice(label_map) if report.volumes_ml else len(image) // 2
     volumes = {"image": image, "label": label_map, "supervoxels": supervoxels}
     report.slices = {name: volume[z].copy() for name, volume in volumes.items() if volume is not None}
     return report
+
+
+def telling_slice(label_map: np.ndarray) -> int:
+    """Return the index of the slice with most classes; of several, the one with the largest labelled area."""
+    areas_px = np.stack([(label_map == label).sum(axis=(1, 2)) for label in np.unique(label_map[label_map > 0])])
+    return max(range(len(label_map)), key=lambda z: (np.count_nonzero(areas_px[:, z]), areas_px[:, z].sum()))
 
 
 def _inspect_label(case: Case, spec: DatasetSpec, image: np.ndarray, header: nibabel.Nifti1Image,
@@ -80,11 +86,13 @@ def _inspect_supervoxels(case: Case, image: np.ndarray, report: CaseReport) -> n
     except InputError as error:
         report.problems.append(str(error))
         return None
-    report.n_supervoxels = np.count_nonzero(np.unique(supervoxels))
-    if supervoxels.min() < 0 or not report.n_supervoxels:
-        report.problems.append(f"{case.supervoxels}: values {supervoxels.min()}…{supervoxels.max()}, expected 0 outside "
-                               "the body and 1 or more for each supervoxel")
-    return supervoxels
+    values, numbers = np.unique(supervoxels, return_inverse=True)
+    report.n_supervoxels = np.count_nonzero(values)
+    if values[0] < 0 or not report.n_supervoxels:
+        report.problems.append(f"{case.supervoxels}: values {values[0]}…{values[-1]}, expected 0 outside the body and "
+                               "1 or more for each supervoxel")
+        return None
+    return numbers.reshape(supervoxels.shape) + (values[0] > 0)
 
 
 def best_union_dice(mask: np.ndarray, supervoxels: np.ndarray) -> float:
@@ -95,15 +103,12 @@ def best_union_dice(mask: np.ndarray, supervoxels: np.ndarray) -> float:
 
     Args:
         mask: boolean (D, H, W).
-        supervoxels: non-negative whole numbers (D, H, W); 0 is in no supervoxel.
+        supervoxels: 0, 1, 2, … (D, H, W); 0 is in no supervoxel.
     Returns:
         0…1; 0 for an empty mask, and where no supervoxel meets it.
     """
-    _, numbers = np.unique(supervoxels, return_inverse=True)
-    numbers = numbers.reshape(supervoxels.shape)
-    inside_body = supervoxels != 0
-    sizes = np.bincount(numbers[inside_body])
-    overlaps = np.bincount(numbers[inside_body & mask], minlength=len(sizes))
+    sizes = np.bincount(supervoxels.ravel())[1:]
+    overlaps = np.bincount(supervoxels[mask], minlength=len(sizes) + 1)[1:]
     sizes, overlaps = sizes[overlaps > 0], overlaps[overlaps > 0]
     order = np.argsort(-overlaps / sizes)
     dice = 2 * np.cumsum(overlaps[order]) / (np.cumsum(sizes[order]) + np.count_nonzero(mask))

@@ -18,8 +18,8 @@ MAX_LABEL = 254
 def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mapping[int, str]) -> DatasetSpec:
     """Return the entry: the values in the label files with their names, "label <value>" where none is given.
 
-    Values above 254 are numbered 1, 2, … in rising order, in `file_values`. Files that cannot be read, or hold other than
-    whole numbers, are left to the preparation to name.
+    Where a value is above 254, all are numbered 1, 2, … in rising order, in `file_values`. Files that cannot be read or
+    hold other than whole numbers are left to the preparation to name.
 
     Raises:
         InputError: no file has a label above 0, or a name was given to a value that no file holds.
@@ -43,7 +43,8 @@ def _values(case: RawCase) -> set[int]:
         values = np.unique(read_array(case.label))
     except InputError:
         return set()
-    return {int(value) for value in values} if (np.isfinite(values) & (values >= 0) & (values % 1 == 0)).all() else set()
+    whole = np.isfinite(values) & (values >= 0) & (values % 1 == 0)
+    return set(values.astype(int).tolist()) if whole.all() else set()
 
 
 def config_text(spec: DatasetSpec, data_dir: str, n_sv: int) -> str:

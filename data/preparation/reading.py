@@ -87,9 +87,9 @@ def check_image(image: sitk.Image, path: Path) -> sitk.Image:
 
 def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
     values = np.unique(array)
-    for value in values:
-        if not (0 <= value < 2**15 and value == int(value)):
-            raise InputError(f"{path}: holds the value {value:g}, allowed in labels: whole numbers from 0 to {2**15 - 1}")
+    whole = (values >= 0) & (values < 2**15) & (values % 1 == 0)     # False for NaN
+    if not whole.all():
+        raise InputError(f"{path}: holds {values[~whole][0]:g}, allowed in labels: whole numbers from 0 to {2**15 - 1}")
     return array.astype(np.int16)
 
 
@@ -121,7 +121,7 @@ def _numbered(folder: Path, ending: str) -> dict[int, Path]:
     for path in sorted(folder.glob(f"[!.]*.{ending}")):
         digits = re.findall(r"\d+", path.stem)
         if not digits or int(digits[-1]) in files:
-            raise InputError(f"{path}: expected a name that ends in a number of its own, such as IMG-0004-00001.{ending}")
+            raise InputError(f"{path}: expected a number of its own in the name, as IMG-0004-00001.{ending}")
         files[int(digits[-1])] = path
     if not files:
         raise InputError(f"{folder}: no file *.{ending}")
@@ -144,8 +144,9 @@ def _by_position(folder: Path, slices: dict[int, Path]) -> list[int]:
     step_mm = float(np.median(steps @ normal))
     if step_mm <= 0 or (off := np.linalg.norm(steps - step_mm * normal, axis=1)).max() > 0.1 * step_mm:
         worst = 0 if step_mm <= 0 else int(off.argmax())
-        raise InputError(f"{folder}: slices are not evenly stacked: from {slices[numbers[worst]].name} to "
-                         f"{slices[numbers[worst + 1]].name} it is {steps[worst] @ normal:.2f} mm, usually {step_mm:.2f} mm")
+        lower, upper = (slices[number].name for number in numbers[worst:worst + 2])
+        raise InputError(f"{folder}: slices are not evenly stacked: {steps[worst] @ normal:.2f} mm from {lower} to "
+                         f"{upper}, usually {step_mm:.2f} mm")
     return numbers
 
 
@@ -177,15 +178,17 @@ def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
         mask = sitk.ReadImage(path, imageIO="PNGImageIO")
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be read as PNG ({last_line(error)})") from None
-    if mask.GetSize() != size or mask.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: {mask.GetNumberOfComponentsPerPixel()} channel(s) of (width, height) = {mask.GetSize()}, "
+    n_channels = mask.GetNumberOfComponentsPerPixel()
+    if mask.GetSize() != size or n_channels != 1:
+        raise InputError(f"{path}: {n_channels} channel(s) of (width, height) = {mask.GetSize()}, "
                          f"expected one of {size}, as its DICOM slice")
     grey = sitk.GetArrayViewFromImage(mask)
     labels = np.zeros(grey.shape, np.int16)
     for label, (low, high) in CHAOS_GREY_LEVELS.items():
         labels[(grey >= low) & (grey <= high)] = label
     if unknown := np.unique(grey[(labels == 0) & (grey != 0)]).tolist():
-        raise InputError(f"{path}: holds the grey level {unknown[0]}, allowed: 0 and {list(CHAOS_GREY_LEVELS.values())}")
+        ranges = ", ".join(f"{low}…{high}" for low, high in CHAOS_GREY_LEVELS.values())
+        raise InputError(f"{path}: holds the grey level {unknown[0]}, allowed: 0, {ranges}")
     return labels
 
 

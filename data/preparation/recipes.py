@@ -1,4 +1,4 @@
-"""What differs between the downloads: where a case's files lie, how they are read, and the steps to the model's grid."""
+"""What differs between the downloads: where a case's files lie, how they are read, how converted."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Recipe:
 
 
 def chaos() -> Recipe:
-    return Recipe(table_entry("CHAOST2"), find_chaos, read_chaos, partial(clip_and_resample, spacing_mm=CHAOS_SPACING_MM),
-                  describe(CHAOS_SPACING_MM), 20)
+    return Recipe(table_entry("CHAOST2"), find_chaos, read_chaos,
+                  partial(clip_and_resample, spacing_mm=CHAOS_SPACING_MM), describe(CHAOS_SPACING_MM), 20)
 
 
 def cmr(trust_image_geometry: bool) -> Recipe:
@@ -60,8 +60,8 @@ def cmr(trust_image_geometry: bool) -> Recipe:
 
 def sabs(trust_image_geometry: bool) -> Recipe:
     return Recipe(table_entry("SABS"), find_sabs, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
-                  window_and_shrink, f"window {SABS_WINDOW_HU[0]}…{SABS_WINDOW_HU[1]} to 0…255, border of {SABS_BORDER_PX} px cut, "
-                  f"resampled in-plane to {IN_PLANE_PX} px", 30)
+                  window_and_shrink, f"window {SABS_WINDOW_HU[0]}…{SABS_WINDOW_HU[1]} to 0…255, "
+                  f"border of {SABS_BORDER_PX} px cut, resampled in-plane to {IN_PLANE_PX} px", 30)
 
 
 def nifti(spec: DatasetSpec, find: Finder, spacing_mm: Sequence[float], size_px: int,

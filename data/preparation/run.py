@@ -59,7 +59,8 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_sv: int, n_wor
             bar.update()
     if counts["broken"] < len(raw_cases):
         write_classmaps(recipe.spec, target)
-    print(f"{target}: " + ", ".join(f"{counts[what]} {what}" for what in ("prepared", "skipped", "broken")), file=sys.stderr)
+    summary = ", ".join(f"{counts[what]} {what}" for what in ("prepared", "skipped", "broken"))
+    print(f"{target}: {summary}", file=sys.stderr)
     return not counts["broken"]
 
 
@@ -161,7 +162,7 @@ def prepare_supervoxels(case: Case, n_sv: int) -> None:
 
 def write_classmaps(spec: DatasetSpec, target: Path) -> None:
     """Write classmap_<n>.json beside the images: {class: {case: [slices with at least n pixels of the class]}}."""
-    areas_px: dict[str, dict[str, np.ndarray]] = {name: {} for name in spec.labels.values()}    # (D,) per class and case
+    areas_px: dict[str, dict[str, np.ndarray]] = {name: {} for name in spec.labels.values()}    # arrays (D,)
     for case in find_cases(spec, target, n_sv=0):
         label_map = read_label(case.label, spec)
         for value, name in spec.labels.items():
