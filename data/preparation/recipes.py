@@ -110,7 +110,8 @@ def window_and_shrink(image: sitk.Image, labels: sitk.Image) -> Pair:
 
 def find_chaos(source: Path) -> tuple[list[RawCase], list[str]]:
     """Return the cases of every …/<case>/T2SPIR folder, but for the test set, which has no masks."""
-    folders = [path for path in sorted(source.glob("**/T2SPIR")) if not {"Test_Sets", "__MACOSX"} & set(path.parts)]
+    folders = [path for path in sorted(source.glob("**/T2SPIR"))
+               if not {"Test_Sets", "__MACOSX"} & set(path.relative_to(source).parts)]
     return [RawCase(path.parent.name, path / "DICOM_anon", path / "Ground") for path in folders], []
 
 
