@@ -111,6 +111,19 @@ def test_equals_a_plain_reference(kind, shape, spacing_mm, min_size, scale):
     np.testing.assert_array_equal(segment_volume(image, spacing_mm, min_size, scale), expected)
 
 
+@pytest.mark.parametrize(("row", "scale", "expected"), [
+    # The tolerance is scale / 255. Pairs join at 10 < 11; then 12 is more than 11, but less than 10 + 11 / 2.
+    ([0, 10, 22, 32, 255], 11 * 255, [0, 0, 0, 0, 1]),
+    ([0, 10, 26, 36, 255], 11 * 255, [0, 0, 1, 1, 2]),
+    # The bound is a C float: 0.1 becomes 0.1000000015, and 0.7 becomes 0.699999988.
+    ([0, 0.1000000007, 255], 0.1 * 255, [0, 0, 1]),
+    ([0, 0.6999999950, 255], 0.7 * 255, [0, 1, 2]),
+])
+def test_first_pass_by_hand(row, scale, expected):
+    segments = segment_volume(np.array([[row]]), (1, 1, 1), 1, scale)
+    np.testing.assert_array_equal(segments, [[expected]])
+
+
 def test_a_volume_with_many_equal_costs_equals_the_reference():
     image = volume("integers", (6, 16, 16), seed=3)
     np.testing.assert_array_equal(segment_volume(image, (3, 1, 1), 40), reference(image, (3, 1, 1), 40, 1))

@@ -1,0 +1,206 @@
+"""Generate the supervoxels (or, for SSL-ALPNet, the superpixels) of a prepared dataset.
+
+    python data/supervoxels/generate_supervoxels.py CHAOST2 --data-dir data/CHAOST2
+
+Each map lies on the grid of its image. `supervoxels.json` (`superpixels.json`) beside the maps records for each case
+what made it: the algorithm and its parameters, the spacing, the SHA-256 of the image file and of the map's int32 values
+in (D, H, W) order. A case is skipped when this record agrees with what is asked for; a map without a record is somebody
+else's, such as a published one, and is never overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data.supervoxels.felzenszwalb import generate_supervoxels
+from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
+from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.volumes import read_array, write_like
+from util.config import check_config, load_config, named_configs
+from util.errors import InputError
+
+SUPERPIXELS_FILE = "superpixels_{n_sv}/superpix-MIDDLE_{case}.nii.gz"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case: what is read, what is written, and how the map is made."""
+
+    kind: str                # "supervoxels" or "superpixels"
+    case: str
+    image: Path
+    output: Path
+    parameters: Mapping[str, object]
+
+    @property
+    def record(self) -> Path:
+        return self.output.with_name(f"{self.kind}.json")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="a key of the dataset table in configs/base.json5, such as CHAOST2")
+    parser.add_argument("--config", metavar="NAME", help="a file of configs/ that changes the dataset table or n_sv")
+    parser.add_argument("--data-dir", type=Path, help="the dataset's folder; default: path.<dataset>.data_dir")
+    parser.add_argument("--output", type=Path, help="a folder to write to in place of --data-dir")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases; default: all that have an image")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(),
+                        help="cases at a time, 0.6 GB each at 256x256x37 voxels; default: one per core (%(default)s)")
+    parser.add_argument("--min-size", type=positive,
+                        help="voxels of the smallest supervoxel; default: n_sv of --config, or of the dataset's first "
+                        "named config, or of base.json5. With --superpixels: pixels; default: 400")
+    parser.add_argument("--superpixels", action="store_true", help="make 2D superpixels, slice by slice")
+    parser.add_argument("--foreground-threshold", type=float, default=50.0,
+                        help="with --superpixels: the body's intensity is above this; default: %(default)s, for CHAOS")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number of at least 1")
+    return int(text)
+
+
+def plan(options: argparse.Namespace) -> list[Task]:
+    """Return a task per case.
+
+    Raises:
+        InputError: the dataset, config, folder or one of the cases does not exist.
+    """
+    config = load_config(*filter(None, [options.config]))
+    check_config(config)
+    if options.dataset not in config["datasets"]:
+        raise InputError(f"dataset: got {options.dataset!r}, allowed: one of {sorted(config['datasets'])}")
+    spec = DatasetSpec.from_config(options.dataset, config["datasets"][options.dataset])
+    data_dir = options.data_dir or Path(config["path"][options.dataset]["data_dir"])
+    kind, pattern, parameters = method(options, config, spec)
+    images = {case.name: case.image for case in find_cases(spec, data_dir, parameters["min_size"])}
+    if unknown := set(options.cases or ()) - set(images):
+        raise InputError(f"--cases: got {' '.join(sorted(unknown))}, allowed: {' '.join(images)}")
+    root = options.output or data_dir
+    return [Task(kind, case, image, root / pattern.format(case=case, n_sv=parameters["min_size"]), parameters)
+            for case, image in images.items() if case in (options.cases or images)]
+
+
+def method(options: argparse.Namespace, config: Mapping, spec: DatasetSpec) -> tuple[str, str, dict[str, object]]:
+    if options.superpixels:
+        return "superpixels", SUPERPIXELS_FILE, {
+            "algorithm": "felzenszwalb 2d of scikit-image", "sigma": SIGMA_PX, "min_size": options.min_size or 400,
+            "foreground_threshold": options.foreground_threshold}
+    min_size = options.min_size or default_min_size(options, config)
+    return "supervoxels", spec.supervoxels, {
+        "algorithm": "felzenszwalb 3d, stable sort", "scale": 1.0, "min_size": min_size}
+
+
+def default_min_size(options: argparse.Namespace, config: Mapping) -> int:
+    experiments = [] if options.config else named_configs().values()
+    own = [named["n_sv"] for named in experiments if named.get("dataset") == options.dataset and "n_sv" in named]
+    return [*own, config["n_sv"]][0]
+
+
+def read_record(path: Path) -> dict[str, dict]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); restore it, or generate elsewhere with --output") from None
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state(task: Task, entry: Mapping | None) -> str:
+    """Return "to do", "done", or "foreign" for a map that is there without a record."""
+    if not task.output.exists():
+        return "to do"
+    if entry is None:
+        return "foreign"
+    wanted = {**task.parameters, "image_sha256": file_sha256(task.image)}
+    return "done" if wanted.items() <= entry.items() else "to do"
+
+
+def generate(task: Task) -> dict[str, object]:
+    """Write a case's map under its temporary name and return its entry in the record.
+
+    Raises:
+        InputError: the image cannot be read or does not suit the method.
+    """
+    image = read_array(task.image)
+    # Headers keep spacing in single precision: 7.7 mm reads as 7.6999998.
+    spacing_mm = [round(float(step), 4) for step in nibabel.load(task.image).header.get_zooms()[::-1]]
+    min_size = task.parameters["min_size"]
+    try:
+        if task.kind == "superpixels":
+            labels = generate_superpixels(image, min_size, task.parameters["foreground_threshold"])
+        else:
+            labels = generate_supervoxels(image, spacing_mm, min_size)
+    except ValueError as error:
+        raise InputError(f"{task.image}: {error}") from None
+    write_like(task.image, labels, temporary(task.output))
+    return {**task.parameters, "spacing_mm": spacing_mm, "image_sha256": file_sha256(task.image),
+            "labels_sha256": hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()}
+
+
+def temporary(path: Path) -> Path:
+    return path.with_name(f".new-{path.name}")
+
+
+def publish(task: Task, entry: Mapping[str, object]) -> None:
+    """Record a case, then give its map the final name: an interruption leaves no map that seems to be another's."""
+    task.output.unlink(missing_ok=True)
+    record = {**read_record(task.record), task.case: entry}
+    temporary(task.record).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary(task.record).replace(task.record)
+    temporary(task.output).replace(task.output)
+
+
+def generate_all(tasks: list[Task], jobs: int) -> int:
+    """Work through the tasks in `jobs` processes and return how many failed; each of these is named on stderr."""
+    n_failed = 0
+    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(generate, task): task for task in tasks}
+        for future in tqdm(as_completed(futures), total=len(tasks), unit="case"):
+            try:
+                publish(futures[future], future.result())
+            except (InputError, OSError, MemoryError, BrokenProcessPool) as error:
+                tqdm.write(f"error: case {futures[future].case}: {error}", file=sys.stderr)
+                n_failed += 1
+    return n_failed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        tasks = plan(options)
+        record = read_record(tasks[0].record)
+        states = [state(task, record.get(task.case)) for task in tasks]
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    waiting = [task for task, its_state in zip(tasks, states, strict=True) if its_state == "to do"]
+    folder = tasks[0].output.parent
+    print(f"{folder}: {len(waiting)} of {len(tasks)} cases to do, {states.count('done')} done before")
+    if n_foreign := states.count("foreign"):
+        print(f"{folder}: left {n_foreign} map(s) as they are, since {tasks[0].record.name} does not list them "
+              "(published ones, say); --output generates elsewhere")
+    return 1 if waiting and generate_all(waiting, options.jobs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
