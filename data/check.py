@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.preparation.contact_sheet import draw_contact_sheet  # noqa: E402
 from data.preparation.inspect_case import CaseReport, inspect_case  # noqa: E402
-from data.preparation.recipes import SUPERVOXEL_MIN_SIZES  # noqa: E402
+from data.supervoxels.generate_supervoxels import default_min_size  # noqa: E402
 from dataloaders.datasets import DatasetSpec, find_cases  # noqa: E402
 from util.config import check_config, load_config  # noqa: E402
 from util.errors import InputError  # noqa: E402
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         return check(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,8 +45,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", nargs="*", default=[], metavar="NAME",
                         help="named configs to lay over base.json5, such as the one that adds your dataset")
     parser.add_argument("--data-dir", type=Path, help="its folder (default: as path.<dataset>.data_dir in the config)")
-    parser.add_argument("--n-sv", type=int, help="which supervoxels_<n_sv> to look at "
-                        f"(default: {', '.join(f'{k} {v}' for k, v in SUPERVOXEL_MIN_SIZES.items())})")
+    parser.add_argument("--n-sv", type=int, help="which supervoxels to look at (default: as the dataset's configs say)")
     parser.add_argument("--sheet", type=Path, help="the contact sheet (default: runs/check_<dataset>.png)")
     return parser.parse_args(arguments)
 
@@ -62,7 +61,7 @@ def check(options: argparse.Namespace) -> int:
                   "exclude_label": None})
     spec = DatasetSpec.from_config(name, config["datasets"][name])
     data_dir = options.data_dir or Path(config["path"][name]["data_dir"])
-    n_sv = options.n_sv or SUPERVOXEL_MIN_SIZES.get(name, config["n_sv"])
+    n_sv = options.n_sv or default_min_size(options, config)
     sheet = options.sheet or Path("runs") / f"check_{name}.png"
 
     reports = [inspect_case(case, spec) for case in tqdm(find_cases(spec, data_dir, n_sv), unit="case", desc=name)]
@@ -104,11 +103,11 @@ def duplicates(reports: Sequence[CaseReport]) -> list[str]:
 
 def print_cases(reports: Sequence[CaseReport], spec: DatasetSpec) -> None:
     """Print a line per case; a class has its volume in ml and, in brackets, the best Dice of a union of supervoxels."""
-    rows = [["case", "size z·y·x", "spacing mm", "intensities", "supervoxels",
+    rows = [["case", "size z,y,x", "spacing mm", "intensities", "supervoxels",
              *(f"{value} {name}" for value, name in spec.labels.items())]]
     for report in reports:
-        rows.append([report.name, "·".join(map(str, report.shape)), "·".join(f"{s:.2f}" for s in report.spacing_mm),
-                     "…".join(f"{v:g}" for v in report.intensity), str(report.n_supervoxels or "-"),
+        rows.append([report.name, "x".join(map(str, report.shape)), "x".join(f"{s:.2f}" for s in report.spacing_mm),
+                     "..".join(f"{v:g}" for v in report.intensity), str(report.n_supervoxels or "-"),
                      *(_volume_and_dice(report, label) for label in spec.labels)])
     print_table(rows)
     print("(per class: volume in ml, and in brackets the best Dice that a union of supervoxels can reach)\n")

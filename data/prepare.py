@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.preparation import recipes  # noqa: E402
+from data.preparation.maps import default_n_sv, generate_maps  # noqa: E402
 from data.preparation.own_dataset import config_text, describe_dataset  # noqa: E402
 from data.preparation.recipes import Recipe  # noqa: E402
 from data.preparation.resample import IN_PLANE_PX  # noqa: E402
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         complete = prepare_own(options) if options.download == "nifti" else prepare(known_recipe(options), options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0 if complete else 1
 
 
@@ -40,9 +41,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     for name, dataset, text in (("chaos", "CHAOST2", "CHAOS challenge, T2-SPIR MRI: DICOM series and PNG masks"),
                                 ("cmr", "CMR", "MS-CMRSeg 2019, bSSFP: *_C0.nii.gz and *_C0_manual.nii.gz"),
                                 ("sabs", "SABS", "Synapse BTCV abdominal CT: img0001.nii.gz and label0001.nii.gz"),
-                                ("nifti", None, "your own images and labels, NIfTI")):
-        command = downloads.add_parser(name, help=text, description=text,
-                                       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                ("nifti", None, "your own images and labels, any MRI or CT: NIfTI")):
+        command = downloads.add_parser(name, help=text, description=text)
         add_common_options(command, dataset)
         if name != "chaos":
             command.add_argument("--trust-image-geometry", action="store_true",
@@ -55,19 +55,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def add_common_options(command: argparse.ArgumentParser, dataset: str | None) -> None:
     command.add_argument("--source", type=Path, required=True, help="the folder of the unpacked download")
     command.add_argument("--target", type=Path, required=True, help=f"the folder to write, as data/{dataset or 'MINE'}")
-    command.add_argument("--n-sv", type=at_least_one, default=recipes.SUPERVOXEL_MIN_SIZES.get(dataset, 5000),
-                         help="smallest supervoxel, in voxels; n_sv in a config")
-    command.add_argument("--workers", type=at_least_one, default=os.cpu_count(), help="cases prepared at the same time")
+    command.add_argument("--n-sv", type=at_least_one,
+                         help="voxels of the smallest supervoxel; default: n_sv of the dataset's configs")
+    command.add_argument("--superpixels", action="store_true", help="make 2D superpixels as well, for SSL-ALPNet")
+    command.add_argument("--jobs", type=at_least_one, default=os.cpu_count(),
+                         help="cases at a time; default: one per core (%(default)s)")
 
 
 def add_own_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--image", type=file_pattern, default="image_{case}.nii.gz",
-                         help="image files below --source; {case} stands for the case's name")
-    command.add_argument("--label", type=file_pattern, default="label_{case}.nii.gz", help="label files, likewise")
+                         help="image files below --source, {case} standing for the case's name; default: %(default)s")
+    command.add_argument("--label", type=file_pattern, default="label_{case}.nii.gz",
+                         help="label files, likewise; default: %(default)s")
     command.add_argument("--spacing", type=above_zero, nargs=3, required=True, metavar=("X", "Y", "Z"),
                          help="voxel size after preparation, in mm")
     command.add_argument("--size", type=at_least_one, default=IN_PLANE_PX,
-                         help="width and height after preparation, in pixels; slices are cropped or padded")
+                         help="width and height after preparation, in pixels; default: %(default)s")
     command.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="for CT: clip to these intensities and scale to 0…255; default: cut the brightest 0.5 %%")
     command.add_argument("--names", type=class_name, nargs="*", default=[], metavar="VALUE=NAME",
@@ -110,7 +113,15 @@ def known_recipe(options: argparse.Namespace) -> Recipe:
 
 
 def prepare(recipe: Recipe, options: argparse.Namespace) -> bool:
-    return prepare_dataset(recipe, options.source, options.target, options.n_sv, options.workers)
+    """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
+    complete = prepare_dataset(recipe, options.source, options.target, options.jobs)
+    if not any(options.target.glob(recipe.spec.image.format(case="*"))):
+        return False
+    n_sv = options.n_sv or default_n_sv(recipe.spec.name)
+    complete &= generate_maps(recipe.spec, options.target, n_sv, options.jobs)
+    if options.superpixels:
+        complete &= generate_maps(recipe.spec, options.target, None, options.jobs)
+    return complete
 
 
 def prepare_own(options: argparse.Namespace) -> bool:
@@ -123,7 +134,7 @@ def prepare_own(options: argparse.Namespace) -> bool:
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
                                      options.trust_image_geometry), options)
     print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")
-    print(config_text(spec, str(options.target), options.n_sv), end="")
+    print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
     return complete
 
 

@@ -28,7 +28,6 @@ Pair = tuple[sitk.Image, sitk.Image]
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases and, in words, what it left out
 CHAOS_SPACING_MM = (1.25, 1.25, 7.70)
 CMR_SPACING_MM = (1.25, 1.25, 7.99)
-SUPERVOXEL_MIN_SIZES = {"CHAOST2": 5000, "CMR": 1000, "SABS": 5000}
 SABS_WINDOW_HU = (-125, 275)
 SABS_BORDER_PX = 32
 

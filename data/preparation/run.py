@@ -1,4 +1,4 @@
-"""Prepares every case of a download, in parallel: images, labels, supervoxels, classmaps and a record."""
+"""Prepares the images and labels of a download, case by case in parallel, with their classmaps and a record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
@@ -20,19 +19,18 @@ from tqdm import tqdm
 from data.preparation.reading import RawCase, last_line
 from data.preparation.recipes import Finder, Recipe
 from data.preparation.resample import save
-from data.supervoxels.felzenszwalb import generate_supervoxels
-from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.volumes import read_image, read_label, write_like
+from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.volumes import read_label
 from util.errors import InputError
 
 CLASSMAP_MIN_PX = (1, 100)
 RECORD_NAME = "preparation.json"
 
 
-def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_sv: int, n_workers: int) -> bool:
-    """Prepare all cases below `source` into `target`, and say on stderr what became of each.
+def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int) -> bool:
+    """Prepare the images and labels of all cases below `source` into `target`, with their classmaps and record.
 
-    A case whose files are there is skipped. A broken one is named and leaves nothing behind; the others go on.
+    A case whose files are there is skipped. A broken one is named on stderr and leaves nothing; the others go on.
 
     Returns:
         whether every case is complete.
@@ -46,9 +44,9 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_sv: int, n_wor
         print(f"note: {note}", file=sys.stderr)
     record = read_record(recipe.spec, target)
     counts: Counter[str] = Counter()
-    job = partial(prepare_case, recipe, source, target, n_sv, record)
-    with tqdm(total=len(raw_cases), unit="case", desc=recipe.spec.name) as bar:
-        for raw, outcome in run_all(job, raw_cases, n_workers):
+    job = partial(prepare_case, recipe, source, target, record)
+    with tqdm(total=len(raw_cases), unit="case", desc="images and labels") as bar:
+        for raw, outcome in run_all(job, raw_cases, n_jobs):
             if isinstance(outcome, Exception):
                 tqdm.write(f"error: case {raw.name}: {describe_error(outcome)}", file=sys.stderr)
                 outcome = "broken"
@@ -81,13 +79,13 @@ def find_raw_cases(source: Path, find: Finder) -> tuple[list[RawCase], list[str]
 
 
 def run_all(job: Callable[[RawCase], str], raw_cases: Sequence[RawCase],
-            n_workers: int) -> Iterator[tuple[RawCase, str | Exception]]:
+            n_jobs: int) -> Iterator[tuple[RawCase, str | Exception]]:
     """Yield each case with what `job` returned or raised, as they finish; one worker is this very process."""
-    if n_workers == 1:
+    if n_jobs == 1:
         yield from ((raw, _attempt(partial(job, raw))) for raw in raw_cases)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(n_workers, len(raw_cases)), context, _use_one_thread) as pool:
+    with ProcessPoolExecutor(min(n_jobs, len(raw_cases)), context, _use_one_thread) as pool:
         futures = {pool.submit(job, raw): raw for raw in raw_cases}
         for future in as_completed(futures):
             yield futures[future], _attempt(future.result)
@@ -108,40 +106,32 @@ def describe_error(error: Exception) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {last_line(error)}"
 
 
-def prepare_case(recipe: Recipe, source: Path, target: Path, n_sv: int, record: dict, raw: RawCase) -> str:
-    """Write the files that a case lacks; return "prepared", or "skipped" when it lacks none.
+def prepare_case(recipe: Recipe, source: Path, target: Path, record: dict, raw: RawCase) -> str:
+    """Write a case's image and label; return "prepared", or "skipped" when both are there.
 
     Raises:
         InputError: its raw files are broken, or it was prepared from other files or with other settings.
     """
-    case = prepared_files(recipe.spec, target, raw.name, n_sv)
-    has_images = case.image.exists() and case.label.exists()
+    image, label = (target / pattern.format(case=raw.name) for pattern in (recipe.spec.image, recipe.spec.label))
+    if not (image.exists() and label.exists()):
+        write_pair(recipe, raw, image, label)
+        return "prepared"
     expected = origin(recipe, source, raw)
-    if has_images and record.get(raw.name, expected) != expected:
-        raise InputError(f"{case.image}: was prepared as {record[raw.name]}, now asked for {expected}; "
+    if (found := record.get(raw.name, expected)) != expected:
+        raise InputError(f"{image}: was prepared from {found}, now asked for {expected}; "
                          "delete it or choose another --target")
-    if has_images and case.supervoxels.exists():
-        return "skipped"
-    if not has_images:
-        prepare_images(recipe, raw, case)
-    prepare_supervoxels(case, n_sv)
-    return "prepared"
+    return "skipped"
 
 
-def prepared_files(spec: DatasetSpec, target: Path, name: str, n_sv: int) -> Case:
-    patterns = (spec.image, spec.label, spec.supervoxels)
-    return Case(name, *(target / pattern.format(case=name, n_sv=n_sv) for pattern in patterns))
-
-
-def prepare_images(recipe: Recipe, raw: RawCase, case: Case) -> None:
+def write_pair(recipe: Recipe, raw: RawCase, image_path: Path, label_path: Path) -> None:
     """Read, convert and write a case's image and label; the image comes last, as it makes the case count."""
     image, labels = recipe.read(raw)
     expect_known_values(labels, raw.label, recipe.spec)
     image, labels = recipe.convert(image, labels)
     if sitk.GetArrayViewFromImage(image).dtype == np.float64:
         image = sitk.Cast(image, sitk.sitkFloat32)
-    save(labels, case.label)
-    save(image, case.image)
+    save(labels, label_path)
+    save(image, image_path)
 
 
 def expect_known_values(labels: sitk.Image, path: Path, spec: DatasetSpec) -> None:
@@ -149,15 +139,6 @@ def expect_known_values(labels: sitk.Image, path: Path, spec: DatasetSpec) -> No
     allowed = {0, *(spec.file_values or spec.labels)}
     if unknown := set(np.unique(sitk.GetArrayViewFromImage(labels)).tolist()) - allowed:
         raise InputError(f"{path}: holds the value {min(unknown)}, allowed for {spec.name}: {sorted(allowed)}")
-
-
-def prepare_supervoxels(case: Case, n_sv: int) -> None:
-    """Write a case's supervoxels with its image's geometry; a file that is there is kept if it has the image's size."""
-    if not case.supervoxels.exists():
-        spacing_mm = tuple(float(s) for s in nibabel.load(case.image).header.get_zooms()[::-1])
-        write_like(case.image, generate_supervoxels(read_image(case.image), spacing_mm, n_sv), case.supervoxels)
-    elif nibabel.load(case.supervoxels).shape != nibabel.load(case.image).shape:
-        raise InputError(f"{case.supervoxels}: does not have the size of {case.image}; delete it and run again")
 
 
 def write_classmaps(spec: DatasetSpec, target: Path) -> None:
