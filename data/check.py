@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.preparation.contact_sheet import draw_contact_sheet  # noqa: E402
 from data.preparation.inspect_case import CaseReport, inspect_case  # noqa: E402
-from data.supervoxels.generate_supervoxels import default_min_size  # noqa: E402
+from data.supervoxels.generate_supervoxels import default_min_size, positive  # noqa: E402
 from dataloaders.datasets import DatasetSpec, find_cases  # noqa: E402
 from util.config import check_config, load_config  # noqa: E402
 from util.errors import InputError  # noqa: E402
@@ -42,21 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a key of the dataset table: CHAOST2, CMR, SABS, PHANTOM or one of your own")
-    parser.add_argument("--config", nargs="*", default=[], metavar="NAME",
-                        help="named configs to lay over base.json5, such as the one that adds your dataset")
+    parser.add_argument("--config", metavar="NAME", help="a file of configs/, such as the one that adds your dataset")
     parser.add_argument("--data-dir", type=Path, help="its folder (default: as path.<dataset>.data_dir in the config)")
-    parser.add_argument("--n-sv", type=int, help="which supervoxels to look at (default: as the dataset's configs say)")
+    parser.add_argument("--n-sv", type=positive, help="which supervoxels (default: as the dataset's configs say)")
     parser.add_argument("--sheet", type=Path, help="the contact sheet (default: runs/check_<dataset>.png)")
     return parser.parse_args(arguments)
 
 
 def check(options: argparse.Namespace) -> int:
     """Check the dataset, print the report, draw the sheet; return the exit status."""
-    config = load_config(*options.config)
+    config = load_config(*filter(None, [options.config]))
     name = options.dataset
     if name not in config["datasets"]:
         raise InputError(f"dataset: got {name!r}, allowed: {', '.join(config['datasets'])}; "
-                         "--config names the config that adds your own")
+                         "--config names the file that adds your own")
     check_config({**config, "dataset": name, "test_label": [int(next(iter(config["datasets"][name]["labels"])))],
                   "exclude_label": None})
     spec = DatasetSpec.from_config(name, config["datasets"][name])

@@ -22,6 +22,7 @@ from data.preparation.own_dataset import config_text, describe_dataset  # noqa: 
 from data.preparation.recipes import Recipe  # noqa: E402
 from data.preparation.resample import IN_PLANE_PX  # noqa: E402
 from data.preparation.run import find_raw_cases, prepare_dataset  # noqa: E402
+from data.supervoxels.generate_supervoxels import positive  # noqa: E402
 from util.errors import InputError  # noqa: E402
 
 
@@ -55,10 +56,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def add_common_options(command: argparse.ArgumentParser, dataset: str | None) -> None:
     command.add_argument("--source", type=Path, required=True, help="the folder of the unpacked download")
     command.add_argument("--target", type=Path, required=True, help=f"the folder to write, as data/{dataset or 'MINE'}")
-    command.add_argument("--n-sv", type=at_least_one,
+    command.add_argument("--n-sv", type=positive,
                          help="voxels of the smallest supervoxel; default: n_sv of the dataset's configs")
     command.add_argument("--superpixels", action="store_true", help="make 2D superpixels as well, for SSL-ALPNet")
-    command.add_argument("--jobs", type=at_least_one, default=os.cpu_count(),
+    command.add_argument("--jobs", type=positive, default=os.cpu_count(),
                          help="cases at a time; default: one per core (%(default)s)")
 
 
@@ -69,18 +70,12 @@ def add_own_options(command: argparse.ArgumentParser) -> None:
                          help="label files, likewise; default: %(default)s")
     command.add_argument("--spacing", type=above_zero, nargs=3, required=True, metavar=("X", "Y", "Z"),
                          help="voxel size after preparation, in mm")
-    command.add_argument("--size", type=at_least_one, default=IN_PLANE_PX,
+    command.add_argument("--size", type=positive, default=IN_PLANE_PX,
                          help="width and height after preparation, in pixels; default: %(default)s")
     command.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="for CT: clip to these intensities and scale to 0…255; default: cut the brightest 0.5 %%")
     command.add_argument("--names", type=class_name, nargs="*", default=[], metavar="VALUE=NAME",
                          help="class names, such as 1=liver; others are called by their value")
-
-
-def at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number of at least 1")
-    return int(text)
 
 
 def above_zero(text: str) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -45,7 +46,7 @@ def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: P
     partial.replace(path)
 
 
-def _draw_case(left, right, report: CaseReport, colours: dict[int, tuple]) -> None:
+def _draw_case(left: Axes, right: Axes, report: CaseReport, colours: dict[int, tuple]) -> None:
     image = report.slices["image"]
     low, high = np.percentile(image, (0.5, 99.5))
     for ax, text in ((left, f"{report.name}: labels"), (right, f"{report.name}: {report.n_supervoxels} supervoxels")):

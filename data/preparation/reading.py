@@ -131,10 +131,12 @@ def _numbered(folder: Path, ending: str) -> dict[int, Path]:
 def _by_position(folder: Path, slices: dict[int, Path]) -> list[int]:
     """Return the slices' numbers in the order of their DICOM positions along the slice normal."""
     headers = {number: _read_header(path) for number, path in slices.items()}
-    for key, what in (("0020|000e", "series"), ("0020|0037", "slice orientations"), (None, "slice sizes")):
-        found = {h.GetSize() if key is None else h.GetMetaData(key) for h in headers.values()}
-        if len(found) > 1:
-            raise InputError(f"{folder}: expected one series of equal slices, found {len(found)} {what}")
+    for what, fact in (("series", lambda header: header.GetMetaData("0020|000e")),
+                       ("slice orientations", lambda header: tuple(np.round(header.GetDirection(), 4))),
+                       ("pixel spacings", lambda header: tuple(np.round(header.GetSpacing()[:2], 4))),
+                       ("slice sizes", lambda header: header.GetSize())):
+        if (n_kinds := len({fact(header) for header in headers.values()})) > 1:
+            raise InputError(f"{folder}: expected one series of equal slices, found {n_kinds} {what}")
     first = next(iter(headers.values()))
     normal = np.reshape(first.GetDirection(), (3, 3))[:, 2]
     numbers = sorted(headers, key=lambda number: normal @ headers[number].GetOrigin())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import util.config
 from data import check, prepare
 from data.preparation import run
 from data.preparation.maps import default_n_sv
@@ -139,7 +140,7 @@ def own_files(folder, names="ab"):
                    "--spacing", "6", "6", "20", "--size", "48", "--names", "9=left kidney")
 
 
-def test_own_files_with_two_processes_and_the_entry_for_a_config(tmp_path):
+def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypatch, capsys):
     nifti = own_files(tmp_path)
     (tmp_path / "scan_c.nii.gz").write_bytes(b"")
     options = ["--n-sv", "300", "--superpixels", "--jobs", "2"]
@@ -156,6 +157,12 @@ def test_own_files_with_two_processes_and_the_entry_for_a_config(tmp_path):
         assert image.shape[:2] == (48, 48)
         for maps in ("supervoxels_300", "superpixels_400"):
             assert nibabel.load(tmp_path / f"MINE/{maps}/superpix-MIDDLE_{case}.nii.gz").shape == image.shape
+
+    shutil.copytree(util.config.CONFIG_DIR, tmp_path / "configs")
+    (tmp_path / "configs/mine.json5").write_text(done.stdout, encoding="utf-8")
+    monkeypatch.setattr(util.config, "CONFIG_DIR", tmp_path / "configs")
+    assert check.main(["MINE", "--config", "mine", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "2 cases, no inconsistency" in capsys.readouterr().out
 
 
 def test_other_settings_are_refused_where_a_case_is_done(tmp_path, no_maps, capsys):

@@ -146,6 +146,19 @@ def other_series(folder):
     write_dicom(dicom(folder, 7), scanned(empty_scan())[0], 6, 7, series="9.9.9", intercept=-1)
 
 
+def other_spacing(folder):
+    coarser = scanned(empty_scan(spacing_mm=(3.5, 3.5, 8.0)))[0]
+    write_dicom(dicom(folder, 7), coarser, 6, 7, intercept=-1)
+
+
+def other_orientation(folder):
+    write_dicom(dicom(folder, 7), scanned(empty_scan(direction=TILTED))[0], 6, 7, intercept=-1)
+
+
+def other_size(folder):
+    write_dicom(dicom(folder, 7), scanned(empty_scan((72, 72, N)))[0], 6, 7, intercept=-1)
+
+
 def empty_mask(folder):
     png(folder, 7).write_bytes(b"")
 
@@ -185,6 +198,9 @@ def constant_image(folder):
     (truncated_slice, "00007.dcm: cannot be read as DICOM"),
     (slice_that_is_no_dicom, "00007.dcm: cannot be read as DICOM"),
     (other_series, "expected one series of equal slices, found 2 series"),
+    (other_orientation, "found 2 slice orientations"),
+    (other_spacing, "found 2 pixel spacings"),
+    (other_size, "found 2 slice sizes"),
     (empty_mask, "00007.png: cannot be read as PNG"),
     (truncated_mask, "00007.png: cannot be read as PNG"),
     (mask_of_other_size, r"00007.png: 1 channel\(s\) of \(width, height\) = \(72, 80\), expected one of \(80, 72\)"),

@@ -15,7 +15,7 @@ GOLDENS = Path(__file__).resolve().parents[2].parent / "shared" / "goldens"
 needs_goldens = pytest.mark.skipif(not GOLDENS.exists(), reason="../shared/goldens is not here")
 
 
-def scan(array, spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)):
+def scan(array, spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0), direction=((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0))):
     image = sitk.GetImageFromArray(np.asarray(array))
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
