@@ -44,7 +44,7 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int) -> 
         print(f"note: {note}", file=sys.stderr)
     record = read_record(recipe.spec, target)
     counts: Counter[str] = Counter()
-    job = partial(prepare_case, recipe, source, target, record)
+    job = partial(prepare_case, recipe, source, target, dict(record))
     with tqdm(total=len(raw_cases), unit="case", desc="images and labels") as bar:
         for raw, outcome in run_all(job, raw_cases, n_jobs):
             if isinstance(outcome, Exception):
@@ -131,7 +131,11 @@ def write_pair(recipe: Recipe, raw: RawCase, image_path: Path, label_path: Path)
     if sitk.GetArrayViewFromImage(image).dtype == np.float64:
         image = sitk.Cast(image, sitk.sitkFloat32)
     save(labels, label_path)
-    save(image, image_path)
+    try:
+        save(image, image_path)
+    except Exception:
+        label_path.unlink()
+        raise
 
 
 def expect_known_values(labels: sitk.Image, path: Path, spec: DatasetSpec) -> None:

@@ -199,7 +199,7 @@ def test_a_case_that_fails_in_an_unforeseen_way_stops_no_other(tmp_path, no_maps
     monkeypatch.setattr(run, "save", save_all_but_a)
     assert prepare.main(nifti) == 1
     assert "error: case a: MemoryError: no room for a" in capsys.readouterr().err
-    assert (tmp_path / "MINE/images/image_b.nii.gz").exists()
+    assert {path.name for path in (tmp_path / "MINE/images").glob("*.nii.gz")} == {"image_b.nii.gz", "label_b.nii.gz"}
 
 
 def test_nothing_to_prepare_is_an_error(tmp_path, capsys):
