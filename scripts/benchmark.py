@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +36,7 @@ from data.phantom import VERSION, generate_phantom
 from data.supervoxels.felzenszwalb import segment_volume
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, TrainingVolume
-from dataloaders.folds import fold_positions
+from dataloaders.folds import fold_positions, parts
 from dataloaders.volumes import read_image, read_supervoxels
 from models.encoder import Features, build_encoder
 from models.qnet import QNet
@@ -80,6 +82,7 @@ class Bench:
             size = {"cases": 6, "size": 96, "slices": 12} if self.quick else {"cases": 20, "size": 256, "slices": 36}
             generate_phantom(folder / "phantom", {"version": VERSION, "seed": 0, "min_size": n_sv, **size})
             data_dir = folder / "phantom"
+        self.data_dir = data_dir
         spec = DatasetSpec.from_config(name, load_config()["datasets"][name])
         return spec, find_cases(spec, data_dir, n_sv)
 
@@ -198,6 +201,32 @@ def _mean_dice(predictions: list, label: int) -> float:
     return statistics.mean(prediction.dice for prediction in predictions if prediction.label == label)
 
 
+def peak_megabytes(bench: Bench, procedure: str) -> float:
+    """Segment one query volume by one procedure (a few of its slices, for the plain one) and return the process's peak memory."""
+    volumes = bench.fold()[:2]
+    model = bench.model()
+    if procedure == "ours":
+        list(evaluate_fold(model, [(volumes[0], volumes[1:])], LABELS, n_part=3, device=bench.device, batch_size=4))
+    else:
+        for part in parts(volumes[0].label_map, volumes[1].label_map, LABELS[0], 3):
+            support_mask = volumes[0].label_map[part.support_slice] == LABELS[0]
+            query = volumes[1].image[part.query_slices[0]]
+            reference.segment_slice(model, volumes[0].image[part.support_slice], support_mask, query)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(bench: Bench) -> str:
+    """Peak memory of evaluation by either procedure, each in a process of its own."""
+    def child(procedure: str) -> float:
+        arguments = ["--encoder", bench.encoder, "--device", str(bench.device), "--data-dir", str(bench.data_dir),
+                     "--peak-of", procedure]
+        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    plain, ours = child("plain"), child("ours")
+    return f"peak memory of evaluation: plain {plain:.0f} MB, ours {ours:.0f} MB ({ours / plain:.2f} of it)"
+
+
 def head(bench: Bench) -> dict[str, Result]:
     """Refine and segment 8 slices, given their features."""
     size = 96 if bench.quick else 256
@@ -299,6 +328,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="small encoder and volumes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write {part: {plain_seconds, ours_seconds, ratio, agree, …}}")
+    parser.add_argument("--peak-of", choices=["plain", "ours"], help=argparse.SUPPRESS)   # for `memory`
     options = parser.parse_args()
     if unknown := set(options.parts) - {*functions, "all"}:
         parser.error(f"part: got {', '.join(sorted(unknown))}, allowed: {', '.join(functions)}, all")
@@ -306,18 +336,23 @@ def main() -> None:
     results: dict[str, Result] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
+        if options.peak_of:
+            print(peak_megabytes(bench, options.peak_of))
+            return
         print(f"{bench.encoder} on {bench.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; a large "
               f"matrix product runs at {bench.rate() / 1e9:.0f} Gflop/s in float32, "
               f"{bench.rate(torch.bfloat16) / 1e9:.0f} in bf16")
         for part in chosen:
             results |= functions[part](bench)
             print(f"{part}: done", file=sys.stderr)
+        peak = memory(bench) if "evaluate" in chosen else ""
     print(format_table(["part", "plain s", "ours s", "ratio", "limit s", "of limit", "agree"], [
         [name, f"{r.plain_seconds:.4g}", f"{r.ours_seconds:.4g}", f"{r.ratio:.2f}", *(
             ["", ""] if r.limit_seconds is None else [f"{r.limit_seconds:.4g}", f"{r.limit_seconds / r.ours_seconds:.0%}"]),
          "yes" if r.agree else "NO"] for name, r in results.items()]))
     for name, result in results.items():
         print(f"{name}: {result.note}")
+    print(peak)
     if options.json:
         options.json.write_text(json.dumps({name: {**asdict(r), "ratio": r.ratio} for name, r in results.items()}, indent=1))
     if not all(result.agree for result in results.values()):
