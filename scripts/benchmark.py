@@ -138,13 +138,13 @@ def evaluate(bench: Bench) -> dict[str, Result]:
     one = every[min(2, len(every) - 1):][:1]
     model = bench.model()
     flops, rate = bench.encoder_flops(volumes[0].image.shape[1:]), bench.rate()
-    results = {}
+    results, ours = {}, {}
     for name, pairs in (("evaluate_one_support", one), ("evaluate_all_supports", every)):
-        timed = _ours(bench, model, pairs)
+        timed = ours[name] = _ours(bench, model, pairs)
         plain, agree, note = _plain(bench, model, pairs, timed.predictions)
         results[name] = Result(plain, timed.seconds, agree, f"{note}; {timed.encoder_share:.0%} of ours inside the encoder, "
                                f"{timed.n_encoded} slices", timed.n_encoded * flops / rate)
-    exact, fast = _ours(bench, model, one), _ours(bench, bench.model(bf16=True), one)
+    exact, fast = ours["evaluate_one_support"], _ours(bench, bench.model(bf16=True), one)
     gap = max(abs(_mean_dice(exact.predictions, label) - _mean_dice(fast.predictions, label)) for label in LABELS)
     results["evaluate_bf16"] = Result(exact.seconds, fast.seconds, gap <= 0.005, f"against ours in float32; largest gap of a "
                                       f"class's Dice {gap:.4f}", fast.n_encoded * flops / bench.rate(torch.bfloat16))
@@ -239,7 +239,7 @@ def head(bench: Bench) -> dict[str, Result]:
     with torch.no_grad():
         functions = lambda: reference.head(query, prototypes, ALPHA, 7), lambda: model.segment(query, prototypes)
         gap = (functions[0]() - functions[1]()).abs().max().item()
-        plain, ours = bench.alternate(*functions)
+        plain, ours = bench.alternate(*functions, repeats=bench.repeats)
     return {"head": Result(plain, ours, gap < 1e-3, f"8 slices, 7 refinements; largest difference of a probability {gap:.1e}")}
 
 
