@@ -163,7 +163,8 @@ def test_bad_file(program, kind, message, tmp_path, trained):
     ("train", {"device": "cuda:9"}, "device: got 'cuda:9'"),
     ("train", {"resume": "runs/nothing.pth"}, "runs/nothing.pth: no such file"),
     ("test", {"reload_model_path": None}, "reload_model_path: got null"),
-    ("test", {"encoder": "resnet50"}, r"weights of another architecture: .* missing \(.*; it was trained with encoder=small"),
+    ("test", {"encoder": "resnet50"},
+     r"weights of another architecture: .* missing \(.*; it was trained with model=qnet, encoder=small"),
 ])
 def test_bad_option(program, options, message, tmp_path, toy_data, trained):
     options = {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0, **options}
