@@ -29,6 +29,9 @@ def main(_run, _config) -> float:
         held_out = fold_positions(len(cases), spec.n_folds, config["eval_fold"])
         resume_from = snapshot_to_resume(config)
         model = build_model(config)
+        if resume_from is not None and resume_from.step >= config["n_steps"]:
+            print(f"nothing to do: {resume_from.path} has reached step {resume_from.step}, n_steps is {config['n_steps']}")
+            return None
         if resume_from is not None:
             load_model(model, resume_from)
             print(f"going on from step {resume_from.step}: {resume_from.path}")

@@ -19,7 +19,7 @@ def snapshot_to_resume(config: Mapping[str, Any]) -> Snapshot | None:
     With "auto" that is the newest snapshot in the config's run folders, if there is one.
 
     Raises:
-        InputError: the snapshot is broken, holds weights alone, was trained with other options, or has reached n_steps.
+        InputError: the snapshot is broken, holds weights alone, or was trained with other options.
     """
     if config["resume"] == "never":
         return None
@@ -33,6 +33,4 @@ def snapshot_to_resume(config: Mapping[str, Any]) -> Snapshot | None:
         if config[key] != snapshot.config.get(key):
             raise InputError(f"resume: {path} was trained with {key}={snapshot.config.get(key)!r}, now it is {config[key]!r}; "
                              "to start afresh say resume=never")
-    if snapshot.step >= config["n_steps"]:
-        raise InputError(f"resume: {path} has reached step {snapshot.step} already, n_steps is {config['n_steps']}")
     return snapshot

@@ -1,0 +1,104 @@
+"""Evaluate every fold's newest snapshot and print one table over the folds (see scripts/val.sh).
+
+    python scripts/val.py CHAOST2 1 --folds 0 1 --options supp_idx=all
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.checkpoints import newest_snapshot, read_snapshot
+from util.config import load_config
+from util.errors import InputError
+from util.experiment import format_table, run_folders
+from util.runs import ROOT, call, newest_run
+
+CONFIGS = {
+    ("CHAOST2", "1"): ["chaost2_setting1"],
+    ("CHAOST2", "2"): ["chaost2_setting2_liver_spleen", "chaost2_setting2_kidneys"],
+    ("CMR", "1"): ["cmr_setting1"],
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=sorted({dataset for dataset, _ in CONFIGS}))
+    parser.add_argument("setting", choices=["1", "2"])
+    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as supp_idx=all")
+    arguments = parser.parse_args()
+    if (arguments.dataset, arguments.setting) not in CONFIGS:
+        parser.error(f"{arguments.dataset} has no setting {arguments.setting}")
+    return arguments
+
+
+def settings(name: str, fold: int, options: list[str]) -> dict:
+    """Return what of a run's config decides where its folders are."""
+    config = load_config(name)
+    config["eval_fold"] = fold
+    for option in options:
+        if option.startswith("path.log_dir="):
+            config["path"]["log_dir"] = option.partition("=")[2]
+    return config
+
+
+def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[tuple[str, int], Path]:
+    """Return the newest snapshot of each config and fold, all of them found before any is evaluated."""
+    found = {}
+    for name in configs:
+        for fold in folds:
+            folder = run_folders(settings(name, fold, options), "train")
+            found[name, fold] = newest_snapshot(ROOT / folder)
+            if found[name, fold] is None:
+                raise InputError(f"{folder}: no snapshot of {name}, fold {fold}; train it first")
+    return found
+
+
+def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
+    """Run test.py with the encoder that the snapshot was trained with; return each class's mean Dice."""
+    trained_with = read_snapshot(snapshot).config
+    call("test.py", "with", name, f"eval_fold={fold}", f"encoder={trained_with['encoder']}", *options,
+         f"reload_model_path={snapshot}")
+    results = json.loads((newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json").read_text())
+    return {label: entry["dice_mean"] for label, entry in results["classes"].items()}
+
+
+def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: each class's Dice in every fold, and mean ± standard deviation (population) over the folds."""
+    classes = list(dict.fromkeys(name for by_class in scores.values() for name in by_class))
+    lines = {name: [by_class.get(name, np.nan) for by_class in scores.values()] for name in classes}
+    lines["mean of classes"] = np.nanmean(list(lines.values()), axis=0).tolist()
+    rows = [[name, *(f"{100 * value:.2f}" for value in values), f"{100 * np.nanmean(values):.2f} ± {100 * np.nanstd(values):.2f}"]
+            for name, values in lines.items()]
+    return ["class", *(f"fold {fold}" for fold in scores), "mean ± std"], rows
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    configs = CONFIGS[arguments.dataset, arguments.setting]
+    try:
+        found = snapshots(configs, arguments.folds, arguments.options)
+        scores = {fold: {} for fold in arguments.folds}
+        for (name, fold), snapshot in found.items():
+            scores[fold] |= evaluate(name, fold, snapshot, arguments.options)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    header, rows = table(scores)
+    print(f"\n{arguments.dataset}, setting {arguments.setting}: Dice in %, each fold's mean over supports and queries\n")
+    print(format_table(header, rows))
+    output = ROOT / settings(configs[0], 0, arguments.options)["path"]["log_dir"] / "val.csv"
+    with output.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    print(f"\nalso in {output}")
+
+
+if __name__ == "__main__":
+    main()

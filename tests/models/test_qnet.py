@@ -1,0 +1,155 @@
+"""Q-Net's interface on small inputs: shapes, batches, losses by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from models.encoder import Features, build_encoder
+from models.qnet import QNet
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return QNet(build_encoder("small"), alpha=(0.9, 0.1))
+
+
+def episode(B=1, S=1, size=32, seed=0):
+    torch.manual_seed(seed)
+    masks = torch.zeros(B, S, size, size)
+    masks[..., 8:20, 8:20] = 1
+    return SimpleNamespace(support_images=torch.randn(B, S, 3, size, size), support_masks=masks,
+                           query_images=torch.randn(B, 3, size, size), query_masks=masks[:, 0])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 56), (33, 47)])
+def test_shapes(model, size):
+    features = model.eval().encode(torch.randn(3, 3, *size))
+    fine, coarse = features.maps
+    assert fine.shape == (3, 128, -(-size[0] // 4), -(-size[1] // 4))
+    assert coarse.shape == (3, 128, -(-size[0] // 8), -(-size[1] // 8))
+    assert features.threshold.shape == (3, 1)
+    probs = model.segment(features, model.prototypes(features[:1], torch.ones(1, 1, *size)))
+    assert probs.shape == (3, 2, *size)
+    assert torch.allclose(probs.sum(1), torch.ones(3, *size), atol=1e-6)
+
+
+def test_resnet101_has_the_published_names():
+    names = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1)).state_dict().keys()
+    assert len(names) == 630
+    assert {"encoder.backbone.conv1.weight", "encoder.backbone.layer4.2.bn3.running_var", "encoder.backbone.fc.bias",
+            "encoder.reduce1.weight", "encoder.reduce2.weight", "encoder.reduce1d.weight", "encoder.reduce1d.bias"} <= names
+
+
+@pytest.mark.parametrize("encoder", ["resnet50", "small"])
+def test_strides(encoder):
+    fine, coarse = build_encoder(encoder).eval()(torch.zeros(1, 3, 64, 64)).maps
+    assert fine.shape[-2:] == (16, 16) and coarse.shape[-2:] == (8, 8)
+
+
+def test_a_batch_of_slices_equals_its_slices(model):
+    model.eval()
+    with torch.no_grad():
+        features = model.encode(torch.randn(4, 3, 32, 32))
+        prototypes = model.prototypes(features[:1], episode().support_masks)
+        together = model.segment(features, prototypes)
+        alone = torch.cat([model.segment(features[k:k + 1], prototypes) for k in range(4)])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_shots_are_averaged(model):
+    model.eval()
+    with torch.no_grad():
+        features = model.encode(torch.randn(3, 3, 32, 32))
+        masks = torch.rand(1, 3, 32, 32).round()
+        joint = model.prototypes(features, masks)
+        single = [model.prototypes(features[k:k + 1], masks[:, k:k + 1]) for k in range(3)]
+    for path in (0, 1):
+        assert torch.allclose(joint[path], torch.stack([p[path] for p in single]).mean(0), atol=1e-6)
+
+
+def losses_of(probabilities, query_mask, support_probs=None, background_weight=0.1, ignore_label=255):
+    """Episode losses of a model whose soft masks are given: the query's first, the support's second."""
+    class Given(QNet):
+        def __init__(self):
+            super().__init__(build_encoder("small"), (0.9, 0.1), 0, background_weight, ignore_label)
+            self.answers = [probabilities, support_probs if support_probs is not None else probabilities]
+
+        def encode(self, images):
+            B = len(images)
+            return Features((torch.zeros(B, 1, 1, 1),) * 2, torch.zeros(B, 1), tuple(images.shape[-2:]))
+
+        def segment(self, query_features, prototypes):
+            p = self.answers.pop(0)
+            return torch.stack([1 - p, p], dim=1)
+
+    size = query_mask.shape[-2:]
+    support_masks = torch.zeros(1, 1, *size)
+    support_masks[..., 0, 0] = 1
+    return Given().train().episode_losses(SimpleNamespace(
+        support_images=torch.zeros(1, 1, 3, *size), support_masks=support_masks, query_images=torch.zeros(1, 3, *size),
+        query_masks=query_mask))
+
+
+def test_query_loss_is_weighted_by_class_and_ignores_the_label():
+    probs = torch.tensor([[[0.8, 0.3], [0.4, 0.9]]])
+    mask = torch.tensor([[[1, 0], [0, 255]]])
+    want = -(1.0 * torch.log(torch.tensor(0.8)) + 0.1 * torch.log(torch.tensor(0.7)) + 0.1 * torch.log(torch.tensor(0.6))) / 1.2
+    assert losses_of(probs, mask)["query"].item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_alignment_loss_by_hand():
+    query = torch.tensor([[[0.8, 0.3], [0.4, 0.2]]])
+    support = torch.tensor([[[0.6, 0.1], [0.2, 0.3]]])
+    want = -torch.log(torch.tensor([0.6, 0.9, 0.8, 0.7])).mean()
+    assert losses_of(query, torch.zeros(1, 2, 2), support)["align"].item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_alignment_loss_is_zero_where_nothing_was_predicted():
+    query = torch.full((1, 2, 2), 0.4)
+    assert losses_of(query, torch.zeros(1, 2, 2), torch.full((1, 2, 2), 0.9))["align"].item() == 0
+
+
+def test_certain_predictions_give_finite_losses():
+    losses = losses_of(torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]), torch.tensor([[[0, 1], [0, 1]]]))
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize(("B", "S"), [(1, 1), (2, 1), (1, 3), (2, 2)])
+def test_every_parameter_learns_from_the_loss(B, S):
+    torch.manual_seed(1)
+    model = QNet(build_encoder("small"), alpha=(0.9, 0.1)).train()
+    sum(model.episode_losses(episode(B, S)).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
+
+
+def test_the_loss_falls_on_one_repeated_episode():
+    torch.manual_seed(0)
+    model = QNet(build_encoder("small"), alpha=(0.9, 0.1)).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    history = []
+    for _ in range(15):
+        loss = model.episode_losses(episode(size=64))["query"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.5 * history[0]
+
+
+def test_bf16_features_are_close_to_float32():
+    torch.manual_seed(0)
+    exact, fast = build_encoder("small").eval(), build_encoder("small", bf16=True).eval()
+    fast.load_state_dict(exact.state_dict())
+    with torch.no_grad():
+        want, got = (encoder(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))) for encoder in (exact, fast))
+    for a, b in zip(want.maps, got.maps, strict=True):
+        assert b.dtype == torch.float32
+        assert not torch.equal(a, b)
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.999
+
+
+def test_images_without_three_channels():
+    with pytest.raises(ValueError, match="images: expected C=3"):
+        build_encoder("small")(torch.zeros(1, 1, 32, 32))

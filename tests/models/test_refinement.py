@@ -1,0 +1,85 @@
+"""Refinement by formula against the published procedure by autograd, one slice at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.prototypes import foreground_probability
+from models.refinement import refine
+
+
+def plain_refine(features, prototype, threshold, n_iters):
+    """The published procedure for one slice: features (1, C, h, w), prototype (1, C), threshold (1, 1)."""
+    def squash(x):
+        return torch.sigmoid((x - x.min()) / (x.max() - x.min()))
+
+    p = torch.nn.Parameter(prototype.clone())
+    optimizer = torch.optim.Adam([p], lr=0.01)
+    for _ in range(n_iters):
+        with torch.no_grad():
+            foreground = foreground_probability(features, p, threshold)
+            mask = torch.stack([1 - foreground, foreground], 1).argmax(1, keepdim=True)
+        replaced = torch.where(mask.bool(), p[:, :, None, None], features)
+        loss = F.binary_cross_entropy(squash(features), squash(replaced))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return p.detach()
+
+
+def compare(features, prototypes, threshold, n_iters=7):
+    want = torch.cat([plain_refine(features[b:b + 1], prototypes[b:b + 1], threshold[b:b + 1], n_iters)
+                      for b in range(len(features))])
+    got = refine(features, prototypes, threshold, n_iters)
+    assert torch.allclose(got, want, atol=2e-4), (got - want).abs().max()
+    return got
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 9, 7), (1, 8, 5, 5), (3, 32, 1, 6)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_equals_its_slices_one_at_a_time(shape, seed):
+    torch.manual_seed(seed)
+    features = torch.randn(shape)
+    prototypes = features.mean((-2, -1)) + 0.3 * torch.randn(shape[:2])
+    threshold = torch.linspace(-2, 2, shape[0]).unsqueeze(1)
+    got = compare(features, prototypes, threshold)
+    assert not torch.allclose(got, prototypes)
+
+
+@pytest.mark.parametrize("scale", [3.0, 10.0])
+def test_prototype_beyond_the_features_range(scale):
+    """The gradient then passes through the minimum and the maximum too."""
+    torch.manual_seed(1)
+    features = torch.randn(3, 12, 6, 6)
+    compare(features, scale * torch.randn(3, 12), torch.full((3, 1), -1.0))
+
+
+def test_everything_foreground():
+    torch.manual_seed(2)
+    features = torch.randn(2, 6, 4, 4)
+    compare(features, torch.randn(2, 6), torch.full((2, 1), 30.0))
+
+
+def test_nothing_foreground_keeps_the_prototype():
+    features, prototypes = torch.randn(2, 6, 4, 4), torch.randn(2, 6)
+    assert torch.equal(refine(features, prototypes, torch.full((2, 1), -30.0), 7), prototypes)
+
+
+def test_one_prototype_serves_all_slices():
+    torch.manual_seed(3)
+    features, prototype, threshold = torch.randn(3, 8, 5, 5), torch.randn(1, 8), torch.full((3, 1), -2.0)
+    assert torch.equal(refine(features, prototype, threshold, 3), refine(features, prototype.expand(3, -1), threshold, 3))
+
+
+def test_constant_features_stay_finite():
+    assert torch.isfinite(refine(torch.ones(1, 4, 3, 3), torch.ones(1, 4), torch.full((1, 1), -1.0), 7)).all()
+
+
+def test_no_iterations_change_nothing():
+    prototypes = torch.randn(2, 4)
+    assert torch.equal(refine(torch.randn(2, 4, 3, 3), prototypes, torch.zeros(2, 1), 0), prototypes)
+
+
+def test_wrong_channels():
+    with pytest.raises(ValueError, match="prototypes: expected C=4"):
+        refine(torch.zeros(1, 4, 3, 3), torch.zeros(1, 5), torch.zeros(1, 1), 1)

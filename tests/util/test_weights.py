@@ -1,0 +1,136 @@
+"""Pretrained files under their real names, and snapshots, whole and broken."""
+
+import pickle
+
+import pytest
+import torch
+import torchvision
+
+from models.encoder import build_encoder
+from util.checkpoints import newest_snapshot, read_snapshot, save_snapshot
+from util.errors import InputError
+from util.weights import PRETRAINED_URLS, load_pretrained, load_state, read_weights
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return build_encoder("resnet50").backbone
+
+
+def test_published_file_names():
+    names = {key: url.rpartition("/")[2] for key, url in PRETRAINED_URLS.items()}
+    assert names["resnet101", "imagenet"] == "resnet101-63fe2227.pth"
+    assert names["resnet101", "coco"] == "deeplabv3_resnet101_coco-586e9e4e.pth"
+
+
+def test_imagenet_file(backbone, tmp_path):
+    source = torchvision.models.resnet50(weights=None).state_dict()
+    path = tmp_path / PRETRAINED_URLS["resnet50", "imagenet"].rpartition("/")[2]
+    torch.save(source, path)
+    said = load_pretrained(backbone, "resnet50", "imagenet", tmp_path)
+    assert said == f"encoder: 320 of 320 backbone tensors loaded from {path}"
+    assert torch.equal(backbone.layer3[2].conv2.weight, source["layer3.2.conv2.weight"])
+
+
+def test_coco_file_has_no_fc(backbone, tmp_path):
+    deeplab = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None).state_dict()
+    path = tmp_path / PRETRAINED_URLS["resnet50", "coco"].rpartition("/")[2]
+    torch.save(deeplab, path)
+    before = backbone.fc.weight.clone()
+    said = load_pretrained(backbone, "resnet50", "coco", tmp_path)
+    assert said == f"encoder: 318 of 320 backbone tensors loaded from {path}; left as initialised: fc"
+    assert torch.equal(backbone.conv1.weight, deeplab["backbone.conv1.weight"]) and torch.equal(backbone.fc.weight, before)
+
+
+def test_a_file_that_fits_nowhere_is_refused(backbone, tmp_path):
+    torch.save({"module.conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="pretrained: of the 1 tensors of .*other.pth, none fits encoder 'resnet50'"):
+        load_pretrained(backbone, "resnet50", str(tmp_path / "other.pth"), tmp_path)
+
+
+def test_none_says_so(backbone, tmp_path):
+    assert "pretrained: none" in load_pretrained(backbone, "resnet50", "none", tmp_path)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "cannot be read as weights"),
+    (b"not a checkpoint", "cannot be read as weights"),
+    (None, "no such file"),
+])
+def test_broken_weight_files(tmp_path, content, message):
+    path = tmp_path / "w.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"w.pth: {message}") as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weight_file(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match="w.pth: cannot be read as weights"):
+        read_weights(path)
+
+
+def test_a_pickle_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "touched"), "w"))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Evil()}, protocol=2))
+    torch.save({"model": Evil()}, tmp_path / "evil2.pth")
+    for name in ("evil.pth", "evil2.pth"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read as weights"):
+            read_weights(tmp_path / name)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_list_is_no_checkpoint(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(InputError, match="holds a list, expected a dictionary"):
+        read_weights(tmp_path / "list.pth")
+
+
+def test_other_architecture_names_the_tensors():
+    model = torch.nn.Linear(2, 3)
+    state = {"weight": torch.zeros(4, 2), "extra": torch.zeros(1)}
+    with pytest.raises(InputError, match=r"1 missing \(bias\); 1 unknown \(extra\); "
+                                         r"1 of another shape \(weight \(4, 2\) for \(3, 2\)\)"):
+        load_state(model, state, "w.pth")
+
+
+def small_snapshot(path, step=1):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    save_snapshot(path, model, step=step, optimizer=optimizer, scheduler=scheduler, history=torch.zeros(step, 2),
+                  config={"encoder": "small", "path": {"log_dir": "runs"}})
+    return model
+
+
+def test_snapshot_round_trip_leaves_no_partial_file(tmp_path):
+    model = small_snapshot(tmp_path / "snapshots/1.pth")
+    snapshot = read_snapshot(tmp_path / "snapshots/1.pth")
+    assert snapshot.step == 1 and snapshot.config["path"] == {"log_dir": "runs"}
+    assert torch.equal(snapshot.model["weight"], model.weight)
+    assert snapshot.optimizer["state"][0]["momentum_buffer"] is not None
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["1.pth"]
+
+
+def test_incomplete_snapshot(tmp_path):
+    torch.save({"model": {}, "step": 3}, tmp_path / "half.pth")
+    with pytest.raises(InputError, match="half.pth: not a snapshot of train.py"):
+        read_snapshot(tmp_path / "half.pth")
+
+
+def test_newest_snapshot_counts_runs_and_steps_as_numbers(tmp_path):
+    for run, step in (("2", 900), ("10", 200), ("10", 1000), ("9", 5000)):
+        (tmp_path / run / "snapshots").mkdir(parents=True, exist_ok=True)
+        (tmp_path / run / "snapshots" / f"{step}.pth").touch()
+    (tmp_path / "11").mkdir()
+    assert newest_snapshot(tmp_path) == tmp_path / "10/snapshots/1000.pth"
+    assert newest_snapshot(tmp_path / "nothing") is None
