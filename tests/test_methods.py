@@ -92,7 +92,7 @@ def test_method_configs_combine_with_experiments(name):
     ("train", {"model": "unet"}, "model: got 'unet', allowed: one of 'qnet', 'adnet', 'alpnet', 'panet'"),
     ("train", {"paths": "middle"}, "paths: got 'middle', allowed: one of 'both', 'fine', 'coarse'"),
     ("train", {"threshold": -10}, "threshold: got -10, allowed: one of 'query', 'learned'"),
-    ("train", {"alp_windows": [4]}, r"alp_windows: got \[4\], allowed: two whole numbers"),
+    ("train", {"prototype_windows": [4]}, r"prototype_windows: got \[4\], allowed: two whole numbers"),
     ("train", {"t_loss_scaler": -1}, "t_loss_scaler: got -1"),
     ("train", {"pseudo_labels": "superpixels", "n_sp": 7}, "superpixels_7/superpix-MIDDLE_.*: no such file"),
     ("test", {"protocol": "ep2"}, "n_part: got 3, allowed with protocol 'ep2': 1"),

@@ -107,7 +107,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "n_iters": whole(0),
     "threshold": one_of("query", "learned"),
     "t_loss_scaler": number(0),
-    "alp_windows": Rule("two whole numbers [in training, in testing] of at least 1", _is_windows),
+    "prototype_windows": Rule("two whole numbers [in training, in testing] of at least 1", _is_windows),
     "device": Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'", _is_device),
     "precision": one_of("float32", "bf16"),
     "seed": whole(0),

@@ -26,6 +26,6 @@ def single_path(config: Mapping[str, Any]) -> SinglePathEncoder:
 BUILDERS: dict[str, Callable[[Mapping[str, Any]], FewShotModel]] = {
     "qnet": _qnet,
     "adnet": lambda config: ADNet(single_path(config), config["bg_wt"], config["ignore_label"], config["t_loss_scaler"]),
-    "alpnet": lambda config: ALPNet(single_path(config), config["alp_windows"], config["bg_wt"], config["ignore_label"]),
+    "alpnet": lambda config: ALPNet(single_path(config), config["prototype_windows"], config["bg_wt"], config["ignore_label"]),
     "panet": lambda config: PANet(single_path(config), config["bg_wt"], config["ignore_label"]),
 }
