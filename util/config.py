@@ -81,7 +81,7 @@ def _is_device(value: Any) -> bool:
 
 
 ENCODERS = ("resnet101", "resnet50", "small")
-MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # name in run folders, tables and figures
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # with the names in folders and tables
 
 RULES: dict[str, Rule | dict[str, Rule]] = {
     "dataset": text(),
