@@ -31,7 +31,7 @@ from util.comparison import (
     find_runs,
     group_means,
     mean_and_std,
-    tests_against,
+    p_values_against,
 )
 from util.config import read_json5
 from util.errors import InputError
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         classes = list(dict.fromkeys(volume.label for run in runs for volume in run.scores))
         if options.baseline not in (*methods, "none"):
             raise InputError(f"--baseline: got {options.baseline!r}, allowed: 'none' or one of {list(methods)}")
-        p_values = {} if options.baseline == "none" else tests_against(options.baseline, methods, classes)
+        p_values = {} if options.baseline == "none" else p_values_against(options.baseline, methods, classes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -120,7 +120,7 @@ def mean_and_std(values: np.ndarray) -> tuple[float, float]:
     return _mean(values), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 
-def tests_against(baseline: str, methods: Mapping[str, Mapping[Volume, float]],
+def p_values_against(baseline: str, methods: Mapping[str, Mapping[Volume, float]],
                   classes: Sequence[str]) -> dict[tuple[str, str], float]:
     """Wilcoxon's signed-rank test of each other method against the baseline, for each class and for all, by paired volumes.
 
