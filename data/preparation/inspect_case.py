@@ -1,0 +1,115 @@
+"""What `data/check.py` finds out about one prepared case."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import nibabel
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from data.preparation.resample import grid_distance_mm
+from dataloaders.datasets import Case, DatasetSpec
+from dataloaders.volumes import expect_same_shape, read_image, read_label, read_supervoxels
+from util.errors import InputError
+
+
+@dataclass
+class CaseReport:
+    """One case's facts; what cannot be read stays at its empty value, and `problems` says why, a line each."""
+
+    name: str
+    shape: tuple[int, ...] = ()                                     # (D, H, W)
+    spacing_mm: tuple[float, ...] = ()                              # (z, y, x)
+    intensity: tuple[float, ...] = ()                               # lowest, highest
+    volumes_ml: dict[int, float] = field(default_factory=dict)      # of the label values that the case has
+    n_supervoxels: int = 0
+    best_dice: dict[int, float] = field(default_factory=dict)       # what a union of supervoxels can reach
+    digest: str = ""                                                # equal for equal images
+    slices: dict[str, np.ndarray] = field(default_factory=dict)     # one (H, W) each of "image", "label", "supervoxels"
+    problems: list[str] = field(default_factory=list)
+
+
+def inspect_case(case: Case, spec: DatasetSpec) -> CaseReport:
+    """Read a case's files and report on them; never raises for what is wrong with a file."""
+    report = CaseReport(case.name)
+    try:
+        image = read_image(case.image)
+    except InputError as error:
+        report.problems.append(str(error))
+        return report
+    header = nibabel.load(case.image)
+    report.shape = image.shape
+    report.spacing_mm = tuple(float(s) for s in voxel_sizes(header.affine)[::-1])
+    report.intensity = (float(image.min()), float(image.max()))
+    report.digest = hashlib.sha256(image.tobytes()).hexdigest()
+    label_map = _inspect_label(case, spec, image, header, report)
+    supervoxels = _inspect_supervoxels(case, image, report)
+    if label_map is not None and supervoxels is not None:
+        report.best_dice = {label: best_union_dice(label_map == label, supervoxels) for label in report.volumes_ml}
+    z = telling_slice(label_map) if report.volumes_ml else len(image) // 2
+    volumes = {"image": image, "label": label_map, "supervoxels": supervoxels}
+    report.slices = {name: volume[z].copy() for name, volume in volumes.items() if volume is not None}
+    return report
+
+
+def telling_slice(label_map: np.ndarray) -> int:
+    """Return the index of the slice with most classes; of several, the one with the largest labelled area."""
+    areas_px = np.stack([(label_map == label).sum(axis=(1, 2)) for label in np.unique(label_map[label_map > 0])])
+    return max(range(len(label_map)), key=lambda z: (np.count_nonzero(areas_px[:, z]), areas_px[:, z].sum()))
+
+
+def _inspect_label(case: Case, spec: DatasetSpec, image: np.ndarray, header: nibabel.Nifti1Image,
+                   report: CaseReport) -> np.ndarray | None:
+    try:
+        label_map = read_label(case.label, spec)
+        expect_same_shape(case, image, label_map, case.label)
+    except InputError as error:
+        report.problems.append(str(error))
+        return None
+    distance_mm = grid_distance_mm(header.affine, nibabel.load(case.label).affine, header.shape)
+    if distance_mm > 0.01 * min(report.spacing_mm):
+        report.problems.append(f"{case.label}: geometry differs from {case.image}, by up to {distance_mm:.2f} mm")
+    voxel_ml = float(np.prod(report.spacing_mm)) / 1000
+    values, counts = np.unique(label_map[label_map > 0], return_counts=True)
+    report.volumes_ml = {int(value): count * voxel_ml for value, count in zip(values, counts, strict=True)}
+    if not report.volumes_ml:
+        report.problems.append(f"{case.label}: holds no label, only background")
+    return label_map
+
+
+def _inspect_supervoxels(case: Case, image: np.ndarray, report: CaseReport) -> np.ndarray | None:
+    try:
+        supervoxels = read_supervoxels(case.supervoxels)
+        expect_same_shape(case, image, supervoxels, case.supervoxels)
+    except InputError as error:
+        report.problems.append(str(error))
+        return None
+    values, numbers = np.unique(supervoxels, return_inverse=True)
+    report.n_supervoxels = np.count_nonzero(values)
+    if values[0] < 0 or not report.n_supervoxels:
+        report.problems.append(f"{case.supervoxels}: values {values[0]}…{values[-1]}, expected 0 outside the body and "
+                               "1 or more for each supervoxel")
+        return None
+    return numbers.reshape(supervoxels.shape) + (values[0] > 0)
+
+
+def best_union_dice(mask: np.ndarray, supervoxels: np.ndarray) -> float:
+    """Return the highest Dice that any union of supervoxels reaches with a mask.
+
+    The best union takes the supervoxels with the largest share inside the mask, down to some share; so all such unions
+    are tried, and no others need to be.
+
+    Args:
+        mask: boolean (D, H, W).
+        supervoxels: 0, 1, 2, … (D, H, W); 0 is in no supervoxel.
+    Returns:
+        0…1; 0 for an empty mask, and where no supervoxel meets it.
+    """
+    sizes = np.bincount(supervoxels.ravel())[1:]
+    overlaps = np.bincount(supervoxels[mask], minlength=len(sizes) + 1)[1:]
+    sizes, overlaps = sizes[overlaps > 0], overlaps[overlaps > 0]
+    order = np.argsort(-overlaps / sizes)
+    dice = 2 * np.cumsum(overlaps[order]) / (np.cumsum(sizes[order]) + np.count_nonzero(mask))
+    return float(dice.max(initial=0))

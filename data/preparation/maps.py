@@ -1,0 +1,37 @@
+"""Supervoxels and superpixels of the cases that a preparation has written."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from data.supervoxels.generate_supervoxels import Task, default_min_size, generate_all, method, read_record, state
+from dataloaders.datasets import DatasetSpec, find_cases
+from util.config import base_config
+
+
+def default_n_sv(dataset: str) -> int:
+    """Return the n_sv that the configs use for a dataset; base.json5's for one that has no config of its own."""
+    return default_min_size(Namespace(config=None, dataset=dataset), base_config())
+
+
+def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int) -> bool:
+    """Write the maps that cases below `target` lack; a map of unknown origin, such as a published one, is kept.
+
+    Args:
+        spec: the dataset.
+        target: its folder.
+        n_sv: voxels of the smallest supervoxel; None: 2D superpixels instead, with the settings made for CHAOS.
+        n_jobs: processes.
+    Returns:
+        whether every case has its map; the others are named on stderr.
+    """
+    options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
+    kind, pattern, parameters = method(options, {}, spec)
+    tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=parameters["min_size"]),
+                  parameters) for case in find_cases(spec, target, parameters["min_size"])]
+    record = read_record(tasks[0].record)
+    waiting = [task for task in tasks if state(task, record.get(task.case)) == "to do"]
+    print(f"{tasks[0].output.parent}: {len(waiting)} of {len(tasks)} cases to do", file=sys.stderr)
+    return not waiting or generate_all(waiting, n_jobs) == 0

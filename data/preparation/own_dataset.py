@@ -1,0 +1,57 @@
+"""The dataset table's entry for a user's own NIfTI files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import json5
+import numpy as np
+
+from data.preparation.reading import RawCase
+from dataloaders.datasets import DatasetSpec
+from dataloaders.volumes import read_array
+from util.errors import InputError
+
+MAX_LABEL = 254
+
+
+def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mapping[int, str]) -> DatasetSpec:
+    """Return the entry: the values in the label files with their names, "label <value>" where none is given.
+
+    Where a value is above 254, all are numbered 1, 2, … in rising order, in `file_values`. Files that cannot be read or
+    hold other than whole numbers are left to the preparation to name.
+
+    Raises:
+        InputError: no file has a label above 0, or a name was given to a value that no file holds.
+    """
+    stored = sorted(set().union(*(_values(case) for case in raw_cases)) - {0})
+    if not stored:
+        raise InputError(f"--label: no label file of {name} that can be read holds a value above 0")
+    if unknown := sorted(set(class_names) - set(stored)):
+        raise InputError(f"--names: {unknown[0]} is in no label file, which hold {stored}")
+    numbers = {value: value if stored[-1] <= MAX_LABEL else i for i, value in enumerate(stored, 1)}
+    return DatasetSpec(
+        name=name, image="images/image_{case}.nii.gz", label="images/label_{case}.nii.gz",
+        supervoxels="supervoxels_{n_sv}/superpix-MIDDLE_{case}.nii.gz",
+        labels={number: class_names.get(value, f"label {value}") for value, number in numbers.items()},
+        file_values={value: number for value, number in numbers.items() if stored[-1] > MAX_LABEL},
+        n_folds=min(5, len(raw_cases)))
+
+
+def _values(case: RawCase) -> set[int]:
+    try:
+        values = np.unique(read_array(case.label))
+    except InputError:
+        return set()
+    whole = np.isfinite(values) & (values >= 0) & (values % 1 == 0)
+    return set(values.astype(int).tolist()) if whole.all() else set()
+
+
+def config_text(spec: DatasetSpec, data_dir: str, n_sv: int) -> str:
+    """Return a named config (JSON5) with the dataset's entry, for a file in configs/."""
+    entry = {"image": spec.image, "label": spec.label, "supervoxels": spec.supervoxels,
+             "labels": {str(value): name for value, name in spec.labels.items()},
+             "file_values": {str(stored): value for stored, value in spec.file_values.items()}, "n_folds": spec.n_folds}
+    config = {"dataset": spec.name, "n_sv": n_sv, "test_label": list(spec.labels),
+              "path": {spec.name: {"data_dir": data_dir}}, "datasets": {spec.name: entry}}
+    return json5.dumps(config, indent=2, ensure_ascii=False) + "\n"

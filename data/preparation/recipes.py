@@ -1,0 +1,170 @@
+"""What differs between the downloads: where a case's files lie, how they are read, how converted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from data.preparation.reading import RawCase, read_chaos, read_nifti_pair
+from data.preparation.resample import (
+    IN_PLANE_PX,
+    image_to_grid,
+    labels_to_grid,
+    resample_image,
+    resample_labels,
+    to_model_grid,
+    window_to_255,
+)
+from dataloaders.datasets import DatasetSpec
+from util.config import base_config
+from util.errors import InputError
+
+Pair = tuple[sitk.Image, sitk.Image]
+Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases and, in words, what it left out
+CHAOS_SPACING_MM = (1.25, 1.25, 7.70)
+CMR_SPACING_MM = (1.25, 1.25, 7.99)
+SABS_WINDOW_HU = (-125, 275)
+SABS_BORDER_PX = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one dataset gets from its download to the folder that training reads; all functions can be pickled.
+
+    `settings` tells `convert` in words; `n_cases` is how many a whole download has, 0: any number.
+    """
+
+    spec: DatasetSpec
+    find: Finder
+    read: Callable[[RawCase], Pair]
+    convert: Callable[[sitk.Image, sitk.Image], Pair]
+    settings: str
+    n_cases: int = 0
+
+
+def chaos() -> Recipe:
+    return Recipe(table_entry("CHAOST2"), find_chaos, read_chaos,
+                  partial(clip_and_resample, spacing_mm=CHAOS_SPACING_MM), describe(CHAOS_SPACING_MM), 20)
+
+
+def cmr(trust_image_geometry: bool) -> Recipe:
+    return Recipe(table_entry("CMR"), find_cmr, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
+                  partial(clip_and_resample, spacing_mm=CMR_SPACING_MM), describe(CMR_SPACING_MM), 35)
+
+
+def sabs(trust_image_geometry: bool) -> Recipe:
+    return Recipe(table_entry("SABS"), find_sabs, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
+                  window_and_shrink, f"window {SABS_WINDOW_HU[0]}…{SABS_WINDOW_HU[1]} to 0…255, "
+                  f"border of {SABS_BORDER_PX} px cut, resampled in-plane to {IN_PLANE_PX} px", 30)
+
+
+def nifti(spec: DatasetSpec, find: Finder, spacing_mm: Sequence[float], size_px: int,
+          window: tuple[float, float] | None, trust_image_geometry: bool) -> Recipe:
+    """Recipe for a user's own NIfTI files; without a `window`, the brightest 0.5 % are clipped."""
+    return Recipe(spec, find, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
+                  partial(clip_and_resample, spacing_mm=spacing_mm, size_px=size_px, window=window),
+                  describe(spacing_mm, size_px, window))
+
+
+def describe(spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX, window: tuple[float, float] | None = None) -> str:
+    """Return the settings of `clip_and_resample` in words, for the record beside the prepared files."""
+    clipped = f"window {window[0]:g}…{window[1]:g} to 0…255" if window else "clipped at the 99.5th percentile"
+    return f"{clipped}, resampled to {' x '.join(f'{s:g}' for s in spacing_mm)} mm, cropped or padded to {size_px} px"
+
+
+def table_entry(name: str) -> DatasetSpec:
+    return DatasetSpec.from_config(name, base_config()["datasets"][name])
+
+
+def clip_and_resample(image: sitk.Image, labels: sitk.Image, *, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX,
+                      window: tuple[float, float] | None = None) -> Pair:
+    """Bring a scan and its labels to the model's grid: clip (or window), resample, crop or pad in-plane."""
+    converted = (image_to_grid(window_to_255(image, *window), spacing_mm, size_px) if window
+                 else to_model_grid(image, spacing_mm, size_px))
+    return converted, labels_to_grid(labels, spacing_mm, size_px)
+
+
+def window_and_shrink(image: sitk.Image, labels: sitk.Image) -> Pair:
+    """Window an abdominal CT, cut its in-plane border and resample what is left in-plane to 256×256; z is untouched.
+
+    Raises:
+        InputError: the image is too small to have a border cut.
+    """
+    if min(image.GetSize()[:2]) <= 2 * SABS_BORDER_PX:
+        raise InputError(f"size (x, y, z) = {image.GetSize()}, but a border of {SABS_BORDER_PX} pixels is cut in-plane")
+    border = [SABS_BORDER_PX, SABS_BORDER_PX, 0]
+    image = sitk.Crop(window_to_255(image, *SABS_WINDOW_HU), border, border)
+    x_mm, y_mm, z_mm = image.GetSpacing()
+    width, height, depth = image.GetSize()
+    spacing_mm = (x_mm * width / IN_PLANE_PX, y_mm * height / IN_PLANE_PX, z_mm)
+    size = (IN_PLANE_PX, IN_PLANE_PX, depth)
+    return (resample_image(image, spacing_mm, size),
+            resample_labels(sitk.Crop(labels, border, border), spacing_mm, size))
+
+
+def find_chaos(source: Path) -> tuple[list[RawCase], list[str]]:
+    """Return the cases of every …/<case>/T2SPIR folder, but for the test set, which has no masks."""
+    folders = [path for path in sorted(source.glob("**/T2SPIR"))
+               if not {"Test_Sets", "__MACOSX"} & set(path.relative_to(source).parts)]
+    return [RawCase(path.parent.name, path / "DICOM_anon", path / "Ground") for path in folders], []
+
+
+def find_cmr(source: Path) -> tuple[list[RawCase], list[str]]:
+    """Return the patients with a file *_C0_manual.nii.gz, numbered as in their names; the others are left out."""
+    images, labels = (_by_last_number(source, ending) for ending in ("_C0.nii.gz", "_C0_manual.nii.gz"))
+    return _pair(images, labels, sorted(labels), names=sorted(labels), missing_image="patient{}_C0.nii.gz")
+
+
+def find_sabs(source: Path) -> tuple[list[RawCase], list[str]]:
+    """Return the pairs img<number>.nii.gz and label<number>.nii.gz, named 0, 1, … in the order of their numbers.
+
+    Images after the last label are the test set and are left out. One before it without a label keeps its place, to be
+    found broken, so that the names of the others hold.
+    """
+    images, labels = (_by_last_number(source, ".nii.gz", start) for start in ("img", "label"))
+    numbers = [number for number in sorted({*images, *labels}) if number <= max(labels, default=0)]
+    return _pair(images, labels, numbers, names=range(len(numbers)), missing_image="img{:04d}.nii.gz")
+
+
+def _pair(images: dict[int, Path], labels: dict[int, Path], numbers: Sequence[int], names: Sequence[int],
+          missing_image: str) -> tuple[list[RawCase], list[str]]:
+    cases = [RawCase(str(name),
+                     images.get(number) or labels[number].with_name(missing_image.format(number)),
+                     labels.get(number) or images[number].with_name(images[number].name.replace("img", "label")))
+             for name, number in zip(names, numbers, strict=True)]
+    return cases, [f"{images[number]}: left out, it has no label" for number in sorted(set(images) - set(numbers))]
+
+
+def _by_last_number(source: Path, ending: str, start: str = "") -> dict[int, Path]:
+    """Return the files <start>…<number><ending> anywhere below a folder, by their number."""
+    files: dict[int, Path] = {}
+    for path in sorted(source.glob(f"**/{start}*{ending}")):
+        number = re.search(r"(\d+)$", path.name.removesuffix(ending))
+        if path.name.startswith(".") or not number:
+            continue
+        if int(number[1]) in files:
+            raise InputError(f"{path}: has the same number as {files[int(number[1])]}")
+        files[int(number[1])] = path
+    return files
+
+
+def find_nifti(source: Path, image: str, label: str) -> tuple[list[RawCase], list[str]]:
+    """Return the cases of all files that match the pattern `image` or the pattern `label`, by name.
+
+    A file that matches both is a label, as in {case}.nii.gz beside {case}_label.nii.gz.
+    """
+    labels = _by_name(source, label)
+    images = {name: path for name, path in _by_name(source, image).items() if path not in labels.values()}
+    return [RawCase(name, source / image.format(case=name), source / label.format(case=name))
+            for name in sorted({*images, *labels})], []
+
+
+def _by_name(source: Path, pattern: str) -> dict[str, Path]:
+    before, after = pattern.split("{case}")
+    paths = (path for path in source.glob(f"{before}*{after}") if not path.name.startswith("."))
+    return {str(path.relative_to(source))[len(before):-len(after) or None]: path for path in paths}

@@ -1,0 +1,137 @@
+"""Turns a dataset as downloaded into the folder that training reads: images, labels, supervoxels and classmaps.
+
+    python data/prepare.py chaos --source ~/downloads/CHAOS --target data/CHAOST2
+
+data/README.md says where to get each dataset and what its folder looks like before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.preparation import recipes  # noqa: E402
+from data.preparation.maps import default_n_sv, generate_maps  # noqa: E402
+from data.preparation.own_dataset import config_text, describe_dataset  # noqa: E402
+from data.preparation.recipes import Recipe  # noqa: E402
+from data.preparation.resample import IN_PLANE_PX  # noqa: E402
+from data.preparation.run import find_raw_cases, prepare_dataset  # noqa: E402
+from data.supervoxels.generate_supervoxels import positive  # noqa: E402
+from util.errors import InputError  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        complete = prepare_own(options) if options.download == "nifti" else prepare(known_recipe(options), options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if complete else 1
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    downloads = parser.add_subparsers(dest="download", required=True, metavar="{chaos,cmr,sabs,nifti}")
+    for name, dataset, text in (("chaos", "CHAOST2", "CHAOS challenge, T2-SPIR MRI: DICOM series and PNG masks"),
+                                ("cmr", "CMR", "MS-CMRSeg 2019, bSSFP: *_C0.nii.gz and *_C0_manual.nii.gz"),
+                                ("sabs", "SABS", "Synapse BTCV abdominal CT: img0001.nii.gz and label0001.nii.gz"),
+                                ("nifti", None, "your own images and labels, any MRI or CT: NIfTI")):
+        command = downloads.add_parser(name, help=text, description=text)
+        add_common_options(command, dataset)
+        if name != "chaos":
+            command.add_argument("--trust-image-geometry", action="store_true",
+                                 help="labels have the place of their image, whatever their own files say")
+        if name == "nifti":
+            add_own_options(command)
+    return parser.parse_args(arguments)
+
+
+def add_common_options(command: argparse.ArgumentParser, dataset: str | None) -> None:
+    command.add_argument("--source", type=Path, required=True, help="the folder of the unpacked download")
+    command.add_argument("--target", type=Path, required=True, help=f"the folder to write, as data/{dataset or 'MINE'}")
+    command.add_argument("--n-sv", type=positive,
+                         help="voxels of the smallest supervoxel; default: n_sv of the dataset's configs")
+    command.add_argument("--superpixels", action="store_true", help="make 2D superpixels as well, for SSL-ALPNet")
+    command.add_argument("--jobs", type=positive, default=os.cpu_count(),
+                         help="cases at a time; default: one per core (%(default)s)")
+
+
+def add_own_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--image", type=file_pattern, default="image_{case}.nii.gz",
+                         help="image files below --source, {case} standing for the case's name; default: %(default)s")
+    command.add_argument("--label", type=file_pattern, default="label_{case}.nii.gz",
+                         help="label files, likewise; default: %(default)s")
+    command.add_argument("--spacing", type=above_zero, nargs=3, required=True, metavar=("X", "Y", "Z"),
+                         help="voxel size after preparation, in mm")
+    command.add_argument("--size", type=positive, default=IN_PLANE_PX,
+                         help="width and height after preparation, in pixels; default: %(default)s")
+    command.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
+                         help="for CT: clip to these intensities and scale to 0…255; default: cut the brightest 0.5 %%")
+    command.add_argument("--names", type=class_name, nargs="*", default=[], metavar="VALUE=NAME",
+                         help="class names, such as 1=liver; others are called by their value")
+
+
+def above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a number above 0")
+    return value
+
+
+def file_pattern(text: str) -> str:
+    if text.count("{case}") != 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a path below --source with {{case}} in it once")
+    return text
+
+
+def class_name(text: str) -> tuple[int, str]:
+    value, _, name = text.partition("=")
+    if not value.isdecimal() or not name or set(name) & set('/\\:"\n'):
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME, as 1=liver, fit for a file name")
+    return int(value), name
+
+
+def known_recipe(options: argparse.Namespace) -> Recipe:
+    if options.download == "chaos":
+        return recipes.chaos()
+    return {"cmr": recipes.cmr, "sabs": recipes.sabs}[options.download](options.trust_image_geometry)
+
+
+def prepare(recipe: Recipe, options: argparse.Namespace) -> bool:
+    """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
+    complete = prepare_dataset(recipe, options.source, options.target, options.jobs)
+    if not any(options.target.glob(recipe.spec.image.format(case="*"))):
+        return False
+    n_sv = options.n_sv or default_n_sv(recipe.spec.name)
+    complete &= generate_maps(recipe.spec, options.target, n_sv, options.jobs)
+    if options.superpixels:
+        complete &= generate_maps(recipe.spec, options.target, None, options.jobs)
+    return complete
+
+
+def prepare_own(options: argparse.Namespace) -> bool:
+    """Prepare a user's own files, then print the named config that makes the dataset known."""
+    if options.window and options.window[0] >= options.window[1]:
+        raise InputError(f"--window: got {options.window}, allowed: LOW below HIGH")
+    find = partial(recipes.find_nifti, image=options.image, label=options.label)
+    raw_cases, _ = find_raw_cases(options.source, find)
+    spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names))
+    complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
+                                     options.trust_image_geometry), options)
+    print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")
+    print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
+    return complete
+
+
+if __name__ == "__main__":
+    sys.exit(main())
