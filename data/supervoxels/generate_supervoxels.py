@@ -91,8 +91,8 @@ def plan(options: argparse.Namespace) -> list[Task]:
     if unknown := set(options.cases or ()) - set(images):
         raise InputError(f"--cases: got {' '.join(sorted(unknown))}, allowed: {' '.join(images)}")
     root = options.output or data_dir
-    sizes = dict.fromkeys(("n_sv", "n_sp"), parameters["min_size"])
-    return [Task(kind, case, image, root / pattern.format(case=case, **sizes), parameters)
+    size = parameters["min_size"]
+    return [Task(kind, case, image, root / pattern.format(case=case, n_sv=size, n_sp=size), parameters)
             for case, image in images.items() if case in (options.cases or images)]
 
 
