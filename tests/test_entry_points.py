@@ -185,5 +185,5 @@ def test_missing_data_folder_on_the_command_line(tmp_path):
          f"path.log_dir={tmp_path}", f"path.CHAOST2.data_dir={tmp_path / 'nowhere'}"],
         cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - QNet_train - Failed after"))]
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - train - Failed after"))]
     assert errors == [f"error: path.CHAOST2.data_dir: no folder {tmp_path / 'nowhere'}; data/README.md says how to get the data"]

@@ -39,7 +39,7 @@ def one_line_errors() -> Iterator[None]:
 
 def make_experiment(mode: str) -> Experiment:
     """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
-    experiment = Experiment(f"QNet_{mode}", base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
+    experiment = Experiment(mode, base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
     with one_line_errors():
         experiment.add_config(base_config())
         for name, config in named_configs().items():
