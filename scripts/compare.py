@@ -107,8 +107,8 @@ def p_table(baseline: str, p_values: Mapping[tuple[str, str], float], classes: S
     methods = dict.fromkeys(method for method, _ in p_values)
     rows = [[method, *(_p_text(p_values[method, label]) for label in (*classes, ALL))] for method in methods]
     notes = [f"p of Wilcoxon's signed-rank test against {baseline}, paired by volume (support, query and class), with Holm's "
-             f"correction over the {len(p_values)} tests; –: fewer than {MIN_PAIRS} volumes. Volumes that share a query or a "
-             "support are not independent, which makes these p too small."]
+             f"correction over the rows of a column ({len(methods)}); –: fewer than {MIN_PAIRS} volumes. "
+             "Volumes that share a query or a support are not independent, which makes these p too small."]
     return Table(["method", *classes, ALL], rows, notes)
 
 

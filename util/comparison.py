@@ -125,22 +125,24 @@ def p_values_against(baseline: str, methods: Mapping[str, Mapping[Volume, float]
     """Wilcoxon's signed-rank test of each other method against the baseline, for each class and for all, by paired volumes.
 
     Returns:
-        p by (method, class or ALL), with Holm's correction over all of them; NaN where there are fewer than MIN_PAIRS.
+        p by (method, class or ALL), with Holm's correction over the methods, for each class and for ALL on its own; NaN where
+        there are fewer than MIN_PAIRS.
     Raises:
         InputError: a method was not scored on the baseline's volumes.
     """
-    reference, raw = methods[baseline], {}
-    for method, scores in methods.items():
-        if method == baseline:
-            continue
+    reference = methods[baseline]
+    others = {method: scores for method, scores in methods.items() if method != baseline}
+    for method, scores in others.items():
         if unpaired := sorted(set(scores) ^ set(reference)):
             raise InputError(f"{method} and {baseline} cannot be paired: {len(unpaired)} volumes are scored for one of them "
                              f"only, such as {', '.join(f'{k} {v}' for k, v in unpaired[0]._asdict().items())}; "
                              "leave runs out, or say --baseline none")
-        for label in (*classes, ALL):
-            raw[method, label] = _p_value([scores[volume] - score for volume, score in reference.items()
-                                           if label in (volume.label, ALL)])
-    return holm(raw)
+    corrected = {}
+    for label in (*classes, ALL):
+        chosen = [volume for volume in reference if label in (volume.label, ALL)]
+        corrected |= holm({(method, label): _p_value([scores[volume] - reference[volume] for volume in chosen])
+                           for method, scores in others.items()})
+    return corrected
 
 
 def _p_value(differences: Sequence[float]) -> float:
