@@ -8,7 +8,7 @@ imports this file.)
 """
 
 from dataloaders.folds import supports_and_queries
-from models.qnet import QNet
+from models.base import FewShotModel
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
 from util.errors import InputError
@@ -35,7 +35,7 @@ def main(_run, _config) -> float:
     predictions = []
     for prediction in evaluate_fold(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
                                     config["test_label"], n_part=config["n_part"], device=device,
-                                    batch_size=config["eval_batch_size"]):
+                                    batch_size=config["eval_batch_size"], every_slice=config["protocol"] == "ep2"):
         save_prediction(prediction, spec.labels[prediction.label], run_dir(_run) / "predictions")
         predictions.append(prediction)
 
@@ -54,7 +54,7 @@ def main(_run, _config) -> float:
     return summary["mean"]["dice_mean"]
 
 
-def load_weights(model: QNet, config: dict) -> str:
+def load_weights(model: FewShotModel, config: dict) -> str:
     """Load the snapshot of `reload_model_path`, or with "untrained" what training would start from."""
     path = config["reload_model_path"]
     if path is None:

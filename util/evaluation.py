@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import tqdm
-from torch import Tensor, nn
+from torch import nn
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.folds import Part, parts, slices_with, support_slices
@@ -56,7 +57,7 @@ def load_fold(cases: Sequence[Case], spec: DatasetSpec) -> list[LabelledVolume]:
 
 @torch.inference_mode()
 def evaluate_fold(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]], labels: Sequence[int], *,
-                  n_part: int, device: torch.device, batch_size: int) -> Iterator[Prediction]:
+                  n_part: int, device: torch.device, batch_size: int, every_slice: bool = False) -> Iterator[Prediction]:
     """Yield the prediction of every class and support for each query volume, one query volume after the other.
 
     The support slices come first and become prototypes. Then each query volume is streamed, `batch_size` slices at a time;
@@ -69,10 +70,11 @@ def evaluate_fold(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequen
         labels: classes to segment.
         n_part: parts of the protocol, 3 or 1.
         batch_size: slices encoded at once.
+        every_slice: segment all slices of the queries, in place of those that hold the class.
     """
     model = for_inference(model.to(device))
     queries = {query.case.name: query for _, volumes in pairs for query in volumes}
-    query_slices = {name: np.flatnonzero(np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
+    query_slices = {name: np.flatnonzero(every_slice | np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
                     for name, query in queries.items()}
     support_work = {support.case.name: _support_slices(support, labels, n_part) for support, _ in pairs}
     n_encoded = sum(len({z for slices in support_work.get(name, {}).values() for z in slices} | set(query_slices.get(name, ())))
@@ -83,7 +85,7 @@ def evaluate_fold(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequen
                                                      reused=query_slices.get(support.case.name, ()))
                       for support, _ in pairs}
         for name, query in queries.items():
-            jobs = [_Job(label, support, query, prototypes[support.case.name][label], n_part)
+            jobs = [_Job(label, support, query, prototypes[support.case.name][label], n_part, every_slice)
                     for support, volumes in pairs if any(query is volume for volume in volumes)
                     for label in labels if label in prototypes[support.case.name]]
             for slices in _batches(query_slices[name], batch_size):
@@ -120,13 +122,13 @@ class _SliceEncoder:
 
 
 def _prototypes(encoder: _SliceEncoder, support: LabelledVolume, slices_of_label: dict[int, list[int]],
-                reused: Sequence[int]) -> dict[int, list[tuple[Tensor, ...]]]:
-    """Prototypes of each class, one set a part."""
+                reused: Sequence[int]) -> dict[int, list[Any]]:
+    """What the model keeps of each class, for each part."""
     slices = sorted({z for slices in slices_of_label.values() for z in slices})
     if not slices:
         return {}
     features = encoder.encode(support, slices, reused)
-    of_label: dict[int, list[tuple[Tensor, ...]]] = {}
+    of_label: dict[int, list[Any]] = {}
     for label, chosen in slices_of_label.items():
         masks = torch.from_numpy((support.label_map[chosen] == label).astype(np.float32)).to(encoder.device)
         positions = [slices.index(z) for z in chosen]
@@ -139,17 +141,17 @@ class _Job:
     """One class of one query volume, to be segmented from one support volume."""
 
     def __init__(self, label: int, support: LabelledVolume, query: LabelledVolume,
-                 prototypes: list[tuple[Tensor, ...]], n_part: int):
+                 prototypes: list[Any], n_part: int, every_slice: bool):
         self.label, self.support, self.query, self.prototypes = label, support, query, prototypes
-        self.parts = parts(support.label_map, query.label_map, label, n_part)
+        self.parts = parts(support.label_map, query.label_map, label, n_part, every_slice)
         self.mask = np.zeros(query.label_map.shape, bool)
 
     def segment(self, model: nn.Module, features: Features, slices: Sequence[int]) -> None:
-        """Segment those of the encoded slices that hold the class."""
+        """Segment those of the encoded slices that the protocol asks for."""
         for part, prototypes in zip(self.parts, self.prototypes, strict=False):
             positions = [k for k, z in enumerate(slices) if z in part.query_slices]
             if positions:
-                index = torch.tensor(positions, device=features.threshold.device)
+                index = torch.tensor(positions, device=features.maps[0].device)
                 probs = model.segment(features[index], prototypes)
                 self.mask[[slices[k] for k in positions]] = probs.argmax(dim=1).bool().cpu().numpy()
 

@@ -38,7 +38,7 @@ def model():
 def volume(number: int) -> LabelledVolume:
     image, label_map, _ = toy_case(number)
     image = (image - image.mean()) / image.std()
-    return LabelledVolume(Case(str(number), *(None,) * 3), image, label_map)
+    return LabelledVolume(Case(str(number), *(None,) * 4), image, label_map)
 
 
 def evaluate(model, pairs, labels=LABELS, n_part=3, batch_size=3):
@@ -90,7 +90,7 @@ def test_class_that_the_query_or_the_support_lacks_is_left_out(model):
 
 def test_one_slice_volume(model):
     support = volume(1)
-    query = LabelledVolume(Case("one", *(None,) * 3), support.image[4:5], support.label_map[4:5])
+    query = LabelledVolume(Case("one", *(None,) * 4), support.image[4:5], support.label_map[4:5])
     predictions = evaluate(model, [(support, [query])])
     assert [prediction.mask.shape for prediction in predictions] == [(1, 64, 64)] * 4
     for prediction in predictions:
