@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dataloaders.episodes import Episode
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
+from models.base import safe_log
 from models.encoder import Features
 from models.prototypes import foreground_probability, fuse
-from models.qnet import PROBABILITY_EPS, QNet
+from models.qnet import QNet
 
 
 def masked_average(features: Tensor, masks: Tensor) -> Tensor:
@@ -72,17 +73,14 @@ def episode_loss(model: QNet, episode: Episode) -> Tensor:
         probs = [foreground_probability(path, p, threshold) for path, p in zip(maps, prototypes, strict=True)]
         return fuse(probs, model.alpha, episode.query_masks.shape[-2:])
 
-    def log(probs: Tensor) -> Tensor:
-        return probs.clamp(PROBABILITY_EPS, 1 - PROBABILITY_EPS).log()
-
     features = model.encoder(torch.cat([episode.support_images[0], episode.query_images]))
     support, query, threshold = features[:1].maps, features[1:].maps, features[1:].threshold
     probs = segment(query, threshold, [masked_average(path, episode.support_masks) for path in support])
-    loss = F.nll_loss(log(probs), episode.query_masks.long(), model.class_weights, ignore_index=model.ignore_label)
+    loss = F.nll_loss(safe_log(probs), episode.query_masks.long(), model.class_weights, ignore_index=model.ignore_label)
     predicted = probs.argmax(dim=1, keepdim=True).float()
     if predicted.any():
         swapped = segment(support, threshold, [masked_average(path, predicted) for path in query])
-        loss = loss + F.nll_loss(log(swapped), episode.support_masks[0].long())
+        loss = loss + F.nll_loss(safe_log(swapped), episode.support_masks[0].long())
     return loss
 
 
