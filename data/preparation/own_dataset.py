@@ -19,12 +19,14 @@ def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mappi
     """Return the entry: the values in the label files with their names, "label <value>" where none is given.
 
     Where a value is above 254, all are numbered 1, 2, … in rising order, in `file_values`. Files that cannot be read or
-    hold other than whole numbers are left to the preparation to name.
+    hold other than whole numbers are left to the preparation to name. Where no case has a label file, the entry has the
+    named classes, or "label 1".
 
     Raises:
-        InputError: no file has a label above 0, or a name was given to a value that no file holds.
+        InputError: there are label files but none has a label above 0, or a name was given to a value that no file holds.
     """
-    stored = sorted(set().union(*(_values(case) for case in raw_cases)) - {0})
+    labelled = [case for case in raw_cases if case.label is not None]
+    stored = sorted(set().union(*(_values(case) for case in labelled)) - {0}) if labelled else sorted(class_names or {1: ""})
     if not stored:
         raise InputError(f"--label: no label file of {name} that can be read holds a value above 0")
     if unknown := sorted(set(class_names) - set(stored)):
