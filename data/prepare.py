@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.preparation import recipes  # noqa: E402
 from data.preparation.maps import default_n_sv, generate_maps  # noqa: E402
-from data.preparation.own_dataset import config_text, describe_dataset  # noqa: E402
+from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation  # noqa: E402
 from data.preparation.recipes import Recipe  # noqa: E402
 from data.preparation.resample import IN_PLANE_PX  # noqa: E402
 from data.preparation.run import find_raw_cases, prepare_dataset  # noqa: E402
 from data.supervoxels.generate_supervoxels import positive  # noqa: E402
+from dataloaders.datasets import Grid  # noqa: E402
 from util.errors import InputError  # noqa: E402
 
 LABEL_PATTERN = "label_{case}.nii.gz"
@@ -130,7 +131,8 @@ def prepare_own(options: argparse.Namespace) -> bool:
     raw_cases, _ = find_raw_cases(options.source, find)
     if options.label and all(case.label is None for case in raw_cases):
         raise InputError(f"--label: no file {options.label} below {options.source}; leave it out if no case has labels")
-    spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names))
+    grid = Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window))
+    spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names), grid)
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
                                      options.trust_image_geometry), options)
     print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")

@@ -153,6 +153,7 @@ def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypa
     config = json5.loads(done.stdout)
     assert config["path"] == {"MINE": {"data_dir": str(tmp_path / "MINE")}}
     assert config["datasets"]["MINE"]["labels"] == {"1": "label 1", "2": "label 2", "9": "left kidney"}
+    assert config["datasets"]["MINE"]["grid"] == {"spacing_mm": [6, 6, 20], "size_px": 48, "orientation": "LPS", "window": None}
     for case in "ab":
         image = nibabel.load(tmp_path / f"MINE/images/image_{case}.nii.gz")
         assert image.shape[:2] == (48, 48)

@@ -84,6 +84,9 @@ def test_refused(changes, message):
     ("labels", {"1": "a/b"}, "fit for a file name"),
     ("image", "images/scan.nii.gz", "with {case} in its file name"),
     ("file_values", {"200": 0}, "file_values: got"),
+    ("grid", {"spacing_mm": [1, 1, 0], "size_px": 256, "orientation": None, "window": None}, "null or {spacing_mm"),
+    ("grid", {"spacing_mm": [1, 1, 8], "size_px": 256, "orientation": "LRS", "window": None}, "orientation: null or as \"LAS\""),
+    ("grid", {"spacing_mm": [1, 1, 8], "size_px": 256, "orientation": None, "window": [5, 5]}, "window: null or"),
     ("n_folds", 0, "n_folds: got 0, allowed: a whole number of at least 1"),
 ])
 def test_bad_dataset_entry(key, value, message):
