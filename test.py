@@ -7,6 +7,7 @@ Options are explained in configs/base.json5. (Python's standard library has a pa
 imports this file.)
 """
 
+from dataloaders.datasets import DatasetSpec
 from dataloaders.folds import supports_and_queries
 from models.qnet import QNet
 from util.checkpoints import load_model, read_snapshot
@@ -14,9 +15,28 @@ from util.device import resolve_device
 from util.errors import InputError
 from util.evaluation import evaluate_fold, load_fold
 from util.experiment import build_model, format_table, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
+from util.prediction import Predictor, as_trained, predict_all
 from util.results import save_prediction, score_rows, summarise, table_rows, write_overviews, write_scores
 
 experiment = make_experiment("test")
+
+
+@experiment.command
+def predict(_config) -> None:
+    """Segment scans of one's own from outlined ones: support_image, support_label, query, output in configs/base.json5."""
+    with one_line_errors():
+        if _config["reload_model_path"] is None:
+            raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
+        snapshot = read_snapshot(_config["reload_model_path"])
+        config = as_trained(plain(_config), snapshot.config)
+        device = resolve_device(config["device"])
+        model = build_model(config)
+        load_model(model, snapshot)
+        spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+        failures = predict_all(Predictor.from_config(model, spec, device, config), config)
+    print(f"written to {config['output']}")
+    if failures:
+        raise SystemExit("\n".join(f"error: {line}" for line in failures))
 
 
 @experiment.main

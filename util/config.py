@@ -113,6 +113,18 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "supp_idx": either(one_of("all"), either(whole(0), list_of(whole(0)))),
     "n_part": one_of(1, 3),
     "eval_batch_size": whole(1),
+    "whole_volume": boolean(),
+    "surface_tolerance_mm": number(0, above=True),
+    "slice_margin": whole(0),
+    "smooth_z": number(0),
+    "largest_component": boolean(),
+    "support_image": optional(either(text(), list_of(text()))),
+    "support_label": optional(either(text(), list_of(text()))),
+    "query": optional(text()),
+    "output": optional(text()),
+    "save_probs": boolean(),
+    "augment": boolean(),
+    "run": optional(text()),
 }
 
 _LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", lambda v: (

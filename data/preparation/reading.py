@@ -121,6 +121,19 @@ def read_chaos(case: RawCase) -> tuple[sitk.Image, sitk.Image]:
     return sitk.DICOMOrient(image, "LAS"), sitk.DICOMOrient(with_geometry(labels, image), "LAS")
 
 
+def read_dicom(folder: Path) -> sitk.Image:
+    """Return the series whose slices are the files of a folder, whatever their names and order.
+
+    Raises:
+        InputError: no or damaged files, several series, or slices that are not evenly stacked.
+    """
+    slices = dict(enumerate(path for path in sorted(folder.iterdir())
+                            if path.is_file() and not path.name.startswith(".") and path.name != "DICOMDIR"))
+    if not slices:
+        raise InputError(f"{folder}: no DICOM file in it")
+    return _read_series([slices[number] for number in _by_position(folder, slices)])
+
+
 def _numbered(folder: Path, ending: str) -> dict[int, Path]:
     """Return the files of a folder by the last number in their name; hidden ones are left out."""
     files: dict[int, Path] = {}
