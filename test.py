@@ -16,7 +16,19 @@ from util.errors import InputError
 from util.evaluation import evaluate_fold, load_fold
 from util.experiment import build_model, format_table, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
 from util.prediction import Predictor, as_trained, predict_all
-from util.results import save_prediction, score_rows, summarise, table_rows, write_overviews, write_scores
+from util.results import (
+    TABLE_HEADER,
+    WHOLE,
+    WHOLE_HEADER,
+    save_prediction,
+    save_whole,
+    score_rows,
+    summarise,
+    table_rows,
+    write_overviews,
+    write_scores,
+)
+from util.whole_volume import WholeVolumeOptions, evaluate_whole
 
 experiment = make_experiment("test")
 
@@ -59,17 +71,24 @@ def main(_run, _config) -> float:
         save_prediction(prediction, spec.labels[prediction.label], run_dir(_run) / "predictions")
         predictions.append(prediction)
 
-    rows = score_rows(predictions, spec.labels)
+    whole = []
+    if config["whole_volume"]:
+        for prediction in evaluate_whole(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
+                                         config["test_label"], WholeVolumeOptions.from_config(config), device):
+            save_whole(prediction, spec.labels[prediction.label], run_dir(_run))
+            whole.append(prediction)
+
+    rows, whole_rows = (score_rows(scored, spec.labels, config["surface_tolerance_mm"]) for scored in (predictions, whole))
     with one_line_errors():
         if not rows:
             raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
                              f"{config['test_label']}")
-    summary = summarise(rows)
-    write_scores(rows, summary, run_dir(_run))
+    summary = summarise(rows) | ({WHOLE: summarise(whole_rows)} if whole_rows else {})
+    write_scores(rows, whole_rows, summary, run_dir(_run))
     write_overviews(predictions, spec.labels, run_dir(_run))
     print(f"\n{spec.name}, fold {config['eval_fold']}, {config['protocol']} protocol, "
-          f"support {', '.join(summary['supports'])} (Dice and IoU in %, mean ± standard deviation over volumes)\n")
-    print(format_table(["class", "volumes", "Dice", "IoU"], table_rows(summary)))
+          f"support {', '.join(summary['supports'])} (mean ± standard deviation over volumes; Dice, IoU, surface Dice in %)\n")
+    print(format_table([*TABLE_HEADER, *([WHOLE_HEADER] if whole_rows else [])], table_rows(summary)))
     print(f"\nscores.csv, results.json, predictions/ and pictures: {run_dir(_run)}")
     return summary["mean"]["dice_mean"]
 

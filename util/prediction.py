@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from dataloaders.datasets import DatasetSpec
 from util.errors import InputError
 from util.progress import progress
-from util.results import file_name
+from util.results import file_name, write_rows
 from util.scans import (
     ENDINGS,
     Scan,
@@ -141,7 +140,7 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
             except (InputError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
                 failures.append(f"query {query.name}: {' '.join(str(error).split())}")
     if rows:
-        write_cases(rows, targets[0].parent / "cases.csv")
+        write_rows(rows, CASE_COLUMNS, targets[0].parent / "cases.csv")
     return failures
 
 
@@ -164,12 +163,3 @@ def predict_one(predictor: Predictor, query: Path, target: Path, save_probs: boo
     return [{"query": scan.name, "label": label, "label_name": name, "volume_ml": round((label_map == label).sum() * voxel_ml, 2),
              "slices": int((label_map == label).any(axis=(1, 2)).sum()), **agreement.numbers(label, probs.get(label))}
             for label, name in predictor.names.items()]
-
-
-def write_cases(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CASE_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)

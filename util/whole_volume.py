@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from models.encoder import Features
+from util.evaluation import LabelledVolume
+from util.progress import progress
 from util.slice_selection import align_slices, choose_support_slices, describe_slices
 
 
@@ -29,6 +31,17 @@ class WholeVolumeOptions:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> WholeVolumeOptions:
         return cls(config["slice_margin"], config["largest_component"], config["smooth_z"], config["eval_batch_size"])
+
+
+@dataclass(frozen=True)
+class WholePrediction:
+    """One class of one query volume, segmented from one support volume without a look at the query's labels."""
+
+    label: int
+    support: LabelledVolume
+    query: LabelledVolume
+    probs: np.ndarray     # (D, H, W)
+    mask: np.ndarray      # (D, H, W) bool
 
 
 class EncodedVolume:
@@ -72,6 +85,29 @@ def segment_whole(model: nn.Module, query: EncodedVolume, support: EncodedVolume
         if masks.any():
             result[label] = _segment_class(model, query.features, support.features, masks, chosen, options.batch_size)
     return result
+
+
+def evaluate_whole(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]], labels: Sequence[int],
+                   options: WholeVolumeOptions, device: torch.device) -> Iterator[WholePrediction]:
+    """Yield the prediction of every class that the support holds, for each support and query, whole volumes throughout.
+
+    Supports stay in memory with their features; queries come and go. A voxel that several classes claim goes to the likeliest.
+    """
+    model.to(device).eval()
+    queries = {query.case.name: query for _, volumes in pairs for query in volumes}
+    n_slices = sum(len(volume.image) for volume in [*(support for support, _ in pairs), *queries.values()])
+    with progress(total=n_slices, desc="whole volumes", unit="slice") as bar:
+        supports = {support.case.name: encode_volume(model, support.image, support.label_map, device=device,
+                                                     batch_size=options.batch_size, bar=bar) for support, _ in pairs}
+        for query in queries.values():
+            encoded = encode_volume(model, query.image, device=device, batch_size=options.batch_size, bar=bar)
+            for support in (support for support, volumes in pairs if any(query is volume for volume in volumes)):
+                raw = segment_whole(model, encoded, supports[support.case.name], labels, options)
+                probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
+                label_map = to_label_map(probs.items(), query.image.shape)
+                if options.largest_component:
+                    label_map = largest_components(label_map)
+                yield from (WholePrediction(label, support, query, probs[label], label_map == label) for label in probs)
 
 
 def _segment_class(model: nn.Module, query: Features, support: Features, masks: np.ndarray, chosen: np.ndarray,

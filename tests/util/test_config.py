@@ -45,7 +45,7 @@ def changed(**changes):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"lerning_rate": 1}, "unknown option lerning_rate; allowed here: alpha, batch_size"),
+    ({"lerning_rate": 1}, "unknown option lerning_rate; allowed here: alpha, augment"),
     ({"optim__lrr": 1}, "unknown option optim.lrr; allowed here: lr, momentum, weight_decay"),
     ({"path__MRI": {"data_dir": "x"}}, "unknown option path.MRI"),
     ({"path__CHAOST2": {"dir": "x"}}, "unknown option path.CHAOST2.dir; allowed here: data_dir"),
