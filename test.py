@@ -16,6 +16,7 @@ from util.errors import InputError
 from util.evaluation import evaluate_fold, load_fold
 from util.experiment import build_model, format_table, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
 from util.prediction import Predictor, as_trained, predict_all
+from util.report import write_report
 from util.results import (
     TABLE_HEADER,
     WHOLE,
@@ -25,6 +26,7 @@ from util.results import (
     score_rows,
     summarise,
     table_rows,
+    whole_score_rows,
     write_overviews,
     write_scores,
 )
@@ -49,6 +51,13 @@ def predict(_config) -> None:
     print(f"written to {config['output']}")
     if failures:
         raise SystemExit("\n".join(f"error: {line}" for line in failures))
+
+
+@experiment.command
+def report(_config) -> None:
+    """Make report.html of a finished evaluation: tables, plots and a viewer of every case, in one file. Give run=<run folder>."""
+    with one_line_errors():
+        print(f"written: {write_report(_config['run'])}")
 
 
 @experiment.main
@@ -78,7 +87,8 @@ def main(_run, _config) -> float:
             save_whole(prediction, spec.labels[prediction.label], run_dir(_run))
             whole.append(prediction)
 
-    rows, whole_rows = (score_rows(scored, spec.labels, config["surface_tolerance_mm"]) for scored in (predictions, whole))
+    rows = score_rows(predictions, spec.labels, config["surface_tolerance_mm"])
+    whole_rows = whole_score_rows(whole, spec.labels, config["surface_tolerance_mm"])
     with one_line_errors():
         if not rows:
             raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "

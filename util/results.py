@@ -14,12 +14,14 @@ from dataloaders.datasets import case_order
 from dataloaders.volumes import read_spacing_mm, write_like
 from util.evaluation import Prediction
 from util.figures import overview
-from util.metrics import METRICS, all_metrics
+from util.metrics import METRICS, all_metrics, dice
 from util.progress import progress
+from util.uncertainty import mean_margin
 from util.whole_volume import WholePrediction
 
 STATISTICS = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
+WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin")
 WHOLE = "whole_volume"   # names the files about whole volumes
 
 
@@ -57,6 +59,21 @@ def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mappi
              "query_case": p.query.case.name,
              **all_metrics(p.mask, p.query.label_map == p.label, spacings_mm[p.query.case.name], tolerance_mm)}
             for p in progress(sorted(predictions, key=order), desc="scoring", unit="mask")]
+
+
+def whole_score_rows(predictions: Sequence[WholePrediction], names: Mapping[int, str],
+                     tolerance_mm: float) -> list[dict[str, Any]]:
+    """Return one row (WHOLE_COLUMNS) per class and query.
+
+    "agreement" is the mean Dice with what the other supports give, None with one support; "margin" is `mean_margin`.
+    """
+    rows = score_rows(predictions, names, tolerance_mm)
+    found = {(p.label, p.support.case.name, p.query.case.name): p for p in predictions}
+    for row in rows:
+        own = found[row["label"], row["support_case"], row["query_case"]]
+        others = [dice(own.mask, p.mask) for p in predictions if p is not own and p.label == own.label and p.query is own.query]
+        row |= {"agreement": float(np.mean(others)) if others else None, "margin": mean_margin(own.probs)}
+    return rows
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,7 +114,7 @@ def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping
     """Write scores.csv and results.json, and scores_whole_volume.csv if there are such rows."""
     write_rows(rows, SCORE_COLUMNS, folder / "scores.csv")
     if whole_rows:
-        write_rows(whole_rows, SCORE_COLUMNS, folder / f"scores_{WHOLE}.csv")
+        write_rows(whole_rows, WHOLE_COLUMNS, folder / f"scores_{WHOLE}.csv")
     partial = folder / ".partial-results.json"
     partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     partial.replace(folder / "results.json")
