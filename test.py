@@ -9,6 +9,7 @@ imports this file.)
 
 from dataloaders.datasets import DatasetSpec
 from dataloaders.folds import supports_and_queries
+from dataloaders.volumes import read_spacing_mm
 from models.qnet import QNet
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
@@ -83,7 +84,8 @@ def main(_run, _config) -> float:
     whole = []
     if config["whole_volume"]:
         for prediction in evaluate_whole(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
-                                         config["test_label"], WholeVolumeOptions.from_config(config), device):
+                                         config["test_label"], WholeVolumeOptions.from_config(config), device,
+                                         read_spacing_mm(cases[positions[0]].image)[2]):
             save_whole(prediction, spec.labels[prediction.label], run_dir(_run))
             whole.append(prediction)
 

@@ -116,6 +116,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "whole_volume": boolean(),
     "surface_tolerance_mm": number(0, above=True),
     "slice_margin": whole(0),
+    "location_mm": number(0),
     "smooth_z": number(0),
     "largest_component": boolean(),
     "support_image": optional(either(text(), list_of(text()))),

@@ -111,7 +111,7 @@ class Predictor:
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
             query = encode_volume(self.model, augmentation.apply(image), device=self.device, batch_size=self.options.batch_size)
             for support in self.supports:
-                raw = segment_whole(self.model, query, support, list(self.names), self.options)
+                raw = segment_whole(self.model, query, support, list(self.names), self.options, self.spec.grid.spacing_mm[0])
                 member = {label: smooth_along_z(augmentation.undo(probs), self.options.smooth_z) for label, probs in raw.items()}
                 agreement.add(member)
                 if augmentation is AUGMENTATIONS[0]:

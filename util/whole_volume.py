@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.encoder import Features
 from util.evaluation import LabelledVolume
+from util.location import body_box, location_weight
 from util.progress import progress
 from util.slice_selection import align_slices, choose_support_slices, describe_slices
 
@@ -24,13 +25,15 @@ class WholeVolumeOptions:
     """The options of base.json5 that begin with `whole_` or say how a label map is cleaned."""
 
     margin: int
+    location_mm: float
     largest_component: bool
     smooth_z: float
     batch_size: int
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> WholeVolumeOptions:
-        return cls(config["slice_margin"], config["largest_component"], config["smooth_z"], config["eval_batch_size"])
+        return cls(config["slice_margin"], config["location_mm"], config["largest_component"], config["smooth_z"],
+                   config["eval_batch_size"])
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,14 @@ class WholePrediction:
 
 
 class EncodedVolume:
-    """A volume's features, and what its slices look like."""
+    """A volume's features, its (D, H, W) image, and for a support its label map."""
 
-    def __init__(self, features: Features, label_map: np.ndarray | None = None):
-        self.features, self.label_map = features, label_map
+    def __init__(self, features: Features, image: np.ndarray, label_map: np.ndarray | None = None):
+        self.features, self.image, self.label_map = features, image, label_map
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int]:
+        return body_box(self.image)
 
     @cached_property
     def descriptors(self) -> Tensor:
@@ -70,13 +77,17 @@ def encode_volume(model: nn.Module, image: np.ndarray, label_map: np.ndarray | N
         parts.append(model.encode(batch.unsqueeze(1).expand(-1, 3, -1, -1)))
         if bar is not None:
             bar.update(len(batch))
-    return EncodedVolume(Features.cat(parts), label_map)
+    return EncodedVolume(Features.cat(parts), image, label_map)
 
 
 @torch.inference_mode()
 def segment_whole(model: nn.Module, query: EncodedVolume, support: EncodedVolume, labels: Sequence[int],
-                  options: WholeVolumeOptions) -> dict[int, np.ndarray]:
-    """Return the (D, H, W) foreground probability of each class that the support holds; 0 where it is not expected."""
+                  options: WholeVolumeOptions, pixel_mm: float) -> dict[int, np.ndarray]:
+    """Return the (D, H, W) foreground probability of each class that the support holds; 0 where it is not expected.
+
+    Args:
+        pixel_mm: width of a pixel, of the query and of the support.
+    """
     matches = align_slices(query.descriptors, support.descriptors)
     result = {}
     for label in labels:
@@ -84,11 +95,13 @@ def segment_whole(model: nn.Module, query: EncodedVolume, support: EncodedVolume
         chosen = choose_support_slices(matches, masks.any(axis=(1, 2)), options.margin)
         if masks.any():
             result[label] = _segment_class(model, query.features, support.features, masks, chosen, options.batch_size)
+            if options.location_mm:
+                _weigh_by_location(result[label], chosen, masks, support.box, query.box, options.location_mm / pixel_mm)
     return result
 
 
 def evaluate_whole(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]], labels: Sequence[int],
-                   options: WholeVolumeOptions, device: torch.device) -> Iterator[WholePrediction]:
+                   options: WholeVolumeOptions, device: torch.device, pixel_mm: float) -> Iterator[WholePrediction]:
     """Yield the prediction of every class that the support holds, for each support and query, whole volumes throughout.
 
     Supports stay in memory with their features; queries come and go. A voxel that several classes claim goes to the likeliest.
@@ -102,7 +115,7 @@ def evaluate_whole(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Seque
         for query in queries.values():
             encoded = encode_volume(model, query.image, device=device, batch_size=options.batch_size, bar=bar)
             for support in (support for support, volumes in pairs if any(query is volume for volume in volumes)):
-                raw = segment_whole(model, encoded, supports[support.case.name], labels, options)
+                raw = segment_whole(model, encoded, supports[support.case.name], labels, options, pixel_mm)
                 probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
                 label_map = to_label_map(probs.items(), query.image.shape)
                 if options.largest_component:
@@ -123,6 +136,12 @@ def _segment_class(model: nn.Module, query: Features, support: Features, masks: 
             soft_masks = model.segment(query[torch.from_numpy(batch).to(device)], prototypes)
             probs[batch] = soft_masks[:, 1].float().cpu().numpy()
     return probs
+
+
+def _weigh_by_location(probs: np.ndarray, chosen: np.ndarray, masks: np.ndarray, support_box: tuple[int, int, int, int],
+                       query_box: tuple[int, int, int, int], sigma_px: float) -> None:
+    for z in np.unique(chosen[chosen >= 0]):
+        probs[chosen == z] *= location_weight(masks, int(z), support_box, query_box, probs.shape[1:], sigma_px)
 
 
 def smooth_along_z(probs: np.ndarray, n_slices: float) -> np.ndarray:

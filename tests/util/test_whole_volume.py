@@ -46,8 +46,9 @@ def model():
 
 
 def evaluate(model, support, query, **options):
-    options = WholeVolumeOptions(**{"margin": 0, "largest_component": False, "smooth_z": 0, "batch_size": 3, **options})
-    return {p.label: p for p in evaluate_whole(model, [(support, [query])], [1, 2, 3, 4], options, torch.device("cpu"))}
+    defaults = {"margin": 0, "location_mm": 0, "largest_component": False, "smooth_z": 0, "batch_size": 3}
+    options = WholeVolumeOptions(**{**defaults, **options})
+    return {p.label: p for p in evaluate_whole(model, [(support, [query])], [1, 2, 3, 4], options, torch.device("cpu"), 2.0)}
 
 
 def test_the_querys_labels_are_never_looked_at(model):
