@@ -125,11 +125,13 @@ def evaluate_whole(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Seque
 
 def _segment_class(model: nn.Module, query: Features, support: Features, masks: np.ndarray, chosen: np.ndarray,
                    batch_size: int) -> np.ndarray:
+    """Segment each slice from its support slice and the neighbours of that one, as shots."""
     probs = np.zeros((len(chosen), *query.image_size), np.float32)
     device = query.maps[0].device
     for z in np.unique(chosen[chosen >= 0]).tolist():
-        mask = torch.from_numpy(masks[z].astype(np.float32)).to(device)
-        prototypes = model.prototypes(support[z:z + 1], mask[None, None])
+        shots = [n for n in (z - 1, z, z + 1) if 0 <= n < len(masks) and masks[n].any()]
+        shot_masks = torch.from_numpy(masks[shots].astype(np.float32)).to(device)
+        prototypes = model.prototypes(support[torch.tensor(shots, device=device)], shot_masks[None])
         slices = np.flatnonzero(chosen == z)
         for start in range(0, len(slices), batch_size):
             batch = slices[start:start + batch_size]
