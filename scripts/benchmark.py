@@ -37,15 +37,16 @@ from data.supervoxels.felzenszwalb import segment_volume
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, TrainingVolume
 from dataloaders.folds import fold_positions, parts
-from dataloaders.volumes import read_image, read_supervoxels
+from dataloaders.volumes import LabelledVolume, read_image, read_supervoxels
 from models.encoder import Features, build_encoder
 from models.qnet import QNet
 from scripts import reference, reference_supervoxels
 from util.config import load_config
 from util.device import resolve_device
-from util.evaluation import LabelledVolume, evaluate_fold, load_fold
+from util.evaluation import evaluate_fold, load_fold
 from util.experiment import format_table
 from util.metrics import dice
+from util.slice_encoder import SliceEncoder
 
 T = TypeVar("T")
 LABELS = [1, 2, 3, 4]
@@ -174,7 +175,7 @@ def _ours(bench: Bench, model: QNet, pairs: list) -> _Timed:
             return features
 
     timed = Timed(model.encoder, model.alpha, model.n_iters)
-    run = evaluate_fold(timed, pairs, LABELS, n_part=3, device=bench.device, batch_size=4)
+    run = evaluate_fold(SliceEncoder(timed, bench.device, batch_size=4), pairs, LABELS, n_part=3)
     spent.predictions, spent.seconds = bench.timed(lambda: list(run))
     return spent
 
@@ -206,7 +207,7 @@ def peak_megabytes(bench: Bench, procedure: str) -> float:
     volumes = bench.fold()[:2]
     model = bench.model()
     if procedure == "ours":
-        list(evaluate_fold(model, [(volumes[0], volumes[1:])], LABELS, n_part=3, device=bench.device, batch_size=4))
+        list(evaluate_fold(SliceEncoder(model, bench.device, batch_size=4), [(volumes[0], volumes[1:])], LABELS, n_part=3))
     else:
         for part in parts(volumes[0].label_map, volumes[1].label_map, LABELS[0], 3):
             support_mask = volumes[0].label_map[part.support_slice] == LABELS[0]

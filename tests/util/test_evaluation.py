@@ -6,12 +6,15 @@ import torch
 
 from dataloaders.datasets import Case
 from dataloaders.folds import parts
+from dataloaders.volumes import LabelledVolume
 from models.encoder import build_encoder
 from models.qnet import QNet
 from scripts import reference
 from tests.conftest import toy_case
-from util.evaluation import LabelledVolume, evaluate_fold
+from util.evaluation import evaluate_fold
 from util.metrics import dice
+from util.slice_encoder import SliceEncoder
+from util.whole_volume import WholeVolumeOptions, evaluate_whole
 
 LABELS = [1, 2, 3, 4]
 
@@ -42,7 +45,7 @@ def volume(number: int) -> LabelledVolume:
 
 
 def evaluate(model, pairs, labels=LABELS, n_part=3, batch_size=3):
-    return list(evaluate_fold(model, pairs, labels, n_part=n_part, device=torch.device("cpu"), batch_size=batch_size))
+    return list(evaluate_fold(SliceEncoder(model, torch.device("cpu"), batch_size), pairs, labels, n_part=n_part))
 
 
 def plain(model, support, query, label, n_part=3):
@@ -79,6 +82,18 @@ def test_cost_grows_with_slices_and_not_with_classes_and_supports(model, labels,
         for label in labels:
             slices |= {(id(support), part.support_slice) for part in parts(support.label_map, support.label_map, label, 3)}
     assert sum(model.counted) == len(slices)
+
+
+def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
+    volumes = [volume(number) for number in (1, 2, 3)]
+    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:2]]
+    model.counted.clear()
+    encoder = SliceEncoder(model, torch.device("cpu"), 3, keep_all=True)
+    protocol = list(evaluate_fold(encoder, pairs, LABELS, n_part=3))
+    whole = list(evaluate_whole(encoder, pairs, LABELS, WholeVolumeOptions(0, 0, False, 0, 3), 2.0))
+    assert len(protocol) == len(whole) == 4 * len(LABELS)
+    assert sum(model.counted) == sum(len(v.image) for v in volumes)
+    assert not encoder.kept
 
 
 def test_class_that_the_query_or_the_support_lacks_is_left_out(model):
