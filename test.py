@@ -7,16 +7,58 @@ Options are explained in configs/base.json5. (Python's standard library has a pa
 imports this file.)
 """
 
+from dataloaders.datasets import DatasetSpec
 from dataloaders.folds import supports_and_queries
+from dataloaders.volumes import read_spacing_mm
 from models.base import FewShotModel
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
 from util.errors import InputError
 from util.evaluation import evaluate_fold, load_fold
 from util.experiment import build_model, format_table, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
-from util.results import save_prediction, score_rows, summarise, table_rows, write_overviews, write_scores
+from util.prediction import Predictor, as_trained, predict_all
+from util.report import write_report
+from util.results import (
+    TABLE_HEADER,
+    WHOLE,
+    WHOLE_HEADER,
+    save_prediction,
+    save_whole,
+    score_rows,
+    summarise,
+    table_rows,
+    whole_score_rows,
+    write_overviews,
+    write_scores,
+)
+from util.whole_volume import WholeVolumeOptions, evaluate_whole
 
 experiment = make_experiment("test")
+
+
+@experiment.command
+def predict(_config) -> None:
+    """Segment scans of one's own from outlined ones: support_image, support_label, query, output in configs/base.json5."""
+    with one_line_errors():
+        if _config["reload_model_path"] is None:
+            raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
+        snapshot = read_snapshot(_config["reload_model_path"])
+        config = as_trained(plain(_config), snapshot.config)
+        device = resolve_device(config["device"])
+        model = build_model(config)
+        load_model(model, snapshot)
+        spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+        failures = predict_all(Predictor.from_config(model, spec, device, config), config)
+    print(f"written to {config['output']}")
+    if failures:
+        raise SystemExit("\n".join(f"error: {line}" for line in failures))
+
+
+@experiment.command
+def report(_config) -> None:
+    """Make report.html of a finished evaluation: tables, plots and a viewer of every case, in one file. Give run=<run folder>."""
+    with one_line_errors():
+        print(f"written: {write_report(_config['run'])}")
 
 
 @experiment.main
@@ -39,17 +81,26 @@ def main(_run, _config) -> float:
         save_prediction(prediction, spec.labels[prediction.label], run_dir(_run) / "predictions")
         predictions.append(prediction)
 
-    rows = score_rows(predictions, spec.labels)
+    whole = []
+    if config["whole_volume"]:
+        for prediction in evaluate_whole(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
+                                         config["test_label"], WholeVolumeOptions.from_config(config), device,
+                                         read_spacing_mm(cases[positions[0]].image)[2]):
+            save_whole(prediction, spec.labels[prediction.label], run_dir(_run))
+            whole.append(prediction)
+
+    rows = score_rows(predictions, spec.labels, config["surface_tolerance_mm"])
+    whole_rows = whole_score_rows(whole, spec.labels, config["surface_tolerance_mm"])
     with one_line_errors():
         if not rows:
             raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
                              f"{config['test_label']}")
-    summary = summarise(rows)
-    write_scores(rows, summary, run_dir(_run))
+    summary = summarise(rows) | ({WHOLE: summarise(whole_rows)} if whole_rows else {})
+    write_scores(rows, whole_rows, summary, run_dir(_run))
     write_overviews(predictions, spec.labels, run_dir(_run))
     print(f"\n{spec.name}, fold {config['eval_fold']}, {config['protocol']} protocol, "
-          f"support {', '.join(summary['supports'])} (Dice and IoU in %, mean ± standard deviation over volumes)\n")
-    print(format_table(["class", "volumes", "Dice", "IoU"], table_rows(summary)))
+          f"support {', '.join(summary['supports'])} (mean ± standard deviation over volumes; Dice, IoU, surface Dice in %)\n")
+    print(format_table([*TABLE_HEADER, *([WHOLE_HEADER] if whole_rows else [])], table_rows(summary)))
     print(f"\nscores.csv, results.json, predictions/ and pictures: {run_dir(_run)}")
     return summary["mean"]["dice_mean"]
 

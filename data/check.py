@@ -70,6 +70,8 @@ def check(options: argparse.Namespace) -> int:
     print_classes(reports, spec)
     draw_contact_sheet(reports, spec, sheet)
     print(f"\ncontact sheet: {sheet}")
+    if without := [report.name for report in reports if report.shape and not report.has_label]:
+        print(f"no label for {len(without)} of {len(reports)} cases: {', '.join(without)}; they can be trained on in setting 1")
     print(f"{len(reports)} cases, {len(problems) or 'no'} inconsistenc{'y' if len(problems) < 2 else 'ies'}")
     for problem in problems:
         print(f"  {problem}")

@@ -18,12 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.preparation import recipes  # noqa: E402
 from data.preparation.maps import default_n_sv, generate_maps  # noqa: E402
-from data.preparation.own_dataset import config_text, describe_dataset  # noqa: E402
+from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation  # noqa: E402
 from data.preparation.recipes import Recipe  # noqa: E402
 from data.preparation.resample import IN_PLANE_PX  # noqa: E402
 from data.preparation.run import find_raw_cases, prepare_dataset  # noqa: E402
 from data.supervoxels.generate_supervoxels import positive  # noqa: E402
+from dataloaders.datasets import Grid  # noqa: E402
 from util.errors import InputError  # noqa: E402
+
+LABEL_PATTERN = "label_{case}.nii.gz"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +45,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     for name, dataset, text in (("chaos", "CHAOST2", "CHAOS challenge, T2-SPIR MRI: DICOM series and PNG masks"),
                                 ("cmr", "CMR", "MS-CMRSeg 2019, bSSFP: *_C0.nii.gz and *_C0_manual.nii.gz"),
                                 ("sabs", "SABS", "Synapse BTCV abdominal CT: img0001.nii.gz and label0001.nii.gz"),
-                                ("nifti", None, "your own images and labels, any MRI or CT: NIfTI")):
+                                ("nifti", None, "your own images, labelled or not, any MRI or CT: NIfTI")):
         command = downloads.add_parser(name, help=text, description=text)
         add_common_options(command, dataset)
         if name != "chaos":
@@ -66,8 +69,9 @@ def add_common_options(command: argparse.ArgumentParser, dataset: str | None) ->
 def add_own_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--image", type=file_pattern, default="image_{case}.nii.gz",
                          help="image files below --source, {case} standing for the case's name; default: %(default)s")
-    command.add_argument("--label", type=file_pattern, default="label_{case}.nii.gz",
-                         help="label files, likewise; default: %(default)s")
+    command.add_argument("--label", type=file_pattern,
+                         help=f"label files, likewise; default: {LABEL_PATTERN}. Cases may lack one: training in setting 1 "
+                              "needs none")
     command.add_argument("--spacing", type=above_zero, nargs=3, required=True, metavar=("X", "Y", "Z"),
                          help="voxel size after preparation, in mm")
     command.add_argument("--size", type=positive, default=IN_PLANE_PX,
@@ -123,9 +127,12 @@ def prepare_own(options: argparse.Namespace) -> bool:
     """Prepare a user's own files, then print the named config that makes the dataset known."""
     if options.window and options.window[0] >= options.window[1]:
         raise InputError(f"--window: got {options.window}, allowed: LOW below HIGH")
-    find = partial(recipes.find_nifti, image=options.image, label=options.label)
+    find = partial(recipes.find_nifti, image=options.image, label=options.label or LABEL_PATTERN)
     raw_cases, _ = find_raw_cases(options.source, find)
-    spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names))
+    if options.label and all(case.label is None for case in raw_cases):
+        raise InputError(f"--label: no file {options.label} below {options.source}; leave it out if no case has labels")
+    grid = Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window))
+    spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names), grid)
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
                                      options.trust_image_geometry), options)
     print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")

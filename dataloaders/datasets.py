@@ -13,6 +13,21 @@ SUPERPIXELS = "superpixels_{n_sp}/superpix-MIDDLE_{case}.nii.gz"   # below data_
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What every scan of a dataset was brought to: `grid` of a dataset entry in configs/base.json5, explained there."""
+
+    spacing_mm: tuple[float, float, float]       # (x, y, z)
+    size_px: int
+    orientation: str | None
+    window: tuple[float, float] | None
+
+    @classmethod
+    def from_config(cls, entry: Mapping) -> Grid:
+        return cls(tuple(entry["spacing_mm"]), entry["size_px"], entry["orientation"],
+                   None if entry["window"] is None else tuple(entry["window"]))
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """Description of a dataset: one entry of `datasets` in configs/base.json5, where the fields are explained."""
 
@@ -23,6 +38,7 @@ class DatasetSpec:
     labels: Mapping[int, str]
     file_values: Mapping[int, int]
     n_folds: int
+    grid: Grid | None = None
 
     @classmethod
     def from_config(cls, name: str, entry: Mapping) -> DatasetSpec:
@@ -30,7 +46,7 @@ class DatasetSpec:
         return cls(name=name, image=entry["image"], label=entry["label"], supervoxels=entry["supervoxels"],
                    labels={int(value): label for value, label in entry["labels"].items()},
                    file_values={int(stored): label for stored, label in entry["file_values"].items()},
-                   n_folds=entry["n_folds"])
+                   n_folds=entry["n_folds"], grid=Grid.from_config(entry["grid"]) if entry.get("grid") else None)
 
 
 @dataclass(frozen=True)

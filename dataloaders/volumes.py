@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 
 from dataloaders.datasets import Case, DatasetSpec
@@ -43,6 +44,11 @@ def read_image(path: Path) -> np.ndarray:
     if image.min() == image.max():
         raise InputError(f"{path}: every voxel has the value {image.min()}; a constant image cannot be normalised")
     return image
+
+
+def read_spacing_mm(path: Path) -> tuple[float, float, float]:
+    """Return a NIfTI file's spacing in mm, (z, y, x)."""
+    return tuple(float(s) for s in voxel_sizes(nibabel.load(path).affine)[::-1])
 
 
 def normalise(image: np.ndarray) -> np.ndarray:

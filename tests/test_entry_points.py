@@ -55,7 +55,8 @@ def tested(trained, toy_data, tmp_path_factory):
 
 def test_scores_agree_with_the_predictions_on_disk(tested):
     rows = list(csv.DictReader((tested / "scores.csv").open()))
-    assert list(rows[0]) == ["label_name", "label", "support_case", "query_case", "dice", "iou"]
+    assert list(rows[0]) == ["label_name", "label", "support_case", "query_case", "dice", "iou", "precision", "recall",
+                             "hd95_mm", "assd_mm", "surface_dice", "volume_difference_ml"]
     fold = {"1", "2"}                                   # five cases, five folds: a case and the next fold's first
     assert {(row["support_case"], row["query_case"]) for row in rows} == {("1", "2"), ("2", "1")}
     assert len(rows) == 4 * len(fold)
@@ -81,6 +82,22 @@ def test_results_are_means_of_the_rows(tested):
         assert entry["dice_mean"] == pytest.approx(np.mean(values)) and entry["dice_std"] == pytest.approx(np.std(values))
     assert results["mean"]["dice_mean"] == pytest.approx(np.mean([e["dice_mean"] for e in results["classes"].values()]))
     assert set(results["supports"]) == {"1", "2"}
+
+
+def test_whole_volumes_are_scored_beside_the_protocol(tested, trained, toy_data, tmp_path):
+    rows = list(csv.DictReader((tested / "scores_whole_volume.csv").open()))
+    results = json.loads((tested / "results.json").read_text())["whole_volume"]
+    assert len(rows) == len(list((tested / "probabilities_whole_volume").iterdir())) == 8
+    for row in rows:
+        name = f"{row['query_case']}_{row['label_name'].replace(' ', '_')}_supp{row['support_case']}.nii.gz"
+        mask = np.asanyarray(nibabel.load(tested / "predictions_whole_volume" / name).dataobj).transpose(2, 1, 0) > 0
+        truth = toy_case(int(row["query_case"]))[1] == int(row["label"])
+        assert float(row["dice"]) == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+    liver = [float(row["dice"]) for row in rows if row["label_name"] == "liver"]
+    assert results["classes"]["liver"]["dice_mean"] == pytest.approx(np.mean(liver))
+    without = run("test", tmp_path, toy_data, supp_idx=0, whole_volume=False,
+                  reload_model_path=str(trained / "snapshots/3.pth"))
+    assert not list(without.glob("*whole_volume*"))
 
 
 def test_one_picture_per_class(tested):

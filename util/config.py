@@ -125,6 +125,19 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "supp_idx": either(one_of("all"), either(whole(0), list_of(whole(0)))),
     "n_part": one_of(1, 3),
     "eval_batch_size": whole(1),
+    "whole_volume": boolean(),
+    "surface_tolerance_mm": number(0, above=True),
+    "slice_margin": whole(0),
+    "location_mm": number(0),
+    "smooth_z": number(0),
+    "largest_component": boolean(),
+    "support_image": optional(either(text(), list_of(text()))),
+    "support_label": optional(either(text(), list_of(text()))),
+    "query": optional(text()),
+    "output": optional(text()),
+    "save_probs": boolean(),
+    "augment": boolean(),
+    "run": optional(text()),
 }
 
 _LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", lambda v: (
@@ -136,8 +149,28 @@ _FILE_VALUES = Rule("{value in the file: label value}, or {}", lambda v: isinsta
     str(k).isdecimal() and _is_whole(value) and 1 <= value <= 254 for k, value in v.items()))
 _CASE_GLOB = Rule("a path below data_dir with {case} in its file name",
                   lambda v: isinstance(v, str) and v.rpartition("/")[2].count("{case}") == 1)
+
+
+def _is_grid(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"spacing_mm", "size_px", "orientation", "window"} and (
+        _are_numbers(value["spacing_mm"], 3) and min(value["spacing_mm"]) > 0
+        and _is_whole(value["size_px"]) and value["size_px"] >= 1
+        and (value["orientation"] is None or _is_orientation(value["orientation"]))
+        and (value["window"] is None or _are_numbers(value["window"], 2) and value["window"][0] < value["window"][1]))
+
+
+def _are_numbers(value: Any, n: int) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == n and all(map(_is_number, value))
+
+
+def _is_orientation(value: Any) -> bool:
+    return isinstance(value, str) and set(value) <= set("RASLPI") and sorted("RASLPI".index(c) % 3 for c in value) == [0, 1, 2]
+
+
+_GRID = Rule("null or {spacing_mm: [x, y, z], size_px: 1 or more, orientation: null or as \"LAS\", window: null or [low, high]}",
+             lambda v: v is None or _is_grid(v))
 DATASET_RULES = {"image": _CASE_GLOB, "label": _CASE_GLOB, "supervoxels": _CASE_GLOB, "labels": _LABEL_TABLE,
-                 "file_values": _FILE_VALUES, "n_folds": whole(1)}
+                 "file_values": _FILE_VALUES, "n_folds": whole(1), "grid": _GRID}
 
 
 def named_configs() -> dict[str, dict]:

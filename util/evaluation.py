@@ -15,6 +15,7 @@ from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.folds import Part, parts, slices_with, support_slices
 from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label
 from models.encoder import Features
+from models.inference import for_inference
 from util.metrics import dice, iou
 from util.progress import progress
 
@@ -64,14 +65,14 @@ def evaluate_fold(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequen
     are left out.
 
     Args:
-        model: offers `encode`, `prototypes` and `segment`; it is put on `device` and into evaluation mode.
+        model: offers `encode`, `prototypes` and `segment`; a copy of it is put on `device` and into evaluation mode.
         pairs: (support, queries).
         labels: classes to segment.
         n_part: parts of the protocol, 3 or 1.
         batch_size: slices encoded at once.
         every_slice: segment all slices of the queries, in place of those that hold the class.
     """
-    model.to(device).eval()
+    model = for_inference(model.to(device))
     queries = {query.case.name: query for _, volumes in pairs for query in volumes}
     query_slices = {name: np.flatnonzero(every_slice | np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
                     for name, query in queries.items()}

@@ -10,7 +10,9 @@ from util.errors import InputError
 from util.experiment import run_folders
 
 MAY_DIFFER = {"n_steps", "num_workers", "device", "print_interval", "save_snapshot_every", "resume", "path", "datasets",
-              "protocol", "supp_idx", "n_part", "n_iters", "eval_batch_size", "pretrained", "reload_model_path"}
+              "protocol", "supp_idx", "n_part", "n_iters", "eval_batch_size", "pretrained", "reload_model_path",
+              "whole_volume", "surface_tolerance_mm", "slice_margin", "location_mm", "smooth_z", "largest_component",
+              "support_image", "support_label", "query", "output", "save_probs", "augment", "run"}
 
 
 def snapshot_to_resume(config: Mapping[str, Any]) -> Snapshot | None:

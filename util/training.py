@@ -26,7 +26,7 @@ def train(model: nn.Module, episodes: Dataset, *, n_steps: int, batch_size: int,
     Raises:
         RuntimeError: a loss is not finite; found at the next log entry.
     """
-    model.to(device).train()
+    model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), **optim)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max_iters_per_load, lr_step_gamma)
     done = 0

@@ -24,6 +24,7 @@ class CaseReport:
     spacing_mm: tuple[float, ...] = ()                              # (z, y, x)
     intensity: tuple[float, ...] = ()                               # lowest, highest
     volumes_ml: dict[int, float] = field(default_factory=dict)      # of the label values that the case has
+    has_label: bool = False                                         # whether there is a label file, sound or not
     n_supervoxels: int = 0
     best_dice: dict[int, float] = field(default_factory=dict)       # what a union of supervoxels can reach
     digest: str = ""                                                # equal for equal images
@@ -62,6 +63,9 @@ def telling_slice(label_map: np.ndarray) -> int:
 
 def _inspect_label(case: Case, spec: DatasetSpec, image: np.ndarray, header: nibabel.Nifti1Image,
                    report: CaseReport) -> np.ndarray | None:
+    if not case.label.exists():
+        return None
+    report.has_label = True
     try:
         label_map = read_label(case.label, spec)
         expect_same_shape(case, image, label_map, case.label)

@@ -18,11 +18,14 @@ CHAOS_GREY_LEVELS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}  
 
 @dataclass(frozen=True)
 class RawCase:
-    """One scan of a download: files, or in CHAOS the folders of its DICOM slices and of its PNG masks."""
+    """One scan of a download: files, or in CHAOS the folders of its DICOM slices and of its PNG masks.
+
+    `label` is None for an own scan that nobody has outlined.
+    """
 
     name: str
     image: Path
-    label: Path
+    label: Path | None
 
 
 def read_nifti(path: Path) -> sitk.Image:
@@ -55,8 +58,8 @@ def _plain_spacing(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tuple[sitk.Image, sitk.Image]:
-    """Return a case's image and its labels, as whole numbers on the image's grid.
+def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tuple[sitk.Image, sitk.Image | None]:
+    """Return a case's image and its labels, as whole numbers on the image's grid; None where the case has no label file.
 
     Args:
         case: its NIfTI files.
@@ -65,7 +68,10 @@ def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tup
         InputError: as `read_nifti`; an image with values that are not finite, or all equal; labels that are not whole
             numbers, or whose size or place in the patient is not the image's.
     """
-    image, labels = check_image(read_nifti(case.image), case.image), read_nifti(case.label)
+    image = check_image(read_nifti(case.image), case.image)
+    if case.label is None:
+        return image, None
+    labels = read_nifti(case.label)
     if labels.GetSize() != image.GetSize():
         raise InputError(f"{case.label}: size (x, y, z) = {labels.GetSize()}, but {case.image} has {image.GetSize()}")
     distance_mm = grid_distance_mm(voxel_to_patient(image), voxel_to_patient(labels), image.GetSize())
@@ -113,6 +119,19 @@ def read_chaos(case: RawCase) -> tuple[sitk.Image, sitk.Image]:
     labels = np.stack([_read_mask(masks[number], image.GetSize()[:2]) for number in numbers])
     check_image(image, case.image)
     return sitk.DICOMOrient(image, "LAS"), sitk.DICOMOrient(with_geometry(labels, image), "LAS")
+
+
+def read_dicom(folder: Path) -> sitk.Image:
+    """Return the series whose slices are the files of a folder, whatever their names and order.
+
+    Raises:
+        InputError: no or damaged files, several series, or slices that are not evenly stacked.
+    """
+    slices = dict(enumerate(path for path in sorted(folder.iterdir())
+                            if path.is_file() and not path.name.startswith(".") and path.name != "DICOMDIR"))
+    if not slices:
+        raise InputError(f"{folder}: no DICOM file in it")
+    return _read_series([slices[number] for number in _by_position(folder, slices)])
 
 
 def _numbered(folder: Path, ending: str) -> dict[int, Path]:

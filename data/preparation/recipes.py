@@ -24,7 +24,7 @@ from dataloaders.datasets import DatasetSpec
 from util.config import base_config
 from util.errors import InputError
 
-Pair = tuple[sitk.Image, sitk.Image]
+Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None: a case without labels
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases and, in words, what it left out
 CHAOS_SPACING_MM = (1.25, 1.25, 7.70)
 CMR_SPACING_MM = (1.25, 1.25, 7.99)
@@ -81,12 +81,12 @@ def table_entry(name: str) -> DatasetSpec:
     return DatasetSpec.from_config(name, base_config()["datasets"][name])
 
 
-def clip_and_resample(image: sitk.Image, labels: sitk.Image, *, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX,
+def clip_and_resample(image: sitk.Image, labels: sitk.Image | None, *, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX,
                       window: tuple[float, float] | None = None) -> Pair:
     """Bring a scan and its labels to the model's grid: clip (or window), resample, crop or pad in-plane."""
     converted = (image_to_grid(window_to_255(image, *window), spacing_mm, size_px) if window
                  else to_model_grid(image, spacing_mm, size_px))
-    return converted, labels_to_grid(labels, spacing_mm, size_px)
+    return converted, None if labels is None else labels_to_grid(labels, spacing_mm, size_px)
 
 
 def window_and_shrink(image: sitk.Image, labels: sitk.Image) -> Pair:
@@ -156,12 +156,14 @@ def _by_last_number(source: Path, ending: str, start: str = "") -> dict[int, Pat
 def find_nifti(source: Path, image: str, label: str) -> tuple[list[RawCase], list[str]]:
     """Return the cases of all files that match the pattern `image` or the pattern `label`, by name.
 
-    A file that matches both is a label, as in {case}.nii.gz beside {case}_label.nii.gz.
+    A file that matches both is a label, as in {case}.nii.gz beside {case}_label.nii.gz. An image without a label file is
+    a case without labels; a label without an image is one to be found broken.
     """
     labels = _by_name(source, label)
     images = {name: path for name, path in _by_name(source, image).items() if path not in labels.values()}
-    return [RawCase(name, source / image.format(case=name), source / label.format(case=name))
-            for name in sorted({*images, *labels})], []
+    cases = [RawCase(name, source / image.format(case=name), labels.get(name)) for name in sorted({*images, *labels})]
+    without = [case.name for case in cases if case.label is None]
+    return cases, [f"no label for {len(without)} of {len(cases)} cases: {', '.join(without)}"] if without else []
 
 
 def _by_name(source: Path, pattern: str) -> dict[str, Path]:

@@ -107,13 +107,13 @@ def describe_error(error: Exception) -> str:
 
 
 def prepare_case(recipe: Recipe, source: Path, target: Path, record: dict, raw: RawCase) -> str:
-    """Write a case's image and label; return "prepared", or "skipped" when both are there.
+    """Write a case's image and, if it has one, its label; return "prepared", or "skipped" when they are there.
 
     Raises:
         InputError: its raw files are broken, or it was prepared from other files or with other settings.
     """
     image, label = (target / pattern.format(case=raw.name) for pattern in (recipe.spec.image, recipe.spec.label))
-    if not (image.exists() and label.exists()):
+    if not (image.exists() and (raw.label is None or label.exists())):
         write_pair(recipe, raw, image, label)
         return "prepared"
     expected = origin(recipe, source, raw)
@@ -126,15 +126,17 @@ def prepare_case(recipe: Recipe, source: Path, target: Path, record: dict, raw: 
 def write_pair(recipe: Recipe, raw: RawCase, image_path: Path, label_path: Path) -> None:
     """Read, convert and write a case's image and label; the image comes last, as it makes the case count."""
     image, labels = recipe.read(raw)
-    expect_known_values(labels, raw.label, recipe.spec)
+    if labels is not None:
+        expect_known_values(labels, raw.label, recipe.spec)
     image, labels = recipe.convert(image, labels)
     if sitk.GetArrayViewFromImage(image).dtype == np.float64:
         image = sitk.Cast(image, sitk.sitkFloat32)
-    save(labels, label_path)
+    if labels is not None:
+        save(labels, label_path)
     try:
         save(image, image_path)
     except Exception:
-        label_path.unlink()
+        label_path.unlink(missing_ok=True)
         raise
 
 
@@ -146,9 +148,12 @@ def expect_known_values(labels: sitk.Image, path: Path, spec: DatasetSpec) -> No
 
 
 def write_classmaps(spec: DatasetSpec, target: Path) -> None:
-    """Write classmap_<n>.json beside the images: {class: {case: [slices with at least n pixels of the class]}}."""
+    """Write classmap_<n>.json beside the images: {class: {case: [slices with at least n pixels of the class]}}.
+
+    Cases without a label are in none of them.
+    """
     areas_px: dict[str, dict[str, np.ndarray]] = {name: {} for name in spec.labels.values()}    # arrays (D,)
-    for case in find_cases(spec, target, n_sv=0):
+    for case in (case for case in find_cases(spec, target, n_sv=0) if case.label.exists()):
         label_map = read_label(case.label, spec)
         for value, name in spec.labels.items():
             areas_px[name][case.name] = (label_map == value).sum(axis=(1, 2))
@@ -160,8 +165,8 @@ def write_classmaps(spec: DatasetSpec, target: Path) -> None:
 
 def origin(recipe: Recipe, source: Path, raw: RawCase) -> dict[str, str]:
     """Return what a case is made of, as the record beside the images keeps it."""
-    return {"image": str(raw.image.relative_to(source)), "label": str(raw.label.relative_to(source)),
-            "settings": recipe.settings}
+    return {"image": str(raw.image.relative_to(source)),
+            "label": "none" if raw.label is None else str(raw.label.relative_to(source)), "settings": recipe.settings}
 
 
 def record_path(spec: DatasetSpec, target: Path) -> Path:

@@ -17,7 +17,8 @@ from data import check, prepare
 from data.preparation import run
 from data.preparation.maps import default_n_sv
 from data.preparation.recipes import table_entry
-from dataloaders.datasets import find_cases
+from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.volumes import read_label, read_supervoxels
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
 
@@ -152,6 +153,7 @@ def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypa
     config = json5.loads(done.stdout)
     assert config["path"] == {"MINE": {"data_dir": str(tmp_path / "MINE")}}
     assert config["datasets"]["MINE"]["labels"] == {"1": "label 1", "2": "label 2", "9": "left kidney"}
+    assert config["datasets"]["MINE"]["grid"] == {"spacing_mm": [6, 6, 20], "size_px": 48, "orientation": "LPS", "window": None}
     for case in "ab":
         image = nibabel.load(tmp_path / f"MINE/images/image_{case}.nii.gz")
         assert image.shape[:2] == (48, 48)
@@ -163,6 +165,51 @@ def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypa
     monkeypatch.setattr(util.config, "CONFIG_DIR", tmp_path / "configs")
     assert check.main(["MINE", "--config", "mine", "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "2 cases, no inconsistency" in capsys.readouterr().out
+
+
+def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, monkeypatch, capsys):
+    nifti = own_files(tmp_path, "abcdef")
+    for case in "bcdef":
+        (tmp_path / f"mask_{case}.nii.gz").unlink()
+    assert prepare.main([*nifti, "--n-sv", "300"]) == 0
+    printed = capsys.readouterr()
+    assert "note: no label for 5 of 6 cases: b, c, d, e, f" in printed.err
+    assert [path.name for path in (tmp_path / "MINE/images").glob("label_*")] == ["label_a.nii.gz"]
+    assert json.loads((tmp_path / "MINE/images/classmap_1.json").read_text())["label 1"].keys() == {"a"}
+    assert prepare.main([*nifti, "--n-sv", "300"]) == 0
+    assert "0 prepared, 6 skipped" in capsys.readouterr().err
+
+    shutil.copytree(util.config.CONFIG_DIR, tmp_path / "configs")
+    (tmp_path / "configs/mine.json5").write_text(printed.out, encoding="utf-8")
+    monkeypatch.setattr(util.config, "CONFIG_DIR", tmp_path / "configs")
+    assert check.main(["MINE", "--config", "mine", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "no label for 5 of 6 cases: b, c, d, e, f" in capsys.readouterr().out
+    config = util.config.load_config("mine")
+    spec = DatasetSpec.from_config("MINE", config["datasets"]["MINE"])
+    volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec)
+    assert len(EpisodeDataset(volumes, 3, seed=1, min_size=20).volumes) == 6
+
+
+def test_a_label_that_comes_later_is_prepared(tmp_path, no_maps):
+    nifti = own_files(tmp_path)
+    label = tmp_path / "mask_b.nii.gz"
+    label.rename(tmp_path / "later.nii.gz")
+    assert prepare.main(nifti) == 0
+    (tmp_path / "later.nii.gz").rename(label)
+    assert prepare.main(nifti) == 0
+    assert (tmp_path / "MINE/images/label_b.nii.gz").exists()
+
+
+def test_no_label_at_all(tmp_path, no_maps, capsys):
+    nifti = own_files(tmp_path)
+    for case in "ab":
+        (tmp_path / f"mask_{case}.nii.gz").unlink()
+    assert prepare.main(nifti) == 2
+    assert f"--label: no file mask_{{case}}.nii.gz below {tmp_path}; leave it out if no case" in capsys.readouterr().err
+    without = [option for option in nifti if option not in ("--label", "mask_{case}.nii.gz", "--names", "9=left kidney")]
+    assert prepare.main(without) == 0
+    assert json5.loads(capsys.readouterr().out)["datasets"]["MINE"]["labels"] == {"1": "label 1"}
+    assert not list((tmp_path / "MINE").rglob("label_*"))
 
 
 def test_other_settings_are_refused_where_a_case_is_done(tmp_path, no_maps, capsys):

@@ -206,8 +206,16 @@ def test_chaos_cases_are_those_of_the_training_set(tmp_path):
 def test_own_files_follow_patterns_and_half_a_case_counts(tmp_path, image, label, files):
     touch(tmp_path, *files)
     cases, _ = find_nifti(tmp_path, image, label)
-    assert cases == [RawCase(name, tmp_path / image.format(case=name), tmp_path / label.format(case=name))
-                     for name in ("a", "b")]
+    labels = {name: tmp_path / label.format(case=name) for name in ("a", "b")}
+    assert cases == [RawCase(name, tmp_path / image.format(case=name), path if path.exists() else None)
+                     for name, path in labels.items()]
+
+
+def test_an_own_image_without_a_label_file_is_an_unlabelled_case(tmp_path):
+    touch(tmp_path, "image_a.nii.gz", "label_a.nii.gz", "image_b.nii.gz", "image_c.nii.gz")
+    cases, notes = find_nifti(tmp_path, "image_{case}.nii.gz", "label_{case}.nii.gz")
+    assert [case.label for case in cases] == [tmp_path / "label_a.nii.gz", None, None]
+    assert notes == ["no label for 2 of 3 cases: b, c"]
 
 
 def own_dataset(tmp_path, values, names):

@@ -46,7 +46,7 @@ def changed(**changes):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"lerning_rate": 1}, "unknown option lerning_rate; allowed here: alpha, batch_size"),
+    ({"lerning_rate": 1}, "unknown option lerning_rate; allowed here: alpha, augment"),
     ({"optim__lrr": 1}, "unknown option optim.lrr; allowed here: lr, momentum, weight_decay"),
     ({"path__MRI": {"data_dir": "x"}}, "unknown option path.MRI"),
     ({"path__CHAOST2": {"dir": "x"}}, "unknown option path.CHAOST2.dir; allowed here: data_dir"),
@@ -85,6 +85,9 @@ def test_refused(changes, message):
     ("labels", {"1": "a/b"}, "fit for a file name"),
     ("image", "images/scan.nii.gz", "with {case} in its file name"),
     ("file_values", {"200": 0}, "file_values: got"),
+    ("grid", {"spacing_mm": [1, 1, 0], "size_px": 256, "orientation": None, "window": None}, "null or {spacing_mm"),
+    ("grid", {"spacing_mm": [1, 1, 8], "size_px": 256, "orientation": "LRS", "window": None}, "orientation: null or as \"LAS\""),
+    ("grid", {"spacing_mm": [1, 1, 8], "size_px": 256, "orientation": None, "window": [5, 5]}, "window: null or"),
     ("n_folds", 0, "n_folds: got 0, allowed: a whole number of at least 1"),
 ])
 def test_bad_dataset_entry(key, value, message):

@@ -1,0 +1,118 @@
+"""test.py report: one file that opens without network, tried in headless Chromium."""
+
+import re
+import shutil
+import time
+
+import pytest
+
+from tests.conftest import entry_point, run
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None or shutil.which("chromedriver") is None,
+                                    reason="no Chromium with chromedriver is installed")
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, toy_data, tmp_path_factory):
+    folder = run("test", tmp_path_factory.mktemp("evaluated"), toy_data, supp_idx="all", n_iters=1,
+                 reload_model_path=str(trained / "snapshots/3.pth"))
+    entry_point("test").experiment.run("report", config_updates={"run": str(folder)})
+    return folder
+
+
+def test_one_file_without_anything_from_outside(evaluated):
+    page = (evaluated / "report.html").read_text(encoding="utf-8")
+    assert len(page) < 30e6
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)[a-z]*:?//""", page)
+    assert "http" not in re.sub(r'"[A-Za-z0-9+/=]{200,}"', "", page).replace("http-equiv", "")
+    assert "/*CONTENT*/" not in page and "NaN" not in re.sub(r'"[A-Za-z0-9+/=]{40,}"', "", page)
+
+
+@pytest.fixture(scope="module")
+def browser(evaluated):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1200,1600",
+                 "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.get((evaluated / "report.html").resolve().as_uri())
+    yield driver
+    driver.quit()
+
+
+def settled(browser) -> str:
+    """The canvas's content, once two looks at it agree."""
+    last = None
+    for _ in range(50):
+        time.sleep(0.1)
+        now = browser.execute_script("const c = document.getElementById('canvas'); return c.dataset.drawn + c.toDataURL();")
+        if now == last and not now.startswith("undefined"):
+            return now
+        last = now
+    raise AssertionError("the canvas does not come to rest")
+
+
+@needs_chromium
+def test_the_slider_moves_through_the_slices(browser):
+    first = settled(browser)
+    z = int(browser.execute_script("return document.getElementById('slice').value"))
+    browser.execute_script("const s = document.getElementById('slice'); s.value = 1; s.dispatchEvent(new Event('input'));")
+    assert z != 1 and settled(browser) != first
+    assert browser.find_element("id", "slice-number").text == "2 of 8"
+
+
+@needs_chromium
+@pytest.mark.parametrize(("box", "key"), [("truth", "t"), ("predicted", "p"), ("overlay", "o")])
+def test_outlines_and_overlay_can_be_switched_by_mouse_and_by_key(browser, box, key):
+    browser.execute_script("const s = document.getElementById('slice'); s.value = 4; s.dispatchEvent(new Event('input'));")
+    before = settled(browser)
+    browser.find_element("id", box).click()
+    after = settled(browser)
+    assert after != before
+    browser.find_element("tag name", "body").send_keys(key)
+    assert settled(browser) == before
+
+
+@needs_chromium
+def test_slices_by_keyboard_alone(browser):
+    slider = browser.find_element("id", "slice")
+    slider.send_keys("\ue011")      # Home
+    settled(browser)
+    slider.send_keys("\ue014")      # arrow to the right
+    settled(browser)
+    assert browser.find_element("id", "slice-number").text == "2 of 8"
+
+
+@needs_chromium
+def test_the_cases_can_be_sorted_and_shown(browser):
+    def column(n):
+        return browser.execute_script(
+            f"return [...document.querySelectorAll('#cases tbody tr')].map(row => row.children[{n}].textContent)")
+
+    dice = [float(value) for value in column(4)]
+    assert dice == sorted(dice) and len(dice) == 16      # 4 classes, 2 supports, protocol and whole volume
+    browser.find_element("css selector", "#cases th[aria-sort] button").click()
+    assert [float(value) for value in column(4)] == sorted(dice, reverse=True)
+    browser.find_element("css selector", "#cases th button").send_keys("\ue007")      # Enter on "query"
+    assert column(0) == ["1"] * 8 + ["2"] * 8
+    browser.find_element("css selector", "#cases tbody tr:last-child button").click()
+    assert settled(browser).startswith("1/")
+    selected = browser.execute_script("return document.getElementById('pair').selectedOptions[0].textContent")
+    assert selected == "2, from support 1"
+
+
+@needs_chromium
+def test_nothing_went_wrong_on_the_way(browser):
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize(("run_folder", "message"), [
+    (None, "run: got null"), ("runs/nothing", "run: runs/nothing/config.json is missing or damaged"),
+])
+def test_bad_runs(run_folder, message):
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
+        entry_point("test").experiment.run("report", config_updates={"run": run_folder} if run_folder else {})
