@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from data.preparation.reading import RawCase, check_image, read_dicom, read_nifti, read_nifti_pair
-from data.preparation.resample import clip_at_percentile, image_to_grid, labels_to_grid, save, window_to_255, with_geometry
+from data.preparation.resample import clip_at_percentile, save, window_to_255, with_geometry
 from dataloaders.datasets import Grid
 from dataloaders.volumes import normalise, write_like
 from util.errors import InputError
@@ -70,10 +70,38 @@ def read_scan(path: Path, grid: Grid, orientation: str | None = None) -> Scan:
 
 
 def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
-    """Turn, clip or window, resample, and crop or pad a scan as the training data was."""
+    """Turn, clip or window, resample, and crop or pad a scan as the training data was.
+
+    The grid has its middle where the scan has its own, so that it lies on the same places of the patient however the same
+    scan was resampled; a scan that was prepared keeps its voxels.
+    """
     turned = _turn(image, grid, orientation)
     clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
-    return image_to_grid(clipped, grid.spacing_mm, grid.size_px)
+    darkest = float(sitk.GetArrayViewFromImage(clipped).min())
+    return sitk.Resample(clipped, _model_grid(turned, grid), sitk.Transform(), sitk.sitkLinear, darkest)
+
+
+def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
+    """Return labels on the grid of `prepare_image`, (D, H, W): a voxel takes the value that covers more than half of it."""
+    turned = _turn(labels, grid, None)
+    target = _model_grid(turned, grid)
+    result = np.zeros(target.GetSize()[::-1], np.int16)
+    for value in label_values([sitk.GetArrayViewFromImage(turned)]):
+        share = sitk.Resample(sitk.Cast(turned == value, sitk.sitkFloat32), target, sitk.Transform(), sitk.sitkLinear, 0.0)
+        result[sitk.GetArrayViewFromImage(share) > 0.5] = value
+    return result
+
+
+def _model_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
+    extent_mm = np.multiply(image.GetSize(), image.GetSpacing())
+    size = [grid.size_px, grid.size_px, max(1, round(extent_mm[2] / grid.spacing_mm[2]))]
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    target = sitk.Image(size, sitk.sitkUInt8)
+    target.SetSpacing(grid.spacing_mm)
+    target.SetDirection(image.GetDirection())
+    target.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * grid.spacing_mm))
+    return target
 
 
 def _turn(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
@@ -93,8 +121,7 @@ def read_support(image: Path, label: Path, grid: Grid) -> tuple[Scan, np.ndarray
         InputError: a file is missing or damaged, they do not belong together, or no label is left on the grid.
     """
     original, labels = read_nifti_pair(RawCase(scan_name(image), image, label))
-    on_grid = labels_to_grid(_turn(labels, grid, None), grid.spacing_mm, grid.size_px)
-    label_map = sitk.GetArrayFromImage(on_grid)
+    label_map = prepare_labels(labels, grid)
     if not label_map.any():
         raise InputError(f"{label}: holds no label, only background, on the grid of the model")
     return Scan(scan_name(image), image, original, prepare_image(original, grid, None)), label_map
