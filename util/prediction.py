@@ -103,22 +103,16 @@ class Predictor:
         """Return each label's (D, H, W) probability on the model's grid, and how far its members agree.
 
         Members are the supports, each with the query as it is and, with `augment`, with altered copies of it. A label's
-        probability is the mean over the supports that hold it, from the query as it is.
+        probability is the mean over the members whose support holds it.
         """
         image, agreement = scan.image, Agreement()
-        total: dict[int, np.ndarray] = {}
-        counts: dict[int, int] = {}
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
             query = encode_volume(self.model, augmentation.apply(image), device=self.device, batch_size=self.options.batch_size)
             for support in self.supports:
                 raw = segment_whole(self.model, query, support, list(self.names), self.options, self.spec.grid.spacing_mm[0])
-                member = {label: smooth_along_z(augmentation.undo(probs), self.options.smooth_z) for label, probs in raw.items()}
-                agreement.add(member)
-                if augmentation is AUGMENTATIONS[0]:
-                    for label, probs in member.items():
-                        total[label] = total.get(label, 0) + probs
-                        counts[label] = counts.get(label, 0) + 1
-        return {label: probs / counts[label] for label, probs in total.items()}, agreement
+                agreement.add({label: smooth_along_z(augmentation.undo(probs), self.options.smooth_z)
+                               for label, probs in raw.items()})
+        return agreement.mean_probabilities(), agreement
 
 
 def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:

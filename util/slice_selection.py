@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.encoder import Features
 
-CELLS = 8            # a slice is described by its coarse features, averaged in CELLS × CELLS fields
+CELLS = 4            # a slice is described by its coarse features, averaged in CELLS × CELLS fields
 MAX_STEP = 3         # support slices that the path may pass over at once, less one
-STEP_COST = 0.1      # of a step that is not one slice, per slice that it differs, in units of 1 − cosine
+STEP_COST = 0.3      # of a step that is not one slice, per slice that it differs, in units of 1 − cosine
 
 
 def describe_slices(features: Features) -> Tensor:

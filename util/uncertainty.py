@@ -60,12 +60,16 @@ class Agreement:
             self.totals[label] = self.totals.get(label, 0) + probs
             self.counts[label] = self.counts.get(label, 0) + 1
 
+    def mean_probabilities(self) -> dict[int, np.ndarray]:
+        """Return each label's mean over the members that have it."""
+        return {label: total / self.counts[label] for label, total in self.totals.items()}
+
     def disagreement(self) -> np.ndarray:
         """Return the (D, H, W) map of uncertainty, 0 (sure) to 1: the highest of 1 − |2p − 1| over the labels.
 
         p is the mean probability over the members: near 1/2 where they differ, or where each is near its threshold.
         """
-        return np.max([1 - np.abs(2 * self.totals[label] / self.counts[label] - 1) for label in self.totals], axis=0)
+        return np.max([1 - np.abs(2 * probs - 1) for probs in self.mean_probabilities().values()], axis=0)
 
     def agreement(self, label: int) -> float | None:
         """Return the mean Dice between all pairs of members, 0 to 1; None with fewer than two members."""
