@@ -10,7 +10,7 @@ imports this file.)
 from dataloaders.datasets import DatasetSpec
 from dataloaders.folds import supports_and_queries
 from dataloaders.volumes import read_spacing_mm
-from models.qnet import QNet
+from models.base import FewShotModel
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
 from util.errors import InputError
@@ -31,6 +31,7 @@ from util.results import (
     write_overviews,
     write_scores,
 )
+from util.slice_encoder import SliceEncoder
 from util.whole_volume import WholeVolumeOptions, evaluate_whole
 
 experiment = make_experiment("test")
@@ -74,17 +75,17 @@ def main(_run, _config) -> float:
         positions = sorted({position for support, queries in pairs for position in (support, *queries)})
         volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
 
+    encoder = SliceEncoder(model, device, config["eval_batch_size"], keep_all=config["whole_volume"])
+    pairs = [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs]
     predictions = []
-    for prediction in evaluate_fold(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
-                                    config["test_label"], n_part=config["n_part"], device=device,
-                                    batch_size=config["eval_batch_size"]):
+    for prediction in evaluate_fold(encoder, pairs, config["test_label"], n_part=config["n_part"],
+                                    every_slice=config["protocol"] == "ep2"):
         save_prediction(prediction, spec.labels[prediction.label], run_dir(_run) / "predictions")
         predictions.append(prediction)
 
     whole = []
     if config["whole_volume"]:
-        for prediction in evaluate_whole(model, [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs],
-                                         config["test_label"], WholeVolumeOptions.from_config(config), device,
+        for prediction in evaluate_whole(encoder, pairs, config["test_label"], WholeVolumeOptions.from_config(config),
                                          read_spacing_mm(cases[positions[0]].image)[2]):
             save_whole(prediction, spec.labels[prediction.label], run_dir(_run))
             whole.append(prediction)
@@ -105,7 +106,7 @@ def main(_run, _config) -> float:
     return summary["mean"]["dice_mean"]
 
 
-def load_weights(model: QNet, config: dict) -> str:
+def load_weights(model: FewShotModel, config: dict) -> str:
     """Load the snapshot of `reload_model_path`, or with "untrained" what training would start from."""
     path = config["reload_model_path"]
     if path is None:

@@ -1,6 +1,7 @@
-"""Train on the supervoxels of the cases outside the test fold.
+"""Train a method on the supervoxels (or superpixels) of the cases outside the test fold.
 
     python train.py with chaost2_setting1 eval_fold=0
+    python train.py with chaost2_setting1 adnet           # or alpnet, panet
     python train.py print_config with cmr_setting1        # every option and its value
 
 Options are explained in configs/base.json5; the other files of configs/ are the experiments that `with` names.
@@ -42,9 +43,10 @@ def main(_run, _config) -> float:
         volumes = load_training_volumes(
             [case for position, case in enumerate(cases) if position not in held_out], spec,
             exclude_label=config["exclude_label"], exclude_rule=config["exclude_rule"], use_gt=config["use_gt"],
-            test_label=config["test_label"])
+            test_label=config["test_label"], pseudo_labels=config["pseudo_labels"])
         episodes = EpisodeDataset(volumes, config["n_steps"] * config["batch_size"], config["seed"],
-                                  config["n_shot"], config["min_size"])
+                                  config["n_shot"], config["min_size"],
+                                  same_slice=config["pseudo_labels"] == "superpixels" and not config["use_gt"])
     print(f"{len(episodes.volumes)} training volumes of {spec.name}, fold {config['eval_fold']} held out, on {device}; "
           f"run folder {run_dir(_run)}")
     loop_options = ("n_steps", "batch_size", "num_workers", "optim", "lr_step_gamma", "max_iters_per_load",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from util.errors import InputError
 
+SUPERPIXELS = "superpixels_{n_sp}/superpix-MIDDLE_{case}.nii.gz"   # below data_dir, for every dataset
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -49,15 +51,16 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one scan. None of them is opened here; `label` and `supervoxels` may not exist."""
+    """The files of one scan. None of them is opened here; all but `image` may not exist."""
 
     name: str
     image: Path
     label: Path
     supervoxels: Path
+    superpixels: Path
 
 
-def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int) -> list[Case]:
+def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 400) -> list[Case]:
     """Return the cases whose image exists, sorted by number (names that are no number come after, by text).
 
     Raises:
@@ -73,9 +76,10 @@ def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int) -> list[Case]
         raise InputError(f"path.{spec.name}.data_dir: no file {spec.image.replace('{case}', '*')} below {root}")
 
     def path(pattern: str, name: str) -> Path:
-        return root / pattern.format(case=name, n_sv=n_sv)
+        return root / pattern.format(case=name, n_sv=n_sv, n_sp=n_sp)
 
-    return [Case(name, path(spec.image, name), path(spec.label, name), path(spec.supervoxels, name))
+    files = (spec.image, spec.label, spec.supervoxels, SUPERPIXELS)
+    return [Case(name, *(path(pattern, name) for pattern in files))
             for name in sorted(names, key=case_order)]
 
 

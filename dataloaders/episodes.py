@@ -1,4 +1,4 @@
-"""Training episodes: a support and a query slice of one volume that share a supervoxel (or an organ)."""
+"""Training episodes: a support and a query slice of one volume that share a supervoxel (or an organ, or a superpixel)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TrainingVolume:
 
     case: str
     image: np.ndarray     # (D, H, W) float32
-    classes: np.ndarray   # (D, H, W) supervoxels, or organs with use_gt
+    classes: np.ndarray   # (D, H, W) supervoxels or superpixels, or organs with use_gt
     allowed: np.ndarray   # (D,) bool
 
 
@@ -54,9 +54,11 @@ def allowed_slices(label_map: np.ndarray, exclude_label: Sequence[int], exclude_
 
 
 def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_label: Sequence[int] | None = None,
-                          exclude_rule: str = "any", use_gt: bool = False,
-                          test_label: Sequence[int] = ()) -> list[TrainingVolume]:
-    """Read the training cases. Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
+                          exclude_rule: str = "any", use_gt: bool = False, test_label: Sequence[int] = (),
+                          pseudo_labels: str = "supervoxels") -> list[TrainingVolume]:
+    """Read the training cases, with their "supervoxels" or "superpixels" as classes unless `use_gt`.
+
+    Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
 
     Raises:
         InputError: a file is missing, broken, or of another shape than its image.
@@ -71,8 +73,9 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_l
         if use_gt:
             classes = np.where(np.isin(label_map, test_label), 0, label_map)
         else:
-            classes = read_supervoxels(case.supervoxels)
-            expect_same_shape(case, image, classes, case.supervoxels)
+            path = getattr(case, pseudo_labels)
+            classes = read_supervoxels(path)
+            expect_same_shape(case, image, classes, path)
         allowed = (allowed_slices(label_map, exclude_label, exclude_rule) if exclude_label
                    else np.ones(len(image), bool))
         volumes.append(TrainingVolume(case.name, normalise(image), classes, allowed))
@@ -104,6 +107,21 @@ def _windows(volume: TrainingVolume, n_slices: int, min_size: int) -> _Windows |
             chance = 1 / (len(runs) * len(starts))
             found += [(label, start, chance) for start in starts
                       if areas[start:start + min(2, n_slices), label].max() >= min_size]
+    return _as_windows(found)
+
+
+def _single_slices(volume: TrainingVolume, min_size: int) -> _Windows | None:
+    """Enumerate superpixels, whose numbers start anew in each slice: any slice is as likely as another, then any of its own."""
+    found = []
+    for z in np.flatnonzero(volume.allowed):
+        areas = np.bincount(volume.classes[z].ravel())
+        large = [label for label in range(1, len(areas)) if areas[label] >= max(min_size, 1)]
+        found += [(label, z, 1 / len(large)) for label in large]
+    return _as_windows(found)
+
+
+def _as_windows(found: list[tuple[int, int, float]]) -> _Windows | None:
+    """Turn (class, start, chance up to a factor) into windows; None when there is none."""
     if not found:
         return None
     labels, starts, chances = (np.array(column) for column in zip(*found, strict=True))
@@ -124,18 +142,22 @@ class EpisodeDataset(Dataset):
         seed: with the item's number, the only source of chance.
         n_shot: support slices of an episode.
         min_size: pixels that the larger of an episode's first two masks must have.
+        same_slice: support and query are augmentations of one slice (SSL-ALPNet), in place of neighbouring slices.
     Raises:
-        InputError: no volume has a class in n_shot + 1 consecutive slices that is large enough.
+        InputError: no volume has a class that is large enough, in n_shot + 1 consecutive slices or with same_slice in one.
     """
 
-    def __init__(self, volumes: Sequence[TrainingVolume], length: int, seed: int, n_shot: int = 1, min_size: int = 200):
-        self.n_shot, self.length, self.seed = n_shot, length, seed
-        indexed = [(volume, _windows(volume, n_shot + 1, min_size)) for volume in volumes]
+    def __init__(self, volumes: Sequence[TrainingVolume], length: int, seed: int, n_shot: int = 1, min_size: int = 200,
+                 same_slice: bool = False):
+        self.n_shot, self.length, self.seed, self.same_slice = n_shot, length, seed, same_slice
+        indexed = [(volume, _single_slices(volume, min_size) if same_slice else _windows(volume, n_shot + 1, min_size))
+                   for volume in volumes]
         self.volumes = [(volume, windows) for volume, windows in indexed if windows is not None]
         if not self.volumes:
-            raise InputError(
-                f"no training volume (of {len(volumes)}) has a supervoxel or class that fills {n_shot + 1} consecutive "
-                f"allowed slices (n_shot + n_query) with min_size = {min_size} pixels in one of the first two")
+            wanted = (f"superpixel of min_size = {min_size} pixels in an allowed slice" if same_slice else
+                      f"supervoxel or class that fills {n_shot + 1} consecutive allowed slices (n_shot + n_query) with "
+                      f"min_size = {min_size} pixels in one of the first two")
+            raise InputError(f"no training volume (of {len(volumes)}) has a {wanted}")
 
     def __len__(self) -> int:
         return self.length
@@ -149,22 +171,25 @@ class EpisodeDataset(Dataset):
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
         volume, windows = self.volumes[rng.integers(len(self.volumes))]
         window = int(np.searchsorted(windows.cumulative, rng.random(), side="right"))
-        slices = [int(windows.starts[window]) + k for k in range(self.n_shot + 1)]
+        start, step = int(windows.starts[window]), 0 if self.same_slice else 1
+        slices = [start + k * step for k in range(self.n_shot + 1)]
         return volume, int(windows.classes[window]), slices[::-1] if rng.random() < 0.5 else slices, rng
 
     def __getitem__(self, index: int) -> Episode:
         volume, label, slices, rng = self._draw(index)
         images = [volume.image[z] for z in slices]
         masks = [(volume.classes[z] == label).astype(np.float32) for z in slices]
-        for k in self._query_or_support(rng):
+        for k in self._to_transform(rng):
             images[k] = gamma_transform(images[k], rng.uniform(*GAMMA))
-        for k in self._query_or_support(rng):
+        for k in self._to_transform(rng):
             geometry = Geometry.sample(rng, images[k].shape)
             images[k], masks[k] = geometry.apply(images[k]), geometry.apply_to_mask(masks[k])
         stacked = torch.from_numpy(np.stack(images)).unsqueeze(1).expand(-1, 3, -1, -1)
         masks = torch.from_numpy(np.stack(masks))
         return Episode(stacked[:-1], masks[:-1], stacked[-1], masks[-1])
 
-    def _query_or_support(self, rng: np.random.Generator) -> range:
-        """Positions of the slices to transform: the query's, or (half of the time) the support's."""
+    def _to_transform(self, rng: np.random.Generator) -> range:
+        """Positions of the slices to transform: the query's, or (half of the time) the support's; all with `same_slice`."""
+        if self.same_slice:
+            return range(self.n_shot + 1)
         return range(self.n_shot, self.n_shot + 1) if rng.random() < 0.5 else range(self.n_shot)

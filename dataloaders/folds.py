@@ -37,7 +37,7 @@ def supports_and_queries(n_cases: int, n_folds: int, fold: int, protocol: str,
     """Return (support position, query positions) for each support volume that is to be tried.
 
     Args:
-        protocol: "published": the support is the `supp_idx`-th case of the fold (an index, several, or "all").
+        protocol: "published" or "ep2": the support is the `supp_idx`-th case of the fold (an index, several, or "all").
             "corrected": the support is the fold's extra case (Ouyang et al. 2020) and `supp_idx` is not used, so every
             case is a query exactly once over the folds.
     Raises:
@@ -84,9 +84,15 @@ def slices_with(label_map: np.ndarray, label: int) -> list[int]:
     return np.flatnonzero((label_map == label).any(axis=(1, 2))).tolist()
 
 
-def parts(support_label_map: np.ndarray, query_label_map: np.ndarray, label: int, n_part: int) -> list[Part]:
-    """Return the protocol's parts for one class; empty when the support or the query lacks it."""
+def parts(support_label_map: np.ndarray, query_label_map: np.ndarray, label: int, n_part: int,
+          every_slice: bool = False) -> list[Part]:
+    """Return the protocol's parts for one class; empty when the support or the query lacks it.
+
+    Of the query, the slices that hold the class are segmented, or with `every_slice` (ADNet's EP2) all of them.
+    """
     support, query = slices_with(support_label_map, label), slices_with(query_label_map, label)
     if not support or not query:
         return []
+    if every_slice:
+        query = range(len(query_label_map))
     return [Part(*pair) for pair in zip(support_slices(support, n_part), query_chunks(query, n_part), strict=True)]

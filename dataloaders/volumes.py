@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,15 @@ from nibabel.filebasedimages import ImageFileError
 
 from dataloaders.datasets import Case, DatasetSpec
 from util.errors import InputError
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """A case of the test fold: z-scored image and label map, both (D, H, W)."""
+
+    case: Case
+    image: np.ndarray
+    label_map: np.ndarray
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Dual-path encoders: one backbone, feature maps from its last two stages, and a threshold per image."""
+"""Encoders: one backbone, and feature maps and a threshold per image from its last two stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,46 +16,46 @@ class Features:
     """What is kept of B encoded images.
 
     Attributes:
-        maps: one (B, C, h, w) feature map per path: fine (1/4 of the image's resolution), then coarse (1/8).
-        threshold: (B, 1) query-informed threshold T.
+        maps: one (B, C, h, w) feature map per path, the fine one (1/4 of the image's resolution) before the coarse one (1/8).
+        threshold: (B, 1) threshold T of the anomaly score, or None for methods without one.
         image_size: (H, W) of the images.
     """
 
     maps: tuple[Tensor, ...]
-    threshold: Tensor
+    threshold: Tensor | None
     image_size: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self.threshold)
+        return len(self.maps[0])
 
     def __getitem__(self, images: slice | Tensor) -> Features:
-        return Features(tuple(feature_map[images] for feature_map in self.maps), self.threshold[images], self.image_size)
+        threshold = None if self.threshold is None else self.threshold[images]
+        return Features(tuple(feature_map[images] for feature_map in self.maps), threshold, self.image_size)
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:
         maps = tuple(torch.cat(same_path) for same_path in zip(*(part.maps for part in parts), strict=True))
-        return Features(maps, torch.cat([part.threshold for part in parts]), parts[0].image_size)
+        threshold = None if parts[0].threshold is None else torch.cat([part.threshold for part in parts])
+        return Features(maps, threshold, parts[0].image_size)
 
 
-class DualPathEncoder(nn.Module):
-    """Q-Net's encoder (Shen et al. 2022, section 2.2): `layer3` gives the fine path, `layer4` the coarse one.
-
-    The threshold is `layer4` → average pooling → `fc` → `reduce1d`, two linear layers with nothing between them.
+class Encoder(nn.Module):
+    """A backbone of four stages, and in the subclasses what becomes of its last two.
 
     Args:
         backbone: has conv1, bn1, relu, maxpool, layer1…layer4, avgpool and fc, as torchvision's ResNet.
-        n_channels: C, the channels of both paths.
         bf16: run the convolutions under bfloat16 autocast; the features come out as float32 all the same.
     """
 
-    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False):
+    predicts_threshold = False
+
+    def __init__(self, backbone: nn.Module, bf16: bool = False):
         super().__init__()
         self.backbone = backbone
-        coarse_channels = backbone.fc.in_features
-        self.reduce1 = nn.Conv2d(coarse_channels // 2, n_channels, kernel_size=1, bias=False)
-        self.reduce2 = nn.Conv2d(coarse_channels, n_channels, kernel_size=1, bias=False)
-        self.reduce1d = nn.Linear(backbone.fc.out_features, 1)
+        self.coarse_channels = backbone.fc.in_features
         self.bf16 = bf16
+
+    def _initialise_convolutions(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -70,12 +69,64 @@ class DualPathEncoder(nn.Module):
         size = expect_shape("images", images, "B C H W", C=3)
         net = self.backbone
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            shallow = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images))))))
-            fine = net.layer3(shallow)
-            coarse = net.layer4(fine)
-            maps = self.reduce1(fine), self.reduce2(coarse)
-            threshold = self.reduce1d(net.fc(net.avgpool(coarse).flatten(1)))
-        return Features(tuple(feature_map.float() for feature_map in maps), threshold.float(), (size["H"], size["W"]))
+            fine = net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))))
+            maps, threshold = self._heads(fine, net.layer4(fine))
+        return Features(tuple(feature_map.float() for feature_map in maps),
+                        None if threshold is None else threshold.float(), (size["H"], size["W"]))
+
+    def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        raise NotImplementedError
+
+
+class DualPathEncoder(Encoder):
+    """Q-Net's encoder (Shen et al. 2022, section 2.2): `layer3` gives the fine path, `layer4` the coarse one.
+
+    The threshold is `layer4` → average pooling → `fc` → `reduce1d`, two linear layers with nothing between them.
+
+    Args:
+        backbone, bf16: see Encoder.
+        n_channels: C, the channels of a path.
+        paths: "both", "fine" or "coarse".
+        predicts_threshold: give a threshold per image; without it the features carry none.
+    """
+
+    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False, paths: str = "both",
+                 predicts_threshold: bool = True):
+        super().__init__(backbone, bf16)
+        self.predicts_threshold = predicts_threshold
+        self.reduce1 = self.reduce2 = self.reduce1d = None
+        if paths != "coarse":
+            self.reduce1 = nn.Conv2d(self.coarse_channels // 2, n_channels, kernel_size=1, bias=False)
+        if paths != "fine":
+            self.reduce2 = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
+        if predicts_threshold:
+            self.reduce1d = nn.Linear(backbone.fc.out_features, 1)
+        else:
+            del backbone.fc
+        self._initialise_convolutions()
+
+    def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        net = self.backbone
+        maps = [reduce(stage) for reduce, stage in ((self.reduce1, fine), (self.reduce2, coarse)) if reduce is not None]
+        return maps, self.reduce1d(net.fc(net.avgpool(coarse).flatten(1))) if self.predicts_threshold else None
+
+
+class SinglePathEncoder(Encoder):
+    """The encoder of ADNet and SSL-ALPNet: `layer4`, 1/8 of the image's resolution, reduced to C channels.
+
+    Args:
+        backbone, bf16: see Encoder; `fc` is taken off.
+        n_channels: C.
+    """
+
+    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False):
+        super().__init__(backbone, bf16)
+        del backbone.fc
+        self.localconv = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
+        self._initialise_convolutions()
+
+    def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        return [self.localconv(coarse)], None
 
 
 class DilatedBlock(nn.Module):
@@ -113,18 +164,21 @@ class SmallBackbone(nn.Module):
         self.fc = nn.Linear(256, 64)
 
 
-def _resnet(name: str) -> Callable[[], nn.Module]:
-    return lambda: torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=[True, True, False])
+DUAL_PATH_CHANNELS = {"resnet101": 512, "resnet50": 512, "small": 128}
+SINGLE_PATH_CHANNELS = {"resnet101": 256, "resnet50": 256, "small": 128}
 
 
-BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {   # name: backbone, channels of a path
-    "resnet101": (_resnet("resnet101"), 512),
-    "resnet50": (_resnet("resnet50"), 512),
-    "small": (SmallBackbone, 128),
-}
+def _backbone(name: str, dilated: list[bool]) -> nn.Module:
+    if name == "small":
+        return SmallBackbone()
+    return torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated)
 
 
-def build_encoder(name: str, bf16: bool = False) -> DualPathEncoder:
-    """Return the encoder of that name (a key of BACKBONES) with random weights from torch's global generator."""
-    backbone, n_channels = BACKBONES[name]
-    return DualPathEncoder(backbone(), n_channels, bf16)
+def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True) -> DualPathEncoder:
+    """Return Q-Net's encoder on the backbone of that name, with random weights from torch's global generator."""
+    return DualPathEncoder(_backbone(name, [True, True, False]), DUAL_PATH_CHANNELS[name], bf16, paths, predicts_threshold)
+
+
+def build_single_path_encoder(name: str, bf16: bool = False) -> SinglePathEncoder:
+    """Return the encoder of ADNet and SSL-ALPNet in the same way."""
+    return SinglePathEncoder(_backbone(name, [False, True, True]), SINGLE_PATH_CHANNELS[name], bf16)

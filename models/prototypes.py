@@ -11,8 +11,9 @@ from torch import Tensor
 from util.checks import expect_shape
 
 AREA_EPS = 1e-5       # added to a mask's area
-COSINE_EPS = 1e-8     # smallest norm in the cosine
-COSINE_SCALE = 20.0   # of the anomaly score
+COSINE_EPS = 1e-8     # smallest norm in the cosine of the anomaly score
+CLASS_EPS = 1e-4      # smallest norm in the cosine of a class score
+COSINE_SCALE = 20.0   # of both
 
 
 @cache
@@ -52,6 +53,25 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
     total = (features.flatten(2) @ weights).squeeze(2)                            # (B·S, C)
     average = total / (masks.sum(dim=(-2, -1)).unsqueeze(1) + AREA_EPS)
     return average.unflatten(0, (n["B"], n["S"])).mean(dim=1)
+
+
+def on_grid(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize (B, S, H, W) masks bilinearly (`align_corners=False`) to (B, S, h, w); float32."""
+    return F.interpolate(masks.float(), size=tuple(grid), mode="bilinear", align_corners=False)
+
+
+def class_score(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Similarity to a class: the softmax-weighted sum of 20·cos(F, p) over its prototypes (SSL-ALPNet).
+
+    Args:
+        features: (B, C, h, w).
+        prototypes: (n, C), at least one; with a single one the score is its similarity.
+    Returns:
+        (B, h, w) in [−20, 20].
+    """
+    unit_features, unit_prototypes = (x / x.norm(dim=1, keepdim=True).clamp_min(CLASS_EPS) for x in (features, prototypes))
+    similarity = COSINE_SCALE * F.conv2d(unit_features, unit_prototypes[:, :, None, None])   # (B, n, h, w)
+    return (similarity.softmax(dim=1) * similarity).sum(dim=1)
 
 
 def foreground_probability(features: Tensor, prototypes: Tensor, threshold: Tensor) -> Tensor:

@@ -9,7 +9,11 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
 use_environment
-selection=()
-if [[ ${1:-} == --slow ]]; then shift; selection=(-m slow); fi
 ruff check .
-python -m pytest "${selection[@]}" "$@"
+if [[ ${1:-} == --slow ]]; then
+    shift
+    python -m pytest -m slow "$@"
+else
+    export OMP_NUM_THREADS=1    # a process per core, each with one thread
+    python -m pytest --numprocesses auto --dist loadfile "$@"
+fi

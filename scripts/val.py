@@ -15,8 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util.checkpoints import newest_snapshot, read_snapshot
-from util.config import load_config
+from util.checkpoints import SHAPING, newest_snapshot, read_snapshot
+from util.config import MODELS, load_config
 from util.errors import InputError
 from util.experiment import format_table, run_folders
 from util.runs import ROOT, call, newest_run
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("dataset", choices=sorted({dataset for dataset, _ in CONFIGS}))
     parser.add_argument("setting", choices=["1", "2"])
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as supp_idx=all")
+    parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as supp_idx=all, or adnet")
     arguments = parser.parse_args()
     if (arguments.dataset, arguments.setting) not in CONFIGS:
         parser.error(f"{arguments.dataset} has no setting {arguments.setting}")
@@ -42,11 +42,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def settings(name: str, fold: int, options: list[str]) -> dict:
     """Return what of a run's config decides where its folders are."""
-    config = load_config(name)
+    given = dict(option.split("=", 1) for option in options if "=" in option)
+    config = load_config(name, *(option for option in options if "=" not in option))
     config["eval_fold"] = fold
-    for option in options:
-        if option.startswith("path.log_dir="):
-            config["path"]["log_dir"] = option.partition("=")[2]
+    config["model"] = given.get("model", config["model"])
+    config["path"]["log_dir"] = given.get("path.log_dir", config["path"]["log_dir"])
     return config
 
 
@@ -63,10 +63,10 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
 
 
 def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
-    """Run test.py with the encoder that the snapshot was trained with; return each class's mean Dice."""
+    """Run test.py with the network that the snapshot was trained with; return each class's mean Dice."""
     trained_with = read_snapshot(snapshot).config
-    call("test.py", "with", name, f"eval_fold={fold}", f"encoder={trained_with['encoder']}", *options,
-         f"reload_model_path={snapshot}")
+    network = [f"{key}={trained_with[key]}" for key in SHAPING if key in trained_with]
+    call("test.py", "with", name, f"eval_fold={fold}", *network, *options, f"reload_model_path={snapshot}")
     results = json.loads((newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json").read_text())
     return {label: entry["dice_mean"] for label, entry in results["classes"].items()}
 
@@ -94,7 +94,8 @@ def main() -> None:
     header, rows = table(scores)
     print(f"\n{arguments.dataset}, setting {arguments.setting}: Dice in %, each fold's mean over supports and queries\n")
     print(format_table(header, rows))
-    output = ROOT / settings(configs[0], 0, arguments.options)["path"]["log_dir"] / "val.csv"
+    config = settings(configs[0], 0, arguments.options)
+    output = ROOT / config["path"]["log_dir"] / f"val_{MODELS[config['model']]}.csv"
     with output.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     print(f"\nalso in {output}")

@@ -39,6 +39,7 @@ def write_toy_data(root: Path) -> Path:
         write(root / f"chaos_MR_T2_normalized/image_{number}.nii.gz", image)
         write(root / f"chaos_MR_T2_normalized/label_{number}.nii.gz", label_map.astype(np.float64))
         write(root / f"supervoxels_5000/superpix-MIDDLE_{number}.nii.gz", supervoxels, np.eye(4))
+        write(root / f"superpixels_400/superpix-MIDDLE_{number}.nii.gz", supervoxels, np.eye(4))
     return root
 
 

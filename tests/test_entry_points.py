@@ -187,7 +187,8 @@ def test_bad_file(program, kind, message, tmp_path, trained):
     ("train", {"device": "cuda:9"}, "device: got 'cuda:9'"),
     ("train", {"resume": "runs/nothing.pth"}, "runs/nothing.pth: no such file"),
     ("test", {"reload_model_path": None}, "reload_model_path: got null"),
-    ("test", {"encoder": "resnet50"}, r"weights of another architecture: .* missing \(.*; it was trained with encoder=small"),
+    ("test", {"encoder": "resnet50"},
+     r"weights of another architecture: .* missing \(.*; it was trained with model=qnet, encoder=small"),
 ])
 def test_bad_option(program, options, message, tmp_path, toy_data, trained):
     options = {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0, **options}
@@ -201,5 +202,5 @@ def test_missing_data_folder_on_the_command_line(tmp_path):
          f"path.log_dir={tmp_path}", f"path.CHAOST2.data_dir={tmp_path / 'nowhere'}"],
         cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - QNet_train - Failed after"))]
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - train - Failed after"))]
     assert errors == [f"error: path.CHAOST2.data_dir: no folder {tmp_path / 'nowhere'}; data/README.md says how to get the data"]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from util.errors import InputError
 from util.weights import load_state, read_weights
 
+SHAPING = ("model", "encoder", "threshold", "paths")   # options that decide which tensors there are
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -25,7 +27,7 @@ class Snapshot:
     step: int | None = None
     optimizer: Mapping[str, Any] | None = None
     scheduler: Mapping[str, Any] | None = None
-    history: Tensor | None = None       # (step, 2) query and alignment loss of every step so far
+    history: Tensor | None = None       # (step, losses) losses of every step so far
     config: Mapping[str, Any] | None = None
 
 
@@ -60,8 +62,9 @@ def read_snapshot(path: Path | str) -> Snapshot:
 
 
 def load_model(model: nn.Module, snapshot: Snapshot) -> None:
-    """Load a snapshot's weights; an InputError names the tensors that do not fit, and the encoder they were trained with."""
-    hint = f"; it was trained with encoder={snapshot.config['encoder']}" if snapshot.config else ""
+    """Load a snapshot's weights; an InputError names the tensors that do not fit, and the options they were trained with."""
+    options = ", ".join(f"{key}={snapshot.config[key]}" for key in SHAPING if key in snapshot.config) if snapshot.config else ""
+    hint = f"; it was trained with {options}" if options else ""
     load_state(model, snapshot.model, snapshot.path, hint)
 
 

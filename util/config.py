@@ -72,11 +72,16 @@ def _is_alpha(value: Any) -> bool:
             and all(_is_number(v) and v >= 0 for v in value) and sum(value) > 0)
 
 
+def _is_windows(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_whole(v) and v >= 1 for v in value)
+
+
 def _is_device(value: Any) -> bool:
     return isinstance(value, str) and (value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdecimal())
 
 
 ENCODERS = ("resnet101", "resnet50", "small")
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # with the names in folders and tables
 
 RULES: dict[str, Rule | dict[str, Rule]] = {
     "dataset": text(),
@@ -85,17 +90,24 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "exclude_label": optional(list_of(whole(1, 254))),
     "exclude_rule": one_of("any", "all"),
     "use_gt": boolean(),
+    "pseudo_labels": one_of("supervoxels", "superpixels"),
     "n_sv": whole(1),
+    "n_sp": whole(1),
     "min_size": whole(0),
     "n_way": one_of(1),
     "n_shot": whole(1),
     "n_query": one_of(1),
     "batch_size": whole(1),
     "num_workers": whole(0),
+    "model": one_of(*MODELS),
     "encoder": one_of(*ENCODERS),
     "pretrained": text(),
+    "paths": one_of("both", "fine", "coarse"),
     "alpha": Rule("two numbers [fine, coarse], none negative, not both 0", _is_alpha),
     "n_iters": whole(0),
+    "threshold": one_of("query", "learned"),
+    "t_loss_scaler": number(0),
+    "prototype_windows": Rule("two whole numbers [in training, in testing] of at least 1", _is_windows),
     "device": Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'", _is_device),
     "precision": one_of("float32", "bf16"),
     "seed": whole(0),
@@ -109,7 +121,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "save_snapshot_every": whole(1),
     "resume": text(),
     "reload_model_path": optional(text()),
-    "protocol": one_of("published", "corrected"),
+    "protocol": one_of("published", "corrected", "ep2"),
     "supp_idx": either(one_of("all"), either(whole(0), list_of(whole(0)))),
     "n_part": one_of(1, 3),
     "eval_batch_size": whole(1),
@@ -209,6 +221,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise InputError(f"dataset: got {config['dataset']!r}, allowed: one of {sorted(config['datasets'])}")
     _check_paths(_section(config, "path"), config["datasets"])
     _check_labels(config)
+    if config["protocol"] == "ep2" and config["n_part"] != 1:
+        raise InputError(f"n_part: got {config['n_part']}, allowed with protocol 'ep2': 1")
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import tqdm
-from torch import Tensor, nn
+from torch import nn
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.folds import Part, parts, slices_with, support_slices
-from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label
+from dataloaders.volumes import LabelledVolume, expect_same_shape, normalise, read_image, read_label
 from models.encoder import Features
 from util.metrics import dice, iou
 from util.progress import progress
-
-
-@dataclass(frozen=True)
-class LabelledVolume:
-    """A case of the test fold: z-scored image and label map, both (D, H, W)."""
-
-    case: Case
-    image: np.ndarray
-    label_map: np.ndarray
+from util.slice_encoder import SliceEncoder, batches
 
 
 @dataclass(frozen=True)
@@ -54,41 +47,39 @@ def load_fold(cases: Sequence[Case], spec: DatasetSpec) -> list[LabelledVolume]:
 
 
 @torch.inference_mode()
-def evaluate_fold(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]], labels: Sequence[int], *,
-                  n_part: int, device: torch.device, batch_size: int) -> Iterator[Prediction]:
+def evaluate_fold(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]],
+                  labels: Sequence[int], *, n_part: int, every_slice: bool = False) -> Iterator[Prediction]:
     """Yield the prediction of every class and support for each query volume, one query volume after the other.
 
-    The support slices come first and become prototypes. Then each query volume is streamed, `batch_size` slices at a time;
-    a slice's features serve all classes and supports before they are let go. Classes that the support or the query lacks
-    are left out.
+    The support slices come first and become prototypes. Then each query volume is streamed, a batch of slices at a time; a
+    slice's features serve all classes and supports before they are let go (unless the encoder is to keep them). Classes that
+    the support or the query lacks are left out.
 
     Args:
-        model: offers `encode`, `prototypes` and `segment`; it is put on `device` and into evaluation mode.
+        encoder: holds the model.
         pairs: (support, queries).
         labels: classes to segment.
         n_part: parts of the protocol, 3 or 1.
-        batch_size: slices encoded at once.
+        every_slice: segment all slices of the queries, in place of those that hold the class.
     """
-    model.to(device).eval()
     queries = {query.case.name: query for _, volumes in pairs for query in volumes}
-    query_slices = {name: np.flatnonzero(np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
+    query_slices = {name: np.flatnonzero(every_slice | np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
                     for name, query in queries.items()}
     support_work = {support.case.name: _support_slices(support, labels, n_part) for support, _ in pairs}
-    n_encoded = sum(len({z for slices in support_work.get(name, {}).values() for z in slices} | set(query_slices.get(name, ())))
-                    for name in support_work.keys() | query_slices.keys())
-    with progress(total=n_encoded, desc="segmenting", unit="slice") as bar:
-        encoder = _SliceEncoder(model, device, batch_size, bar)
-        prototypes = {support.case.name: _prototypes(encoder, support, support_work[support.case.name],
+    needed = {name: {z for slices in support_work.get(name, {}).values() for z in slices} | set(query_slices.get(name, ()))
+              for name in support_work.keys() | query_slices.keys()}
+    with progress(total=encoder.n_new(needed), desc="segmenting", unit="slice") as bar:
+        prototypes = {support.case.name: _prototypes(encoder, support, support_work[support.case.name], bar,
                                                      reused=query_slices.get(support.case.name, ()))
                       for support, _ in pairs}
         for name, query in queries.items():
-            jobs = [_Job(label, support, query, prototypes[support.case.name][label], n_part)
+            jobs = [_Job(label, support, query, prototypes[support.case.name][label], n_part, every_slice)
                     for support, volumes in pairs if any(query is volume for volume in volumes)
                     for label in labels if label in prototypes[support.case.name]]
-            for slices in _batches(query_slices[name], batch_size):
-                features = encoder.encode(query, slices)
+            for slices in batches(query_slices[name], encoder.batch_size):
+                features = encoder.encode(query, slices, bar)
                 for job in jobs:
-                    job.segment(model, features, slices)
+                    job.segment(encoder.model, features, slices)
             yield from (job.prediction() for job in jobs if job.parts)
 
 
@@ -98,34 +89,14 @@ def _support_slices(support: LabelledVolume, labels: Sequence[int], n_part: int)
     return {label: support_slices(slices, n_part) for label, slices in present.items() if slices}
 
 
-class _SliceEncoder:
-    """Encodes slices of volumes, and keeps the features of those that will be asked for once more."""
-
-    def __init__(self, model: nn.Module, device: torch.device, batch_size: int, bar: tqdm.tqdm):
-        self.model, self.device, self.batch_size, self.bar = model, device, batch_size, bar
-        self.kept: dict[tuple[str, int], Features] = {}
-
-    def encode(self, volume: LabelledVolume, slices: Sequence[int], reused: Sequence[int] = ()) -> Features:
-        """Return the features of some slices in their order, and keep those of `reused` for the next call."""
-        name = volume.case.name
-        features = {z: self.kept.pop((name, z)) for z in slices if (name, z) in self.kept}
-        for batch in _batches([z for z in slices if z not in features], self.batch_size):
-            images = torch.from_numpy(volume.image[batch]).unsqueeze(1).expand(-1, 3, -1, -1)
-            encoded = self.model.encode(images.to(self.device))
-            features |= {z: encoded[k:k + 1] for k, z in enumerate(batch)}
-            self.bar.update(len(batch))
-        self.kept |= {(name, z): features[z] for z in slices if z in reused}
-        return Features.cat([features[z] for z in slices])
-
-
-def _prototypes(encoder: _SliceEncoder, support: LabelledVolume, slices_of_label: dict[int, list[int]],
-                reused: Sequence[int]) -> dict[int, list[tuple[Tensor, ...]]]:
-    """Prototypes of each class, one set a part."""
+def _prototypes(encoder: SliceEncoder, support: LabelledVolume, slices_of_label: dict[int, list[int]], bar: tqdm.tqdm,
+                reused: Sequence[int]) -> dict[int, list[Any]]:
+    """What the model keeps of each class, for each part."""
     slices = sorted({z for slices in slices_of_label.values() for z in slices})
     if not slices:
         return {}
-    features = encoder.encode(support, slices, reused)
-    of_label: dict[int, list[tuple[Tensor, ...]]] = {}
+    features = encoder.encode(support, slices, bar, reused)
+    of_label: dict[int, list[Any]] = {}
     for label, chosen in slices_of_label.items():
         masks = torch.from_numpy((support.label_map[chosen] == label).astype(np.float32)).to(encoder.device)
         positions = [slices.index(z) for z in chosen]
@@ -138,17 +109,17 @@ class _Job:
     """One class of one query volume, to be segmented from one support volume."""
 
     def __init__(self, label: int, support: LabelledVolume, query: LabelledVolume,
-                 prototypes: list[tuple[Tensor, ...]], n_part: int):
+                 prototypes: list[Any], n_part: int, every_slice: bool):
         self.label, self.support, self.query, self.prototypes = label, support, query, prototypes
-        self.parts = parts(support.label_map, query.label_map, label, n_part)
+        self.parts = parts(support.label_map, query.label_map, label, n_part, every_slice)
         self.mask = np.zeros(query.label_map.shape, bool)
 
     def segment(self, model: nn.Module, features: Features, slices: Sequence[int]) -> None:
-        """Segment those of the encoded slices that hold the class."""
+        """Segment those of the encoded slices that the protocol asks for."""
         for part, prototypes in zip(self.parts, self.prototypes, strict=False):
             positions = [k for k, z in enumerate(slices) if z in part.query_slices]
             if positions:
-                index = torch.tensor(positions, device=features.threshold.device)
+                index = torch.tensor(positions, device=features.maps[0].device)
                 probs = model.segment(features[index], prototypes)
                 self.mask[[slices[k] for k in positions]] = probs.argmax(dim=1).bool().cpu().numpy()
 
@@ -157,6 +128,3 @@ class _Job:
         mask, truth = self.mask[segmented], self.query.label_map[segmented] == self.label
         return Prediction(self.label, self.support, self.query, tuple(self.parts), self.mask, dice(mask, truth), iou(mask, truth))
 
-
-def _batches(items: Sequence[int], size: int) -> list[list[int]]:
-    return [list(items[start:start + size]) for start in range(0, len(items), size)]

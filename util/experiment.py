@@ -17,10 +17,10 @@ from sacred.observers import FileStorageObserver
 from sacred.run import Run
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
-from models.encoder import build_encoder
-from models.qnet import QNet
-from util.config import base_config, check_config, named_configs
+from models.base import FewShotModel
+from util.config import MODELS, base_config, check_config, named_configs
 from util.errors import InputError
+from util.methods import BUILDERS
 from util.weights import load_pretrained
 
 SETTINGS.CAPTURE_MODE = "sys"
@@ -39,7 +39,7 @@ def one_line_errors() -> Iterator[None]:
 
 def make_experiment(mode: str) -> Experiment:
     """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
-    experiment = Experiment(f"QNet_{mode}", base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
+    experiment = Experiment(mode, base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
     with one_line_errors():
         experiment.add_config(base_config())
         for name, config in named_configs().items():
@@ -57,7 +57,7 @@ def make_experiment(mode: str) -> Experiment:
 
 def run_folders(config: Mapping[str, Any], mode: str) -> Path:
     """Return the folder that holds the numbered run folders of a config."""
-    return Path(config["path"]["log_dir"]) / f"QNet_{mode}_{config['dataset']}_cv{config['eval_fold']}"
+    return Path(config["path"]["log_dir"]) / f"{MODELS[config['model']]}_{mode}_{config['dataset']}_cv{config['eval_fold']}"
 
 
 def run_dir(run: Run) -> Path:
@@ -74,7 +74,7 @@ def open_dataset(config: Mapping[str, Any]) -> tuple[DatasetSpec, list[Case]]:
     """Return the description and the sorted cases of the config's dataset; an InputError says what is not there."""
     name = config["dataset"]
     spec = DatasetSpec.from_config(name, config["datasets"][name])
-    return spec, find_cases(spec, config["path"][name]["data_dir"], config["n_sv"])
+    return spec, find_cases(spec, config["path"][name]["data_dir"], config["n_sv"], config["n_sp"])
 
 
 def seed_everything(seed: int) -> None:
@@ -84,14 +84,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_model(config: Mapping[str, Any]) -> QNet:
+def build_model(config: Mapping[str, Any]) -> FewShotModel:
     """Return the model as initialised by the config's seed, without pretrained weights."""
     seed_everything(config["seed"])
-    encoder = build_encoder(config["encoder"], bf16=config["precision"] == "bf16")
-    return QNet(encoder, config["alpha"], config["n_iters"], config["bg_wt"], config["ignore_label"])
+    return BUILDERS[config["model"]](config)
 
 
-def initialise(model: QNet, config: Mapping[str, Any]) -> str:
+def initialise(model: FewShotModel, config: Mapping[str, Any]) -> str:
     """Load the config's pretrained weights into the encoder; returns what was loaded, in words."""
     return load_pretrained(model.encoder.backbone, config["encoder"], config["pretrained"], config["path"]["weights_dir"])
 

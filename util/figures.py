@@ -28,11 +28,11 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 
 def loss_curve(history: Tensor, path: Path) -> None:
-    """Draw the (n_steps, 2) query and alignment loss of every step, thinly, with a running mean over them."""
+    """Draw the query and alignment loss of every step, the first two columns of (n_steps, losses), with a running mean."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     steps = np.arange(1, len(history) + 1)
     window = max(1, len(history) // 50)
-    for losses, name, colour in zip(history.T.numpy(), ("query loss", "alignment loss"), ("C0", "C1"), strict=True):
+    for losses, name, colour in zip(history.T[:2].numpy(), ("query loss", "alignment loss"), ("C0", "C1"), strict=True):
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.5)
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1:], smooth, color=colour, label=f"{name} (mean over {window} steps)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,19 @@ def train(model: nn.Module, episodes: Dataset, *, n_steps: int, batch_size: int,
           lr_step_gamma: float, max_iters_per_load: int, print_interval: int, save_snapshot_every: int, device: torch.device,
           snapshot_dir: Path, config: Mapping[str, Any], log_scalar: Callable[[str, float, int], None],
           resume_from: Snapshot | None = None) -> Tensor:
-    """Train up to step `n_steps` and return the (n_steps, 2) query and alignment loss of every step.
+    """Train up to step `n_steps` and return the (n_steps, losses) losses of every step, in the order of `model.loss_names`.
 
     Episode (step − 1)·batch_size + b is the b-th of a step, so a resumed run sees the episodes it would have seen.
 
     Raises:
         RuntimeError: a loss is not finite; found at the next log entry.
     """
-    model.to(device).train()
+    model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), **optim)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max_iters_per_load, lr_step_gamma)
     done = 0
-    history = torch.zeros(n_steps, 2, device=device)   # on the device, so that no step waits for its losses to be read
+    # on the device, so that no step waits for its losses to be read
+    history = torch.zeros(n_steps, len(model.loss_names), device=device)
     if resume_from is not None:
         done = resume_from.step
         history[:done] = resume_from.history
@@ -46,10 +47,10 @@ def train(model: nn.Module, episodes: Dataset, *, n_steps: int, batch_size: int,
             sum(losses.values()).backward()
             optimizer.step()
             scheduler.step()
-            history[step - 1] = torch.stack([losses["query"], losses["align"]]).detach()
+            history[step - 1] = torch.stack([losses[name] for name in model.loss_names]).detach()
             bar.update(batch_size)
             if step % print_interval == 0 or step == n_steps:
-                _log(history[logged:step], scheduler.get_last_lr()[0], step, bar, log_scalar)
+                _log(model.loss_names, history[logged:step], scheduler.get_last_lr()[0], step, bar, log_scalar)
                 logged = step
             if step % save_snapshot_every == 0 or step == n_steps:
                 save_snapshot(snapshot_dir / f"{step}.pth", model, step=step, optimizer=optimizer, scheduler=scheduler,
@@ -57,10 +58,12 @@ def train(model: nn.Module, episodes: Dataset, *, n_steps: int, batch_size: int,
     return history.cpu()
 
 
-def _log(losses: Tensor, learning_rate: float, step: int, bar: tqdm.tqdm, log_scalar: Callable[[str, float, int], None]) -> None:
-    query, align = losses.mean(dim=0).tolist()
+def _log(names: Sequence[str], losses: Tensor, learning_rate: float, step: int, bar: tqdm.tqdm,
+         log_scalar: Callable[[str, float, int], None]) -> None:
     if not torch.isfinite(losses).all():
         raise RuntimeError(f"the loss is not finite in steps {step - len(losses) + 1} to {step}; a lower optim.lr may help")
-    for name, value in (("query_loss", query), ("align_loss", align), ("total_loss", query + align), ("lr", learning_rate)):
+    means = dict(zip(names, losses.mean(dim=0).tolist(), strict=True))
+    total = sum(means.values())
+    for name, value in (*((f"{name}_loss", mean) for name, mean in means.items()), ("total_loss", total), ("lr", learning_rate)):
         log_scalar(name, value, step)
-    bar.set_postfix(loss=f"{query + align:.3f}", query=f"{query:.3f}", align=f"{align:.3f}", lr=f"{learning_rate:.2g}")
+    bar.set_postfix(loss=f"{total:.3f}", **{name: f"{mean:.3f}" for name, mean in means.items()}, lr=f"{learning_rate:.2g}")

@@ -13,10 +13,11 @@ import tqdm
 from scipy import ndimage
 from torch import Tensor, nn
 
+from dataloaders.volumes import LabelledVolume
 from models.encoder import Features
-from util.evaluation import LabelledVolume
 from util.location import body_box, location_weight
 from util.progress import progress
+from util.slice_encoder import SliceEncoder
 from util.slice_selection import align_slices, choose_support_slices, describe_slices
 
 
@@ -100,22 +101,26 @@ def segment_whole(model: nn.Module, query: EncodedVolume, support: EncodedVolume
     return result
 
 
-def evaluate_whole(model: nn.Module, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]], labels: Sequence[int],
-                   options: WholeVolumeOptions, device: torch.device, pixel_mm: float) -> Iterator[WholePrediction]:
+@torch.inference_mode()
+def evaluate_whole(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]],
+                   labels: Sequence[int], options: WholeVolumeOptions, pixel_mm: float) -> Iterator[WholePrediction]:
     """Yield the prediction of every class that the support holds, for each support and query, whole volumes throughout.
 
     Supports stay in memory with their features; queries come and go. A voxel that several classes claim goes to the likeliest.
     """
-    model.to(device).eval()
     queries = {query.case.name: query for _, volumes in pairs for query in volumes}
-    n_slices = sum(len(volume.image) for volume in [*(support for support, _ in pairs), *queries.values()])
-    with progress(total=n_slices, desc="whole volumes", unit="slice") as bar:
-        supports = {support.case.name: encode_volume(model, support.image, support.label_map, device=device,
-                                                     batch_size=options.batch_size, bar=bar) for support, _ in pairs}
+    whole = {volume.case.name: range(len(volume.image)) for volume in [*(support for support, _ in pairs), *queries.values()]}
+    with progress(total=encoder.n_new(whole), desc="whole volumes", unit="slice") as bar:
+        def encoded(volume: LabelledVolume) -> EncodedVolume:
+            features = encoder.encode(volume, whole[volume.case.name], bar)
+            encoder.release(volume)
+            return EncodedVolume(features, volume.image, volume.label_map)
+
+        supports = {support.case.name: encoded(support) for support, _ in pairs}
         for query in queries.values():
-            encoded = encode_volume(model, query.image, device=device, batch_size=options.batch_size, bar=bar)
+            as_query = supports.get(query.case.name) or encoded(query)
             for support in (support for support, volumes in pairs if any(query is volume for volume in volumes)):
-                raw = segment_whole(model, encoded, supports[support.case.name], labels, options, pixel_mm)
+                raw = segment_whole(encoder.model, as_query, supports[support.case.name], labels, options, pixel_mm)
                 probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
                 label_map = to_label_map(probs.items(), query.image.shape)
                 if options.largest_component:

@@ -29,8 +29,9 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
     """
     options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
     kind, pattern, parameters = method(options, {}, spec)
-    tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=parameters["min_size"]),
-                  parameters) for case in find_cases(spec, target, parameters["min_size"])]
+    size = parameters["min_size"]
+    tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
+             for case in find_cases(spec, target, size)]
     record = read_record(tasks[0].record)
     waiting = [task for task in tasks if state(task, record.get(task.case)) == "to do"]
     print(f"{tasks[0].output.parent}: {len(waiting)} of {len(tasks)} cases to do", file=sys.stderr)

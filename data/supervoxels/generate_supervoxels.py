@@ -29,12 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
-from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from dataloaders.volumes import read_array, write_like
 from util.config import check_config, load_config, named_configs
 from util.errors import InputError
-
-SUPERPIXELS_FILE = "superpixels_{n_sv}/superpix-MIDDLE_{case}.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,14 @@ def plan(options: argparse.Namespace) -> list[Task]:
     if unknown := set(options.cases or ()) - set(images):
         raise InputError(f"--cases: got {' '.join(sorted(unknown))}, allowed: {' '.join(images)}")
     root = options.output or data_dir
-    return [Task(kind, case, image, root / pattern.format(case=case, n_sv=parameters["min_size"]), parameters)
+    size = parameters["min_size"]
+    return [Task(kind, case, image, root / pattern.format(case=case, n_sv=size, n_sp=size), parameters)
             for case, image in images.items() if case in (options.cases or images)]
 
 
 def method(options: argparse.Namespace, config: Mapping, spec: DatasetSpec) -> tuple[str, str, dict[str, object]]:
     if options.superpixels:
-        return "superpixels", SUPERPIXELS_FILE, {
+        return "superpixels", SUPERPIXELS, {
             "algorithm": "felzenszwalb 2d of scikit-image", "sigma": SIGMA_PX, "min_size": options.min_size or 400,
             "foreground_threshold": options.foreground_threshold}
     min_size = options.min_size or default_min_size(options, config)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.episodes import EpisodeDataset, TrainingVolume, _windows, allowed_slices
+from dataloaders.episodes import EpisodeDataset, TrainingVolume, _single_slices, _windows, allowed_slices
 from util.errors import InputError
 
 
@@ -105,3 +105,37 @@ def test_volume_without_a_usable_class_is_left_out_and_none_at_all_is_an_error()
     assert {dataset.draw(i)[0] for i in range(20)} == {"3"}
     with pytest.raises(InputError, match=r"no training volume \(of 1\).*min_size = 50"):
         episodes(volumes=[empty])
+
+
+# ---- superpixels: support and query are augmentations of one slice ----
+
+def test_superpixels_any_slice_is_as_likely_then_any_of_its_superpixels():
+    windows = _single_slices(volume(), 50)
+    chances = np.diff(windows.cumulative, prepend=0)
+    got = {(int(c), int(z)): float(p) for c, z, p in zip(windows.classes, windows.starts, chances, strict=True)}
+    # slices 1, 4, 5, 7, 8 hold one of 50 pixels, slices 2, 3, 6 two
+    assert got == pytest.approx({(1, 1): 1 / 8, (2, 4): 1 / 8, (2, 5): 1 / 8, (1, 7): 1 / 8, (1, 8): 1 / 8,
+                                 **{(label, z): 1 / 16 for label in (1, 2) for z in (2, 3, 6)}})
+
+
+@pytest.mark.parametrize("n_shot", [1, 3])
+def test_superpixel_episodes_show_one_slice_augmented_each_time_otherwise(n_shot):
+    dataset = episodes(same_slice=True, n_shot=n_shot)
+    for index in range(20):
+        _, label, slices = dataset.draw(index)
+        assert len(slices) == n_shot + 1 and len(set(slices)) == 1
+        episode = dataset[index]
+        views = [*episode.support_images[:, 0], episode.query_images[0]]
+        original = torch.from_numpy(volume().image[slices[0]])
+        assert not any(torch.equal(view, original) for view in views)
+        assert not torch.equal(views[0], views[-1])
+        assert (episode.query_masks.sum() > 0) and (volume().classes[slices[0]] == label).any()
+    again = episodes(same_slice=True, n_shot=n_shot)
+    assert all(torch.equal(a, b) for a, b in zip(dataset[7], again[7], strict=True))
+
+
+def test_superpixels_too_small_or_excluded():
+    with pytest.raises(InputError, match=r"no training volume \(of 1\) has a superpixel of min_size = 257 pixels"):
+        episodes(same_slice=True, min_size=257)
+    only_five = episodes(volumes=[volume(allowed=np.arange(10) == 5)], same_slice=True)
+    assert all(only_five.draw(index) == ("1", 2, [5, 5]) for index in range(9))

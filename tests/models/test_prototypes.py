@@ -1,17 +1,8 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models.prototypes import foreground_probability, fuse, masked_average, pull_back
-
-
-def plain_masked_average(features, masks):
-    """The published formulation: upsample the features, multiply, sum."""
-    B, S, H, W = masks.shape
-    upsampled = F.interpolate(features, size=(H, W), mode="bilinear")
-    weights = masks.flatten(0, 1).unsqueeze(1)
-    pooled = (upsampled * weights).sum((-2, -1)) / (weights.sum((-2, -1)) + 1e-5)
-    return pooled.unflatten(0, (B, S)).mean(1)
+from scripts import reference
 
 
 @pytest.mark.parametrize(("grid", "size"), [((8, 8), (32, 32)), ((7, 5), (33, 41)), ((4, 6), (16, 24)), ((3, 3), (2, 2))])
@@ -19,7 +10,7 @@ def test_pulling_the_mask_back_gives_the_sums_of_upsampled_features(grid, size):
     torch.manual_seed(0)
     features = torch.randn(6, 5, *grid)
     masks = (torch.rand(3, 2, *size) > 0.6).float()
-    assert torch.allclose(masked_average(features, masks), plain_masked_average(features, masks), atol=1e-5)
+    assert torch.allclose(masked_average(features, masks), reference.masked_average(features, masks), atol=1e-5)
 
 
 def test_prototype_of_two_pixels_by_hand():
@@ -33,7 +24,7 @@ def test_mask_touching_the_border_and_empty_mask():
     masks = torch.zeros(2, 1, 16, 16)
     masks[0, 0, 0, :] = 1
     got = masked_average(features, masks)
-    assert torch.allclose(got, plain_masked_average(features, masks), atol=1e-5)
+    assert torch.allclose(got, reference.masked_average(features, masks), atol=1e-5)
     assert torch.equal(got[1], torch.zeros(3))
 
 

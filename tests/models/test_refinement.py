@@ -2,33 +2,13 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from models.prototypes import foreground_probability
 from models.refinement import refine
-
-
-def plain_refine(features, prototype, threshold, n_iters):
-    """The published procedure for one slice: features (1, C, h, w), prototype (1, C), threshold (1, 1)."""
-    def squash(x):
-        return torch.sigmoid((x - x.min()) / (x.max() - x.min()))
-
-    p = torch.nn.Parameter(prototype.clone())
-    optimizer = torch.optim.Adam([p], lr=0.01)
-    for _ in range(n_iters):
-        with torch.no_grad():
-            foreground = foreground_probability(features, p, threshold)
-            mask = torch.stack([1 - foreground, foreground], 1).argmax(1, keepdim=True)
-        replaced = torch.where(mask.bool(), p[:, :, None, None], features)
-        loss = F.binary_cross_entropy(squash(features), squash(replaced))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return p.detach()
+from scripts import reference
 
 
 def compare(features, prototypes, threshold, n_iters=7):
-    want = torch.cat([plain_refine(features[b:b + 1], prototypes[b:b + 1], threshold[b:b + 1], n_iters)
+    want = torch.cat([reference.refine(features[b:b + 1], prototypes[b:b + 1], threshold[b:b + 1], n_iters)
                       for b in range(len(features))])
     got = refine(features, prototypes, threshold, n_iters)
     assert torch.allclose(got, want, atol=2e-4), (got - want).abs().max()

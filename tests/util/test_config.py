@@ -21,15 +21,16 @@ def test_base_config_is_allowed_and_has_exactly_the_known_keys():
 
 def test_every_option_is_read_somewhere():
     """A key that no code asks for would only mislead."""
-    sources = "".join(path.read_text() for folder in ("util", "dataloaders", "models") for path in (ROOT / folder).glob("*.py")
-                      if path.name != "config.py") + (ROOT / "train.py").read_text() + (ROOT / "test.py").read_text()
+    files = [path for folder in ("util", "dataloaders", "models") for path in (ROOT / folder).glob("*.py")]
+    sources = "".join(path.read_text(encoding="utf-8") for path in (*files, ROOT / "train.py", ROOT / "test.py")
+                      if path.name != "config.py")
     refused_but_for_one_value = {"n_way", "n_query"}
     unread = [key for key in RULES if f'"{key}"' not in sources]
     assert set(unread) <= refused_but_for_one_value
 
 
 def test_every_option_is_explained():
-    text = (ROOT / "configs/base.json5").read_text()
+    text = (ROOT / "configs/base.json5").read_text(encoding="utf-8")
     assert [key for key in RULES if not re.search(rf"^  {key}: .*//", text, re.MULTILINE)] == []
 
 

@@ -6,11 +6,15 @@ import torch
 
 from dataloaders.datasets import Case
 from dataloaders.folds import parts
+from dataloaders.volumes import LabelledVolume
 from models.encoder import build_encoder
 from models.qnet import QNet
+from scripts import reference
 from tests.conftest import toy_case
-from util.evaluation import LabelledVolume, evaluate_fold
+from util.evaluation import evaluate_fold
 from util.metrics import dice
+from util.slice_encoder import SliceEncoder
+from util.whole_volume import WholeVolumeOptions, evaluate_whole
 
 LABELS = [1, 2, 3, 4]
 
@@ -18,10 +22,10 @@ LABELS = [1, 2, 3, 4]
 class CountingQNet(QNet):
     """Counts the slices that pass through the encoder."""
 
-    n_encoded = 0
+    counted: list[int] = []
 
     def encode(self, images):
-        self.n_encoded += len(images)
+        self.counted.append(len(images))
         return super().encode(images)
 
 
@@ -37,23 +41,20 @@ def model():
 def volume(number: int) -> LabelledVolume:
     image, label_map, _ = toy_case(number)
     image = (image - image.mean()) / image.std()
-    return LabelledVolume(Case(str(number), *(None,) * 3), image, label_map)
+    return LabelledVolume(Case(str(number), *(None,) * 4), image, label_map)
 
 
 def evaluate(model, pairs, labels=LABELS, n_part=3, batch_size=3):
-    return list(evaluate_fold(model, pairs, labels, n_part=n_part, device=torch.device("cpu"), batch_size=batch_size))
+    return list(evaluate_fold(SliceEncoder(model, torch.device("cpu"), batch_size), pairs, labels, n_part=n_part))
 
 
-@torch.no_grad()
 def plain(model, support, query, label, n_part=3):
-    """The published procedure: support and query encoded together, for every class and slice anew."""
+    """The published procedure, one slice at a time."""
     mask = np.zeros(query.label_map.shape, bool)
     for part in parts(support.label_map, query.label_map, label, n_part):
+        support_mask = support.label_map[part.support_slice] == label
         for z in part.query_slices:
-            images = torch.from_numpy(np.stack([support.image[part.support_slice], query.image[z]]))
-            features = model.encode(images.unsqueeze(1).expand(-1, 3, -1, -1))
-            support_mask = torch.from_numpy(support.label_map[part.support_slice] == label).float()[None, None]
-            mask[z] = model.segment(features[1:], model.prototypes(features[:1], support_mask)).argmax(1)[0].bool().numpy()
+            mask[z] = reference.segment_slice(model, support.image[part.support_slice], support_mask, query.image[z])
     return mask
 
 
@@ -73,13 +74,26 @@ def test_equal_to_the_plain_procedure(model):
 def test_cost_grows_with_slices_and_not_with_classes_and_supports(model, labels, n_supports):
     volumes = [volume(number) for number in (1, 2, 3)]
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:n_supports]]
+    model.counted.clear()
     evaluate(model, pairs, labels)
     queries = volumes if n_supports > 1 else volumes[1:]
     slices = {(id(query), z) for query in queries for z in np.flatnonzero(np.isin(query.label_map, labels).any((1, 2)))}
     for support, _ in pairs:
         for label in labels:
             slices |= {(id(support), part.support_slice) for part in parts(support.label_map, support.label_map, label, 3)}
-    assert model.n_encoded == len(slices)
+    assert sum(model.counted) == len(slices)
+
+
+def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
+    volumes = [volume(number) for number in (1, 2, 3)]
+    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:2]]
+    model.counted.clear()
+    encoder = SliceEncoder(model, torch.device("cpu"), 3, keep_all=True)
+    protocol = list(evaluate_fold(encoder, pairs, LABELS, n_part=3))
+    whole = list(evaluate_whole(encoder, pairs, LABELS, WholeVolumeOptions(0, 0, False, 0, 3), 2.0))
+    assert len(protocol) == len(whole) == 4 * len(LABELS)
+    assert sum(model.counted) == sum(len(v.image) for v in volumes)
+    assert not encoder.kept
 
 
 def test_class_that_the_query_or_the_support_lacks_is_left_out(model):
@@ -91,7 +105,7 @@ def test_class_that_the_query_or_the_support_lacks_is_left_out(model):
 
 def test_one_slice_volume(model):
     support = volume(1)
-    query = LabelledVolume(Case("one", *(None,) * 3), support.image[4:5], support.label_map[4:5])
+    query = LabelledVolume(Case("one", *(None,) * 4), support.image[4:5], support.label_map[4:5])
     predictions = evaluate(model, [(support, [query])])
     assert [prediction.mask.shape for prediction in predictions] == [(1, 64, 64)] * 4
     for prediction in predictions:

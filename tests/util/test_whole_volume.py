@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from dataloaders.datasets import Case
+from dataloaders.volumes import LabelledVolume
 from models.encoder import build_encoder
 from models.qnet import QNet
 from tests.conftest import toy_case
-from util.evaluation import LabelledVolume
+from util.slice_encoder import SliceEncoder
 from util.whole_volume import WholeVolumeOptions, evaluate_whole, largest_components, smooth_along_z, to_label_map
 
 
@@ -33,7 +34,7 @@ def test_smoothing_along_z_fills_a_slice_that_was_missed():
 
 def volume(number: int) -> LabelledVolume:
     image, label_map, _ = toy_case(number)
-    return LabelledVolume(Case(str(number), *(None,) * 3), (image - image.mean()) / image.std(), label_map)
+    return LabelledVolume(Case(str(number), *(None,) * 4), (image - image.mean()) / image.std(), label_map)
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def model():
 def evaluate(model, support, query, **options):
     defaults = {"margin": 0, "location_mm": 0, "largest_component": False, "smooth_z": 0, "batch_size": 3}
     options = WholeVolumeOptions(**{**defaults, **options})
-    return {p.label: p for p in evaluate_whole(model, [(support, [query])], [1, 2, 3, 4], options, torch.device("cpu"), 2.0)}
+    encoder = SliceEncoder(model, torch.device("cpu"), options.batch_size)
+    return {p.label: p for p in evaluate_whole(encoder, [(support, [query])], [1, 2, 3, 4], options, 2.0)}
 
 
 def test_the_querys_labels_are_never_looked_at(model):

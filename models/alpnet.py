@@ -1,0 +1,56 @@
+"""SSL-ALPNet (Ouyang et al. 2020, arXiv 2007.09886)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.encoder import Features
+from models.panet import ClassPrototypes, PANet
+from models.prototypes import masked_average, on_grid
+
+KEPT_ABOVE = 0.95     # share of a class in a window that becomes one of its prototypes
+MODE_WINDOW = 4       # a foreground without a window of this size, so filled, has its global prototype only
+
+
+class ALPNet(PANet):
+    """Local prototypes from the cells of a coarse grid, for background and foreground, and a global one for foreground.
+
+    Args:
+        encoder: a SinglePathEncoder.
+        windows: side of the pooling window on the feature grid, in training and in evaluation mode.
+        background_weight, ignore_label: see FewShotModel.
+    """
+
+    def __init__(self, encoder: nn.Module, windows: tuple[int, int] = (4, 2), background_weight: float = 0.05,
+                 ignore_label: int = 255):
+        super().__init__(encoder, background_weight, ignore_label)
+        self.windows = tuple(windows)
+
+    def prototypes(self, support_features: Features, support_masks: Tensor) -> list[ClassPrototypes]:
+        """Return the adaptive local prototypes, from B·S support slices and their (B, S, H, W) masks.
+
+        A background without a filled window has its global prototype, for which the published code has no answer.
+        """
+        features = support_features.maps[0]
+        masks = on_grid(support_masks, features.shape[-2:])
+        whole = zip(masked_average(features, 1 - masks).split(1), masked_average(features, masks).split(1), strict=True)
+        shots = features.unflatten(0, masks.shape[:2])                                # (B, S, C, h, w)
+        return [(self._background(*episode), self._foreground(*episode))
+                for episode in zip(shots, masks, whole, strict=True)]
+
+    def _background(self, features: Tensor, masks: Tensor, whole: ClassPrototypes) -> Tensor:
+        local = self._local(features, 1 - masks)
+        return local if len(local) else whole[0]
+
+    def _foreground(self, features: Tensor, masks: Tensor, whole: ClassPrototypes) -> Tensor:
+        if F.avg_pool2d(masks, MODE_WINDOW).max() < KEPT_ABOVE:
+            return whole[1]
+        return torch.cat([self._local(features, masks), whole[1]])
+
+    def _local(self, features: Tensor, masks: Tensor) -> Tensor:
+        """Pool (S, C, h, w) features and (S, h, w) masks, and return the (n, C) cells that the mask fills."""
+        window = self.windows[0 if self.training else 1]
+        cells = F.avg_pool2d(features, window).movedim(1, -1)                         # (S, rows, columns, C)
+        return cells[F.avg_pool2d(masks, window) > KEPT_ABOVE]

@@ -1,0 +1,364 @@
+"""Times the published procedure, written plainly (scripts/reference.py), and ours, in the same run.
+
+    python scripts/benchmark.py                         # every part, ResNet-101, 256×256: about an hour on two cores
+    python scripts/benchmark.py head load --json out.json
+    python scripts/benchmark.py all --quick             # small encoder: minutes, to see that everything runs
+    python scripts/benchmark.py evaluate --data-dir data/CHAOST2
+
+Each part alternates plain and ours after a warm-up, takes medians, checks that both give the same numbers, and states the ratio.
+Evaluation uses fold 0 of CHAOST2 where --data-dir has it, and phantom volumes of the same size otherwise. The plain evaluation is
+timed on slices spread evenly over the fold and scaled to all of them: each costs the same, and all would take hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.phantom import VERSION, generate_phantom
+from data.supervoxels.felzenszwalb import segment_volume
+from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.episodes import EpisodeDataset, TrainingVolume
+from dataloaders.folds import fold_positions, parts
+from dataloaders.volumes import LabelledVolume, read_image, read_supervoxels
+from models.encoder import Features, build_encoder
+from models.qnet import QNet
+from scripts import reference, reference_supervoxels
+from util.config import load_config
+from util.device import resolve_device
+from util.evaluation import evaluate_fold, load_fold
+from util.experiment import format_table
+from util.metrics import dice
+from util.slice_encoder import SliceEncoder
+
+T = TypeVar("T")
+LABELS = [1, 2, 3, 4]
+ALPHA = (0.9, 0.1)
+
+
+@dataclass
+class Result:
+    """Medians in seconds of the same work, and whether both gave the same numbers; `note` says what was compared."""
+
+    plain_seconds: float
+    ours_seconds: float
+    agree: bool
+    note: str
+    limit_seconds: float | None = None    # what the encoder's arithmetic takes at the rate of a large matrix product
+
+    @property
+    def ratio(self) -> float:
+        return self.plain_seconds / self.ours_seconds
+
+
+class Bench:
+    """What the parts share: data, weights, device, and the machine's rate."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path):
+        self.quick, self.device = options.quick, resolve_device(options.device)
+        self.encoder = "small" if options.quick else options.encoder
+        self.spec, self.cases = self._cases(options.data_dir, folder)
+        self.repeats = 2 if options.quick else 3
+
+    def _cases(self, data_dir: Path | None, folder: Path):
+        name, n_sv = ("CHAOST2", 5000) if data_dir else ("PHANTOM", 1000)
+        if data_dir is None:
+            size = {"cases": 6, "size": 96, "slices": 12} if self.quick else {"cases": 20, "size": 256, "slices": 36}
+            generate_phantom(folder / "phantom", {"version": VERSION, "seed": 0, "min_size": n_sv, **size})
+            data_dir = folder / "phantom"
+        self.data_dir = data_dir
+        spec = DatasetSpec.from_config(name, load_config()["datasets"][name])
+        return spec, find_cases(spec, data_dir, n_sv)
+
+    def model(self, bf16: bool = False) -> QNet:
+        """The same random weights each time, with a threshold that leaves part of the image as foreground."""
+        torch.manual_seed(0)
+        model = QNet(build_encoder(self.encoder, bf16), ALPHA).to(self.device).eval()
+        with torch.no_grad():
+            model.encoder.reduce1d.weight.mul_(0.02)
+            model.encoder.reduce1d.bias.fill_(-18)
+        return model
+
+    def fold(self) -> list[LabelledVolume]:
+        return load_fold([self.cases[k] for k in fold_positions(len(self.cases), self.spec.n_folds, 0)], self.spec)
+
+    def encoder_flops(self, shape: tuple[int, int]) -> int:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            self.model().encode(torch.zeros(1, 3, *shape, device=self.device))
+        return counter.get_total_flops()
+
+    def rate(self, dtype: torch.dtype = torch.float32) -> float:
+        """Floating-point operations per second of a large matrix product."""
+        a = torch.randn(2048, 2048, device=self.device).to(dtype)
+        return 2 * 2048**3 / self.alternate(lambda: a @ a)[0]
+
+    def alternate(self, *functions: Callable[[], object], repeats: int = 5) -> list[float]:
+        """Median seconds of each function, called in turn after a warm-up."""
+        times: list[list[float]] = [[] for _ in functions]
+        for function in functions:
+            function()
+        for _ in range(repeats):
+            for function, taken in zip(functions, times, strict=True):
+                taken.append(self.timed(function)[1])
+        return [statistics.median(taken) for taken in times]
+
+    def timed(self, function: Callable[[], T]) -> tuple[T, float]:
+        """Return the function's result and the seconds that it took."""
+        self._wait()
+        start = time.perf_counter()
+        result = function()
+        self._wait()
+        return result, time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def evaluate(bench: Bench) -> dict[str, Result]:
+    """One fold, 4 classes, with one support and with every case as the support, float32 and bf16."""
+    volumes = bench.fold()
+    every = [(support, [query for query in volumes if query is not support]) for support in volumes]
+    one = every[min(2, len(every) - 1):][:1]
+    model = bench.model()
+    flops, rate = bench.encoder_flops(volumes[0].image.shape[1:]), bench.rate()
+    results, ours = {}, {}
+    for name, pairs in (("evaluate_one_support", one), ("evaluate_all_supports", every)):
+        timed = ours[name] = _ours(bench, model, pairs)
+        plain, agree, note = _plain(bench, model, pairs, timed.predictions)
+        results[name] = Result(plain, timed.seconds, agree, f"{note}; {timed.encoder_share:.0%} of ours inside the encoder, "
+                               f"{timed.n_encoded} slices", timed.n_encoded * flops / rate)
+    exact, fast = ours["evaluate_one_support"], _ours(bench, bench.model(bf16=True), one)
+    gap = max(abs(_mean_dice(exact.predictions, label) - _mean_dice(fast.predictions, label)) for label in LABELS)
+    results["evaluate_bf16"] = Result(exact.seconds, fast.seconds, gap <= 0.005, f"against ours in float32; largest gap of a "
+                                      f"class's Dice {gap:.4f}", fast.n_encoded * flops / bench.rate(torch.bfloat16))
+    return results
+
+
+@dataclass
+class _Timed:
+    seconds: float
+    encoder_seconds: float
+    n_encoded: int
+    predictions: list
+
+    @property
+    def encoder_share(self) -> float:
+        return self.encoder_seconds / self.seconds
+
+
+def _ours(bench: Bench, model: QNet, pairs: list) -> _Timed:
+    spent = _Timed(0.0, 0.0, 0, [])
+
+    class Timed(QNet):
+        def encode(self, images: torch.Tensor) -> Features:
+            features, seconds = bench.timed(functools.partial(super().encode, images))
+            spent.encoder_seconds += seconds
+            spent.n_encoded += len(images)
+            return features
+
+    timed = Timed(model.encoder, model.alpha, model.n_iters)
+    run = evaluate_fold(SliceEncoder(timed, bench.device, batch_size=4), pairs, LABELS, n_part=3)
+    spent.predictions, spent.seconds = bench.timed(lambda: list(run))
+    return spent
+
+
+def _plain(bench: Bench, model: QNet, pairs: list, ours: list) -> tuple[float, bool, str]:
+    """Time the plain procedure on a sample of (class, slice) pairs, and compare its masks with ours there."""
+    work = [(prediction, part, z) for prediction in ours for part in prediction.parts for z in part.query_slices]
+    sample = work[::max(1, len(work) // (6 if bench.quick else 12))]
+    times, overlaps = [], []
+    for prediction, part, z in [sample[0], *sample]:
+        support, query = prediction.support, prediction.query
+        mask_of_support = support.label_map[part.support_slice] == prediction.label
+        slices = support.image[part.support_slice], mask_of_support, query.image[z]
+        mask, seconds = bench.timed(functools.partial(reference.segment_slice, model, *slices))
+        times.append(seconds)
+        overlaps.append(dice(mask, prediction.mask[z]))
+    times = times[1:]   # the first was the warm-up
+    agree = min(overlaps) > 0.99
+    return (statistics.mean(times) * len(work), agree,
+            f"plain: {len(times)} of {len(work)} slice segmentations, scaled; lowest Dice between the masks {min(overlaps):.4f}")
+
+
+def _mean_dice(predictions: list, label: int) -> float:
+    return statistics.mean(prediction.dice for prediction in predictions if prediction.label == label)
+
+
+def peak_megabytes(bench: Bench, procedure: str) -> float:
+    """Segment one query volume by one procedure (a few of its slices, for the plain one) and return the process's peak memory."""
+    volumes = bench.fold()[:2]
+    model = bench.model()
+    if procedure == "ours":
+        list(evaluate_fold(SliceEncoder(model, bench.device, batch_size=4), [(volumes[0], volumes[1:])], LABELS, n_part=3))
+    else:
+        for part in parts(volumes[0].label_map, volumes[1].label_map, LABELS[0], 3):
+            support_mask = volumes[0].label_map[part.support_slice] == LABELS[0]
+            query = volumes[1].image[part.query_slices[0]]
+            reference.segment_slice(model, volumes[0].image[part.support_slice], support_mask, query)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(bench: Bench) -> str:
+    """Peak memory of evaluation by either procedure, each in a process of its own."""
+    def child(procedure: str) -> float:
+        arguments = ["--encoder", bench.encoder, "--device", str(bench.device), "--data-dir", str(bench.data_dir),
+                     "--peak-of", procedure]
+        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    plain, ours = child("plain"), child("ours")
+    return f"peak memory of evaluation: plain {plain:.0f} MB, ours {ours:.0f} MB ({ours / plain:.2f} of it)"
+
+
+def head(bench: Bench) -> dict[str, Result]:
+    """Refine and segment 8 slices, given their features."""
+    size = 96 if bench.quick else 256
+    channels = build_encoder(bench.encoder).reduce1.out_channels
+    torch.manual_seed(0)
+    maps = tuple(torch.randn(8, channels, size // stride, size // stride, device=bench.device) for stride in (4, 8))
+    query = Features(maps, torch.full((8, 1), -1.0, device=bench.device), (size, size))
+    prototypes = tuple(path[:1, :, size // 16, size // 16] * 0.5 + path[:1].mean((-2, -1)) for path in maps)
+    model = QNet(torch.nn.Identity(), ALPHA).to(bench.device).eval()
+    with torch.no_grad():
+        functions = lambda: reference.head(query, prototypes, ALPHA, 7), lambda: model.segment(query, prototypes)
+        gap = (functions[0]() - functions[1]()).abs().max().item()
+        plain, ours = bench.alternate(*functions, repeats=bench.repeats)
+    return {"head": Result(plain, ours, gap < 1e-3, f"8 slices, 7 refinements; largest difference of a probability {gap:.1e}")}
+
+
+def train(bench: Bench) -> dict[str, Result]:
+    """One optimiser step, given an episode."""
+    size = 96 if bench.quick else 256
+    volumes = training_volumes(bench)
+    episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0), 1)))
+    episode = episode.to(bench.device)
+    results = {}
+    for name, bf16 in (("train_step", False), ("train_step_bf16", True)):
+        plain_model, model = bench.model().train(), bench.model(bf16).train()
+        model.to(memory_format=torch.channels_last)   # as util/training.py does
+        losses: dict[str, list[float]] = {"plain": [], "ours": []}
+        steps = [_step(plain_model, lambda m: reference.episode_loss(m, episode), losses["plain"]),
+                 _step(model, lambda m: sum(m.episode_losses(episode).values()), losses["ours"])]
+        plain, ours = bench.alternate(*steps, repeats=bench.repeats)
+        gaps = [abs(a - b) / b for a, b in zip(losses["ours"], losses["plain"], strict=True)]
+        tolerance = 0.1 if bf16 else 1e-2
+        flops = 3 * 2 * bench.encoder_flops((size, size))   # forward and twice as much backward, two slices
+        limit = flops / bench.rate(torch.bfloat16 if bf16 else torch.float32)
+        note = f"largest relative gap of the loss over {len(gaps)} steps {max(gaps):.1e} (allowed {tolerance:g})"
+        results[name] = Result(plain, ours, max(gaps) < tolerance, note, limit)
+    return results
+
+
+def _step(model: QNet, loss_of: Callable, losses: list[float]) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> None:
+        loss = loss_of(model)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    return step
+
+
+def training_volumes(bench: Bench) -> list[TrainingVolume]:
+    held_out = fold_positions(len(bench.cases), bench.spec.n_folds, 0)
+    volumes = []
+    for position, case in enumerate(bench.cases):
+        if position not in held_out:
+            image = read_image(case.image)
+            volumes.append(TrainingVolume(case.name, (image - image.mean()) / image.std(), read_supervoxels(case.supervoxels),
+                                          np.ones(len(image), bool)))
+    return volumes
+
+
+def load(bench: Bench) -> dict[str, Result]:
+    """One training episode in one process; both share the augmentation's code, so that is not what differs."""
+    volumes = training_volumes(bench)
+    dataset = EpisodeDataset(volumes, 10**6, seed=0)
+    raw = [volume.image for volume in volumes], [volume.classes for volume in volumes]
+    rng, n = np.random.default_rng(0), iter(range(10**6))
+    plain, ours = bench.alternate(lambda: reference.load_episode(*raw, rng), lambda: dataset[next(n)], repeats=30)
+    draws = 400
+    wanted = _areas(lambda k: reference.load_episode(*raw, np.random.default_rng(k)), 60)
+    got = _areas(lambda k: dataset[k], draws)
+    gap = abs(np.mean(wanted) - np.mean(got)) / np.sqrt(np.var(wanted) / len(wanted) + np.var(got) / len(got))
+    note = f"mean area of a query mask {np.mean(wanted):.0f} and {np.mean(got):.0f} pixels, {gap:.1f} standard errors apart"
+    return {"load": Result(plain, ours, bool(gap < 4), note)}
+
+
+def _areas(draw: Callable[[int], object], n: int) -> list[float]:
+    return [draw(k).query_masks.sum().item() for k in range(n)]
+
+
+def supervoxels(bench: Bench) -> dict[str, Result]:
+    """Segments of one volume: all edges in arrays and one sort, against ours."""
+    image = read_image(bench.cases[0].image)
+    options = ((7.7, 1.25, 1.25), 5000)
+    agree = np.array_equal(reference_supervoxels.segment_volume(image, *options), segment_volume(image, *options))
+    plain, ours = bench.alternate(lambda: reference_supervoxels.segment_volume(image, *options),
+                                  lambda: segment_volume(image, *options), repeats=bench.repeats)
+    return {"supervoxels": Result(plain, ours, agree, f"{'×'.join(map(str, image.shape))} voxels; segments equal")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    functions = {"evaluate": evaluate, "train": train, "head": head, "load": load, "supervoxels": supervoxels}
+    parser.add_argument("parts", nargs="*", metavar="part", default=["all"], help=f"{', '.join(functions)} or all (default)")
+    parser.add_argument("--data-dir", type=Path, help="a CHAOST2 folder; default: phantom volumes of that size")
+    parser.add_argument("--encoder", default="resnet101", choices=["resnet101", "resnet50", "small"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--quick", action="store_true", help="small encoder and volumes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write {part: {plain_seconds, ours_seconds, ratio, agree, …}}")
+    parser.add_argument("--peak-of", choices=["plain", "ours"], help=argparse.SUPPRESS)   # for `memory`
+    options = parser.parse_args()
+    if unknown := set(options.parts) - {*functions, "all"}:
+        parser.error(f"part: got {', '.join(sorted(unknown))}, allowed: {', '.join(functions)}, all")
+    chosen = list(functions) if "all" in options.parts else list(dict.fromkeys(options.parts))
+    results: dict[str, Result] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
+        if options.peak_of:
+            print(peak_megabytes(bench, options.peak_of))
+            return
+        print(f"{bench.encoder} on {bench.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; a large "
+              f"matrix product runs at {bench.rate() / 1e9:.0f} Gflop/s in float32, "
+              f"{bench.rate(torch.bfloat16) / 1e9:.0f} in bf16")
+        for part in chosen:
+            results |= functions[part](bench)
+            print(f"{part}: done", file=sys.stderr)
+        peak = memory(bench) if "evaluate" in chosen else ""
+    print(format_table(["part", "plain s", "ours s", "ratio", "limit s", "of limit", "agree"], [
+        [name, f"{r.plain_seconds:.4g}", f"{r.ours_seconds:.4g}", f"{r.ratio:.2f}", *(
+            ["", ""] if r.limit_seconds is None else [f"{r.limit_seconds:.4g}", f"{r.limit_seconds / r.ours_seconds:.0%}"]),
+         "yes" if r.agree else "NO"] for name, r in results.items()]))
+    for name, result in results.items():
+        print(f"{name}: {result.note}")
+    print(peak)
+    if options.json:
+        options.json.write_text(json.dumps({name: {**asdict(r), "ratio": r.ratio} for name, r in results.items()}, indent=1))
+    if not all(result.agree for result in results.values()):
+        raise SystemExit("error: plain and ours do not agree")
+
+
+if __name__ == "__main__":
+    main()
