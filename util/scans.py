@@ -73,12 +73,15 @@ def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sit
     """Turn, clip or window, resample, and crop or pad a scan as the training data was.
 
     The grid has its middle where the scan has its own, so that it lies on the same places of the patient however the same
-    scan was resampled; a scan that was prepared keeps its voxels.
+    scan was resampled; a scan that was prepared keeps its voxels. Cubic splines, within the range of the scan, blur less than
+    the linear interpolation of the training data does: what was resampled once more is closer to what it was before.
     """
     turned = _turn(image, grid, orientation)
     clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
-    darkest = float(sitk.GetArrayViewFromImage(clipped).min())
-    return sitk.Resample(clipped, _model_grid(turned, grid), sitk.Transform(), sitk.sitkLinear, darkest)
+    array = sitk.GetArrayViewFromImage(clipped)
+    darkest, brightest = float(array.min()), float(array.max())
+    resampled = sitk.Resample(clipped, _model_grid(turned, grid), sitk.Transform(), sitk.sitkBSpline3, darkest)
+    return sitk.Clamp(resampled, resampled.GetPixelID(), darkest, brightest)
 
 
 def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
