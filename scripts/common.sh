@@ -1,6 +1,7 @@
 # Sourced by the scripts beside it: the environment, and how they read their arguments.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PYTHONUTF8=1    # file names, tables and progress bars are UTF-8 whatever the locale
 
 # Print the comment block at the head of a script: its help.
 help_of() { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; }
