@@ -46,7 +46,8 @@ def test_a_label_map_on_the_querys_own_grid(files, tmp_path):
     chosen = np.take_along_axis(probs, np.maximum(label_map, 1)[None] - 1, axis=0)[0]
     assert (chosen[inside] >= probs.max(axis=0)[inside] - 1e-3).all() and (chosen[inside] >= 0.5).all()      # rounded to 1e-3
     uncertainty = read(tmp_path / "out/image_2_uncertainty.nii.gz")
-    np.testing.assert_allclose(uncertainty, (1 - np.abs(2 * probs - 1)).max(axis=0), atol=0.01 + 2e-3)
+    difference = np.abs(uncertainty - (1 - np.abs(2 * probs - 1)).max(axis=0))      # it was formed before interpolation
+    assert difference.mean() < 0.01 and difference.max() < 0.2
     rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
     assert [row["label_name"] for row in rows] == ["liver", "right kidney", "left kidney", "spleen"]
     for row in rows:
@@ -78,14 +79,15 @@ def test_several_supports_and_altered_copies_tell_how_far_they_agree(files, toy_
 
 
 def test_options_of_cleaning(files, tmp_path):
-    predict(**{**files, "output": tmp_path / "raw.nii.gz"}, largest_component=False)
-    predict(**{**files, "output": tmp_path / "clean.nii.gz"}, largest_component=True)
-    predict(**{**files, "output": tmp_path / "smooth.nii.gz"}, largest_component=False, smooth_z=2.0)
-    predict(**{**files, "output": tmp_path / "narrow.nii.gz"}, largest_component=False, slice_margin=0)
-    raw, clean, smooth, narrow = (read(tmp_path / f"{name}.nii.gz") for name in ("raw", "clean", "smooth", "narrow"))
+    changes = {"raw": {}, "clean": {"largest_component": True}, "smooth": {"smooth_z": 2.0}, "wide": {"slice_margin": 2},
+               "located": {"location_mm": 5.0}}
+    for name, change in changes.items():
+        predict(**{**files, "output": tmp_path / f"{name}.nii.gz", "largest_component": False, "location_mm": 0.0, **change})
+    raw, clean, smooth, wide, located = (read(tmp_path / f"{name}.nii.gz") for name in changes)
     assert (clean[clean > 0] == raw[clean > 0]).all() and (clean > 0).sum() < (raw > 0).sum()
     assert (smooth != raw).any()
-    n_slices = [sum((label_map == label).any(axis=(0, 1)).sum() for label in (1, 2, 3, 4)) for label_map in (narrow, raw)]
+    assert 0 < (located > 0).sum() < (raw > 0).sum()
+    n_slices = [sum((label_map == label).any(axis=(0, 1)).sum() for label in (1, 2, 3, 4)) for label_map in (raw, wide)]
     assert n_slices[0] < n_slices[1]
 
 
