@@ -15,7 +15,17 @@ from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
 from util.errors import InputError
 from util.evaluation import evaluate_fold, load_fold
-from util.experiment import build_model, format_table, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
+from util.experiment import (
+    build_model,
+    format_table,
+    initialise,
+    make_experiment,
+    one_line_errors,
+    open_dataset,
+    plain,
+    run_commandline,
+    run_dir,
+)
 from util.prediction import Predictor, as_trained, predict_all
 from util.report import write_report
 from util.results import (
@@ -119,4 +129,4 @@ def load_weights(model: FewShotModel, config: dict) -> str:
 
 
 if __name__ == "__main__":
-    experiment.run_commandline()
+    run_commandline(experiment)

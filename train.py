@@ -11,7 +11,16 @@ from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
-from util.experiment import build_model, initialise, make_experiment, one_line_errors, open_dataset, plain, run_dir
+from util.experiment import (
+    build_model,
+    initialise,
+    make_experiment,
+    one_line_errors,
+    open_dataset,
+    plain,
+    run_commandline,
+    run_dir,
+)
 from util.figures import loss_curve
 from util.resume import snapshot_to_resume
 from util.training import train
@@ -59,4 +68,4 @@ def main(_run, _config) -> float:
 
 
 if __name__ == "__main__":
-    experiment.run_commandline()
+    run_commandline(experiment)

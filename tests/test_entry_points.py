@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from tests.conftest import CASES, ROOT, TINY, run, toy_case, write, write_toy_data
 from util.checkpoints import read_snapshot
+from util.experiment import run_commandline
 
 
 def test_training_leaves_snapshots_metrics_and_a_curve(trained):
@@ -194,6 +196,14 @@ def test_bad_option(program, options, message, tmp_path, toy_data, trained):
     options = {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0, **options}
     with pytest.raises(SystemExit, match="^error: .*" + message):
         run(program, tmp_path, toy_data, **options)
+
+
+def test_true_false_and_null_on_the_command_line(monkeypatch):
+    given = []
+    experiment = SimpleNamespace(run_commandline=given.extend)
+    monkeypatch.setattr("sys.argv", ["test.py", "with", "demo", "augment=true", "whole_volume=false", "run=null", "output=truth"])
+    run_commandline(experiment)
+    assert given == ["test.py", "with", "demo", "augment=True", "whole_volume=False", "run=None", "output=truth"]
 
 
 def test_missing_data_folder_on_the_command_line(tmp_path):

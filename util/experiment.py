@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ def make_experiment(mode: str) -> Experiment:
         return {}
 
     return experiment
+
+
+def run_commandline(experiment: Experiment) -> None:
+    """Run an experiment on the command line's arguments; true, false and null mean there what they mean in configs/."""
+    words = {"true": "True", "false": "False", "null": "None"}
+    pairs = (argument.partition("=") for argument in sys.argv)
+    experiment.run_commandline([name + equals + words.get(value, value) for name, equals, value in pairs])
 
 
 def run_folders(config: Mapping[str, Any], mode: str) -> Path:
