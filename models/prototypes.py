@@ -74,18 +74,25 @@ def class_score(features: Tensor, prototypes: Tensor) -> Tensor:
     return (similarity.softmax(dim=1) * similarity).sum(dim=1)
 
 
+def anomaly_score(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Distance to the prototype, s = −20·cos(F, p) (Q-Net, eq. 2): (B, C, h, w) and (B or 1, C) → (B, h, w) in [−20, 20].
+
+    A prototype or feature of zeros has cosine 0.
+    """
+    return -COSINE_SCALE * F.cosine_similarity(features, prototypes[:, :, None, None], dim=1, eps=COSINE_EPS)
+
+
 def foreground_probability(features: Tensor, prototypes: Tensor, threshold: Tensor) -> Tensor:
-    """Soft mask on the feature grid: P = 1 − sigmoid(0.5·(s − T)), anomaly score s = −20·cos(F, p) (Q-Net, eq. 2–3).
+    """Soft mask on the feature grid: P = 1 − sigmoid(0.5·(s − T)) with the anomaly score s (Q-Net, eq. 3).
 
     Args:
         features: (B, C, h, w).
         prototypes: (B, C), or (1, C) for all.
         threshold: (B, 1), or (1, 1) for all.
     Returns:
-        (B, h, w) in [0, 1]. A prototype or feature of zeros has cosine 0.
+        (B, h, w) in [0, 1].
     """
-    score = -COSINE_SCALE * F.cosine_similarity(features, prototypes[:, :, None, None], dim=1, eps=COSINE_EPS)
-    return 1 - torch.sigmoid(0.5 * (score - threshold.unsqueeze(2)))
+    return 1 - torch.sigmoid(0.5 * (anomaly_score(features, prototypes) - threshold.unsqueeze(2)))
 
 
 def fuse(path_probs: list[Tensor], alpha: tuple[float, ...], image_size: tuple[int, int]) -> Tensor:

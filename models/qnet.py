@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from models.anomaly import AnomalyModel
 from models.encoder import DualPathEncoder, Features
-from models.prototypes import foreground_probability, fuse, masked_average
+from models.prototypes import anomaly_score, foreground_probability, fuse, masked_average
 from models.refinement import refine
 
 
@@ -46,3 +48,40 @@ class QNet(AnomalyModel):
         path_probs = [foreground_probability(feature_map, p, threshold)
                       for feature_map, p in zip(query_features.maps, prototypes, strict=True)]
         return fuse(path_probs, self.alpha, query_features.image_size)
+
+
+class SupportThresholdQNet(QNet):
+    """Q-Net with one threshold per class: the one that segments the support slices best. For comparison, as it needs no training.
+
+    The arguments are QNet's; what the encoder predicts as threshold is not used.
+    """
+
+    N_CANDIDATES = 101
+
+    def prototypes(self, support_features: Features, support_masks: Tensor) -> tuple[Tensor, ...]:
+        """Return one (B, C) prototype per path, and the (B, 1) threshold."""
+        prototypes = super().prototypes(support_features, support_masks)
+        return (*prototypes, self._best_threshold(support_features, prototypes, support_masks))
+
+    def segment(self, query_features: Features, prototypes: tuple[Tensor, ...]) -> Tensor:
+        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices."""
+        *of_paths, threshold = prototypes
+        return super().segment(replace(query_features, threshold=threshold.expand(len(query_features), 1)), tuple(of_paths))
+
+    @torch.no_grad()
+    def _best_threshold(self, support: Features, prototypes: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """Of the quantiles of the support's anomaly scores, the (B, 1) one with the highest Dice on the (B, S, H, W) masks."""
+        B, S = masks.shape[:2]
+        of_slices = [p.repeat_interleave(S, dim=0) for p in prototypes]
+        scores = anomaly_score(support.maps[0], of_slices[0]).reshape(B, -1)
+        levels = torch.linspace(0, 1, self.N_CANDIDATES, device=scores.device)
+        candidates = torch.quantile(scores, levels, dim=1)                                       # (candidates, B)
+        truth = masks.flatten(1).bool()
+        overlaps = []
+        for threshold in candidates:
+            T = threshold.repeat_interleave(S).unsqueeze(1)
+            probs = [foreground_probability(feature_map, p, T) for feature_map, p in zip(support.maps, of_slices, strict=True)]
+            foreground = fuse(probs, self.alpha, support.image_size).argmax(dim=1).bool().view(B, -1)
+            overlaps.append(2 * (foreground & truth).sum(1) / (foreground.sum(1) + truth.sum(1)).clamp_min(1))
+        best = torch.stack(overlaps).argmax(dim=0, keepdim=True)                                 # (1, B)
+        return candidates.gather(0, best).T

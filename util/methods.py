@@ -10,13 +10,14 @@ from models.alpnet import ALPNet
 from models.base import FewShotModel
 from models.encoder import SinglePathEncoder, build_encoder, build_single_path_encoder
 from models.panet import PANet
-from models.qnet import QNet
+from models.qnet import QNet, SupportThresholdQNet
 
 
 def _qnet(config: Mapping[str, Any]) -> QNet:
-    encoder = build_encoder(config["encoder"], config["precision"] == "bf16", config["paths"], config["threshold"] == "query")
+    encoder = build_encoder(config["encoder"], config["precision"] == "bf16", config["paths"], config["threshold"] != "learned")
     alpha = config["alpha"] if config["paths"] == "both" else [1.0]
-    return QNet(encoder, alpha, config["n_iters"], config["bg_wt"], config["ignore_label"], config["t_loss_scaler"])
+    method = SupportThresholdQNet if config["threshold"] == "support" else QNet
+    return method(encoder, alpha, config["n_iters"], config["bg_wt"], config["ignore_label"], config["t_loss_scaler"])
 
 
 def single_path(config: Mapping[str, Any]) -> SinglePathEncoder:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.encoder import Features, build_encoder
-from models.qnet import QNet
+from models.prototypes import anomaly_score
+from models.qnet import QNet, SupportThresholdQNet
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +154,31 @@ def test_bf16_features_are_close_to_float32():
 def test_images_without_three_channels():
     with pytest.raises(ValueError, match="images: expected C=3"):
         build_encoder("small")(torch.zeros(1, 1, 32, 32))
+
+
+def test_threshold_of_the_support_separates_what_can_be_separated():
+    """Foreground cells point along (1, 0), the others at right angles to it: any T between their scores gives the mask back."""
+    feature_map = torch.zeros(1, 2, 8, 8)
+    feature_map[:, 1] = 1
+    feature_map[..., 2:6, 2:6] = torch.tensor([1.0, 0.0])[:, None, None]
+    features = Features((feature_map,), torch.full((1, 1), -100.0), (8, 8))    # a predicted threshold that marks nothing
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    model = SupportThresholdQNet(build_encoder("small"), alpha=(1.0,), n_iters=0).eval()
+    prototype, threshold = model.prototypes(features, mask)
+    inside, outside = anomaly_score(feature_map, prototype).unique().tolist()
+    assert threshold.shape == (1, 1)
+    assert inside < threshold.item() <= outside
+    assert torch.equal(model.segment(features, (prototype, threshold)).argmax(1), mask[:, 0].long())
+
+
+@pytest.mark.parametrize("B, S", [(1, 1), (2, 1), (2, 3)])
+def test_threshold_of_the_support_for_several_episodes_equals_that_of_each(B, S):
+    torch.manual_seed(0)
+    model = SupportThresholdQNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=0).eval()
+    some = episode(B, S)
+    with torch.no_grad():
+        features = model.encode(some.support_images.flatten(0, 1))
+        together = model.prototypes(features, some.support_masks)[-1]
+        alone = [model.prototypes(features[b * S:(b + 1) * S], some.support_masks[b:b + 1])[-1] for b in range(B)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
