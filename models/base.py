@@ -58,7 +58,7 @@ class FewShotModel(nn.Module, ABC):
         The mask is (B, H, W); methods that take it on the feature grid return (B, h, w).
         """
         probs = self.segment(features, prototypes)
-        return safe_log(probs), probs.argmax(dim=1)
+        return safe_log(probs), hard_mask(probs)
 
     def episode_losses(self, episode: Episode) -> dict[str, Tensor]:
         """Return the losses of a batch of episodes, scalars to be summed, under the names in `loss_names`."""
@@ -82,6 +82,11 @@ class FewShotModel(nn.Module, ABC):
         loss = F.nll_loss(log_probs, support_masks.flatten(0, 1).long(), reduction="none")
         per_episode = loss.view(B, -1).mean(dim=1)
         return torch.where(predicted.flatten(1).any(dim=1), per_episode, 0.0).mean()
+
+
+def hard_mask(probs: Tensor) -> Tensor:
+    """Turn a (B, 2, H, W) soft mask into its argmax, bool (B, H, W); a tie is background. argmax itself is slow on a CPU."""
+    return probs[:, 1] > probs[:, 0]
 
 
 def safe_log(probs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.anomaly import AnomalyModel
+from models.base import hard_mask
 from models.encoder import DualPathEncoder, Features
 from models.prototypes import anomaly_score, foreground_probability, fuse, masked_average
 from models.refinement import refine
@@ -81,7 +82,7 @@ class SupportThresholdQNet(QNet):
         for threshold in candidates:
             T = threshold.repeat_interleave(S).unsqueeze(1)
             probs = [foreground_probability(feature_map, p, T) for feature_map, p in zip(support.maps, of_slices, strict=True)]
-            foreground = fuse(probs, self.alpha, support.image_size).argmax(dim=1).bool().view(B, -1)
+            foreground = hard_mask(fuse(probs, self.alpha, support.image_size)).view(B, -1)
             overlaps.append(2 * (foreground & truth).sum(1) / (foreground.sum(1) + truth.sum(1)).clamp_min(1))
         best = torch.stack(overlaps).argmax(dim=0, keepdim=True)                                 # (1, B)
         return candidates.gather(0, best).T

@@ -14,6 +14,7 @@ from torch import nn
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.folds import Part, parts, slices_with, support_slices
 from dataloaders.volumes import LabelledVolume, expect_same_shape, normalise, read_image, read_label
+from models.base import hard_mask
 from models.encoder import Features
 from util.metrics import dice, iou
 from util.progress import progress
@@ -121,7 +122,7 @@ class _Job:
             if positions:
                 index = torch.tensor(positions, device=features.maps[0].device)
                 probs = model.segment(features[index], prototypes)
-                self.mask[[slices[k] for k in positions]] = probs.argmax(dim=1).bool().cpu().numpy()
+                self.mask[[slices[k] for k in positions]] = hard_mask(probs).cpu().numpy()
 
     def prediction(self) -> Prediction:
         segmented = [z for part in self.parts for z in part.query_slices]
