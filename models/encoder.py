@@ -45,15 +45,17 @@ class Encoder(nn.Module):
     Args:
         backbone: has conv1, bn1, relu, maxpool, layer1…layer4, avgpool and fc, as torchvision's ResNet.
         bf16: run the convolutions under bfloat16 autocast; the features come out as float32 all the same.
+        coordinates: the second and third channel of the images, copies of the first, give way to row and column.
     """
 
     predicts_threshold = False
 
-    def __init__(self, backbone: nn.Module, bf16: bool = False):
+    def __init__(self, backbone: nn.Module, bf16: bool = False, coordinates: bool = False):
         super().__init__()
         self.backbone = backbone
         self.coarse_channels = backbone.fc.in_features
         self.bf16 = bf16
+        self.coordinates = coordinates
 
     def _initialise_convolutions(self) -> None:
         for module in self.modules():
@@ -68,6 +70,8 @@ class Encoder(nn.Module):
         """
         size = expect_shape("images", images, "B C H W", C=3)
         net = self.backbone
+        if self.coordinates:
+            images = with_coordinates(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             fine = net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))))
             maps, threshold = self._heads(fine, net.layer4(fine))
@@ -78,21 +82,28 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
+def with_coordinates(images: Tensor) -> Tensor:
+    """Return (B, 3, H, W) images with row and column, each from −1.5 to 1.5, as second and third channel (as in CoordConv)."""
+    B, _, H, W = images.shape
+    rows, columns = (torch.linspace(-1.5, 1.5, n, dtype=images.dtype, device=images.device) for n in (H, W))
+    return torch.stack([images[:, 0], rows[:, None].expand(B, H, W), columns.expand(B, H, W)], dim=1)
+
+
 class DualPathEncoder(Encoder):
     """Q-Net's encoder (Shen et al. 2022, section 2.2): `layer3` gives the fine path, `layer4` the coarse one.
 
     The threshold is `layer4` → average pooling → `fc` → `reduce1d`, two linear layers with nothing between them.
 
     Args:
-        backbone, bf16: see Encoder.
+        backbone, bf16, coordinates: see Encoder.
         n_channels: C, the channels of a path.
         paths: "both", "fine" or "coarse".
         predicts_threshold: give a threshold per image; without it the features carry none.
     """
 
     def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False, paths: str = "both",
-                 predicts_threshold: bool = True):
-        super().__init__(backbone, bf16)
+                 predicts_threshold: bool = True, coordinates: bool = False):
+        super().__init__(backbone, bf16, coordinates)
         self.predicts_threshold = predicts_threshold
         self.reduce1 = self.reduce2 = self.reduce1d = None
         if paths != "coarse":
@@ -115,12 +126,12 @@ class SinglePathEncoder(Encoder):
     """The encoder of ADNet and SSL-ALPNet: `layer4`, 1/8 of the image's resolution, reduced to C channels.
 
     Args:
-        backbone, bf16: see Encoder; `fc` is taken off.
+        backbone, bf16, coordinates: see Encoder; `fc` is taken off.
         n_channels: C.
     """
 
-    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False):
-        super().__init__(backbone, bf16)
+    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False, coordinates: bool = False):
+        super().__init__(backbone, bf16, coordinates)
         del backbone.fc
         self.localconv = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
         self._initialise_convolutions()
@@ -174,11 +185,13 @@ def _backbone(name: str, dilated: list[bool]) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated)
 
 
-def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True) -> DualPathEncoder:
+def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True,
+                  coordinates: bool = False) -> DualPathEncoder:
     """Return Q-Net's encoder on the backbone of that name, with random weights from torch's global generator."""
-    return DualPathEncoder(_backbone(name, [True, True, False]), DUAL_PATH_CHANNELS[name], bf16, paths, predicts_threshold)
+    backbone = _backbone(name, [True, True, False])
+    return DualPathEncoder(backbone, DUAL_PATH_CHANNELS[name], bf16, paths, predicts_threshold, coordinates)
 
 
-def build_single_path_encoder(name: str, bf16: bool = False) -> SinglePathEncoder:
+def build_single_path_encoder(name: str, bf16: bool = False, coordinates: bool = False) -> SinglePathEncoder:
     """Return the encoder of ADNet and SSL-ALPNet in the same way."""
-    return SinglePathEncoder(_backbone(name, [False, True, True]), SINGLE_PATH_CHANNELS[name], bf16)
+    return SinglePathEncoder(_backbone(name, [False, True, True]), SINGLE_PATH_CHANNELS[name], bf16, coordinates)

@@ -3,7 +3,7 @@
 #
 #   bash scripts/train_abd_mr.sh <setting> [folds…] [-- options]
 #
-#   setting   1: all training slices; 2: slices with a test class removed (two trainings a fold: liver and spleen, kidneys)
+#   setting   1: all training slices; 1_scratch: the same without pretrained weights; 2: slices with a test class removed (two trainings a fold: liver and spleen, kidneys)
 #   folds     some of 0 1 2 3 4; all of them unless given
 #   options   as for train.py, such as  encoder=small pretrained=none path.CHAOST2.data_dir=/my/folder
 #
@@ -13,9 +13,9 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in
     -h|--help) help_of "$0"; exit ;;
-    1) configs=(chaost2_setting1) ;;
+    1 | 1_scratch) configs=("chaost2_setting$1") ;;
     2) configs=(chaost2_setting2_liver_spleen chaost2_setting2_kidneys) ;;
-    *) echo "error: setting: got '${1:-}', allowed: 1 or 2 (--help explains)" >&2; exit 2 ;;
+    *) echo "error: setting: got '${1:-}', allowed: 1, 1_scratch or 2 (--help explains)" >&2; exit 2 ;;
 esac
 shift
 split_arguments "$@"

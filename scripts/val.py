@@ -23,6 +23,7 @@ from util.runs import ROOT, call, newest_run
 
 CONFIGS = {
     ("CHAOST2", "1"): ["chaost2_setting1"],
+    ("CHAOST2", "1_scratch"): ["chaost2_setting1_scratch"],
     ("CHAOST2", "2"): ["chaost2_setting2_liver_spleen", "chaost2_setting2_kidneys"],
     ("CMR", "1"): ["cmr_setting1"],
 }
@@ -31,7 +32,7 @@ CONFIGS = {
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=sorted({dataset for dataset, _ in CONFIGS}))
-    parser.add_argument("setting", choices=["1", "2"])
+    parser.add_argument("setting", choices=["1", "1_scratch", "2"])
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as supp_idx=all, or adnet")
     arguments = parser.parse_args()

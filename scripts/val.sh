@@ -4,7 +4,7 @@
 #   bash scripts/val.sh <dataset> <setting> [folds…] [-- options]
 #
 #   dataset   CHAOST2 or CMR
-#   setting   1, or 2 (CHAOST2 only: joins the two trainings)
+#   setting   1; CHAOST2 only: 1_scratch, or 2 (joins the two trainings)
 #   folds     some of 0 1 2 3 4; all of them unless given
 #   options   as for test.py, such as  supp_idx=all path.CHAOST2.data_dir=/my/folder
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from util.errors import InputError
 from util.weights import load_state, read_weights
 
-SHAPING = ("model", "encoder", "threshold", "paths")   # options that decide which tensors there are
+SHAPING = ("model", "encoder", "threshold", "paths", "coordinates")   # options that decide what the network is
 
 
 @dataclass(frozen=True)

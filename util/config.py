@@ -105,6 +105,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "paths": one_of("both", "fine", "coarse"),
     "alpha": Rule("two numbers [fine, coarse], none negative, not both 0", _is_alpha),
     "n_iters": whole(0),
+    "coordinates": boolean(),
     "threshold": one_of("query", "learned", "support"),
     "t_loss_scaler": number(0),
     "prototype_windows": Rule("two whole numbers [in training, in testing] of at least 1", _is_windows),

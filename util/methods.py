@@ -14,14 +14,15 @@ from models.qnet import QNet, SupportThresholdQNet
 
 
 def _qnet(config: Mapping[str, Any]) -> QNet:
-    encoder = build_encoder(config["encoder"], config["precision"] == "bf16", config["paths"], config["threshold"] != "learned")
+    encoder = build_encoder(config["encoder"], config["precision"] == "bf16", config["paths"], config["threshold"] != "learned",
+                            config["coordinates"])
     alpha = config["alpha"] if config["paths"] == "both" else [1.0]
     method = SupportThresholdQNet if config["threshold"] == "support" else QNet
     return method(encoder, alpha, config["n_iters"], config["bg_wt"], config["ignore_label"], config["t_loss_scaler"])
 
 
 def single_path(config: Mapping[str, Any]) -> SinglePathEncoder:
-    return build_single_path_encoder(config["encoder"], config["precision"] == "bf16")
+    return build_single_path_encoder(config["encoder"], config["precision"] == "bf16", config["coordinates"])
 
 
 BUILDERS: dict[str, Callable[[Mapping[str, Any]], FewShotModel]] = {

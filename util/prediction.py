@@ -33,7 +33,7 @@ from util.uncertainty import AUGMENTATIONS, Agreement
 from util.whole_volume import EncodedVolume, WholeVolumeOptions, encode_volume, largest_components, segment_whole, smooth_along_z
 from util.whole_volume import to_label_map as join_classes
 
-TRAINED_WITH = ("dataset", "datasets", "encoder", "alpha", "model", "paths", "threshold", "prototype_windows")
+TRAINED_WITH = ("dataset", "datasets", "encoder", "alpha", "model", "paths", "coordinates", "threshold", "prototype_windows")
 CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin")
 
 

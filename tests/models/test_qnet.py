@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.encoder import Features, build_encoder
+from models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
 from models.prototypes import anomaly_score
 from models.qnet import QNet, SupportThresholdQNet
 
@@ -182,3 +182,21 @@ def test_threshold_of_the_support_for_several_episodes_equals_that_of_each(B, S)
         together = model.prototypes(features, some.support_masks)[-1]
         alone = [model.prototypes(features[b * S:(b + 1) * S], some.support_masks[b:b + 1])[-1] for b in range(B)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_coordinates_take_the_place_of_the_copied_channels():
+    images = torch.rand(2, 1, 3, 5).expand(-1, 3, -1, -1)
+    grey, rows, columns = with_coordinates(images).unbind(1)
+    assert torch.equal(grey, images[:, 0])
+    assert torch.equal(rows, torch.tensor([-1.5, 0, 1.5])[:, None].expand(2, 3, 5))
+    assert torch.equal(columns, torch.tensor([-1.5, -0.75, 0, 0.75, 1.5]).expand(2, 3, 5))
+
+
+@pytest.mark.parametrize("build", [build_encoder, build_single_path_encoder])
+def test_only_an_encoder_with_coordinates_looks_at_one_channel_alone(build):
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 32, 32)
+    other = torch.cat([images[:, :1], torch.randn(1, 2, 32, 32)], dim=1)
+    for coordinates in (True, False):
+        encoder = build("small", coordinates=coordinates).eval()
+        assert torch.equal(encoder(images).maps[0], encoder(other).maps[0]) == coordinates
