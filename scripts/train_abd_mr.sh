@@ -3,7 +3,8 @@
 #
 #   bash scripts/train_abd_mr.sh <setting> [folds…] [-- options]
 #
-#   setting   1: all training slices; 1_scratch: the same without pretrained weights; 2: slices with a test class removed (two trainings a fold: liver and spleen, kidneys)
+#   setting   1: all training slices; 1_scratch: the same without pretrained weights, small encoder;
+#             2: slices with a test class removed (two trainings a fold: liver and spleen, kidneys)
 #   folds     some of 0 1 2 3 4; all of them unless given
 #   options   as for train.py, such as  encoder=small pretrained=none path.CHAOST2.data_dir=/my/folder
 #
