@@ -1,0 +1,170 @@
+"""Make every number and picture of docs/results.md: five folds of CHAOS-T2 from scratch, untrained networks, ablations.
+
+    python scripts/results.py --data-dir data/CHAOST2                 # about four hours of processor time
+    python scripts/results.py --folds 0 --no-tables                   # part of it, say in another process; run again for the rest
+
+What is finished already is kept. Tables and pictures go to <output>/tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util.checkpoints import read_snapshot
+from util.errors import InputError
+from util.figures import save_figure
+from util.runs import ROOT, call
+
+CONFIG = "chaost2_setting1_scratch"
+N_STEPS, SHORT = 2000, 1000           # steps of the reported trainings, and of those for the ablations
+CURVE = (500, 1000, 1500, 2000)       # steps of the learning curve
+ABLATION_FOLDS = (0, 1)
+CHOSEN_ON = 4                         # the fold that the recipe was chosen on
+
+
+class Training(NamedTuple):
+    name: str
+    options: tuple[str, ...] = ()
+    n_steps: int = SHORT
+
+
+class Evaluation(NamedTuple):
+    """`training` None: the network as initialised."""
+
+    name: str
+    training: Training | None
+    step: int = 0
+    options: tuple[str, ...] = ("whole_volume=false",)
+
+
+MAIN = Training("trained", n_steps=N_STEPS)
+PUBLISHED_RECIPE = Training("published recipe", ("coordinates=false", "optim.lr=0.001", "lr_step_gamma=0.98",
+                                                 "max_iters_per_load=1000"))
+LEARNED = Training("learned threshold", ("threshold=learned",))
+FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", ("paths=coarse",))
+WHOLE = ("whole_volume=true",)
+
+REPORTED = [
+    Evaluation("untrained", None, options=WHOLE),
+    Evaluation("untrained, best threshold", None, options=("threshold=support", *WHOLE)),
+    Evaluation("untrained, best threshold, no coordinates", None,
+               options=("threshold=support", "coordinates=false", "whole_volume=false")),
+    *(Evaluation(f"trained, {step} steps", MAIN, step) for step in CURVE[:-1]),
+    Evaluation(f"trained, {N_STEPS} steps", MAIN, N_STEPS, options=WHOLE),
+]
+ABLATIONS = [
+    Evaluation("no refinement", MAIN, SHORT, ("n_iters=0", "whole_volume=false")),
+    Evaluation("best threshold of the support", MAIN, SHORT, ("threshold=support", "whole_volume=false")),
+    *(Evaluation(training.name, training, SHORT, (*training.options, "whole_volume=false"))
+      for training in (LEARNED, FINE, COARSE, PUBLISHED_RECIPE)),
+]
+
+
+class Runner:
+    """Runs what is not finished. Run folders are <output>/<name of the job>/QNet_<train|test>_CHAOST2_cv<fold>/<id>/."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.output = options.output.resolve()
+        self.common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]
+
+    def train(self, training: Training, fold: int) -> None:
+        """Train, or go on with what was interrupted."""
+        call("train.py", "with", CONFIG, f"eval_fold={fold}", *training.options, f"n_steps={training.n_steps}", *self.common,
+             "resume=auto", f"path.log_dir={self.output / training.name}")
+
+    def evaluate(self, evaluation: Evaluation, fold: int) -> None:
+        if not self.finished(evaluation, [fold]):
+            training = evaluation.training
+            weights = "untrained" if training is None else self.snapshot(training, fold, evaluation.step)
+            call("test.py", "with", CONFIG, f"eval_fold={fold}", *evaluation.options, "precision=float32", *self.common,
+                 f"reload_model_path={weights}", f"path.log_dir={self.output / evaluation.name}")
+
+    def snapshot(self, training: Training, fold: int, step: int) -> Path:
+        found = sorted((self.output / training.name).glob(f"QNet_train_CHAOST2_cv{fold}/*/snapshots/{step}.pth"))
+        if not found:
+            raise InputError(f"{self.output / training.name}: no snapshot of step {step}, fold {fold}")
+        return found[-1]
+
+    def finished(self, evaluation: Evaluation, folds: Sequence[int]) -> list[Path]:
+        """Return the newest finished run folder of each fold that has one."""
+        of_folds = [sorted((self.output / evaluation.name).glob(f"QNet_test_CHAOST2_cv{fold}/*/results.json")) for fold in folds]
+        return [found[-1].parent for found in of_folds if found]
+
+
+def plan(fold: int) -> Iterator[Training | Evaluation]:
+    """Yield what is to be done for a fold, each training before its evaluations."""
+    yield MAIN
+    yield from REPORTED
+    if fold in ABLATION_FOLDS:
+        yield from (LEARNED, FINE, COARSE, PUBLISHED_RECIPE)
+        yield from ABLATIONS
+
+
+def tables(runner: Runner) -> None:
+    """Write the tables of all finished runs, and the learning curve."""
+    folds = sorted({fold for fold in range(5) if runner.finished(REPORTED[-1], [fold])})
+    compare(runner, "main", REPORTED, folds)
+    compare(runner, "others", REPORTED, [fold for fold in folds if fold != CHOSEN_ON])
+    compare(runner, "whole_volume", [evaluation for evaluation in REPORTED if "whole_volume=true" in evaluation.options], folds,
+            "--whole-volume")
+    compare(runner, "ablation", [REPORTED[4], *ABLATIONS], ABLATION_FOLDS)
+    learning_curve(runner, folds)
+
+
+def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds: Sequence[int], *options: str) -> None:
+    runs = [f"{evaluation.name}={run}" for evaluation in evaluations for run in runner.finished(evaluation, folds)]
+    if runs:
+        call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.output / "tables" / name), *options)
+
+
+def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
+    """Draw the loss of every fold's training, and mean Dice at the steps of CURVE."""
+    figure, (loss_axes, dice_axes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    window = N_STEPS // 20
+    for fold in folds:
+        losses = read_snapshot(runner.snapshot(MAIN, fold, N_STEPS)).history.sum(dim=1).numpy()
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        loss_axes.plot(np.arange(window, len(losses) + 1), smooth, label=f"fold {fold}")
+        runs = [runner.finished(evaluation, [fold]) for evaluation in REPORTED[3:]]
+        scores = [json.loads((run[0] / "results.json").read_text())["mean"]["dice_mean"] for run in runs if run]
+        dice_axes.plot(CURVE[:len(scores)], scores, marker="o")
+    loss_axes.set(xlabel="step", ylabel=f"training loss, mean over {window} steps", xlim=(0, N_STEPS))
+    loss_axes.set_ylim(0, None)
+    dice_axes.set(xlabel="step", ylabel="mean Dice, every support", xlim=(0, N_STEPS * 1.05), ylim=(0, 1))
+    loss_axes.legend()
+    save_figure(figure, runner.output / "tables" / "learning_curve.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/results", help="default: %(default)s")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")
+    parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
+    parser.add_argument("--options", nargs="*", default=[], help="for train.py and test.py, such as device=cpu num_workers=1")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/results.md were made with one thread
+    runner = Runner(options)
+    try:
+        for fold in options.folds:
+            for job in plan(fold):
+                (runner.train if isinstance(job, Training) else runner.evaluate)(job, fold)
+        if not options.no_tables:
+            tables(runner)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
