@@ -56,7 +56,7 @@ FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", (
 WHOLE = ("whole_volume=true",)
 
 REPORTED = [
-    Evaluation("untrained", None, options=WHOLE),
+    Evaluation("untrained", None),
     Evaluation("untrained, best threshold", None, options=("threshold=support", *WHOLE)),
     Evaluation("untrained, best threshold, no coordinates", None,
                options=("threshold=support", "coordinates=false", "whole_volume=false")),
