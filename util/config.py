@@ -119,6 +119,8 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "ignore_label": whole(2, 255),
     "print_interval": whole(1),
     "save_snapshot_every": whole(1),
+    "keep_snapshots": either(one_of("all"), whole(1)),
+    "max_refused_steps": whole(0),
     "resume": text(),
     "reload_model_path": optional(text()),
     "protocol": one_of("published", "corrected", "ep2"),
