@@ -55,7 +55,7 @@ def predict(_config) -> None:
             raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
         snapshot = read_snapshot(_config["reload_model_path"])
         config = as_trained(plain(_config), snapshot.config)
-        device = resolve_device(config["device"])
+        device = resolve_device(config["device"], config["deterministic"])
         model = build_model(config)
         load_model(model, snapshot)
         spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
@@ -77,7 +77,7 @@ def main(_run, _config) -> float:
     """Evaluate and return the mean Dice over classes."""
     config = plain(_config)
     with one_line_errors():
-        device = resolve_device(config["device"])
+        device = resolve_device(config["device"], config["deterministic"])
         spec, cases = open_dataset(config)
         pairs = supports_and_queries(len(cases), spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])
         model = build_model(config)

@@ -22,6 +22,8 @@ from util.experiment import (
     run_dir,
 )
 from util.figures import loss_curve
+from util.provenance import FILE as PROVENANCE
+from util.provenance import record_start
 from util.resume import snapshot_to_resume
 from util.training import train
 
@@ -33,7 +35,7 @@ experiment = make_experiment("train")
 def main(_run, _config) -> float:
     """Train and return the mean total loss of the last 100 steps."""
     config, folder = plain(_config), run_dir(_run)
-    device = resolve_device(config["device"])
+    device = resolve_device(config["device"], config["deterministic"])
     spec, cases = open_dataset(config)
     held_out = fold_positions(len(cases), spec.n_folds, config["eval_fold"])
     resume_from = snapshot_to_resume(config, folder)
@@ -45,8 +47,13 @@ def main(_run, _config) -> float:
         print(f"starting from the weights of {config['reload_model_path']}")
     else:
         print(initialise(model, config))
+    training_cases = [case for position, case in enumerate(cases) if position not in held_out]
+    changed = record_start(folder, device, training_cases, config["reload_model_path"])
+    if resume_from is not None and changed:
+        print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
+              "its results need not be those of an undisturbed run")
     volumes = load_training_volumes(
-        [case for position, case in enumerate(cases) if position not in held_out], spec,
+        training_cases, spec,
         exclude_label=config["exclude_label"], exclude_rule=config["exclude_rule"], use_gt=config["use_gt"],
         test_label=config["test_label"], pseudo_labels=config["pseudo_labels"])
     episodes = EpisodeDataset(volumes, config["n_steps"] * config["batch_size"], config["seed"],

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY, run, write_toy_data
+from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
+from util import provenance
 from util.checkpoints import read_snapshot
+from util.config import MODELS
 from util.interrupts import Interrupted
 from util.methods import BUILDERS
+from util.provenance import record_start, sha256
 from util.run_folder import lock
 from util.runs import newest_run
 
@@ -198,3 +201,69 @@ def test_random_numbers_of_a_model_of_ones_own_go_on(toy_data, tmp_path, monkeyp
     run("train", tmp_path / "parts", toy_data, n_steps=2)
     parts = run("train", tmp_path / "parts", toy_data)
     assert same(read_snapshot(whole / "snapshots/3.pth"), read_snapshot(parts / "snapshots/3.pth"))
+
+
+# ---- repeating a run ----
+
+def test_the_run_folder_says_what_the_run_was_made_of(trained):
+    starts = json.loads((trained / "provenance.json").read_text())
+    (start,) = starts
+    assert {"command", "git", "python", "packages", "device", "threads", "data", "weights"} <= set(start)
+    assert start["packages"]["torch"] == torch.__version__.partition("+")[0] and start["device"]["type"] == "cpu"
+    images = [path for path in start["data"] if "image_" in path]
+    assert len(images) == 3 and len(start["data"]) == 12       # of the training cases: image, label, supervoxels, superpixels
+    assert all(sha256(Path(path)) == digest for path, digest in start["data"].items())
+
+
+def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path / "code"), "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True,
+                       stdout=subprocess.DEVNULL)
+
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "code")
+    for name in ("code", "1", "2", "3"):
+        (tmp_path / name).mkdir()
+    cpu = torch.device("cpu")
+    record_start(tmp_path / "1", cpu, [], None)
+    git("init", "--quiet")
+    (tmp_path / "code/a.py").write_text("x = 1\n")
+    git("add", "a.py")
+    git("commit", "--quiet", "--message", "first")
+    record_start(tmp_path / "2", cpu, [], None)
+    (tmp_path / "code/a.py").write_text("x = 2\n")
+    (tmp_path / "code/b.py").touch()
+    assert record_start(tmp_path / "2", cpu, [], None) == ["git"]
+    without = json.loads((tmp_path / "1/provenance.json").read_text())[0]["git"]
+    clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text()))
+    assert without is None and clean["uncommitted"] is None
+    assert len(changed["commit"]) == 40 and changed["untracked"] == ["b.py"]
+    git("checkout", "--quiet", "a.py")
+    git("apply", str(tmp_path / "2" / changed["uncommitted"]))
+    assert (tmp_path / "code/a.py").read_text() == "x = 2\n"
+    monkeypatch.setenv("PATH", "")
+    assert record_start(tmp_path / "3", cpu, [], None) == []
+    assert json.loads((tmp_path / "3/provenance.json").read_text())[0]["git"] is None
+
+
+def test_data_that_changed_since_are_told(toy_data, tmp_path, capsys):
+    data = write_toy_data(tmp_path / "data")
+    run("train", tmp_path, data, n_steps=1)
+    (data / "chaos_MR_T2_normalized/label_12.nii.gz").write_bytes(b"other")
+    run("train", tmp_path, data, n_steps=2)
+    assert "warning: data changed since this run was last started" in capsys.readouterr().out
+
+
+def test_config_json_of_a_run_repeats_it(trained, tmp_path):
+    experiment = entry_point("train").experiment
+    again = experiment.run(named_configs=[str(trained / "config.json")],
+                           config_updates={"path": {"log_dir": str(tmp_path)}, "deterministic": True})
+    folder = Path(again.observers[0].dir)
+    assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", MODELS)
+def test_deterministic_on_a_gpu(model, toy_data, tmp_path):
+    folders = [run("train", tmp_path, toy_data, device="cuda", deterministic=True, model=model, n_steps=20, resume="never")
+               for _ in range(2)]
+    assert same(*(read_snapshot(folder / "snapshots/20.pth") for folder in folders))

@@ -110,6 +110,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "prototype_windows": Rule("two whole numbers [in training, in testing] of at least 1", _is_windows),
     "device": Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'", _is_device),
     "precision": one_of("float32", "bf16"),
+    "deterministic": boolean(),
     "seed": whole(0),
     "n_steps": whole(1),
     "optim": {"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)},
