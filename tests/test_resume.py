@@ -232,7 +232,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     record_start(tmp_path / "2", cpu, [], None)
     (tmp_path / "code/a.py").write_text("x = 2\n")
     (tmp_path / "code/b.py").touch()
-    assert record_start(tmp_path / "2", cpu, [], None) == ["git"]
+    assert record_start(tmp_path / "2", cpu, [], None) == ["code"]
     without = json.loads((tmp_path / "1/provenance.json").read_text())[0]["git"]
     clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text()))
     assert without is None and clean["uncommitted"] is None

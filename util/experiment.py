@@ -84,6 +84,7 @@ def run_commandline(experiment: Experiment) -> None:
     try:
         experiment.run_commandline([name + equals + words.get(value, value) for name, equals, value in pairs])
     except Interrupted as error:
+        print(f"stopped by {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
 
 

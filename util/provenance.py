@@ -21,7 +21,8 @@ from util.files import replacing
 from util.runs import ROOT
 
 FILE = "provenance.json"
-DECIDES = ("git", "python", "packages", "device", "threads", "data", "weights")   # entries that results depend on
+DECIDES = ("code", "python", "packages", "device", "threads", "data", "weights")   # entries that results depend on
+CODE = ("models", "dataloaders", "util", "data/preparation")       # folders
 
 
 def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weights: str | None) -> list[str]:
@@ -40,7 +41,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
-        "git": _git_state(folder),
+        "code": code_sha256(), "git": _git_state(folder),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
         "device": _device(device), "threads": torch.get_num_threads(),
@@ -49,12 +50,18 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
     }
     with replacing(folder / FILE) as partial:
         partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
-    return [key for key in DECIDES if starts and entry[key] != starts[-1][key]]
+    return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]
 
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_sha256() -> str:
+    """Return one check sum of all Python files that results depend on."""
+    files = [*ROOT.glob("*.py"), *(path for name in CODE for path in (ROOT / name).rglob("*.py"))]
+    return hashlib.sha256("".join(sha256(path) for path in sorted(files)).encode()).hexdigest()
 
 
 def _device(device: torch.device) -> dict[str, Any]:
