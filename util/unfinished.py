@@ -35,9 +35,10 @@ def continued(kind: type[P], evaluate: Callable[[Pairs], Iterator[P]], pairs: Pa
         pairs: (support, queries).
     """
     volumes = {volume.case.name: volume for support, queries in pairs for volume in (support, *queries)}
-    done = {name: folder / f"{name}.gz" for name in volumes if (folder / f"{name}.gz").exists()}
-    for path in done.values():
-        yield from (_unpack(kind, values, volumes) for values in _read(path))
+    names = dict.fromkeys(query.case.name for _, queries in pairs for query in queries)      # in the order of evaluation
+    done = [name for name in names if (folder / f"{name}.gz").exists()]
+    for name in done:
+        yield from (_unpack(kind, values, volumes) for values in _read(folder / f"{name}.gz"))
     left = [(support, [query for query in queries if query.case.name not in done]) for support, queries in pairs]
     if not (left := [(support, queries) for support, queries in left if queries]):
         return
