@@ -7,6 +7,9 @@ Options are explained in configs/base.json5. (Python's standard library has a pa
 imports this file.)
 """
 
+import shutil
+from functools import partial
+
 from dataloaders.datasets import DatasetSpec
 from dataloaders.folds import supports_and_queries
 from dataloaders.volumes import read_spacing_mm
@@ -14,7 +17,7 @@ from models.base import FewShotModel
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
 from util.errors import InputError
-from util.evaluation import evaluate_fold, load_fold
+from util.evaluation import Prediction, evaluate_fold, load_fold
 from util.experiment import (
     build_model,
     format_table,
@@ -27,6 +30,7 @@ from util.experiment import (
     run_dir,
 )
 from util.prediction import Predictor, as_trained, predict_all
+from util.provenance import record_start
 from util.report import write_report
 from util.results import (
     TABLE_HEADER,
@@ -42,7 +46,9 @@ from util.results import (
     write_scores,
 )
 from util.slice_encoder import SliceEncoder
-from util.whole_volume import WholeVolumeOptions, evaluate_whole
+from util.unfinished import FOLDER as UNFINISHED
+from util.unfinished import continued
+from util.whole_volume import WholePrediction, WholeVolumeOptions, evaluate_whole
 
 experiment = make_experiment("test")
 
@@ -55,7 +61,7 @@ def predict(_config) -> None:
             raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
         snapshot = read_snapshot(_config["reload_model_path"])
         config = as_trained(plain(_config), snapshot.config)
-        device = resolve_device(config["device"])
+        device = resolve_device(config["device"], config["deterministic"])
         model = build_model(config)
         load_model(model, snapshot)
         spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
@@ -73,46 +79,51 @@ def report(_config) -> None:
 
 
 @experiment.main
+@one_line_errors()
 def main(_run, _config) -> float:
     """Evaluate and return the mean Dice over classes."""
-    config = plain(_config)
-    with one_line_errors():
-        device = resolve_device(config["device"])
-        spec, cases = open_dataset(config)
-        pairs = supports_and_queries(len(cases), spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])
-        model = build_model(config)
-        print(load_weights(model, config))
-        positions = sorted({position for support, queries in pairs for position in (support, *queries)})
-        volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
+    config, folder = plain(_config), run_dir(_run)
+    device = resolve_device(config["device"], config["deterministic"])
+    spec, cases = open_dataset(config)
+    pairs = supports_and_queries(len(cases), spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])
+    model = build_model(config)
+    print(load_weights(model, config))
+    positions = sorted({position for support, queries in pairs for position in (support, *queries)})
+    if record_start(folder, device, [cases[position] for position in positions], config["reload_model_path"]):
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # it was made of something else
+    volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
 
     encoder = SliceEncoder(model, device, config["eval_batch_size"], keep_all=config["whole_volume"])
     pairs = [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs]
+    by_protocol = partial(evaluate_fold, encoder, labels=config["test_label"], n_part=config["n_part"],
+                          every_slice=config["protocol"] == "ep2")
     predictions = []
-    for prediction in evaluate_fold(encoder, pairs, config["test_label"], n_part=config["n_part"],
-                                    every_slice=config["protocol"] == "ep2"):
-        save_prediction(prediction, spec.labels[prediction.label], run_dir(_run) / "predictions")
+    for prediction in continued(Prediction, by_protocol, pairs, folder / UNFINISHED / config["protocol"]):
+        save_prediction(prediction, spec.labels[prediction.label], folder / "predictions")
         predictions.append(prediction)
 
     whole = []
     if config["whole_volume"]:
-        for prediction in evaluate_whole(encoder, pairs, config["test_label"], WholeVolumeOptions.from_config(config),
-                                         read_spacing_mm(cases[positions[0]].image)[2]):
-            save_whole(prediction, spec.labels[prediction.label], run_dir(_run))
+        whole_volumes = partial(evaluate_whole, encoder, labels=config["test_label"],
+                                options=WholeVolumeOptions.from_config(config),
+                                pixel_mm=read_spacing_mm(cases[positions[0]].image)[2])
+        for prediction in continued(WholePrediction, whole_volumes, pairs, folder / UNFINISHED / WHOLE):
+            save_whole(prediction, spec.labels[prediction.label], folder)
             whole.append(prediction)
 
     rows = score_rows(predictions, spec.labels, config["surface_tolerance_mm"])
     whole_rows = whole_score_rows(whole, spec.labels, config["surface_tolerance_mm"])
-    with one_line_errors():
-        if not rows:
-            raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
-                             f"{config['test_label']}")
+    if not rows:
+        raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
+                         f"{config['test_label']}")
     summary = summarise(rows) | ({WHOLE: summarise(whole_rows)} if whole_rows else {})
-    write_scores(rows, whole_rows, summary, run_dir(_run))
-    write_overviews(predictions, spec.labels, run_dir(_run))
+    write_scores(rows, whole_rows, summary, folder)
+    write_overviews(predictions, spec.labels, folder)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     print(f"\n{spec.name}, fold {config['eval_fold']}, {config['protocol']} protocol, "
           f"support {', '.join(summary['supports'])} (mean ± standard deviation over volumes; Dice, IoU, surface Dice in %)\n")
     print(format_table([*TABLE_HEADER, *([WHOLE_HEADER] if whole_rows else [])], table_rows(summary)))
-    print(f"\nscores.csv, results.json, predictions/ and pictures: {run_dir(_run)}")
+    print(f"\nscores.csv, results.json, predictions/ and pictures: {folder}")
     return summary["mean"]["dice_mean"]
 
 

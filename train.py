@@ -22,6 +22,8 @@ from util.experiment import (
     run_dir,
 )
 from util.figures import loss_curve
+from util.provenance import FILE as PROVENANCE
+from util.provenance import record_start
 from util.resume import snapshot_to_resume
 from util.training import train
 
@@ -29,42 +31,41 @@ experiment = make_experiment("train")
 
 
 @experiment.main
+@one_line_errors()
 def main(_run, _config) -> float:
     """Train and return the mean total loss of the last 100 steps."""
-    config = plain(_config)
-    with one_line_errors():
-        device = resolve_device(config["device"])
-        spec, cases = open_dataset(config)
-        held_out = fold_positions(len(cases), spec.n_folds, config["eval_fold"])
-        resume_from = snapshot_to_resume(config)
-        model = build_model(config)
-        if resume_from is not None and resume_from.step >= config["n_steps"]:
-            print(f"nothing to do: {resume_from.path} has reached step {resume_from.step}, n_steps is {config['n_steps']}")
-            return None
-        if resume_from is not None:
-            load_model(model, resume_from)
-            print(f"going on from step {resume_from.step}: {resume_from.path}")
-        elif config["reload_model_path"] is not None:
-            load_model(model, read_snapshot(config["reload_model_path"]))
-            print(f"starting from the weights of {config['reload_model_path']}")
-        else:
-            print(initialise(model, config))
-        volumes = load_training_volumes(
-            [case for position, case in enumerate(cases) if position not in held_out], spec,
-            exclude_label=config["exclude_label"], exclude_rule=config["exclude_rule"], use_gt=config["use_gt"],
-            test_label=config["test_label"], pseudo_labels=config["pseudo_labels"])
-        episodes = EpisodeDataset(volumes, config["n_steps"] * config["batch_size"], config["seed"],
-                                  config["n_shot"], config["min_size"],
-                                  same_slice=config["pseudo_labels"] == "superpixels" and not config["use_gt"])
+    config, folder = plain(_config), run_dir(_run)
+    device = resolve_device(config["device"], config["deterministic"])
+    spec, cases = open_dataset(config)
+    held_out = fold_positions(len(cases), spec.n_folds, config["eval_fold"])
+    resume_from = snapshot_to_resume(config, folder)
+    model = build_model(config)
+    if resume_from is not None:
+        print(f"going on from step {resume_from.step}: {resume_from.path}")
+    elif config["reload_model_path"] is not None:
+        load_model(model, read_snapshot(config["reload_model_path"]))
+        print(f"starting from the weights of {config['reload_model_path']}")
+    else:
+        print(initialise(model, config))
+    training_cases = [case for position, case in enumerate(cases) if position not in held_out]
+    changed = record_start(folder, device, training_cases, config["reload_model_path"])
+    if resume_from is not None and changed:
+        print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
+              "its results need not be those of an undisturbed run")
+    volumes = load_training_volumes(
+        training_cases, spec,
+        exclude_label=config["exclude_label"], exclude_rule=config["exclude_rule"], use_gt=config["use_gt"],
+        test_label=config["test_label"], pseudo_labels=config["pseudo_labels"])
+    episodes = EpisodeDataset(volumes, config["n_steps"] * config["batch_size"], config["seed"],
+                              config["n_shot"], config["min_size"],
+                              same_slice=config["pseudo_labels"] == "superpixels" and not config["use_gt"])
     print(f"{len(episodes.volumes)} training volumes of {spec.name}, fold {config['eval_fold']} held out, on {device}; "
-          f"run folder {run_dir(_run)}")
-    loop_options = ("n_steps", "batch_size", "num_workers", "optim", "lr_step_gamma", "max_iters_per_load",
-                    "print_interval", "save_snapshot_every")
-    history = train(model, episodes, **{name: config[name] for name in loop_options}, device=device, config=config,
-                    snapshot_dir=run_dir(_run) / "snapshots", log_scalar=_run.log_scalar, resume_from=resume_from)
-    loss_curve(history, run_dir(_run) / "loss_curve.png")
-    print(f"snapshots and loss_curve.png: {run_dir(_run)}")
-    return history[-100:].sum(dim=1).mean().item()
+          f"run folder {folder}")
+    history = train(model, episodes, config, device=device, snapshot_dir=folder / "snapshots", log_scalar=_run.log_scalar,
+                    resume_from=resume_from)
+    loss_curve(history, folder / "loss_curve.png")
+    print(f"snapshots and loss_curve.png: {folder}")
+    return history[-100:].sum(dim=1).nanmean().item()
 
 
 if __name__ == "__main__":

@@ -66,8 +66,14 @@ class FewShotModel(nn.Module, ABC):
         features = self.encode(torch.cat([episode.support_images.flatten(0, 1), episode.query_images]))
         support, query = features[:B * S], features[B * S:]
         log_probs, predicted = self.log_probs_and_mask(query, self.prototypes(support, episode.support_masks))
-        query_loss = F.nll_loss(log_probs, episode.query_masks.long(), self.class_weights, ignore_index=self.ignore_label)
-        return {"query": query_loss, "align": self._alignment_loss(support, query, predicted, episode.support_masks)}
+        return {"query": self._query_loss(log_probs, episode.query_masks.long()),
+                "align": self._alignment_loss(support, query, predicted, episode.support_masks)}
+
+    def _query_loss(self, log_probs: Tensor, masks: Tensor) -> Tensor:
+        """Weighted mean over the pixels that count; `F.nll_loss` by itself sums in an order that varies on CUDA."""
+        losses = F.nll_loss(log_probs, masks, self.class_weights, ignore_index=self.ignore_label, reduction="none")
+        weights = self.class_weights[masks.clamp(max=1)] * (masks != self.ignore_label)
+        return losses.sum() / weights.sum()
 
     def _alignment_loss(self, support: Features, query: Features, predicted: Tensor, support_masks: Tensor) -> Tensor:
         """Roles swapped: the query's predicted mask gives the prototypes, the support is segmented with the query's threshold.

@@ -37,7 +37,7 @@ train_folds() {
     for config in "$@"; do
         for fold in "${folds[@]}"; do
             echo "== $config, fold $fold"
-            python train.py with "$config" "eval_fold=$fold" resume=auto "${options[@]}"
+            python train.py with "$config" "eval_fold=$fold" "${options[@]}"
         done
     done
 }

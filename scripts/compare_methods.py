@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from util.checkpoints import newest_snapshot
 from util.config import MODELS, load_config, named_configs
 from util.errors import InputError
-from util.experiment import run_folders
-from util.runs import ROOT, call, newest_run
+from util.runs import ROOT, call, newest_run, run_folders
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -57,7 +56,7 @@ def train_and_test(model: str, experiment: str, options: list[str], config: dict
     named = [model] if model in named_configs() else []
     arguments = ["with", *named, experiment, f"model={model}", *options]
     folders = []
-    call("train.py", *arguments)
+    call("train.py", *arguments, "resume=never")
     for weights in ("untrained", str(newest_snapshot(ROOT / run_folders(config, "train")))):
         call("test.py", *arguments, f"reload_model_path={weights}")
         folders.append(newest_run(ROOT / run_folders(config, "test")))

@@ -28,7 +28,7 @@ def main(options: list[str]) -> None:
     start = time.perf_counter()
     call("data/phantom.py")
     untrained = evaluate("untrained", options)
-    call("train.py", "with", "demo", *options)
+    call("train.py", "with", "demo", "resume=never", *options)
     training = newest_run(RUNS / "QNet_train_PHANTOM_cv0")
     snapshot = max((training / "snapshots").glob("*.pth"), key=lambda path: int(path.stem))
     trained = evaluate(str(snapshot), options)

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from util.checkpoints import SHAPING, newest_snapshot, read_snapshot
 from util.config import MODELS, load_config
 from util.errors import InputError
-from util.experiment import format_table, run_folders
-from util.runs import ROOT, call, newest_run
+from util.experiment import format_table
+from util.runs import ROOT, call, newest_run, run_folders
 
 CONFIGS = {
     ("CHAOST2", "1"): ["chaost2_setting1"],

@@ -26,23 +26,6 @@ def test_training_leaves_snapshots_metrics_and_a_curve(trained):
     assert (trained / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_resumed_training_ends_in_the_same_weights(trained, toy_data, tmp_path):
-    first = run("train", tmp_path, toy_data, n_steps=2)
-    second = run("train", tmp_path, toy_data, resume="auto")
-    assert second.name == "2"
-    whole, resumed = read_snapshot(trained / "snapshots/3.pth"), read_snapshot(second / "snapshots/3.pth")
-    assert torch.equal(whole.history, resumed.history)
-    assert all(torch.equal(value, resumed.model[name]) for name, value in whole.model.items())
-    assert read_snapshot(first / "snapshots/2.pth").step == 2
-    finished = run("train", tmp_path, toy_data, resume="auto")
-    assert not (finished / "snapshots").exists()       # nothing to do
-
-
-def test_resuming_with_other_options_is_refused(trained, toy_data, tmp_path):
-    with pytest.raises(SystemExit, match=r"^error: resume: .*3.pth was trained with seed=2021, now it is 5"):
-        run("train", tmp_path, toy_data, seed=5, n_steps=9, resume=str(trained / "snapshots/3.pth"))
-
-
 def test_training_changes_the_weights_and_the_episodes_follow_the_seed(trained, toy_data, tmp_path):
     other = run("train", tmp_path, toy_data, seed=1)
     histories = [read_snapshot(folder / "snapshots/3.pth").history for folder in (trained, other)]

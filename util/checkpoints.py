@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from util.errors import InputError
+from util.files import replacing
 from util.weights import load_state, read_weights
 
 SHAPING = ("model", "encoder", "threshold", "paths", "coordinates")   # options that decide what the network is
@@ -20,7 +23,10 @@ SHAPING = ("model", "encoder", "threshold", "paths", "coordinates")   # options 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot file's content. A plain `state_dict`, as the published code saves it, has step None and no more."""
+    """A snapshot file's content. A plain `state_dict`, as the published code saves it, has step None and no more.
+
+    Those of earlier versions have no generators, log or refused steps.
+    """
 
     path: Path
     model: Mapping[str, Tensor]
@@ -29,19 +35,21 @@ class Snapshot:
     scheduler: Mapping[str, Any] | None = None
     history: Tensor | None = None       # (step, losses) losses of every step so far
     config: Mapping[str, Any] | None = None
+    generators: Mapping[str, Any] | None = None
+    log: Sequence[Mapping[str, float]] = ()     # entries of the training log so far
+    refused: Sequence[str] = ()                 # a line for each step that was refused
 
 
-def save_snapshot(path: Path, model: nn.Module, *, step: int, optimizer: torch.optim.Optimizer,
-                  scheduler: torch.optim.lr_scheduler.LRScheduler, history: Tensor, config: Mapping[str, Any]) -> None:
-    """Write a snapshot by way of a temporary name, so that `path` is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("wb") as file:
-        torch.save({"model": model.state_dict(), "step": step, "optimizer": optimizer.state_dict(),
-                    "scheduler": scheduler.state_dict(), "history": history, "config": json.dumps(config)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def save_snapshot(path: Path, *, config: Mapping[str, Any], **state: Any) -> None:
+    """Write a snapshot, so that `path` is whole or not there. `state` has the fields of Snapshot; generators are added.
+
+    Raises:
+        OSError: with `path`, when it cannot be written, as on a full disk; nothing of it is left then.
+    """
+    content = io.BytesIO()      # torch.save has no clean way out when a write fails
+    torch.save({**state, "generators": generator_states(), "config": json.dumps(config)}, content)
+    with replacing(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
@@ -56,6 +64,7 @@ def read_snapshot(path: Path | str) -> Snapshot:
         return Snapshot(path, content)
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
+        fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
         return Snapshot(path, **fields, config=json.loads(content["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
@@ -72,3 +81,47 @@ def newest_snapshot(run_dirs: Path) -> Path | None:
     """Return the last snapshot of the newest run that has one, in a folder of runs numbered 1, 2, …"""
     found = [path for path in run_dirs.glob("*/snapshots/*.pth") if path.parts[-3].isdecimal() and path.stem.isdecimal()]
     return max(found, key=lambda path: (int(path.parts[-3]), int(path.stem)), default=None)
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """Return the snapshots `<step>.pth` of a folder, the last step first."""
+    return sorted((path for path in folder.glob("*.pth") if path.stem.isdecimal()), key=lambda path: -int(path.stem))
+
+
+def newest_readable(folder: Path) -> Snapshot | None:
+    """Return the last snapshot of a folder that is whole, or None; damaged ones are named with the one that is used instead."""
+    damaged = []
+    for path in snapshots_in(folder):
+        try:
+            found = read_snapshot(path)
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        for reason in damaged:
+            print(f"warning: {reason}; {path} is used instead")
+        return found
+    for reason in damaged:
+        print(f"warning: {reason}; there is no whole snapshot before it, training starts from the beginning")
+    return None
+
+
+def prune_snapshots(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the last `keep` snapshots up to `step`, which was just saved. Later ones, as of a damaged file, stay."""
+    for path in [path for path in snapshots_in(folder) if int(path.stem) <= step][keep:]:
+        path.unlink()
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of all global random generators, as `weights_only` loading allows them."""
+    name, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Set the generators to what `generator_states` returned; those of CUDA only when there are as many devices as then."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

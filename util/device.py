@@ -1,16 +1,25 @@
 """Turns the option `device` into a torch device."""
 
+import os
+
 import torch
 
 from util.errors import InputError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:<number>".
 
+    Args:
+        deterministic: from now on use algorithms that give the same bits every time, or refuse; slower on CUDA.
     Raises:
         InputError: a CUDA device that is not there.
     """
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        torch.backends.cudnn.benchmark = False
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"     # read when CUDA's matrix products are first used
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

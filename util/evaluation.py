@@ -67,8 +67,8 @@ def evaluate_fold(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, S
     query_slices = {name: np.flatnonzero(every_slice | np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
                     for name, query in queries.items()}
     support_work = {support.case.name: _support_slices(support, labels, n_part) for support, _ in pairs}
-    needed = {name: {z for slices in support_work.get(name, {}).values() for z in slices} | set(query_slices.get(name, ()))
-              for name in support_work.keys() | query_slices.keys()}
+    needed = [(volume, {z for slices in support_work.get(name, {}).values() for z in slices} | set(query_slices.get(name, ())))
+              for name, volume in ({support.case.name: support for support, _ in pairs} | queries).items()]
     with progress(total=encoder.n_new(needed), desc="segmenting", unit="slice") as bar:
         prototypes = {support.case.name: _prototypes(encoder, support, support_work[support.case.name], bar,
                                                      reused=query_slices.get(support.case.name, ()))

@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from sacred import SETTINGS, Experiment
-from sacred.observers import FileStorageObserver
 from sacred.run import Run
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
 from models.base import FewShotModel
-from util.config import MODELS, base_config, check_config, named_configs
+from util.config import base_config, check_config, named_configs
 from util.errors import InputError
+from util.interrupts import Interrupted, raise_on_signals
 from util.methods import BUILDERS
+from util.resume import is_finished, run_to_continue
+from util.run_folder import RunFolder
+from util.runs import run_folders
 from util.weights import load_pretrained
 
 SETTINGS.CAPTURE_MODE = "sys"
@@ -31,11 +34,15 @@ logging.getLogger().addFilter(lambda record: " of config entry " not in record.m
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an InputError into an exit with status 1 and its one line."""
+    """Turn an InputError, and an error of a file such as a full disk, into an exit with status 1 and its one line."""
     try:
         yield
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
 
 
 def make_experiment(mode: str) -> Experiment:
@@ -50,22 +57,35 @@ def make_experiment(mode: str) -> Experiment:
     def check_and_observe(config: dict, command_name: str, logger: Any) -> dict:
         with one_line_errors():
             check_config(config)
-        experiment.observers[:] = [FileStorageObserver(run_folders(config, mode))] if command_name == "main" else []
+            experiment.observers[:] = [_run_folder(config, mode)] if command_name == "main" else []
         return {}
 
     return experiment
 
 
+def _run_folder(config: Mapping[str, Any], mode: str) -> RunFolder:
+    """Return the observer of a run, in the folder of an earlier one where it goes on; a training that is finished ends here."""
+    folder = run_to_continue(plain(config), mode)
+    if mode == "train" and folder is not None and is_finished(folder, config):
+        print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
+              "to train it once more say resume=never")
+        raise SystemExit(0)
+    return RunFolder(run_folders(config, mode), folder)
+
+
 def run_commandline(experiment: Experiment) -> None:
-    """Run an experiment on the command line's arguments; true, false and null mean there what they mean in configs/."""
+    """Run an experiment on the command line's arguments; true, false and null mean there what they mean in configs/.
+
+    SIGTERM and Ctrl-C end it with exit status 128 + the signal's number.
+    """
     words = {"true": "True", "false": "False", "null": "None"}
     pairs = (argument.partition("=") for argument in sys.argv)
-    experiment.run_commandline([name + equals + words.get(value, value) for name, equals, value in pairs])
-
-
-def run_folders(config: Mapping[str, Any], mode: str) -> Path:
-    """Return the folder that holds the numbered run folders of a config."""
-    return Path(config["path"]["log_dir"]) / f"{MODELS[config['model']]}_{mode}_{config['dataset']}_cv{config['eval_fold']}"
+    raise_on_signals()
+    try:
+        experiment.run_commandline([name + equals + words.get(value, value) for name, equals, value in pairs])
+    except Interrupted as error:
+        print(f"stopped by {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
 
 
 def run_dir(run: Run) -> Path:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from util.config import MODELS
 from util.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_folders(config: Mapping[str, Any], mode: str) -> Path:
+    """Return the folder that holds the numbered run folders of a config; `mode` is "train" or "test"."""
+    return Path(config["path"]["log_dir"]) / f"{MODELS[config['model']]}_{mode}_{config['dataset']}_cv{config['eval_fold']}"
+
+
+def numbered_runs(folder: Path) -> list[Path]:
+    """Return the run folders in a folder of runs, the newest first."""
+    return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: -int(path.name))
 
 
 def newest_run(folder: Path) -> Path:
@@ -17,10 +30,10 @@ def newest_run(folder: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    runs = [path for path in folder.glob("*") if path.name.isdecimal()]
+    runs = numbered_runs(folder)
     if not runs:
         raise InputError(f"{folder}: no run folder in it")
-    return max(runs, key=lambda path: int(path.name))
+    return runs[0]
 
 
 def call(*arguments: str) -> None:

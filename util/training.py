@@ -2,68 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import tqdm
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from util.checkpoints import Snapshot, save_snapshot
+from dataloaders.episodes import Episode, EpisodeDataset
+from util.checkpoints import Snapshot, load_model, prune_snapshots, restore_generators, save_snapshot
+from util.errors import InputError
+from util.files import remove_partial_files
+from util.interrupts import Interrupted, deferred_signals, ignore_signals
 from util.progress import progress
 
 
-def train(model: nn.Module, episodes: Dataset, *, n_steps: int, batch_size: int, num_workers: int, optim: Mapping[str, float],
-          lr_step_gamma: float, max_iters_per_load: int, print_interval: int, save_snapshot_every: int, device: torch.device,
-          snapshot_dir: Path, config: Mapping[str, Any], log_scalar: Callable[[str, float, int], None],
-          resume_from: Snapshot | None = None) -> Tensor:
+class Trainer:
+    """All that changes in a training, and one step of it.
+
+    Args:
+        config: for `n_steps`, `optim`, `lr_step_gamma` and `max_iters_per_load`; kept with every snapshot.
+    Attributes:
+        step: number of steps done, refused ones too.
+        history: (n_steps, losses) losses of every step, in the order of `model.loss_names`; NaN where a step was refused.
+        log: entries of the training log so far.
+        refused: a line for each step that was refused.
+    """
+
+    def __init__(self, model: nn.Module, config: Mapping[str, Any], device: torch.device):
+        self.model, self.config, self.device = model, config, device
+        model.to(device, memory_format=torch.channels_last).train()
+        self.optimizer = torch.optim.SGD(model.parameters(), **config["optim"])
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, config["max_iters_per_load"], config["lr_step_gamma"])
+        self.step = 0
+        self.history = torch.zeros(config["n_steps"], len(model.loss_names), device=device)
+        self.log: list[dict[str, float]] = []
+        self.refused: list[str] = []
+        self._buffers = list(model.buffers())
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
+
+    def advance(self, episode: Episode) -> dict[str, float] | None:
+        """Make one step. One whose loss or gradient is not finite is refused: its losses are returned, None otherwise.
+
+        A refused step leaves weights, optimiser and BatchNorm statistics as they were; it counts for the schedule. To know,
+        the host waits for one number per step, after the whole step is under way, as torch's own GradScaler does.
+        """
+        torch._foreach_copy_(self._buffers_before, self._buffers)
+        losses = self.model.episode_losses(episode.to(self.device))
+        total = sum(losses.values())
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        accepted = (total.detach() + norm).isfinite().item()
+        if accepted:
+            self.optimizer.step()
+            self.history[self.step] = torch.stack([losses[name] for name in self.model.loss_names]).detach()
+        else:
+            torch._foreach_copy_(self._buffers, self._buffers_before)
+            self.history[self.step] = torch.nan
+        self.scheduler.step()
+        self.step += 1
+        return None if accepted else {**{f"{name}_loss": loss.item() for name, loss in losses.items()}, "gradient": norm.item()}
+
+    def add_log_entry(self) -> dict[str, float]:
+        """Add an entry, mean losses since the last multiple of `print_interval`, and return it; resuming does not shift it."""
+        interval = self.config["print_interval"]
+        means = self.history[(self.step - 1) // interval * interval:self.step].nanmean(dim=0).tolist()
+        losses = {f"{name}_loss": mean for name, mean in zip(self.model.loss_names, means, strict=True)}
+        self.log.append({"step": self.step, **losses, "total_loss": sum(means), "lr": self.scheduler.get_last_lr()[0]})
+        return self.log[-1]
+
+    def save(self, folder: Path) -> Path:
+        """Write the snapshot of this step and remove those that `keep_snapshots` is over with."""
+        path = folder / f"{self.step}.pth"
+        save_snapshot(path, config=self.config, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
+                      scheduler=self.scheduler.state_dict(), step=self.step, history=self.history[:self.step].cpu(),
+                      log=self.log, refused=self.refused)
+        if self.config["keep_snapshots"] != "all":
+            prune_snapshots(folder, self.step, self.config["keep_snapshots"])
+        return path
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over the state of a snapshot."""
+        load_model(self.model, snapshot)
+        self.optimizer.load_state_dict(snapshot.optimizer)
+        self.scheduler.load_state_dict(snapshot.scheduler)
+        self.step, self.log, self.refused = snapshot.step, list(snapshot.log), list(snapshot.refused)
+        self.history[:self.step] = snapshot.history
+        if snapshot.generators is not None:
+            restore_generators(snapshot.generators)
+
+
+def train(model: nn.Module, episodes: EpisodeDataset, config: Mapping[str, Any], *, device: torch.device, snapshot_dir: Path,
+          log_scalar: Callable[[str, float, int], None], resume_from: Snapshot | None = None) -> Tensor:
     """Train up to step `n_steps` and return the (n_steps, losses) losses of every step, in the order of `model.loss_names`.
 
-    Episode (step − 1)·batch_size + b is the b-th of a step, so a resumed run sees the episodes it would have seen.
+    Episode (step − 1)·batch_size + b is the b-th of a step, so a resumed run sees the episodes it would have seen. What was
+    logged before is logged again. SIGTERM and Ctrl-C end the training after a step, with its snapshot.
 
     Raises:
-        RuntimeError: a loss is not finite; found at the next log entry.
+        InputError: more than `max_refused_steps` steps were refused.
+        OSError: a snapshot cannot be written.
+        Interrupted: after SIGTERM or Ctrl-C.
     """
-    model.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), **optim)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, max_iters_per_load, lr_step_gamma)
-    done = 0
-    # on the device, so that no step waits for its losses to be read
-    history = torch.zeros(n_steps, len(model.loss_names), device=device)
+    remove_partial_files(snapshot_dir)
+    trainer = Trainer(model, config, device)
     if resume_from is not None:
-        done = resume_from.step
-        history[:done] = resume_from.history
-        optimizer.load_state_dict(resume_from.optimizer)
-        scheduler.load_state_dict(resume_from.scheduler)
-    loader = DataLoader(episodes, batch_size, sampler=range(done * batch_size, n_steps * batch_size), num_workers=num_workers,
+        trainer.restore(resume_from)
+    for entry in trainer.log:
+        _log(entry, log_scalar)
+    n_steps, batch_size = config["n_steps"], config["batch_size"]
+    # a generator of its own, as a loader draws a number for its workers
+    loader = DataLoader(episodes, batch_size, sampler=range(trainer.step * batch_size, n_steps * batch_size),
+                        num_workers=config["num_workers"], worker_init_fn=ignore_signals, generator=torch.Generator(),
                         pin_memory=device.type == "cuda")
-    logged = done
-    with progress(total=n_steps * batch_size, initial=done * batch_size, desc="training", unit="episode") as bar:
-        for step, episode in enumerate(loader, start=done + 1):
-            losses = model.episode_losses(episode.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
-            optimizer.step()
-            scheduler.step()
-            history[step - 1] = torch.stack([losses[name] for name in model.loss_names]).detach()
+    with (progress(total=n_steps * batch_size, initial=trainer.step * batch_size, desc="training", unit="episode") as bar,
+          deferred_signals() as stop):
+        for episode in loader:
+            bad_losses = trainer.advance(episode)
             bar.update(batch_size)
-            if step % print_interval == 0 or step == n_steps:
-                _log(model.loss_names, history[logged:step], scheduler.get_last_lr()[0], step, bar, log_scalar)
-                logged = step
-            if step % save_snapshot_every == 0 or step == n_steps:
-                save_snapshot(snapshot_dir / f"{step}.pth", model, step=step, optimizer=optimizer, scheduler=scheduler,
-                              history=history[:step].cpu(), config=config)
-    return history.cpu()
+            if bad_losses is not None:
+                trainer.refused.append(_describe(trainer.step, bad_losses, episodes, batch_size))
+                bar.write(f"refused, as it is not finite: {trainer.refused[-1]}")
+                _expect_few(trainer.refused, config["max_refused_steps"])
+            last = trainer.step == n_steps
+            if last or trainer.step % config["print_interval"] == 0:
+                entry = trainer.add_log_entry()
+                _log(entry, log_scalar)
+                bar.set_postfix({name.removesuffix("_loss"): f"{value:.3g}" for name, value in entry.items() if name != "step"})
+            if last or stop.number is not None or trainer.step % config["save_snapshot_every"] == 0:
+                path = trainer.save(snapshot_dir)
+            if stop.number is not None:
+                break
+    if stop.number is not None:
+        print(f"stopped after step {trainer.step} of {n_steps}; the same command, with resume=auto, goes on from {path}")
+        raise Interrupted(stop.number)
+    return trainer.history.cpu()
 
 
-def _log(names: Sequence[str], losses: Tensor, learning_rate: float, step: int, bar: tqdm.tqdm,
-         log_scalar: Callable[[str, float, int], None]) -> None:
-    if not torch.isfinite(losses).all():
-        raise RuntimeError(f"the loss is not finite in steps {step - len(losses) + 1} to {step}; a lower optim.lr may help")
-    means = dict(zip(names, losses.mean(dim=0).tolist(), strict=True))
-    total = sum(means.values())
-    for name, value in (*((f"{name}_loss", mean) for name, mean in means.items()), ("total_loss", total), ("lr", learning_rate)):
-        log_scalar(name, value, step)
-    bar.set_postfix(loss=f"{total:.3f}", **{name: f"{mean:.3f}" for name, mean in means.items()}, lr=f"{learning_rate:.2g}")
+def _log(entry: Mapping[str, float], log_scalar: Callable[[str, float, int], None]) -> None:
+    for name, value in entry.items():
+        if name != "step":
+            log_scalar(name, value, entry["step"])
+
+
+def _describe(step: int, losses: Mapping[str, float], episodes: EpisodeDataset, batch_size: int) -> str:
+    """Say what a step was made of."""
+    drawn = [episodes.draw(index) for index in range((step - 1) * batch_size, step * batch_size)]
+    where = "; ".join(f"case {case}, supervoxel or class {label}, support slices {slices[:-1]}, query slice {slices[-1]}"
+                      for case, label, slices in drawn)
+    return f"step {step} ({', '.join(f'{name} {value:.4g}' for name, value in losses.items())}): {where}"
+
+
+def _expect_few(refused: list[str], allowed: int) -> None:
+    if len(refused) > allowed:
+        raise InputError("\n  ".join([
+            f"max_refused_steps: {len(refused)} steps had a loss or gradient that is not finite, allowed: {allowed}; "
+            "look at these episodes, or lower optim.lr", *refused]))

@@ -109,23 +109,22 @@ def evaluate_whole(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, 
     Supports stay in memory with their features; queries come and go. A voxel that several classes claim goes to the likeliest.
     """
     queries = {query.case.name: query for _, volumes in pairs for query in volumes}
-    whole = {volume.case.name: range(len(volume.image)) for volume in [*(support for support, _ in pairs), *queries.values()]}
-    with progress(total=encoder.n_new(whole), desc="whole volumes", unit="slice") as bar:
-        def encoded(volume: LabelledVolume) -> EncodedVolume:
-            features = encoder.encode(volume, whole[volume.case.name], bar)
-            encoder.release(volume)
-            return EncodedVolume(features, volume.image, volume.label_map)
 
-        supports = {support.case.name: encoded(support) for support, _ in pairs}
-        for query in queries.values():
-            as_query = supports.get(query.case.name) or encoded(query)
-            for support in (support for support, volumes in pairs if any(query is volume for volume in volumes)):
-                raw = segment_whole(encoder.model, as_query, supports[support.case.name], labels, options, pixel_mm)
-                probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
-                label_map = to_label_map(probs.items(), query.image.shape)
-                if options.largest_component:
-                    label_map = largest_components(label_map)
-                yield from (WholePrediction(label, support, query, probs[label], label_map == label) for label in probs)
+    def encoded(volume: LabelledVolume) -> EncodedVolume:
+        features = encoder.encode(volume, range(len(volume.image)))
+        encoder.release(volume)
+        return EncodedVolume(features, volume.image, volume.label_map)
+
+    supports = {support.case.name: encoded(support) for support, _ in pairs}
+    for query in progress(queries.values(), desc="whole volumes", unit="volume"):
+        as_query = supports.get(query.case.name) or encoded(query)
+        for support in (support for support, volumes in pairs if any(query is volume for volume in volumes)):
+            raw = segment_whole(encoder.model, as_query, supports[support.case.name], labels, options, pixel_mm)
+            probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
+            label_map = to_label_map(probs.items(), query.image.shape)
+            if options.largest_component:
+                label_map = largest_components(label_map)
+            yield from (WholePrediction(label, support, query, probs[label], label_map == label) for label in probs)
 
 
 def _segment_class(model: nn.Module, query: Features, support: Features, masks: np.ndarray, chosen: np.ndarray,

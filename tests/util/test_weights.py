@@ -1,13 +1,15 @@
 """Pretrained files under their real names, and snapshots, whole and broken."""
 
+import errno
 import pickle
+import zipfile
 
 import pytest
 import torch
 import torchvision
 
 from models.encoder import build_encoder
-from util.checkpoints import newest_snapshot, read_snapshot, save_snapshot
+from util.checkpoints import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
 from util.errors import InputError
 from util.weights import PRETRAINED_URLS, load_pretrained, load_state, read_weights
 
@@ -107,8 +109,8 @@ def small_snapshot(path, step=1):
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    save_snapshot(path, model, step=step, optimizer=optimizer, scheduler=scheduler, history=torch.zeros(step, 2),
-                  config={"encoder": "small", "path": {"log_dir": "runs"}})
+    save_snapshot(path, model=model.state_dict(), step=step, optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict(),
+                  history=torch.zeros(step, 2), config={"encoder": "small", "path": {"log_dir": "runs"}})
     return model
 
 
@@ -119,6 +121,47 @@ def test_snapshot_round_trip_leaves_no_partial_file(tmp_path):
     assert torch.equal(snapshot.model["weight"], model.weight)
     assert snapshot.optimizer["state"][0]["momentum_buffer"] is not None
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["1.pth"]
+
+
+def test_one_flipped_bit_in_a_tensor_is_found(tmp_path):
+    small_snapshot(tmp_path / "1.pth")
+    content = bytearray((tmp_path / "1.pth").read_bytes())
+    with zipfile.ZipFile(tmp_path / "1.pth") as archive:
+        values = archive.read(next(entry for entry in archive.infolist() if "/data/" in entry.filename))
+    content[content.index(values)] ^= 1
+    (tmp_path / "1.pth").write_bytes(content)
+    torch.load(tmp_path / "1.pth", weights_only=True)       # sees nothing
+    with pytest.raises(InputError, match="1.pth: cannot be read as weights .*does not have its check sum"):
+        read_snapshot(tmp_path / "1.pth")
+
+
+def test_a_damaged_snapshot_is_passed_over_and_named(tmp_path, capsys):
+    for step in (2, 10, 9):
+        small_snapshot(tmp_path / f"{step}.pth", step)
+    (tmp_path / "10.pth").write_bytes((tmp_path / "10.pth").read_bytes()[:-100])
+    assert newest_readable(tmp_path).step == 9
+    warning = capsys.readouterr().out
+    assert warning.startswith(f"warning: {tmp_path}/10.pth: cannot be read") and f"; {tmp_path}/9.pth is used" in warning
+    for step in (2, 9):
+        (tmp_path / f"{step}.pth").write_bytes(b"")
+    assert newest_readable(tmp_path) is None and "starts from the beginning" in capsys.readouterr().out
+
+
+def test_pruning_keeps_the_last_and_what_is_later_than_this_step(tmp_path):
+    for step in (1, 2, 3, 10):
+        (tmp_path / f"{step}.pth").touch()
+    prune_snapshots(tmp_path, 3, keep=2)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["10", "2", "3"]
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_earlier_snapshot(tmp_path):
+    small_snapshot(tmp_path / "1.pth")
+    before = (tmp_path / "1.pth").read_bytes()
+    (tmp_path / ".partial-1.pth").symlink_to("/dev/full")       # every write to it says that the disk is full
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        small_snapshot(tmp_path / "1.pth")
+    assert caught.value.filename == str(tmp_path / "1.pth") and caught.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.iterdir()] == ["1.pth"] and (tmp_path / "1.pth").read_bytes() == before
 
 
 def test_incomplete_snapshot(tmp_path):
