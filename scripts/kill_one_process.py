@@ -41,7 +41,8 @@ def kill_one_process(options: Sequence[str], folder: Path) -> None:
             torch.equal(value, killed.model[name]) for name, value in undisturbed.model.items())
         if not same:
             raise RuntimeError(f"process {victim} killed: {killed.path} differs from {undisturbed.path}")
-        print(f"process {victim} of 2 killed after step {KILL_AFTER}: started again, step {killed.step}, the same weights and losses")
+        print(f"process {victim} killed after step {KILL_AFTER}: torchrun started both again; at step {killed.step} weights and "
+              "losses are those of an undisturbed training")
 
 
 def _train(options: Sequence[str], folder: Path, victim: int | None) -> Snapshot:

@@ -57,6 +57,7 @@ echo "task $task: ${command[*]}"
 
 cd "$root"
 export PYTHONUTF8=1
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # torchrun on several machines: addresses are forgotten when it starts again
 source .venv/bin/activate
 "${command[@]}" &
 training=$! stopped='' status=0
