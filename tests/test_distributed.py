@@ -1,5 +1,6 @@
 """Two processes on the CPU train and evaluate together."""
 
+import json
 import os
 import socket
 import subprocess
@@ -29,7 +30,7 @@ def environment(rank: int, port: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def together(toy_data, trained, tmp_path_factory):
-    """Folder of a training of two steps and an evaluation, with what each process printed."""
+    """Folders of a training of two steps, of a disturbed one and of an evaluation, and what each process printed."""
     folder = tmp_path_factory.mktemp("together")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -38,13 +39,13 @@ def together(toy_data, trained, tmp_path_factory):
     processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port), text=True, stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE) for rank in range(2)]
     try:
-        printed = [process.communicate(timeout=300) for process in processes]
+        printed = [process.communicate(timeout=900) for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], printed
     return SimpleNamespace(folder=folder, train=folder / "QNet_train_CHAOST2_cv0/1", test=folder / "QNet_test_CHAOST2_cv0/1",
-                           printed=printed)
+                           disturbed=folder / "disturbed/QNet_train_CHAOST2_cv0/1", printed=printed)
 
 
 def test_one_process_writes_and_prints(together):
@@ -52,7 +53,8 @@ def test_one_process_writes_and_prints(together):
     assert sorted(path.name for path in (together.train / "snapshots").iterdir()) == ["1.pth", "2.pth"]
     assert (together.train / "loss_curve.png").is_file()
     assert "training volumes of CHAOST2" in together.printed[0][0] and "training: 100%" in together.printed[0][1]
-    assert together.printed[1] == ("", "")
+    assert together.printed[1][0] == "" and together.printed[1][1].strip().startswith("SIGTERM: finishing this step")
+    assert len(together.printed[1][1].strip().splitlines()) == 1
 
 
 def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_data):
@@ -78,8 +80,21 @@ def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_
 
 def test_both_processes_hold_the_same_weights(together):
     first, second = (torch.load(together.folder / f"rank{rank}.pth") for rank in range(2))
-    saved = read_snapshot(together.train / "snapshots/2.pth").model
-    assert all(torch.equal(value, second[name]) and torch.equal(value, saved[name]) for name, value in first.items())
+    saved = [read_snapshot(together.train / "snapshots/2.pth").model,
+             read_snapshot(together.disturbed / "snapshots/3.pth").model]
+    assert len(first) == len(second) == 2
+    for of_first, of_second, of_snapshot in zip(first, second, saved, strict=True):
+        for name, value in of_first.items():
+            assert torch.equal(value, of_second[name]) and torch.equal(value, of_snapshot[name]), name
+
+
+def test_what_happens_to_one_process_all_of_them_heed(together):
+    assert [path.name for path in (together.disturbed / "snapshots").iterdir()] == ["3.pth"]
+    assert [(together.folder / f"exit_status{rank}").read_text() for rank in range(2)] == ["143", "143"]
+    assert json.loads((together.disturbed / "run.json").read_text())["status"] == "INTERRUPTED"
+    stopped = read_snapshot(together.disturbed / "snapshots/3.pth")
+    assert stopped.history.isnan().all(dim=1).tolist() == [False, True, False]
+    assert len(stopped.refused) == 1 and stopped.refused[0].count("case ") == 2
 
 
 def test_one_process_goes_on_from_the_step_that_two_reached(together, toy_data):
