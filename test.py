@@ -11,11 +11,12 @@ import shutil
 from functools import partial
 
 from dataloaders.datasets import DatasetSpec
-from dataloaders.folds import supports_and_queries
+from dataloaders.folds import share_of_queries, supports_and_queries
 from dataloaders.volumes import read_spacing_mm
 from models.base import FewShotModel
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
+from util.distributed import is_main, join, of_main, rank, world_size
 from util.errors import InputError
 from util.evaluation import Prediction, evaluate_fold, load_fold
 from util.experiment import (
@@ -36,6 +37,7 @@ from util.results import (
     TABLE_HEADER,
     WHOLE,
     WHOLE_HEADER,
+    row_order,
     save_prediction,
     save_whole,
     score_rows,
@@ -80,8 +82,8 @@ def report(_config) -> None:
 
 @experiment.main
 @one_line_errors()
-def main(_run, _config) -> float:
-    """Evaluate and return the mean Dice over classes."""
+def main(_run, _config) -> float | None:
+    """Evaluate and return the mean Dice over classes. Of several processes each has its share of the query volumes."""
     config, folder = plain(_config), run_dir(_run)
     device = resolve_device(config["device"], config["deterministic"])
     spec, cases = open_dataset(config)
@@ -89,12 +91,13 @@ def main(_run, _config) -> float:
     model = build_model(config)
     print(load_weights(model, config))
     positions = sorted({position for support, queries in pairs for position in (support, *queries)})
-    if record_start(folder, device, [cases[position] for position in positions], config["reload_model_path"]):
+    if is_main() and record_start(folder, device, [cases[position] for position in positions], config["reload_model_path"]):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # it was made of something else
+    of_main(None)       # the other processes wait for that
     volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
 
     encoder = SliceEncoder(model, device, config["eval_batch_size"], keep_all=config["whole_volume"])
-    pairs = [(volumes[s], [volumes[q] for q in queries]) for s, queries in pairs]
+    pairs = [(volumes[s], [volumes[q] for q in queries]) for s, queries in share_of_queries(pairs, rank(), world_size())]
     by_protocol = partial(evaluate_fold, encoder, labels=config["test_label"], n_part=config["n_part"],
                           every_slice=config["protocol"] == "ep2")
     predictions = []
@@ -111,8 +114,11 @@ def main(_run, _config) -> float:
             save_whole(prediction, spec.labels[prediction.label], folder)
             whole.append(prediction)
 
-    rows = score_rows(predictions, spec.labels, config["surface_tolerance_mm"])
-    whole_rows = whole_score_rows(whole, spec.labels, config["surface_tolerance_mm"])
+    rows = sorted(join(score_rows(predictions, spec.labels, config["surface_tolerance_mm"])), key=row_order)
+    whole_rows = sorted(join(whole_score_rows(whole, spec.labels, config["surface_tolerance_mm"])), key=row_order)
+    predictions = join(predictions)
+    if not is_main():
+        return None
     if not rows:
         raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
                          f"{config['test_label']}")

@@ -11,6 +11,7 @@ from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
 from util.checkpoints import load_model, read_snapshot
 from util.device import resolve_device
+from util.distributed import is_main, of_main, world_size
 from util.experiment import (
     build_model,
     initialise,
@@ -48,7 +49,7 @@ def main(_run, _config) -> float:
     else:
         print(initialise(model, config))
     training_cases = [case for position, case in enumerate(cases) if position not in held_out]
-    changed = record_start(folder, device, training_cases, config["reload_model_path"])
+    changed = of_main(record_start(folder, device, training_cases, config["reload_model_path"]) if is_main() else None)
     if resume_from is not None and changed:
         print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
               "its results need not be those of an undisturbed run")
@@ -56,14 +57,15 @@ def main(_run, _config) -> float:
         training_cases, spec,
         exclude_label=config["exclude_label"], exclude_rule=config["exclude_rule"], use_gt=config["use_gt"],
         test_label=config["test_label"], pseudo_labels=config["pseudo_labels"])
-    episodes = EpisodeDataset(volumes, config["n_steps"] * config["batch_size"], config["seed"],
+    episodes = EpisodeDataset(volumes, config["n_steps"] * config["batch_size"] * world_size(), config["seed"],
                               config["n_shot"], config["min_size"],
                               same_slice=config["pseudo_labels"] == "superpixels" and not config["use_gt"])
-    print(f"{len(episodes.volumes)} training volumes of {spec.name}, fold {config['eval_fold']} held out, on {device}; "
-          f"run folder {folder}")
+    print(f"{len(episodes.volumes)} training volumes of {spec.name}, fold {config['eval_fold']} held out, on {device}"
+          f"{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
     history = train(model, episodes, config, device=device, snapshot_dir=folder / "snapshots", log_scalar=_run.log_scalar,
                     resume_from=resume_from)
-    loss_curve(history, folder / "loss_curve.png")
+    if is_main():
+        loss_curve(history, folder / "loss_curve.png")
     print(f"snapshots and loss_curve.png: {folder}")
     return history[-100:].sum(dim=1).nanmean().item()
 

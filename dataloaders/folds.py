@@ -57,6 +57,13 @@ def supports_and_queries(n_cases: int, n_folds: int, fold: int, protocol: str,
     return [(support, [position for position in positions if position != support]) for support in supports]
 
 
+def share_of_queries(pairs: Sequence[tuple[int, Sequence[int]]], rank: int, n_processes: int) -> list[tuple[int, list[int]]]:
+    """Return what one of several processes evaluates: every n-th query volume, with each of its supports."""
+    mine = set(sorted({query for _, queries in pairs for query in queries})[rank::n_processes])
+    shared = [(support, [query for query in queries if query in mine]) for support, queries in pairs]
+    return [(support, queries) for support, queries in shared if queries]
+
+
 @dataclass(frozen=True)
 class Part:
     """Query slices that are segmented from one support slice."""

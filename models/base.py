@@ -60,6 +60,10 @@ class FewShotModel(nn.Module, ABC):
         probs = self.segment(features, prototypes)
         return safe_log(probs), hard_mask(probs)
 
+    def forward(self, episode: Episode) -> dict[str, Tensor]:
+        """Return `episode_losses`; training calls it by way of here, as DistributedDataParallel does."""
+        return self.episode_losses(episode)
+
     def episode_losses(self, episode: Episode) -> dict[str, Tensor]:
         """Return the losses of a batch of episodes, scalars to be summed, under the names in `loss_names`."""
         B, S = episode.support_masks.shape[:2]

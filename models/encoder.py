@@ -114,6 +114,8 @@ class DualPathEncoder(Encoder):
             self.reduce1d = nn.Linear(backbone.fc.out_features, 1)
         else:
             del backbone.fc
+        if paths == "fine" and not predicts_threshold:
+            backbone.layer4.requires_grad_(False)      # nothing is made of its output
         self._initialise_convolutions()
 
     def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -63,11 +64,15 @@ TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0
         "device": "cpu", "max_iters_per_load": 2}
 
 
+def run_experiment(name: str, log_dir: Path, data: Path, *named: str, **options: object) -> Any:
+    """Run an entry point on the toy data with tiny settings and return sacred's Run."""
+    updates = {**TINY, **options, "path": {"log_dir": str(log_dir), "CHAOST2": {"data_dir": str(data)}}}
+    return entry_point(name).experiment.run(named_configs=named, config_updates=updates)
+
+
 def run(name: str, log_dir: Path, data: Path, *named: str, **options: object) -> Path:
     """Run an entry point on the toy data with tiny settings and return its run folder."""
-    experiment = entry_point(name).experiment
-    updates = {**TINY, **options, "path": {"log_dir": str(log_dir), "CHAOST2": {"data_dir": str(data)}}}
-    return Path(experiment.run(named_configs=named, config_updates=updates).observers[0].dir)
+    return Path(run_experiment(name, log_dir, data, *named, **options).observers[0].dir)
 
 
 @pytest.fixture(scope="session")

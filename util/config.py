@@ -119,6 +119,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "max_iters_per_load": whole(1),
     "bg_wt": number(0, above=True),
     "ignore_label": whole(2, 255),
+    "sync_batchnorm": boolean(),
     "print_interval": whole(1),
     "save_snapshot_every": whole(1),
     "keep_snapshots": either(one_of("all"), whole(1)),

@@ -19,6 +19,8 @@ from sacred.run import Run
 from dataloaders.datasets import Case, DatasetSpec, find_cases
 from models.base import FewShotModel
 from util.config import base_config, check_config, named_configs
+from util.device import resolve_device
+from util.distributed import is_main, meet, of_main, part, silence
 from util.errors import InputError
 from util.interrupts import Interrupted, raise_on_signals
 from util.methods import BUILDERS
@@ -47,6 +49,8 @@ def one_line_errors() -> Iterator[None]:
 
 def make_experiment(mode: str) -> Experiment:
     """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
+    if not is_main():
+        silence()
     experiment = Experiment(mode, base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
     with one_line_errors():
         experiment.add_config(base_config())
@@ -57,20 +61,30 @@ def make_experiment(mode: str) -> Experiment:
     def check_and_observe(config: dict, command_name: str, logger: Any) -> dict:
         with one_line_errors():
             check_config(config)
-            experiment.observers[:] = [_run_folder(config, mode)] if command_name == "main" else []
+            experiment.observers[:] = _observers(config, mode) if command_name == "main" else []
         return {}
 
     return experiment
 
 
-def _run_folder(config: Mapping[str, Any], mode: str) -> RunFolder:
-    """Return the observer of a run, in the folder of an earlier one where it goes on; a training that is finished ends here."""
-    folder = run_to_continue(plain(config), mode)
-    if mode == "train" and folder is not None and is_finished(folder, config):
+def _observers(config: Mapping[str, Any], mode: str) -> list[RunFolder]:
+    """Return the observer of a run, in the folder of an earlier one where it goes on; a training that is finished ends here.
+
+    Of several processes the main one decides where to go on, and has the observer.
+    """
+    meet(resolve_device(config["device"], config["deterministic"]))
+    folder, finished = of_main(_earlier_run(config, mode) if is_main() else None)
+    if finished:
         print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
               "to train it once more say resume=never")
         raise SystemExit(0)
-    return RunFolder(run_folders(config, mode), folder)
+    return [RunFolder(run_folders(config, mode), folder)] if is_main() else []
+
+
+def _earlier_run(config: Mapping[str, Any], mode: str) -> tuple[Path | None, bool]:
+    """Return the run folder to go on in, or None, and whether nothing is left to train there."""
+    folder = run_to_continue(plain(config), mode)
+    return folder, mode == "train" and folder is not None and is_finished(folder, config)
 
 
 def run_commandline(experiment: Experiment) -> None:
@@ -86,11 +100,12 @@ def run_commandline(experiment: Experiment) -> None:
     except Interrupted as error:
         print(f"stopped by {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    part()
 
 
 def run_dir(run: Run) -> Path:
-    """Return the folder of a run, made by its observer."""
-    return Path(run.observers[0].dir)
+    """Return the folder of a run, made by the main process's observer; to be called in every process."""
+    return Path(of_main(run.observers[0].dir if is_main() else None))
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from dataloaders.datasets import Case
+from util.distributed import world_size
 from util.files import replacing
 from util.runs import ROOT
 
 FILE = "provenance.json"
-DECIDES = ("code", "python", "packages", "device", "threads", "data", "weights")   # entries that results depend on
+DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # entries that results depend on
 CODE = ("models", "dataloaders", "util", "data/preparation")       # folders
 
 
@@ -44,7 +45,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
         "code": code_sha256(), "git": _git_state(folder),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
-        "device": _device(device), "threads": torch.get_num_threads(),
+        "device": _device(device), "threads": torch.get_num_threads(), "processes": world_size(),
         "data": {str(path): sha256(path) for path in sorted(set(files)) if path.exists()},
         "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
     }

@@ -50,15 +50,17 @@ def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> No
 
 def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mapping[int, str],
                tolerance_mm: float) -> list[dict[str, Any]]:
-    """Return one row (SCORE_COLUMNS) per class and query, by class, support and query."""
-    def order(p: Prediction | WholePrediction) -> tuple:
-        return p.label, case_order(p.support.case.name), case_order(p.query.case.name)
-
+    """Return one row (SCORE_COLUMNS) per class and query."""
     spacings_mm = {p.query.case.name: read_spacing_mm(p.query.case.image) for p in predictions}
     return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.case.name,
              "query_case": p.query.case.name,
              **all_metrics(p.mask, p.query.label_map == p.label, spacings_mm[p.query.case.name], tolerance_mm)}
-            for p in progress(sorted(predictions, key=order), desc="scoring", unit="mask")]
+            for p in progress(predictions, desc="scoring", unit="mask")]
+
+
+def row_order(row: Mapping[str, Any]) -> tuple:
+    """Sort key of the tables: class, support, query."""
+    return row["label"], case_order(row["support_case"]), case_order(row["query_case"])
 
 
 def whole_score_rows(predictions: Sequence[WholePrediction], names: Mapping[int, str],
