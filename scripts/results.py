@@ -28,8 +28,8 @@ from util.runs import ROOT, call
 
 CONFIG = "chaost2_setting1_scratch"
 N_STEPS, SHORT = 2000, 1000           # steps of the reported trainings, and of those for the ablations
-CURVE = (500, 1000, 1500, 2000)       # steps of the learning curve
-ABLATION_FOLDS = (0, 1)
+CURVE = (500, 1000, 1500, 2000)
+ABLATION_FOLDS = (0, 1)               # also those of the learning curve
 CHOSEN_ON = 4                         # the fold that the recipe was chosen on
 
 
@@ -49,8 +49,6 @@ class Evaluation(NamedTuple):
 
 
 MAIN = Training("trained", n_steps=N_STEPS)
-PUBLISHED_RECIPE = Training("published recipe", ("coordinates=false", "optim.lr=0.001", "lr_step_gamma=0.98",
-                                                 "max_iters_per_load=1000"))
 LEARNED = Training("learned threshold", ("threshold=learned",))
 FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", ("paths=coarse",))
 WHOLE = ("whole_volume=true",)
@@ -60,14 +58,14 @@ REPORTED = [
     Evaluation("untrained, best threshold", None, options=("threshold=support", *WHOLE)),
     Evaluation("untrained, best threshold, no coordinates", None,
                options=("threshold=support", "coordinates=false", "whole_volume=false")),
-    *(Evaluation(f"trained, {step} steps", MAIN, step) for step in CURVE[:-1]),
-    Evaluation(f"trained, {N_STEPS} steps", MAIN, N_STEPS, options=WHOLE),
+    Evaluation("trained", MAIN, N_STEPS, options=WHOLE),
 ]
+EARLIER = [Evaluation(f"trained, {step} steps", MAIN, step) for step in CURVE[:-1]]
 ABLATIONS = [
     Evaluation("no refinement", MAIN, SHORT, ("n_iters=0", "whole_volume=false")),
     Evaluation("best threshold of the support", MAIN, SHORT, ("threshold=support", "whole_volume=false")),
     *(Evaluation(training.name, training, SHORT, (*training.options, "whole_volume=false"))
-      for training in (LEARNED, FINE, COARSE, PUBLISHED_RECIPE)),
+      for training in (LEARNED, FINE, COARSE)),
 ]
 
 
@@ -107,7 +105,7 @@ def plan(fold: int) -> Iterator[Training | Evaluation]:
     yield MAIN
     yield from REPORTED
     if fold in ABLATION_FOLDS:
-        yield from (LEARNED, FINE, COARSE, PUBLISHED_RECIPE)
+        yield from (*EARLIER, LEARNED, FINE, COARSE)
         yield from ABLATIONS
 
 
@@ -118,7 +116,7 @@ def tables(runner: Runner) -> None:
     compare(runner, "others", REPORTED, [fold for fold in folds if fold != CHOSEN_ON])
     compare(runner, "whole_volume", [evaluation for evaluation in REPORTED if "whole_volume=true" in evaluation.options], folds,
             "--whole-volume")
-    compare(runner, "ablation", [REPORTED[4], *ABLATIONS], ABLATION_FOLDS)
+    compare(runner, "ablation", [EARLIER[1], *ABLATIONS], ABLATION_FOLDS)
     learning_curve(runner, folds)
 
 
@@ -136,9 +134,10 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
         losses = read_snapshot(runner.snapshot(MAIN, fold, N_STEPS)).history.sum(dim=1).numpy()
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         loss_axes.plot(np.arange(window, len(losses) + 1), smooth, label=f"fold {fold}")
-        runs = [runner.finished(evaluation, [fold]) for evaluation in REPORTED[3:]]
-        scores = [json.loads((run[0] / "results.json").read_text())["mean"]["dice_mean"] for run in runs if run]
-        dice_axes.plot(CURVE[:len(scores)], scores, marker="o")
+        scores = {step: json.loads((run / "results.json").read_text())["mean"]["dice_mean"]
+                  for step, evaluation in zip(CURVE, [*EARLIER, REPORTED[-1]], strict=True)
+                  for run in runner.finished(evaluation, [fold])}
+        dice_axes.plot(list(scores), list(scores.values()), marker="o")
     loss_axes.set(xlabel="step", ylabel=f"training loss, mean over {window} steps", xlim=(0, N_STEPS))
     loss_axes.set_ylim(0, None)
     dice_axes.set(xlabel="step", ylabel="mean Dice, every support", xlim=(0, N_STEPS * 1.05), ylim=(0, 1))
