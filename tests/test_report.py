@@ -103,6 +103,11 @@ def test_the_cases_can_be_sorted_and_shown(browser):
     assert settled(browser).startswith("1/")
     selected = browser.execute_script("return document.getElementById('pair').selectedOptions[0].textContent")
     assert selected == "2, from support 1"
+    assert len(browser.find_elements("css selector", "#cases tr.chosen")) == 1
+    of_this_volume = [row for row in browser.execute_script("return allRows") if row["query_case"] == "2" and
+                      row["support_case"] == "1" and row["kind"] == browser.find_element("id", "kind").get_attribute("value")]
+    shown = ", ".join(f"{row['label_name']} {100 * row['dice']:.1f}" for row in of_this_volume)
+    assert len(of_this_volume) == 4 and f"Dice of this volume: {shown}" in browser.find_element("id", "legend").text
 
 
 @needs_chromium

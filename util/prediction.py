@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dataloaders.datasets import DatasetSpec
+from models.inference import for_inference
 from util.errors import InputError
 from util.progress import progress
 from util.results import file_name, write_rows
@@ -88,7 +89,7 @@ class Predictor:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
         options = WholeVolumeOptions.from_config(config)
         read = [read_support(*pair, spec.grid) for pair in pair_paths(config["support_image"], config["support_label"])]
-        model.to(device).eval()
+        model = for_inference(model.to(device))
         with progress(total=sum(len(label_map) for _, label_map in read), desc="supports", unit="slice") as bar:
             supports = [encode_volume(model, scan.image, label_map, device=device, batch_size=options.batch_size, bar=bar)
                         for scan, label_map in read]
