@@ -139,14 +139,18 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
     return failures
 
 
+def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
+    """Return the label map of each label's (D, H, W) probability on the model's grid, on the scan's own voxels."""
+    on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
+    label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
+    return largest_components(label_map) if largest_component else label_map
+
+
 def predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool, largest_component: bool) -> list[dict]:
     """Write a query's label map, on its own grid, with what else was asked for; return its rows of cases.csv."""
     scan = predictor.read(query)
     probs, agreement = predictor.probabilities(scan)
-    shape = scan.original.GetSize()[::-1]
-    label_map = join_classes(((label, to_scan(class_probs, scan)) for label, class_probs in probs.items()), shape)
-    if largest_component:
-        label_map = largest_components(label_map)
+    label_map = join_on_scan(probs, scan, largest_component)
     stem = str(target).removesuffix(".gz").removesuffix(".nii")
     if save_probs:
         for label, class_probs in probs.items():
