@@ -11,7 +11,9 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from data.preparation.resample import voxel_to_patient
 from tests.conftest import ROOT, entry_point
+from tests.data.raw_downloads import write_dicom
 from util.prediction import as_trained, output_path
 
 
@@ -98,6 +100,18 @@ def test_a_query_that_fails_is_named_and_the_others_finish(files, tmp_path):
     with pytest.raises(SystemExit, match=r"^error: query broken.nii.gz: .*cannot be read as NIfTI"):
         predict(**{**files, "query": folder})
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv"}
+
+
+def test_a_dicom_folder_as_query(files, tmp_path):
+    scan = sitk.Cast(sitk.ReadImage(files["query"]), sitk.sitkUInt16)
+    (tmp_path / "series").mkdir()
+    for z in range(scan.GetDepth()):
+        write_dicom(tmp_path / f"series/{z}", scan, z, z + 1)
+    predict(**{**files, "query": tmp_path / "series"})
+    label_map = sitk.ReadImage(tmp_path / "out/series.nii.gz")
+    assert sitk.GetArrayFromImage(label_map).any()
+    here, there = (voxel_to_patient(sitk.DICOMOrient(image, "LPS")) for image in (label_map, scan))
+    np.testing.assert_allclose(here, there, atol=1e-3)
 
 
 def test_an_own_dataset_is_known_from_the_snapshot(trained, toy_data):

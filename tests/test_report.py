@@ -1,15 +1,15 @@
 """test.py report: one file that opens without network, tried in headless Chromium."""
 
 import re
-import shutil
 import time
 
+import cv2
 import pytest
 
+from scripts.report_pictures import CHROMEDRIVER, CHROMIUM, open_report, take_pictures
 from tests.conftest import entry_point, run
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None or shutil.which("chromedriver") is None,
+needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
                                     reason="no Chromium with chromedriver is installed")
 
 
@@ -31,15 +31,7 @@ def test_one_file_without_anything_from_outside(evaluated):
 
 @pytest.fixture(scope="module")
 def browser(evaluated):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1200,1600",
-                 "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.get((evaluated / "report.html").resolve().as_uri())
+    driver = open_report(evaluated / "report.html")
     yield driver
     driver.quit()
 
@@ -103,6 +95,20 @@ def test_the_cases_can_be_sorted_and_shown(browser):
     assert settled(browser).startswith("1/")
     selected = browser.execute_script("return document.getElementById('pair').selectedOptions[0].textContent")
     assert selected == "2, from support 1"
+    assert len(browser.find_elements("css selector", "#cases tr.chosen")) == 1
+    of_this_volume = [row for row in browser.execute_script("return allRows") if row["query_case"] == "2" and
+                      row["support_case"] == "1" and row["kind"] == browser.find_element("id", "kind").get_attribute("value")]
+    shown = ", ".join(f"{row['label_name']} {100 * row['dice']:.1f}" for row in of_this_volume)
+    assert len(of_this_volume) == 4 and f"Dice of this volume: {shown}" in browser.find_element("id", "legend").text
+
+
+@needs_chromium
+def test_pictures_of_it(browser, tmp_path):
+    pictures = take_pictures(browser, tmp_path)
+    classes, plots, outlines, probability = (cv2.imread(str(path)) for path in pictures)
+    assert classes.std() > 1 and plots.std() > 1
+    assert outlines.shape == probability.shape and (outlines != probability).any()
+    browser.find_element("id", "overlay").click()
 
 
 @needs_chromium

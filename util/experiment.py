@@ -51,6 +51,7 @@ def make_experiment(mode: str) -> Experiment:
     """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
     if not is_main():
         silence()
+    logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have none
     experiment = Experiment(mode, base_dir=str(Path(__file__).resolve().parent.parent), save_git_info=False)
     with one_line_errors():
         experiment.add_config(base_config())

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dataloaders.datasets import DatasetSpec
+from models.inference import for_inference
 from util.errors import InputError
 from util.progress import progress
 from util.results import file_name, write_rows
@@ -88,7 +89,7 @@ class Predictor:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
         options = WholeVolumeOptions.from_config(config)
         read = [read_support(*pair, spec.grid) for pair in pair_paths(config["support_image"], config["support_label"])]
-        model.to(device).eval()
+        model = for_inference(model.to(device))
         with progress(total=sum(len(label_map) for _, label_map in read), desc="supports", unit="slice") as bar:
             supports = [encode_volume(model, scan.image, label_map, device=device, batch_size=options.batch_size, bar=bar)
                         for scan, label_map in read]
@@ -138,14 +139,18 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
     return failures
 
 
+def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
+    """Return the label map of each label's (D, H, W) probability on the model's grid, on the scan's own voxels."""
+    on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
+    label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
+    return largest_components(label_map) if largest_component else label_map
+
+
 def predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool, largest_component: bool) -> list[dict]:
     """Write a query's label map, on its own grid, with what else was asked for; return its rows of cases.csv."""
     scan = predictor.read(query)
     probs, agreement = predictor.probabilities(scan)
-    shape = scan.original.GetSize()[::-1]
-    label_map = join_classes(((label, to_scan(class_probs, scan)) for label, class_probs in probs.items()), shape)
-    if largest_component:
-        label_map = largest_components(label_map)
+    label_map = join_on_scan(probs, scan, largest_component)
     stem = str(target).removesuffix(".gz").removesuffix(".nii")
     if save_probs:
         for label, class_probs in probs.items():
