@@ -123,10 +123,11 @@ def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping
 
 
 def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str], folder: Path) -> None:
-    """Write one picture per class, `overview_<label name>.png`."""
+    """Write one picture per class, `overview_<label name>.png`; the order of the predictions changes nothing."""
+    ordered = sorted(predictions, key=lambda p: (case_order(p.support.case.name), case_order(p.query.case.name)))
     for label in sorted({p.label for p in predictions}):
         name = names[label]
-        overview([p for p in predictions if p.label == label], name, folder / f"overview_{file_name(name)}.png")
+        overview([p for p in ordered if p.label == label], name, folder / f"overview_{file_name(name)}.png")
 
 
 def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
