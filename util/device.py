@@ -11,7 +11,8 @@ from util.errors import InputError
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:<number>".
 
-    Of several processes on a machine each takes a GPU of its own.
+    Of several processes on a machine each takes a GPU of its own. CUDA multiplies float32 matrices in TF32, as PyTorch has it
+    for convolutions.
 
     Args:
         deterministic: from now on use algorithms that give the same bits every time, or refuse; slower on CUDA.
@@ -20,8 +21,9 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     """
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic     # slices of a dataset have one size
+    torch.backends.cuda.matmul.allow_tf32 = True
     if deterministic:
-        torch.backends.cudnn.benchmark = False
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"     # read when CUDA's matrix products are first used
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

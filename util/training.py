@@ -35,7 +35,7 @@ class Trainer:
         self.model, self.config, self.device = model, config, device
         model.to(device, memory_format=torch.channels_last).train()
         self._replica = parallel(model, config["sync_batchnorm"])
-        self.optimizer = torch.optim.SGD(model.parameters(), **config["optim"])
+        self.optimizer = torch.optim.SGD(model.parameters(), **config["optim"], fused=True)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, config["max_iters_per_load"], config["lr_step_gamma"])
         self.step = 0
         self.history = torch.zeros(config["n_steps"], len(model.loss_names), device=device)
