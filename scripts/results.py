@@ -51,14 +51,13 @@ class Evaluation(NamedTuple):
 MAIN = Training("trained", n_steps=N_STEPS)
 LEARNED = Training("learned threshold", ("threshold=learned",))
 FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", ("paths=coarse",))
-WHOLE = ("whole_volume=true",)
 
 REPORTED = [
     Evaluation("untrained", None),
-    Evaluation("untrained, best threshold", None, options=("threshold=support", *WHOLE)),
+    Evaluation("untrained, best threshold", None, options=("threshold=support", "whole_volume=false")),
     Evaluation("untrained, best threshold, no coordinates", None,
                options=("threshold=support", "coordinates=false", "whole_volume=false")),
-    Evaluation("trained", MAIN, N_STEPS, options=WHOLE),
+    Evaluation("trained", MAIN, N_STEPS, options=("whole_volume=true",)),
 ]
 EARLIER = [Evaluation(f"trained, {step} steps", MAIN, step) for step in CURVE[:-1]]
 ABLATIONS = [
@@ -114,8 +113,7 @@ def tables(runner: Runner) -> None:
     folds = sorted({fold for fold in range(5) if runner.finished(REPORTED[-1], [fold])})
     compare(runner, "main", REPORTED, folds)
     compare(runner, "others", REPORTED, [fold for fold in folds if fold != CHOSEN_ON])
-    compare(runner, "whole_volume", [evaluation for evaluation in REPORTED if "whole_volume=true" in evaluation.options], folds,
-            "--whole-volume")
+    compare(runner, "whole_volume", REPORTED[-1:], folds, "--whole-volume")
     compare(runner, "ablation", [EARLIER[1], *ABLATIONS], ABLATION_FOLDS)
     learning_curve(runner, folds)
 
