@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from tests.conftest import entry_point, run, write_toy_data
+from scripts.kill_one_process import kill_one_process
+from tests.conftest import TINY, entry_point, run, write_toy_data
 from util.checkpoints import Snapshot, newest_readable
 from util.progress import progress
 from util.runs import newest_run
@@ -203,7 +204,18 @@ def fuzz(stress: Stress) -> list[str]:
     return failures
 
 
-PARTS: dict[str, Callable[[Stress], list[str]]] = {"kills": kills, "full_disk": full_disk, "fuzz": fuzz}
+def distributed(stress: Stress) -> list[str]:
+    """Two processes that train together, of which one is killed."""
+    options = {**TINY, "path.CHAOST2.data_dir": stress.data}
+    try:
+        kill_one_process([f"{key}={value}" for key, value in options.items()], stress.folder)
+    except RuntimeError as error:
+        return [str(error)]
+    return []
+
+
+PARTS: dict[str, Callable[[Stress], list[str]]] = {
+    "kills": kills, "full_disk": full_disk, "fuzz": fuzz, "distributed": distributed}
 
 
 def main(arguments: list[str] | None = None) -> int:
