@@ -20,14 +20,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from tests.conftest import run, write_toy_data
+from scripts.kill_one_process import kill_one_process
+from tests.conftest import TINY, entry_point, run, write_toy_data
 from util.checkpoints import Snapshot, newest_readable
 from util.progress import progress
 from util.runs import newest_run
@@ -45,17 +46,21 @@ class Stress:
 
     def start(self, log_dir: Path, **options: object) -> int:
         """Start a training in a process of its own, with its output in a file beside the run folders; return its number."""
+        sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             os.setsid()
             log_dir.mkdir(parents=True, exist_ok=True)
             status = 1
-            with (log_dir / "output.txt").open("a") as output, redirect_stdout(output), redirect_stderr(output):
-                try:
-                    run("train", log_dir, self.data, **{**OPTIONS, **options})
-                    status = 0
-                except BaseException:
-                    traceback.print_exc()
+            output = os.open(log_dir / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            try:
+                run("train", log_dir, self.data, **{**OPTIONS, **options})
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
             os._exit(status)
         return pid
 
@@ -199,7 +204,18 @@ def fuzz(stress: Stress) -> list[str]:
     return failures
 
 
-PARTS: dict[str, Callable[[Stress], list[str]]] = {"kills": kills, "full_disk": full_disk, "fuzz": fuzz}
+def distributed(stress: Stress) -> list[str]:
+    """Two processes that train together, of which one is killed."""
+    options = {**TINY, "path.CHAOST2.data_dir": stress.data}
+    try:
+        kill_one_process([f"{key}={value}" for key, value in options.items()], stress.folder)
+    except RuntimeError as error:
+        return [str(error)]
+    return []
+
+
+PARTS: dict[str, Callable[[Stress], list[str]]] = {
+    "kills": kills, "full_disk": full_disk, "fuzz": fuzz, "distributed": distributed}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -212,6 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     seed = random.randrange(2**31) if options.seed is None else options.seed
     torch.set_num_threads(1)     # forked processes may not share a pool of threads, and bits depend on their number
+    entry_point("train")         # imported once, for all processes
     print(f"seed {seed}")
     held = True
     for name in options.parts or PARTS:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from data.preparation.resample import voxel_to_patient
 from tests.conftest import ROOT, entry_point
 from tests.data.raw_downloads import write_dicom
+from util import prediction
 from util.prediction import as_trained, output_path
 
 
@@ -112,6 +113,32 @@ def test_a_dicom_folder_as_query(files, tmp_path):
     assert sitk.GetArrayFromImage(label_map).any()
     here, there = (voxel_to_patient(sitk.DICOMOrient(image, "LPS")) for image in (label_map, scan))
     np.testing.assert_allclose(here, there, atol=1e-3)
+
+
+def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files, toy_data, trained, tmp_path, monkeypatch):
+    queries, images = tmp_path / "queries", toy_data / "chaos_MR_T2_normalized"
+    queries.mkdir()
+    for name, number in (("a", 2), ("b", 3)):
+        shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
+    made, predict_one = [], prediction.predict_one
+    monkeypatch.setattr(prediction, "predict_one", lambda predictor, query, *rest: made.append(query.name[0])
+                        or predict_one(predictor, query, *rest))
+
+    def makes(**changes):
+        made.clear()
+        predict(**{**files, "query": queries, **changes})
+        return "".join(made)
+
+    assert makes() == "ab"
+    table = (tmp_path / "out/cases.csv").read_text()
+    assert makes() == "" and (tmp_path / "out/cases.csv").read_text() == table
+    (tmp_path / "out/a.nii.gz").unlink()
+    assert makes() == "a"
+    assert makes(reload_model_path=trained / "snapshots/2.pth") == "ab"       # these are not of the snapshot that is asked for
+    assert makes() == "ab"
+    shutil.copy(images / "image_10.nii.gz", queries / "b.nii.gz")
+    assert makes() == "b" and makes(location_mm=30.0) == "ab" and makes(location_mm=30.0, resume="never") == "ab"
+    assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 8
 
 
 def test_an_own_dataset_is_known_from_the_snapshot(trained, toy_data):

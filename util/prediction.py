@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from dataloaders.datasets import DatasetSpec
 from models.inference import for_inference
 from util.errors import InputError
 from util.progress import progress
+from util.provenance import code_sha256, content_sha256, digest
 from util.results import file_name, write_rows
 from util.scans import (
     ENDINGS,
@@ -35,7 +37,7 @@ from util.whole_volume import EncodedVolume, WholeVolumeOptions, encode_volume, 
 from util.whole_volume import to_label_map as join_classes
 
 TRAINED_WITH = ("dataset", "datasets", "encoder", "alpha", "model", "paths", "coordinates", "threshold", "prototype_windows")
-CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin")
+CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from")
 
 
 def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -126,16 +128,26 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
     queries = find_scans(Path(config["query"]))
     targets = [output_path(query, Path(config["output"]), len(queries)) for query in queries]
-    rows, failures = [], []
+    table = Path(targets[0].parent / "cases.csv")
+    rows = _earlier_rows(table) if config["resume"] != "never" else {}
+    settings, failures, n_kept = _settings(config), [], 0
     with progress(list(zip(queries, targets, strict=True)), desc="queries", unit="scan") as bar:
         for query, target in bar:
-            bar.set_postfix_str(scan_name(query))
+            name = scan_name(query)
+            bar.set_postfix_str(name)
             try:
-                rows += predict_one(predictor, query, target, config["save_probs"], config["largest_component"])
+                made_from = digest([settings, content_sha256(query)])
+                if target.exists() and name in rows and all(row["made_from"] == made_from for row in rows[name]):
+                    n_kept += 1
+                    continue
+                rows.pop(name, None)
+                rows[name] = [{**row, "made_from": made_from} for row in predict_one(
+                    predictor, query, target, config["save_probs"], config["largest_component"])]
+                write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, table)
             except (InputError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
                 failures.append(f"query {query.name}: {' '.join(str(error).split())}")
-    if rows:
-        write_rows(rows, CASE_COLUMNS, targets[0].parent / "cases.csv")
+    if n_kept:
+        print(f"{n_kept} of {len(queries)} queries were there already, made of the same; resume=never makes them anew")
     return failures
 
 
@@ -144,6 +156,26 @@ def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component:
     on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
     label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
     return largest_components(label_map) if largest_component else label_map
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """Return a check sum of all that predictions are made of but the query: options, weights, supports, code."""
+    files = ("reload_model_path", "support_image", "support_label")
+    elsewhere = {"query", "output", "run", "resume", "device", "path", *files}
+    paths = [path for key in files for path in (config[key] if isinstance(config[key], list) else [config[key]])]
+    return digest([{key: value for key, value in config.items() if key not in elsewhere}, code_sha256(),
+                   *(content_sha256(Path(path)) for path in paths)])
+
+
+def _earlier_rows(table: Path) -> dict[str, list[dict]]:
+    """Return the rows of an earlier cases.csv by query; none where it is missing or has other columns."""
+    rows: dict[str, list[dict]] = {}
+    if table.exists():
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for row in reader if tuple(reader.fieldnames or ()) == CASE_COLUMNS else ():
+                rows.setdefault(row["query"], []).append(row)
+    return rows
 
 
 def predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool, largest_component: bool) -> list[dict]:
