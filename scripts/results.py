@@ -23,7 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from util.checkpoints import read_snapshot
 from util.errors import InputError
+from util.experiment import format_table
 from util.figures import save_figure
+from util.files import replacing
+from util.results import WHOLE
 from util.runs import ROOT, call
 
 CONFIG = "chaost2_setting1_scratch"
@@ -73,6 +76,7 @@ class Runner:
 
     def __init__(self, options: argparse.Namespace):
         self.output = options.output.resolve()
+        self.tables = self.output / "tables"
         self.common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]
 
     def train(self, training: Training, fold: int) -> None:
@@ -113,15 +117,34 @@ def tables(runner: Runner) -> None:
     folds = sorted({fold for fold in range(5) if runner.finished(REPORTED[-1], [fold])})
     compare(runner, "main", REPORTED, folds)
     compare(runner, "others", REPORTED, [fold for fold in folds if fold != CHOSEN_ON])
-    compare(runner, "whole_volume", REPORTED[-1:], folds, "--whole-volume")
+    by_fold(runner, folds)
     compare(runner, "ablation", [EARLIER[0], *ABLATIONS], ABLATION_FOLDS)
     learning_curve(runner, folds)
 
 
-def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds: Sequence[int], *options: str) -> None:
+def by_fold(runner: Runner, folds: Sequence[int]) -> None:
+    """Write the mean Dice of the trained networks in each fold, by the protocol and over whole volumes."""
+    summaries = [_summary(runner.finished(REPORTED[-1], [fold])[0]) for fold in folds]
+    rows = []
+    for words, entries in (("protocol", summaries), ("whole volumes", [summary[WHOLE] for summary in summaries])):
+        scores = {name: [entry["classes"][name]["dice_mean"] for entry in entries] for name in entries[0]["classes"]}
+        scores["mean"] = [entry["mean"]["dice_mean"] for entry in entries]
+        rows += [[f"{words}: {name}", *(f"{100 * value:.1f}" for value in values), f"{100 * np.mean(values):.1f}"]
+                 for name, values in scores.items()]
+    text = format_table(["Dice in %", *(f"fold {fold}" for fold in folds), "mean"], rows)
+    print(f"\n{text}\n")
+    with replacing(runner.tables / "by_fold.txt") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _summary(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+
+
+def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds: Sequence[int]) -> None:
     runs = [f"{evaluation.name}={run}" for evaluation in evaluations for run in runner.finished(evaluation, folds)]
     if runs:
-        call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.output / "tables" / name), *options)
+        call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.tables / name))
 
 
 def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
@@ -132,7 +155,7 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
         losses = read_snapshot(runner.snapshot(MAIN, fold, N_STEPS)).history.sum(dim=1).numpy()
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         loss_axes.plot(np.arange(window, len(losses) + 1), smooth, label=f"fold {fold}")
-        scores = {step: json.loads((run / "results.json").read_text())["mean"]["dice_mean"]
+        scores = {step: _summary(run)["mean"]["dice_mean"]
                   for step, evaluation in zip(CURVE, [*EARLIER, REPORTED[-1]], strict=True)
                   for run in runner.finished(evaluation, [fold])}
         dice_axes.plot(list(scores), list(scores.values()), marker="o")
@@ -140,7 +163,7 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
     loss_axes.set_ylim(0, None)
     dice_axes.set(xlabel="step", ylabel="mean Dice, every support", xlim=(0, N_STEPS * 1.05), ylim=(0, 1))
     loss_axes.legend()
-    save_figure(figure, runner.output / "tables" / "learning_curve.png")
+    save_figure(figure, runner.tables / "learning_curve.png")
 
 
 def main() -> None:
