@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,13 +126,16 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
     queries = find_scans(Path(config["query"]))
     targets = [output_path(query, Path(config["output"]), len(queries)) for query in queries]
+    if twice := [target for target, count in Counter(targets).items() if count > 1]:
+        names = ", ".join(query.name for query, target in zip(queries, targets, strict=True) if target == twice[0])
+        raise InputError(f"query: {names} would all be written to {twice[0]}; allowed: names that differ before the ending")
     rows, failures = [], []
     with progress(list(zip(queries, targets, strict=True)), desc="queries", unit="scan") as bar:
         for query, target in bar:
             bar.set_postfix_str(scan_name(query))
             try:
                 rows += predict_one(predictor, query, target, config["save_probs"], config["largest_component"])
-            except (InputError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
+            except (InputError, OSError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
                 failures.append(f"query {query.name}: {' '.join(str(error).split())}")
     if rows:
         write_rows(rows, CASE_COLUMNS, targets[0].parent / "cases.csv")

@@ -58,7 +58,7 @@ def changed(**changes):
     ({"alpha": [0.9, 0.1, 0.0]}, r"alpha: got \[0.9, 0.1, 0.0\], allowed: two numbers"),
     ({"alpha": [0, 0]}, r"alpha: got \[0, 0\]"),
     ({"alpha": 0.9}, "alpha: got 0.9"),
-    ({"seed": -1}, "seed: got -1, allowed: a whole number of at least 0"),
+    ({"seed": -1}, "seed: got -1, allowed: a whole number from 0 to 4294967295"),
     ({"seed": True}, "seed: got True"),
     ({"n_steps": 10.0}, "n_steps: got 10.0, allowed: a whole number"),
     ({"n_query": 2}, "n_query: got 2, allowed: one of 1"),
