@@ -122,5 +122,6 @@ def _shape_in_words(value: object) -> str:
 
 def _expect_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
     for name, tensor in state.items():
-        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_complex() or not torch.isfinite(tensor).all():
+        real = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex() or tensor.is_quantized)
+        if not real or not torch.isfinite(tensor).all():
             raise InputError(f"{origin}: tensor {name} holds NaN, infinity or no real numbers; such weights cannot be used")

@@ -205,6 +205,8 @@ def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     reader.SetImageIO("PNGImageIO")
     try:
         reader.ReadImageInformation()
+        if 0 in reader.GetSize():
+            raise InputError(f"{path}: cannot be read as PNG (it does not begin as one)")
         if reader.GetSize() != size or reader.GetNumberOfComponents() != 1:
             raise InputError(f"{path}: {reader.GetNumberOfComponents()} channel(s) of (width, height) = {reader.GetSize()}, "
                              f"expected one of {size}, as its DICOM slice")
