@@ -15,6 +15,7 @@ from dataloaders.folds import share_of_queries, supports_and_queries
 from dataloaders.volumes import read_spacing_mm
 from models.base import FewShotModel
 from util.checkpoints import load_model, read_snapshot
+from util.config import check_config
 from util.device import resolve_device
 from util.distributed import is_main, join, of_main, rank, world_size
 from util.errors import InputError
@@ -63,6 +64,7 @@ def predict(_config) -> None:
             raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
         snapshot = read_snapshot(_config["reload_model_path"])
         config = as_trained(plain(_config), snapshot.config)
+        check_config(config)
         device = resolve_device(config["device"], config["deterministic"])
         model = build_model(config)
         load_model(model, snapshot)

@@ -24,6 +24,7 @@ from data.preparation.resample import IN_PLANE_PX  # noqa: E402
 from data.preparation.run import find_raw_cases, prepare_dataset  # noqa: E402
 from data.supervoxels.generate_supervoxels import positive  # noqa: E402
 from dataloaders.datasets import Grid  # noqa: E402
+from util.config import MAX_SIZE_PX, SPACING_MM  # noqa: E402
 from util.errors import InputError  # noqa: E402
 
 LABEL_PATTERN = "label_{case}.nii.gz"
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         complete = prepare_own(options) if options.download == "nifti" else prepare(known_recipe(options), options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if complete else 1
@@ -72,9 +73,9 @@ def add_own_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--label", type=file_pattern,
                          help=f"label files, likewise; default: {LABEL_PATTERN}. Cases may lack one: training in setting 1 "
                               "needs none")
-    command.add_argument("--spacing", type=above_zero, nargs=3, required=True, metavar=("X", "Y", "Z"),
+    command.add_argument("--spacing", type=spacing_mm, nargs=3, required=True, metavar=("X", "Y", "Z"),
                          help="voxel size after preparation, in mm")
-    command.add_argument("--size", type=positive, default=IN_PLANE_PX,
+    command.add_argument("--size", type=size_px, default=IN_PLANE_PX,
                          help="width and height after preparation, in pixels; default: %(default)s")
     command.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="for CT: clip to these intensities and scale to 0…255; default: cut the brightest 0.5 %%")
@@ -82,14 +83,20 @@ def add_own_options(command: argparse.ArgumentParser) -> None:
                          help="class names, such as 1=liver; others are called by their value")
 
 
-def above_zero(text: str) -> float:
+def spacing_mm(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a number above 0")
+    if not SPACING_MM[0] <= value <= SPACING_MM[1]:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a number from {SPACING_MM[0]} to {SPACING_MM[1]}")
     return value
+
+
+def size_px(text: str) -> int:
+    if positive(text) > MAX_SIZE_PX:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: at most {MAX_SIZE_PX}")
+    return int(text)
 
 
 def file_pattern(text: str) -> str:

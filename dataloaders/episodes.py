@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
-from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label, read_supervoxels
+from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label_of, read_supervoxels
 from util.errors import InputError
 from util.progress import progress
 
@@ -61,15 +61,14 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_l
     Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
 
     Raises:
-        InputError: a file is missing, broken, or of another shape than its image.
+        InputError: a file is missing, broken, or of another shape (a label: place) than its image.
     """
     volumes = []
     for case in progress(cases, desc="reading training volumes", unit="volume"):
         image = read_image(case.image)
         label_map = None
         if exclude_label or use_gt:
-            label_map = read_label(case.label, spec)
-            expect_same_shape(case, image, label_map, case.label)
+            label_map = read_label_of(case, spec, image)
         if use_gt:
             classes = np.where(np.isin(label_map, test_label), 0, label_map)
         else:

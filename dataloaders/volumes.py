@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import math
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel import Nifti1Header, Nifti1Image, Nifti2Header, Nifti2Image
 from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import HeaderDataError
 
 from dataloaders.datasets import Case, DatasetSpec
 from util.errors import InputError
+from util.inputs import expect_file
+
+MAX_VOXELS = 2**30          # of a volume; 2000 CT slices of 512×512 have half as many
+GZIP_RATIO = 1032           # deflate makes nothing smaller than this
+MAX_SUPERVOXEL = 2**16 - 1
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error, HeaderDataError)
 
 
 @dataclass(frozen=True)
@@ -25,21 +37,58 @@ class LabelledVolume:
     label_map: np.ndarray
 
 
+def read_header(path: Path) -> Nifti1Header:
+    """Return the header of a NIfTI file (.nii or .nii.gz, version 1 or 2) that can hold the volume it claims.
+
+    Only the header's own bytes are read, so nothing is allocated that a damaged or hostile file asks for.
+
+    Raises:
+        InputError: the file is missing or no NIfTI; the volume has not three axes, has more than MAX_VOXELS or more bytes
+            than fit into the file; its values are no numbers; or no place in space follows from the header.
+    """
+    expect_file(path)
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+            head = file.read(Nifti2Header.sizeof_hdr)
+        kind = next(kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(head))
+        header = kind(head[:kind.sizeof_hdr])
+        shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
+        header.get_slope_inter()
+        affine = header.get_best_affine()
+    except StopIteration:
+        raise InputError(f"{path}: cannot be read as NIfTI (it does not begin with a NIfTI header)") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read as NIfTI ({one_line(error)})") from None
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"{path}: expected a volume with 3 axes, got shape {shape}")
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, got shape {shape}")
+    if dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected whole or real numbers, got values of type {header.get_value_label('datatype')}")
+    n_bytes, in_file = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if n_bytes > in_file * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+        raise InputError(f"{path}: cannot be read as NIfTI (shape {shape} takes {n_bytes} bytes, the file has {in_file})")
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise InputError(f"{path}: its header gives the voxels no place in space, affine {affine[:3].round(3).tolist()}")
+    return header
+
+
 def read_array(path: Path) -> np.ndarray:
     """Return a NIfTI file's values as (D, H, W), in the stored type (scaled when the header says so).
 
     Raises:
-        InputError: the file is missing, truncated, not NIfTI, or not a volume of three axes.
+        InputError: as `read_header`; also when the file is truncated or damaged.
     """
+    header = read_header(path)
     try:
-        array = np.asanyarray(nibabel.load(path).dataobj)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
-        raise InputError(f"{path}: cannot be read as NIfTI ({' '.join(str(error).split())})") from None
-    if array.ndim != 3 or 0 in array.shape:
-        raise InputError(f"{path}: expected a volume with 3 axes, got shape {array.shape}")
+        array = np.asanyarray(ArrayProxy(str(path), header))
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read as NIfTI ({one_line(error)})") from None
     return np.ascontiguousarray(array.transpose(2, 1, 0))
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -48,7 +97,8 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         InputError: as `read_array`; also when a value is not finite or all are equal, as both cannot be normalised.
     """
-    image = read_array(path).astype(np.float32)
+    with np.errstate(over="ignore"):      # becomes infinite, which is refused
+        image = read_array(path).astype(np.float32)
     if not np.isfinite(image).all():
         raise InputError(f"{path}: holds {np.count_nonzero(~np.isfinite(image))} values that are NaN or infinite")
     if image.min() == image.max():
@@ -56,9 +106,14 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
+def read_affine(path: Path) -> np.ndarray:
+    """Return a NIfTI file's (4, 4) matrix from voxel (x, y, z) to millimetres."""
+    return read_header(path).get_best_affine()
+
+
 def read_spacing_mm(path: Path) -> tuple[float, float, float]:
     """Return a NIfTI file's spacing in mm, (z, y, x)."""
-    return tuple(float(s) for s in voxel_sizes(nibabel.load(path).affine)[::-1])
+    return tuple(float(s) for s in voxel_sizes(read_affine(path))[::-1])
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -85,8 +140,34 @@ def read_label(path: Path, spec: DatasetSpec) -> np.ndarray:
 
 
 def read_supervoxels(path: Path) -> np.ndarray:
-    """Return a supervoxel map as int32 (D, H, W); 0 is outside the body."""
-    return read_array(path).astype(np.int32)
+    """Return a supervoxel map as int32 (D, H, W); 0 is outside the body.
+
+    Raises:
+        InputError: as `read_array`; also when a value is not a whole number from 0 to MAX_SUPERVOXEL.
+    """
+    stored = read_array(path)
+    wrong = ~((stored >= 0) & (stored <= MAX_SUPERVOXEL))      # NaN too
+    if stored.dtype.kind == "f":
+        wrong |= stored != np.floor(stored)
+    if wrong.any():
+        raise InputError(f"{path}: holds the value {stored[wrong][0]:g}, allowed for supervoxels: whole numbers from 0 (outside "
+                         f"the body) to {MAX_SUPERVOXEL}")
+    return stored.astype(np.int32)
+
+
+def read_label_of(case: Case, spec: DatasetSpec, image: np.ndarray) -> np.ndarray:
+    """Return the label map of a case whose image was read.
+
+    Raises:
+        InputError: as `read_label`; also when the label file has another shape than the image, or lies elsewhere in the patient.
+    """
+    label_map = read_label(case.label, spec)
+    expect_same_shape(case, image, label_map, case.label)
+    distance_mm = label_distance_mm(case)
+    if distance_mm > min(read_spacing_mm(case.image)) / 2:
+        raise InputError(f"{case.label}: its header puts it up to {distance_mm:.1f} mm away from {case.image}, allowed: half a "
+                         "voxel; where only the header is wrong, give it the image's")
+    return label_map
 
 
 def expect_same_shape(case: Case, image: np.ndarray, other: np.ndarray, path: Path) -> None:
@@ -95,16 +176,27 @@ def expect_same_shape(case: Case, image: np.ndarray, other: np.ndarray, path: Pa
         raise InputError(f"{path}: shape (D, H, W) = {other.shape}, but {case.image} has {image.shape}")
 
 
+def label_distance_mm(case: Case) -> float:
+    """Return how far apart the headers of a case's image and label put the corners of the volume."""
+    return grid_distance_mm(read_affine(case.image), read_affine(case.label), read_header(case.image).get_data_shape())
+
+
+def grid_distance_mm(matrix: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
+    """Return how far apart two 4×4 voxel-to-patient matrices put the corners of a grid of `size` (x, y, z), at most."""
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in size))], float)
+    return float(np.linalg.norm(corners @ (matrix - other).T, axis=1).max())
+
+
 def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
     """Write (D, H, W) values as NIfTI on the grid and with the geometry of `reference`, by way of a temporary name."""
-    source = nibabel.load(reference)
+    header = read_header(reference)
     values = array.transpose(2, 1, 0)
-    if values.shape != source.shape:
-        raise ValueError(f"array: expected shape {source.shape[::-1]}, got {array.shape}")
-    header = source.header.copy()
+    if values.shape != header.get_data_shape():
+        raise ValueError(f"array: expected shape {header.get_data_shape()[::-1]}, got {array.shape}")
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    nibabel.save(type(source)(values, source.affine, header), partial)
+    image_type = Nifti2Image if isinstance(header, Nifti2Header) else Nifti1Image
+    nibabel.save(image_type(values, header.get_best_affine(), header), partial)
     partial.replace(path)

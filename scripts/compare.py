@@ -191,13 +191,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.baseline not in (*methods, "none"):
             raise InputError(f"--baseline: got {options.baseline!r}, allowed: 'none' or one of {list(methods)}")
         p_values = {} if options.baseline == "none" else p_values_against(options.baseline, methods, classes)
-    except InputError as error:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     tables = [score_table(methods, classes, common, options.metric)]
     if p_values:
         tables.append(p_table(options.baseline, p_values, classes))
-    options.output.mkdir(parents=True, exist_ok=True)
     for ending, render in (("txt", as_text), ("md", as_markdown), ("tex", as_latex)):
         write(options.output / f"comparison.{ending}", "\n\n".join(map(render, tables)))
     published = published_rows(common, classes, options.metric)

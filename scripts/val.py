@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from util.checkpoints import SHAPING, newest_snapshot, read_snapshot
-from util.config import MODELS, load_config
+from util.config import MODELS, check_config, load_config
 from util.errors import InputError
 from util.experiment import format_table
+from util.inputs import read_json
 from util.runs import ROOT, call, newest_run, run_folders
 
 CONFIGS = {
@@ -29,13 +29,13 @@ CONFIGS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=sorted({dataset for dataset, _ in CONFIGS}))
     parser.add_argument("setting", choices=["1", "1_scratch", "2"])
     parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as supp_idx=all, or adnet")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if (arguments.dataset, arguments.setting) not in CONFIGS:
         parser.error(f"{arguments.dataset} has no setting {arguments.setting}")
     return arguments
@@ -48,6 +48,7 @@ def settings(name: str, fold: int, options: list[str]) -> dict:
     config["eval_fold"] = fold
     config["model"] = given.get("model", config["model"])
     config["path"]["log_dir"] = given.get("path.log_dir", config["path"]["log_dir"])
+    check_config(config)
     return config
 
 
@@ -65,11 +66,14 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
 
 def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
     """Run test.py with the network that the snapshot was trained with; return each class's mean Dice."""
-    trained_with = read_snapshot(snapshot).config
+    trained_with = read_snapshot(snapshot).config or {}
     network = [f"{key}={trained_with[key]}" for key in SHAPING if key in trained_with]
     call("test.py", "with", name, f"eval_fold={fold}", *network, *options, f"reload_model_path={snapshot}")
-    results = json.loads((newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json").read_text())
-    return {label: entry["dice_mean"] for label, entry in results["classes"].items()}
+    path = newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json"
+    try:
+        return {label: float(entry["dice_mean"]) for label, entry in read_json(path)["classes"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the summary of test.py ({type(error).__name__}: {error})") from None
 
 
 def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
@@ -82,8 +86,8 @@ def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str
     return ["class", *(f"fold {fold}" for fold in scores), "mean ± std"], rows
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(given: list[str] | None = None) -> None:
+    arguments = parse_arguments(given)
     configs = CONFIGS[arguments.dataset, arguments.setting]
     try:
         found = snapshots(configs, arguments.folds, arguments.options)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CASES, ROOT, TINY, run, toy_case, write, write_toy_data
+from tests.conftest import ROOT, TINY, entry_point, run, toy_case
 from util.checkpoints import read_snapshot
 from util.experiment import run_commandline
 
@@ -116,74 +115,9 @@ def test_setting_2_and_ground_truth_training_run(toy_data, tmp_path):
         run("train", tmp_path, toy_data, exclude_label=[1, 2, 3, 4], n_steps=1)
 
 
-# ---- bad input: one line, before any long work ----
-
-def break_file(data, kind, number):
-    if kind == "truncated image":
-        path = data / f"chaos_MR_T2_normalized/image_{number}.nii.gz"
-        path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "label of another shape":
-        write(data / f"chaos_MR_T2_normalized/label_{number}.nii.gz", toy_case(number)[1][:, :32])
-    elif kind == "no label":
-        (data / f"chaos_MR_T2_normalized/label_{number}.nii.gz").unlink()
-    elif kind == "unknown label":
-        write(data / f"chaos_MR_T2_normalized/label_{number}.nii.gz", toy_case(number)[1] + np.uint8(3))
-    elif kind == "NaN":
-        write(data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", np.full((8, 64, 64), np.nan, np.float32))
-    elif kind == "constant":
-        write(data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", np.zeros((8, 64, 64), np.float32))
-    elif kind == "no supervoxels":
-        shutil.rmtree(data / "supervoxels_5000")
-    elif kind == "supervoxels of another shape":
-        write(data / f"supervoxels_5000/superpix-MIDDLE_{number}.nii.gz", toy_case(number)[2][:4])
-
-
-@pytest.mark.parametrize(("program", "kind", "message"), [
-    ("train", "truncated image", r"image_12.nii.gz: cannot be read as NIfTI"),
-    ("train", "NaN", r"image_12.nii.gz: holds 32768 values that are NaN"),
-    ("train", "constant", r"image_12.nii.gz: every voxel has the value 0"),
-    ("train", "no supervoxels", r"supervoxels_5000.*: no such file"),
-    ("train", "supervoxels of another shape", r"superpix-MIDDLE_12.nii.gz: shape .* = \(4, 64, 64\), but .*image_12"),
-    ("test", "truncated image", r"image_1.nii.gz: cannot be read as NIfTI"),
-    ("test", "label of another shape", r"label_1.nii.gz: shape .* = \(8, 32, 64\), but .*image_1"),
-    ("test", "no label", r"label_1.nii.gz: no such file"),
-    ("test", "unknown label", r"label_1.nii.gz: holds the value [57], allowed for CHAOST2: \[0, 1, 2, 3, 4\]"),
-])
-def test_bad_file(program, kind, message, tmp_path, trained):
-    data = write_toy_data(tmp_path / "data")
-    break_file(data, kind, CASES[-1] if program == "train" else CASES[0])
-    options = {} if program == "train" else {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0}
-    with pytest.raises(SystemExit, match="^error: .*" + message):
-        run(program, tmp_path / "runs", data, **options)
-
-
-@pytest.mark.parametrize(("program", "options", "message"), [
-    ("train", {"eval_fold": 5}, "eval_fold: got 5, allowed: 0 to 4"),
-    ("test", {"eval_fold": 7}, "eval_fold: got 7, allowed: 0 to 4"),
-    ("test", {"supp_idx": 2}, "supp_idx: got 2, allowed for fold 0: 0 to 1, or 'all'"),
-    ("test", {"test_label": [1, 9]}, "test_label: got 9, allowed for CHAOST2: {1: 'liver'"),
-    ("train", {"exclude_label": [7]}, "exclude_label: got 7"),
-    ("train", {"alpha": [0.9]}, r"alpha: got \[0.9\], allowed: two numbers"),
-    ("train", {"alpha": [0.9, -0.1]}, r"alpha: got \[0.9, -0.1\]"),
-    ("train", {"n_way": 2}, "n_way: got 2, allowed: one of 1"),
-    ("train", {"optim": {"lrr": 1}}, "unknown option optim.lrr; allowed here: lr, momentum, weight_decay"),
-    ("train", {"encoder": "vgg"}, "encoder: got 'vgg', allowed: one of 'resnet101', 'resnet50', 'small'"),
-    ("train", {"pretrained": "coco", "reload_model_path": None}, "pretrained: got 'coco', allowed for encoder 'small': 'none'"),
-    ("train", {"device": "cuda:9"}, "device: got 'cuda:9'"),
-    ("train", {"resume": "runs/nothing.pth"}, "runs/nothing.pth: no such file"),
-    ("test", {"reload_model_path": None}, "reload_model_path: got null"),
-    ("test", {"encoder": "resnet50"},
-     r"weights of another architecture: .* missing \(.*; it was trained with model=qnet, encoder=small"),
-])
-def test_bad_option(program, options, message, tmp_path, toy_data, trained):
-    options = {"reload_model_path": str(trained / "snapshots/3.pth"), "supp_idx": 0, **options}
-    with pytest.raises(SystemExit, match="^error: .*" + message):
-        run(program, tmp_path, toy_data, **options)
-
-
 def test_true_false_and_null_on_the_command_line(monkeypatch):
-    given = []
-    experiment = SimpleNamespace(run_commandline=given.extend)
+    given, real = [], entry_point("test").experiment
+    experiment = SimpleNamespace(run_commandline=given.extend, get_usage=real.get_usage, named_configs=real.named_configs)
     monkeypatch.setattr("sys.argv", ["test.py", "with", "demo", "augment=true", "whole_volume=false", "run=null", "output=truth"])
     run_commandline(experiment)
     assert given == ["test.py", "with", "demo", "augment=True", "whole_volume=False", "run=None", "output=truth"]

@@ -65,9 +65,23 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        return Snapshot(path, **fields, config=json.loads(content["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+        snapshot = Snapshot(path, **fields, config=json.loads(content["config"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
+    _expect_kinds(snapshot)
+    return snapshot
+
+
+def _expect_kinds(snapshot: Snapshot) -> None:
+    """Raise InputError where a part of a snapshot is not of the kind that `save_snapshot` writes."""
+    for name in ("model", "optimizer", "scheduler", "config"):
+        if not isinstance(getattr(snapshot, name), Mapping):
+            raise InputError(f"{snapshot.path}: not a snapshot of train.py ({name} is no dictionary)")
+    if type(snapshot.step) is not int or snapshot.step < 1:
+        raise InputError(f"{snapshot.path}: not a snapshot of train.py (step is no whole number of at least 1)")
+    history = snapshot.history
+    if not isinstance(history, Tensor) or history.ndim != 2 or len(history) != snapshot.step:
+        raise InputError(f"{snapshot.path}: not a snapshot of train.py (history is not the losses of {snapshot.step} steps)")
 
 
 def load_model(model: nn.Module, snapshot: Snapshot) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import wilcoxon
 
-from util.config import MODELS
+from util.config import MODELS, check_options
 from util.errors import InputError
+from util.inputs import read_json
 
 MIN_PAIRS = 6            # fewer pairs cannot give p < 0.05
 ALL = "all classes"
+COMPARED_OPTIONS = ("dataset", "model", "eval_fold", "protocol", "n_part", "exclude_label", "exclude_rule", "reload_model_path")
 
 
 class Volume(NamedTuple):
@@ -58,13 +59,20 @@ def find_runs(paths: Iterable[str], metric: str = "dice") -> list[Run]:
 
 def read_run(folder: Path, metric: str, name: str = "") -> Run:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
+        check_options(config, COMPARED_OPTIONS, folder / "config.json")
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
             scores = {Volume(config["eval_fold"], row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
                       for row in csv.DictReader(file)}
+        if wrong := [score for score in scores.values() if not 0 <= score <= 1]:
+            raise InputError(f"{folder / 'scores.csv'}: {metric}: got {wrong[0]}, allowed: 0 to 1")
+        if not scores:
+            raise InputError(f"{folder / 'scores.csv'}: holds no score")
         untrained = " (untrained)" if config["reload_model_path"] == "untrained" else ""
         return Run(folder, name or MODELS.get(config["model"], config["model"]) + untrained, config, scores)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{folder}: config.json or scores.csv is not one of test.py ({type(error).__name__}: {error})") from None
 
 

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from typing import Any
 import json5
 
 from util.errors import InputError
+from util.inputs import expect_file
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+MAX_WHOLE, MAX_NUMBER = 2**31 - 1, 1e30
+SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # of a grid
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,17 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
-def whole(low: int, high: float = math.inf) -> Rule:
-    limit = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+def whole(low: int, high: int = MAX_WHOLE) -> Rule:
+    limit = f"of at least {low} and at most {high}" if high == MAX_WHOLE else f"from {low} to {high}"
     return Rule(f"a whole number {limit}", lambda v: _is_whole(v) and low <= v <= high)
 
 
-def number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
-    text = f"a number {'above' if above else 'of at least'} {low}" + (f" and at most {high}" if high != math.inf else "")
-    return Rule(text, lambda v: _is_number(v) and (v > low if above else v >= low) and v <= high)
+def number(low: float, high: float = MAX_NUMBER, *, above: bool = False) -> Rule:
+    return Rule(f"a number {'above' if above else 'of at least'} {low} and at most {high:g}",
+                lambda v: _is_number(v) and (v > low if above else v >= low) and v <= high)
 
 
 def one_of(*values: Any) -> Rule:
@@ -47,7 +50,7 @@ def one_of(*values: Any) -> Rule:
 
 
 def text() -> Rule:
-    return Rule("a non-empty text", lambda v: isinstance(v, str) and bool(v))
+    return Rule("a non-empty text without control characters", lambda v: isinstance(v, str) and bool(v) and v.isprintable())
 
 
 def boolean() -> Rule:
@@ -77,7 +80,7 @@ def _is_windows(value: Any) -> bool:
 
 
 def _is_device(value: Any) -> bool:
-    return isinstance(value, str) and (value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdecimal())
+    return isinstance(value, str) and bool(re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", value))
 
 
 ENCODERS = ("resnet101", "resnet50", "small")
@@ -98,7 +101,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "n_shot": whole(1),
     "n_query": one_of(1),
     "batch_size": whole(1),
-    "num_workers": whole(0),
+    "num_workers": whole(0, 1024),
     "model": one_of(*MODELS),
     "encoder": one_of(*ENCODERS),
     "pretrained": text(),
@@ -112,8 +115,8 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "device": Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'", _is_device),
     "precision": one_of("float32", "bf16"),
     "deterministic": boolean(),
-    "seed": whole(0),
-    "n_steps": whole(1),
+    "seed": whole(0, 2**32 - 1),
+    "n_steps": whole(1, 10**8),
     "optim": {"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)},
     "lr_step_gamma": number(0, 1, above=True),
     "max_iters_per_load": whole(1),
@@ -134,7 +137,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "surface_tolerance_mm": number(0, above=True),
     "slice_margin": whole(0),
     "location_mm": number(0),
-    "smooth_z": number(0),
+    "smooth_z": number(0, 1000),
     "largest_component": boolean(),
     "support_image": optional(either(text(), list_of(text()))),
     "support_label": optional(either(text(), list_of(text()))),
@@ -145,21 +148,40 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "run": optional(text()),
 }
 
-_LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", lambda v: (
-    isinstance(v, Mapping) and len(v) > 0
-    and all(str(k).isdecimal() and 1 <= int(k) <= 254 for k in v)
-    and all(isinstance(name, str) and name and not set(name) & set('/\\:"\n') for name in v.values())
-    and len(set(v.values())) == len(v)))
-_FILE_VALUES = Rule("{value in the file: label value}, or {}", lambda v: isinstance(v, Mapping) and all(
-    str(k).isdecimal() and _is_whole(value) and 1 <= value <= 254 for k, value in v.items()))
-_CASE_GLOB = Rule("a path below data_dir with {case} in its file name",
-                  lambda v: isinstance(v, str) and v.rpartition("/")[2].count("{case}") == 1)
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable() and not set(value) & set('/\\:"')
+
+
+def _is_label(key: Any, high: int = 254) -> bool:
+    """Whether a key, which JSON5 has as text, is a whole number from 1 to `high`."""
+    return bool(re.fullmatch("[1-9][0-9]{0,8}", str(key))) and int(key) <= high
+
+
+def _is_label_table(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not all(map(_is_label, value)) or not all(map(_is_file_name, value.values())):
+        return False
+    return len(value) == len({name.replace(" ", "_") for name in value.values()}) > 0
+
+
+def _is_case_pattern(value: Any) -> bool:
+    """Whether a text names a file by {case} and nothing else that `str.format` or `Path.glob` would take for its own."""
+    if not isinstance(value, str) or value.rpartition("/")[2].count("{case}") != 1:
+        return False
+    rest = value.replace("{case}", "").replace("{n_sv}", "")
+    return rest.isprintable() and not set(rest) & set("{}*?[]")
+
+
+_LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", _is_label_table)
+_FILE_VALUES = Rule("{value above 0 in the file: label value}, or {}", lambda v: isinstance(v, Mapping) and all(
+    _is_label(key, MAX_WHOLE) and _is_whole(value) and 1 <= value <= 254 for key, value in v.items()))
+_CASE_PATTERN = Rule("a path below data_dir with {case} in its file name, without * ? [ ]", _is_case_pattern)
 
 
 def _is_grid(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == {"spacing_mm", "size_px", "orientation", "window"} and (
-        _are_numbers(value["spacing_mm"], 3) and min(value["spacing_mm"]) > 0
-        and _is_whole(value["size_px"]) and value["size_px"] >= 1
+        _are_numbers(value["spacing_mm"], 3) and all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in value["spacing_mm"])
+        and _is_whole(value["size_px"]) and 1 <= value["size_px"] <= MAX_SIZE_PX
         and (value["orientation"] is None or _is_orientation(value["orientation"]))
         and (value["window"] is None or _are_numbers(value["window"], 2) and value["window"][0] < value["window"][1]))
 
@@ -172,9 +194,10 @@ def _is_orientation(value: Any) -> bool:
     return isinstance(value, str) and set(value) <= set("RASLPI") and sorted("RASLPI".index(c) % 3 for c in value) == [0, 1, 2]
 
 
-_GRID = Rule("null or {spacing_mm: [x, y, z], size_px: 1 or more, orientation: null or as \"LAS\", window: null or [low, high]}",
+_GRID = Rule(f"null or {{spacing_mm: [x, y, z], each {SPACING_MM[0]} to {SPACING_MM[1]}, size_px: 1 to {MAX_SIZE_PX}, "
+             "orientation: null or as \"LAS\", window: null or [low, high]}",
              lambda v: v is None or _is_grid(v))
-DATASET_RULES = {"image": _CASE_GLOB, "label": _CASE_GLOB, "supervoxels": _CASE_GLOB, "labels": _LABEL_TABLE,
+DATASET_RULES = {"image": _CASE_PATTERN, "label": _CASE_PATTERN, "supervoxels": _CASE_PATTERN, "labels": _LABEL_TABLE,
                  "file_values": _FILE_VALUES, "n_folds": whole(1), "grid": _GRID}
 
 
@@ -198,10 +221,16 @@ def load_config(*names: str) -> dict:
 
 
 def read_json5(path: Path) -> dict:
+    """Return the object in a JSON5 file; an InputError says what is wrong with the file."""
     try:
-        return json5.loads(path.read_text(encoding="utf-8"), allow_duplicate_keys=False)
-    except ValueError as error:
+        content = json5.loads(expect_file(path).read_text(encoding="utf-8"), allow_duplicate_keys=False)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON5: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not valid JSON5 for a config: holds a {type(content).__name__}, expected an object {{…}}")
+    return content
 
 
 def _merge(target: dict, changes: Mapping) -> None:
@@ -221,6 +250,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     _check_section("", config, {**RULES, "path": None, "datasets": None})
     for name, entry in _section(config, "datasets").items():
+        if not _is_file_name(name):
+            raise InputError(f"datasets: got the name {_shown(name)}, allowed: a text fit for a file name")
         _check_section(f"datasets.{name}.", entry, DATASET_RULES)
     if config["dataset"] not in config["datasets"]:
         raise InputError(f"dataset: got {config['dataset']!r}, allowed: one of {sorted(config['datasets'])}")
@@ -230,24 +261,56 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise InputError(f"n_part: got {config['n_part']}, allowed with protocol 'ep2': 1")
 
 
+def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) -> None:
+    """Check some options of a run's own config, which may lack those of later versions.
+
+    Raises:
+        InputError: one of them is missing or not allowed; the message begins with the file, `origin`.
+    """
+    for key in keys:
+        if key not in config or not RULES[key].allows(config[key]):
+            got = _shown(config[key]) if key in config else "nothing"
+            raise InputError(f"{origin}: {key}: got {got}, allowed: {RULES[key].description}")
+
+
+def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any], Path]:
+    """Return the checked entry of a run's data set and its folder, from the run's own config in the file `origin`."""
+    name = config["dataset"]
+    try:
+        entry = {"grid": None, **_section(_section(config, "datasets"), name)}
+        _check_section(f"datasets.{name}.", entry, DATASET_RULES)
+        return entry, Path(_section(_section(config, "path"), name)["data_dir"])
+    except KeyError as error:
+        raise InputError(f"{origin}: missing option {error.args[0]}") from None
+    except (InputError, TypeError) as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + "…"
+    except ValueError:      # a whole number with thousands of digits
+        return f"a huge {type(value).__name__}"
+
+
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(config[key], Mapping):
-        raise InputError(f"{key}: got {config[key]!r}, allowed: a section {{…}}")
+        raise InputError(f"{key}: got {_shown(config[key])}, allowed: a section {{…}}")
     return config[key]
 
 
 def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping | None]) -> None:
     if not isinstance(values, Mapping):
-        raise InputError(f"{prefix.rstrip('.')}: got {values!r}, allowed: a section with the keys {sorted(rules)}")
+        raise InputError(f"{prefix.rstrip('.')}: got {_shown(values)}, allowed: a section with the keys {sorted(rules)}")
     for problem, keys in (("unknown", set(values) - set(rules)), ("missing", set(rules) - set(values))):
         if keys:
-            names = ", ".join(prefix + str(key) for key in sorted(keys, key=str))
+            names = ", ".join(prefix + (str(key) if str(key).isprintable() else repr(key)) for key in sorted(keys, key=str))
             raise InputError(f"{problem} option {names}; allowed here: {', '.join(sorted(rules))}")
     for key, rule in rules.items():
         if isinstance(rule, Mapping):
             _check_section(f"{prefix}{key}.", values[key], rule)
         elif rule is not None and not rule.allows(values[key]):
-            raise InputError(f"{prefix}{key}: got {values[key]!r}, allowed: {rule.description}")
+            raise InputError(f"{prefix}{key}: got {_shown(values[key])}, allowed: {rule.description}")
 
 
 def _check_paths(paths: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:
@@ -256,7 +319,10 @@ def _check_paths(paths: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:
 
 
 def _check_labels(config: Mapping[str, Any]) -> None:
-    known = {int(value): name for value, name in config["datasets"][config["dataset"]]["labels"].items()}
+    entry = config["datasets"][config["dataset"]]
+    known = {int(value): name for value, name in entry["labels"].items()}
+    if unknown := set(entry["file_values"].values()) - set(known):
+        raise InputError(f"datasets.{config['dataset']}.file_values: got label value {min(unknown)}, allowed: {known}")
     for key in ("test_label", "exclude_label"):
         for label in config[key] or ():
             if label not in known:

@@ -13,7 +13,7 @@ from torch import nn
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.folds import Part, parts, slices_with, support_slices
-from dataloaders.volumes import LabelledVolume, expect_same_shape, normalise, read_image, read_label
+from dataloaders.volumes import LabelledVolume, normalise, read_image, read_label_of
 from models.base import hard_mask
 from models.encoder import Features
 from util.metrics import dice, iou
@@ -38,12 +38,11 @@ class Prediction:
 
 
 def load_fold(cases: Sequence[Case], spec: DatasetSpec) -> list[LabelledVolume]:
-    """Read the cases of a test fold; an InputError names the first file that is missing, broken or of another shape."""
+    """Read the cases of a test fold; an InputError names the first file that is missing, broken, or of another shape or place."""
     volumes = []
     for case in progress(cases, desc="reading test volumes", unit="volume"):
-        image, label_map = read_image(case.image), read_label(case.label, spec)
-        expect_same_shape(case, image, label_map, case.label)
-        volumes.append(LabelledVolume(case, normalise(image), label_map))
+        image = read_image(case.image)
+        volumes.append(LabelledVolume(case, normalise(image), read_label_of(case, spec, image)))
     return volumes
 
 

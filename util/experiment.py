@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import logging
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from docopt import docopt
 from sacred import SETTINGS, Experiment
 from sacred.run import Run
 
@@ -62,10 +64,20 @@ def make_experiment(mode: str) -> Experiment:
     def check_and_observe(config: dict, command_name: str, logger: Any) -> dict:
         with one_line_errors():
             check_config(config)
+            if command_name == "main":
+                make_writable(run_folders(config, mode))
             experiment.observers[:] = _observers(config, mode) if command_name == "main" else []
         return {}
 
     return experiment
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder of a config's runs; an InputError says why that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"path.log_dir: {folder} cannot be made ({error.strerror})") from None
 
 
 def _observers(config: Mapping[str, Any], mode: str) -> list[RunFolder]:
@@ -92,16 +104,36 @@ def run_commandline(experiment: Experiment) -> None:
     """Run an experiment on the command line's arguments; true, false and null mean there what they mean in configs/.
 
     SIGTERM and Ctrl-C end it with exit status 128 + the signal's number.
+
+    Raises:
+        SystemExit: after a signal, and with one line for an update of which sacred would make a traceback.
     """
     words = {"true": "True", "false": "False", "null": "None"}
     pairs = (argument.partition("=") for argument in sys.argv)
+    arguments = [name + equals + words.get(value, value) for name, equals, value in pairs]
+    with one_line_errors():
+        for update in docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]:
+            check_update(update, sorted(experiment.named_configs))
     raise_on_signals()
     try:
-        experiment.run_commandline([name + equals + words.get(value, value) for name, equals, value in pairs])
+        experiment.run_commandline(arguments)
     except Interrupted as error:
         print(f"stopped by {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     part()
+
+
+def check_update(update: str, named: Sequence[str]) -> None:
+    """Raise InputError unless sacred can make a config of a word after `with`: key=value, or a named config or its file."""
+    key, equals, text = update.partition("=")
+    if not equals and update not in named and not Path(update).is_file():
+        raise InputError(f"with {update}: neither key=value nor a named config; known: {', '.join(named)}")
+    try:
+        json.dumps(ast.literal_eval(text))
+    except TypeError:
+        raise InputError(f"{key}: got {text}, allowed: text, a number, true, false, null, a [list] or a {{section}}") from None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):      # plain text
+        pass
 
 
 def run_dir(run: Run) -> Path:

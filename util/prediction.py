@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,9 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
     queries = find_scans(Path(config["query"]))
     targets = [output_path(query, Path(config["output"]), len(queries)) for query in queries]
+    if twice := [target for target, count in Counter(targets).items() if count > 1]:
+        names = ", ".join(query.name for query, target in zip(queries, targets, strict=True) if target == twice[0])
+        raise InputError(f"query: {names} would all be written to {twice[0]}; allowed: names that differ before the ending")
     table = Path(targets[0].parent / "cases.csv")
     rows = _earlier_rows(table) if config["resume"] != "never" else {}
     settings, failures, n_kept = _settings(config), [], 0
@@ -144,7 +148,7 @@ def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
                 rows[name] = [{**row, "made_from": made_from} for row in predict_one(
                     predictor, query, target, config["save_probs"], config["largest_component"])]
                 write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, table)
-            except (InputError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
+            except (InputError, OSError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
                 failures.append(f"query {query.name}: {' '.join(str(error).split())}")
     if n_kept:
         print(f"{n_kept} of {len(queries)} queries were there already, made of the same; resume=never makes them anew")

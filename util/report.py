@@ -19,14 +19,18 @@ from nibabel.affines import voxel_sizes
 from scipy import stats
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.volumes import read_array, read_image, read_label
+from dataloaders.volumes import read_affine, read_array, read_header, read_image, read_label_of
+from util.config import check_options, run_dataset
 from util.errors import InputError
+from util.inputs import expect_file, read_json
 from util.metrics import METRICS
 from util.progress import progress
-from util.results import WHOLE, prediction_name
+from util.results import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
+SHOWN_OPTIONS = ("dataset", "eval_fold", "n_sv", "reload_model_path", "encoder", "protocol", "n_part", "n_iters",
+                 "surface_tolerance_mm")
 PROBABILITY_STEP = 4      # probabilities come from a feature grid of a quarter of the image's resolution
 JPEG_QUALITY = 80
 
@@ -41,10 +45,15 @@ def write_report(run: str | None) -> Path:
         raise InputError("run: got null, allowed: the run folder of an evaluation, as runs/QNet_test_CHAOST2_cv0/1")
     folder = Path(run)
     config, summary = _read_json(folder / "config.json"), _read_json(folder / "results.json")
-    rows = read_rows(folder / "scores.csv")
-    whole_rows = read_rows(folder / f"scores_{WHOLE}.csv") if (folder / f"scores_{WHOLE}.csv").exists() else []
-    spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
-    cases = {case.name: case for case in find_cases(spec, config["path"][spec.name]["data_dir"], config["n_sv"])}
+    check_options(config, SHOWN_OPTIONS, folder / "config.json")
+    for key in ("classes", "mean", "supports"):
+        if not isinstance(summary.get(key), dict):
+            raise InputError(f"{folder / 'results.json'}: {key}: got nothing, allowed: what test.py writes")
+    rows = read_rows(folder / "scores.csv", SCORE_COLUMNS)
+    whole_rows = (read_rows(folder / f"scores_{WHOLE}.csv", WHOLE_COLUMNS) if (folder / f"scores_{WHOLE}.csv").exists() else [])
+    entry, data_dir = run_dataset(config, folder / "config.json")
+    spec = DatasetSpec.from_config(config["dataset"], entry)
+    cases = {case.name: case for case in find_cases(spec, data_dir, config["n_sv"])}
     content = {
         "title": f"{spec.name}, fold {config['eval_fold']}", "labels": {str(value): name for value, name in spec.labels.items()},
         "facts": _facts(config, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
@@ -53,7 +62,7 @@ def write_report(run: str | None) -> Path:
     pairs = sorted({(row["query_case"], row["support_case"]) for row in rows + whole_rows}, key=lambda pair: (len(pair[0]), pair))
     for query, support in progress(pairs, desc="report", unit="case"):
         if query not in cases:
-            raise InputError(f"{folder}: case {query} is no longer in {config['path'][spec.name]['data_dir']}")
+            raise InputError(f"{folder}: case {query} is no longer in {data_dir}")
         if query not in content["images"]:
             content["images"][query] = _encode_case(cases[query], spec)
         content["pairs"].append({"query": query, "support": support, **_encode_predictions(folder, cases[query], spec, support)})
@@ -67,16 +76,27 @@ def write_report(run: str | None) -> Path:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"run: {path} is missing or damaged; allowed: the run folder of a finished evaluation") from None
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"run: {error}; allowed: the run folder of a finished evaluation") from None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a table of scores, numbers as numbers and an empty cell as None."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: value if key in NOT_NUMBERS else float(value) if value else None for key, value in row.items()}
-                for row in csv.DictReader(file)]
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a table of scores, numbers as numbers and an empty cell as None.
+
+    Raises:
+        InputError: the file is missing, has no rows, lacks one of `columns`, or has text where a number belongs.
+    """
+    try:
+        with expect_file(path).open(newline="", encoding="utf-8") as file:
+            rows = [{key: row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None for key in columns}
+                    for row in csv.DictReader(file)]
+    except (KeyError, csv.Error, ValueError) as error:
+        reason = f"lacks the column {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
+        raise InputError(f"{path}: {reason}") from None
+    if not rows or any(row[key] is None for row in rows for key in NOT_NUMBERS):
+        raise InputError(f"{path}: got no whole row, allowed: what test.py writes")
+    return rows
 
 
 def _facts(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
@@ -95,12 +115,14 @@ def _finite(value: Any) -> Any:
 
 
 def _encode_case(case: Case, spec: DatasetSpec) -> dict[str, Any]:
-    image = _upright(read_image(case.image), case)
+    image = read_image(case.image)
+    label_map = read_label_of(case, spec, image)
+    image = _upright(image, case)
     low, high = np.percentile(image, (1, 99.5))
     grey = (255 * ((image - low) / max(high - low, 1e-6)).clip(0, 1)).astype(np.uint8)
-    y_mm, x_mm = voxel_sizes(nibabel.load(case.image).affine)[1::-1]
+    y_mm, x_mm = voxel_sizes(read_affine(case.image))[1::-1]
     return {"size": list(image.shape), "aspect": float(y_mm / x_mm), "slices": [_encode(slice_, ".jpg") for slice_ in grey],
-            "truth": [_encode(slice_, ".png") for slice_ in _upright(read_label(case.label, spec), case)]}
+            "truth": [_encode(slice_, ".png") for slice_ in _upright(label_map, case)]}
 
 
 def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: str) -> dict[str, Any]:
@@ -111,7 +133,7 @@ def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: st
         for value, name in spec.labels.items():
             path = folder / kind / prediction_name(case.name, name, support)
             if path.exists():
-                mask = read_array(path) > 0
+                mask = _read_on_grid(path, case) > 0
                 label_map = np.zeros(mask.shape, np.uint8) if label_map is None else label_map
                 label_map[mask] = value
         if label_map is not None:
@@ -119,14 +141,22 @@ def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: st
     for value, name in spec.labels.items():
         path = folder / f"probabilities_{WHOLE}" / prediction_name(case.name, name, support)
         if path.exists():
-            small = _upright(read_array(path), case)[:, ::PROBABILITY_STEP, ::PROBABILITY_STEP]
+            small = _upright(_read_on_grid(path, case), case)[:, ::PROBABILITY_STEP, ::PROBABILITY_STEP]
             encoded["probabilities"][str(value)] = [_encode(slice_, ".png") if slice_.any() else "" for slice_ in small]
     return encoded
 
 
+def _read_on_grid(path: Path, case: Case) -> np.ndarray:
+    """Return a (D, H, W) mask or probability map as uint8; an InputError says that it is not on the grid of its case."""
+    values = read_array(path)
+    if values.shape != read_header(case.image).get_data_shape()[::-1] or values.dtype != np.uint8:
+        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of {case.image}")
+    return values
+
+
 def _upright(volume: np.ndarray, case: Case) -> np.ndarray:
     """Turn slices as radiologists look at them: anterior above, the patient's right on the left."""
-    x_to, y_to, _ = nibabel.aff2axcodes(nibabel.load(case.image).affine)
+    x_to, y_to, _ = nibabel.aff2axcodes(read_affine(case.image))
     return volume[:, ::-1 if y_to == "A" else 1, ::-1 if x_to == "R" else 1]
 
 

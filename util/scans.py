@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from data.preparation.reading import RawCase, check_image, read_dicom, read_nifti, read_nifti_pair
 from data.preparation.resample import clip_at_percentile, save, window_to_255, with_geometry
 from dataloaders.datasets import Grid
-from dataloaders.volumes import normalise, write_like
+from dataloaders.volumes import MAX_VOXELS, normalise, write_like
 from util.errors import InputError
 
 ENDINGS = (".nii", ".nii.gz")
@@ -63,9 +63,8 @@ def read_scan(path: Path, grid: Grid, orientation: str | None = None) -> Scan:
     Raises:
         InputError: it is missing, damaged, constant, or holds values that are not finite.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
     original = check_image(read_dicom(path) if path.is_dir() else read_nifti(path), path)
+    _expect_room(original, grid, path)
     return Scan(scan_name(path), path, original, check_image(prepare_image(original, grid, orientation), path))
 
 
@@ -107,6 +106,14 @@ def _model_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
     return target
 
 
+def _expect_room(image: sitk.Image, grid: Grid, path: Path) -> None:
+    """Raise InputError when a scan's spacing makes it larger than MAX_VOXELS on the grid."""
+    longest_mm = max(np.multiply(image.GetSize(), image.GetSpacing()))
+    if longest_mm / min(grid.spacing_mm) * grid.size_px**2 > MAX_VOXELS:
+        raise InputError(f"{path}: spans {longest_mm:.0f} mm, which is too large for the grid of the model: "
+                         f"size (x, y, z) = {image.GetSize()}, spacing {image.GetSpacing()} mm")
+
+
 def _turn(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
     target = grid.orientation or orientation
     return sitk.DICOMOrient(image, target) if target else image
@@ -124,10 +131,11 @@ def read_support(image: Path, label: Path, grid: Grid) -> tuple[Scan, np.ndarray
         InputError: a file is missing or damaged, they do not belong together, or no label is left on the grid.
     """
     original, labels = read_nifti_pair(RawCase(scan_name(image), image, label))
+    _expect_room(original, grid, image)
     label_map = prepare_labels(labels, grid)
     if not label_map.any():
         raise InputError(f"{label}: holds no label, only background, on the grid of the model")
-    return Scan(scan_name(image), image, original, prepare_image(original, grid, None)), label_map
+    return Scan(scan_name(image), image, original, check_image(prepare_image(original, grid, None), image)), label_map
 
 
 def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:

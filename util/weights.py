@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torchvision.models import ResNet50_Weights, ResNet101_Weights
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
 
 from util.errors import InputError
+from util.inputs import expect_file
 
 PRETRAINED_URLS = {
     ("resnet101", "imagenet"): ResNet101_Weights.IMAGENET1K_V1.url,
@@ -29,13 +29,11 @@ def read_weights(path: Path | str) -> dict:
     Raises:
         InputError: the file is missing, truncated, not a checkpoint, or would run code when loaded.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    path = expect_file(path)
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:      # a damaged pickle may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as weights ({reason})") from None
     if not isinstance(content, dict):
@@ -44,11 +42,19 @@ def read_weights(path: Path | str) -> dict:
 
 
 def _check_archive(path: Path) -> None:
-    """Compare the check sums that torch.save writes, and torch.load does not look at; files older than 2020 have none."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} does not have its check sum: the file is damaged")
+    """Refuse a zip whose parts are larger than itself (torch stores them as they are, a zip bomb does not), and a damaged one.
+
+    torch.save writes check sums that torch.load does not look at; files older than 2020 are no zip and have none.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":      # what torch takes for a zip
+            return
+    with zipfile.ZipFile(path) as archive:
+        n_bytes = sum(part.file_size for part in archive.infolist())
+        if n_bytes > path.stat().st_size:
+            raise ValueError(f"its parts claim {n_bytes} bytes, the file has {path.stat().st_size}")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} does not have its check sum: the file is damaged")
 
 
 def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights_dir: Path | str) -> str:
@@ -67,6 +73,7 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
     given = {name.removeprefix("backbone."): value for name, value in read_weights(path).items() if isinstance(value, Tensor)}
     wanted = backbone.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
+    _expect_finite(fitting, path)
     if not fitting:
         raise InputError(
             f"pretrained: of the {len(given)} tensors of {path}, none fits encoder {encoder_name!r} by name and shape")
@@ -103,11 +110,23 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str
     problems = {
         "missing": [name for name in wanted if name not in state],
         "unknown": [name for name in state if name not in wanted],
-        "of another shape": [f"{name} {tuple(state[name].shape)} for {tuple(wanted[name].shape)}" for name in wanted
+        "of another shape": [f"{name} {_shape_in_words(state[name])} for {tuple(wanted[name].shape)}" for name in wanted
                              if name in state and getattr(state[name], "shape", None) != wanted[name].shape],
     }
     described = [f"{len(names)} {kind} ({', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''})"
                  for kind, names in problems.items() if names]
     if described:
         raise InputError(f"{origin}: weights of another architecture: tensors {'; '.join(described)}{hint}")
+    _expect_finite(state, origin)
     model.load_state_dict(state)
+
+
+def _shape_in_words(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"({type(value).__name__})"
+
+
+def _expect_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
+    for name, tensor in state.items():
+        real = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex() or tensor.is_quantized)
+        if not real or not torch.isfinite(tensor).all():
+            raise InputError(f"{origin}: tensor {name} holds NaN, infinity or no real numbers; such weights cannot be used")

@@ -11,7 +11,7 @@ import numpy as np
 
 from data.preparation.reading import RawCase
 from dataloaders.datasets import DatasetSpec, Grid
-from dataloaders.volumes import read_array
+from dataloaders.volumes import read_affine, read_array
 from util.errors import InputError
 
 MAX_LABEL = 254
@@ -48,10 +48,9 @@ def shared_orientation(raw_cases: Sequence[RawCase]) -> str | None:
     found = set()
     for case in raw_cases:
         try:
-            read_array(case.image)
+            found.add("".join(nibabel.aff2axcodes(read_affine(case.image))))
         except InputError:     # the preparation will name it
             continue
-        found.add("".join(nibabel.aff2axcodes(nibabel.load(case.image).affine)))
     return found.pop() if len(found) == 1 else None
 
 

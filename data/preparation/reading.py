@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from data.preparation.resample import grid_distance_mm, voxel_to_patient, with_geometry
-from dataloaders.volumes import read_array
+from data.preparation.resample import voxel_to_patient, with_geometry
+from dataloaders.volumes import GZIP_RATIO, MAX_VOXELS, grid_distance_mm, read_array
 from util.errors import InputError
 
 CHAOS_GREY_LEVELS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}   # label value: its grey levels in a PNG
@@ -77,13 +78,14 @@ def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tup
     distance_mm = grid_distance_mm(voxel_to_patient(image), voxel_to_patient(labels), image.GetSize())
     if distance_mm > min(image.GetSpacing()) / 2 and not trust_image_geometry:
         raise InputError(f"{case.label}: lies up to {distance_mm:.1f} mm away from {case.image} in the patient; "
-                         "--trust-image-geometry takes the image's place for both")
+                         "if only its header is wrong, prepare with --trust-image-geometry")
     return image, with_geometry(_whole_numbers(sitk.GetArrayViewFromImage(labels), case.label), image)
 
 
 def check_image(image: sitk.Image, path: Path) -> sitk.Image:
-    """Return the image, or raise InputError when a value is not finite or all are equal."""
-    array = sitk.GetArrayViewFromImage(image)
+    """Return the image, or raise InputError when a value is not finite in single precision or all are equal."""
+    with np.errstate(over="ignore"):      # becomes infinite
+        array = sitk.GetArrayViewFromImage(image).astype(np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"{path}: holds {np.count_nonzero(~np.isfinite(array))} values that are NaN or infinite")
     if array.min() == array.max():
@@ -162,6 +164,9 @@ def _by_position(folder: Path, slices: dict[int, Path]) -> list[int]:
     steps = np.diff([headers[number].GetOrigin() for number in numbers], axis=0)     # (slices - 1, 3)
     if len(steps) == 0:
         raise InputError(f"{folder}: expected several slices, found one")
+    claimed, in_files = len(numbers) * math.prod(first.GetSize()), sum(path.stat().st_size for path in slices.values())
+    if claimed > min(MAX_VOXELS, GZIP_RATIO * in_files):      # no compression of DICOM is stronger
+        raise InputError(f"{folder}: {len(numbers)} slices of {first.GetSize()[:2]} pixels do not fit into {in_files} bytes")
     step_mm = float(np.median(steps @ normal))
     if step_mm <= 0 or (off := np.linalg.norm(steps - step_mm * normal, axis=1)).max() > 0.1 * step_mm:
         worst = 0 if step_mm <= 0 else int(off.argmax())
@@ -195,14 +200,19 @@ def _read_series(paths: list[Path]) -> sitk.Image:
 
 def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Return a CHAOS PNG as labels (H, W), grey levels turned into label values by their meaning."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.SetImageIO("PNGImageIO")
     try:
-        mask = sitk.ReadImage(path, imageIO="PNGImageIO")
+        reader.ReadImageInformation()
+        if 0 in reader.GetSize():
+            raise InputError(f"{path}: cannot be read as PNG (it does not begin as one)")
+        if reader.GetSize() != size or reader.GetNumberOfComponents() != 1:
+            raise InputError(f"{path}: {reader.GetNumberOfComponents()} channel(s) of (width, height) = {reader.GetSize()}, "
+                             f"expected one of {size}, as its DICOM slice")
+        mask = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be read as PNG ({last_line(error)})") from None
-    n_channels = mask.GetNumberOfComponentsPerPixel()
-    if mask.GetSize() != size or n_channels != 1:
-        raise InputError(f"{path}: {n_channels} channel(s) of (width, height) = {mask.GetSize()}, "
-                         f"expected one of {size}, as its DICOM slice")
     grey = sitk.GetArrayViewFromImage(mask)
     labels = np.zeros(grey.shape, np.int16)
     for label, (low, high) in CHAOS_GREY_LEVELS.items():

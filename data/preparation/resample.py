@@ -6,13 +6,16 @@ Clip, resample, then crop or pad is the preparation published for CHAOS and CMR.
 
 from __future__ import annotations
 
-import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from dataloaders.volumes import MAX_VOXELS
+from util.errors import InputError
 
 IN_PLANE_PX = 256
 
@@ -42,9 +45,16 @@ def window_to_255(image: sitk.Image, low: float, high: float) -> sitk.Image:
 
 
 def resampled_size(image: sitk.Image, spacing_mm: Sequence[float]) -> list[int]:
-    """Return the size at a new spacing, int(size · spacing / new spacing + 1) per axis."""
-    return [int(size * old / new + 1)
-            for size, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
+    """Return the size at a new spacing, int(size · spacing / new spacing + 1) per axis.
+
+    Raises:
+        InputError: that makes more than MAX_VOXELS.
+    """
+    size = [int(size * old / new + 1) for size, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
+    if math.prod(size) > MAX_VOXELS:
+        raise InputError(f"size (x, y, z) = {image.GetSize()} of {image.GetSpacing()} mm would become {size} voxels, allowed: "
+                         f"{MAX_VOXELS} in all")
+    return size
 
 
 def resample_image(image: sitk.Image, spacing_mm: Sequence[float], size: Sequence[int] | None = None) -> sitk.Image:
@@ -111,12 +121,6 @@ def voxel_to_patient(image: sitk.Image) -> np.ndarray:
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()
     return matrix
-
-
-def grid_distance_mm(matrix: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
-    """Return how far apart two 4×4 voxel-to-patient matrices put the corners of a grid of `size` (x, y, z), at most."""
-    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in size))], float)
-    return float(np.linalg.norm(corners @ (matrix - other).T, axis=1).max())
 
 
 def save(image: sitk.Image, path: Path) -> None:

@@ -22,6 +22,7 @@ from data.preparation.resample import save
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.volumes import read_label
 from util.errors import InputError
+from util.inputs import read_json
 
 CLASSMAP_MIN_PX = (1, 100)
 RECORD_NAME = "preparation.json"
@@ -176,9 +177,9 @@ def record_path(spec: DatasetSpec, target: Path) -> Path:
 def read_record(spec: DatasetSpec, target: Path) -> dict[str, dict[str, str]]:
     path = record_path(spec, target)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
-        raise InputError(f"{path}: is not valid JSON; delete it and the images beside it, and run again") from None
+        return read_json(path) if os.path.lexists(path) else {}
+    except InputError as error:
+        raise InputError(f"{error}; delete it and the images beside it, and run again") from None
 
 
 def write_json(content: dict, path: Path) -> None:

@@ -22,7 +22,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -30,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
-from dataloaders.volumes import read_array, write_like
+from dataloaders.volumes import read_array, read_header, write_like
 from util.config import check_config, load_config, named_configs
 from util.errors import InputError
+from util.inputs import read_json
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def default_min_size(options: argparse.Namespace, config: Mapping) -> int:
 
 def read_record(path: Path) -> dict[str, dict]:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); restore it, or generate elsewhere with --output") from None
+        return read_json(path) if os.path.lexists(path) else {}
+    except InputError as error:
+        raise InputError(f"{error}; restore it, or generate elsewhere with --output") from None
 
 
 def file_sha256(path: Path) -> str:
@@ -142,7 +142,7 @@ def generate(task: Task) -> dict[str, object]:
     """
     image = read_array(task.image)
     # Headers keep spacing in single precision: 7.7 mm reads as 7.6999998.
-    spacing_mm = [round(float(step), 4) for step in nibabel.load(task.image).header.get_zooms()[::-1]]
+    spacing_mm = [round(float(step), 4) for step in read_header(task.image).get_zooms()[::-1]]
     min_size = task.parameters["min_size"]
     try:
         if task.kind == "superpixels":
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         tasks = plan(options)
         record = read_record(tasks[0].record)
         states = [state(task, record.get(task.case)) for task in tasks]
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     waiting = [task for task, its_state in zip(tasks, states, strict=True) if its_state == "to do"]

@@ -270,12 +270,12 @@ def test_a_damaged_record_is_named(tmp_path, no_maps, capsys):
     assert prepare.main(nifti) == 0
     (tmp_path / "MINE/images/preparation.json").write_text("{")
     assert prepare.main(nifti) == 2
-    assert "preparation.json: is not valid JSON" in capsys.readouterr().err
+    assert "preparation.json: not valid JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    (["--spacing", "1", "0", "1"], "got '0', allowed: a number above 0"),
-    (["--spacing", "1", "nan", "1"], "got 'nan', allowed: a number above 0"),
+    (["--spacing", "1", "0", "1"], "got '0', allowed: a number from 0.01 to 1000"),
+    (["--spacing", "1", "nan", "1"], "got 'nan', allowed: a number from 0.01 to 1000"),
     (["--size", "1.5"], "got '1.5', allowed: a whole number of at least 1"),
     (["--n-sv", "0"], "got '0', allowed: a whole number of at least 1"),
     (["--image", "image.nii.gz"], "allowed: a path below --source with {case} in it once"),

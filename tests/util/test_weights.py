@@ -1,7 +1,6 @@
 """Pretrained files under their real names, and snapshots, whole and broken."""
 
 import errno
-import pickle
 import zipfile
 
 import pytest
@@ -11,7 +10,7 @@ import torchvision
 from models.encoder import build_encoder
 from util.checkpoints import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
 from util.errors import InputError
-from util.weights import PRETRAINED_URLS, load_pretrained, load_state, read_weights
+from util.weights import PRETRAINED_URLS, load_pretrained, load_state
 
 
 @pytest.fixture(scope="module")
@@ -52,47 +51,6 @@ def test_a_file_that_fits_nowhere_is_refused(backbone, tmp_path):
 
 def test_none_says_so(backbone, tmp_path):
     assert "pretrained: none" in load_pretrained(backbone, "resnet50", "none", tmp_path)
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "cannot be read as weights"),
-    (b"not a checkpoint", "cannot be read as weights"),
-    (None, "no such file"),
-])
-def test_broken_weight_files(tmp_path, content, message):
-    path = tmp_path / "w.pth"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=f"w.pth: {message}") as caught:
-        read_weights(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_truncated_weight_file(tmp_path):
-    path = tmp_path / "w.pth"
-    torch.save({"a": torch.zeros(1000)}, path)
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(InputError, match="w.pth: cannot be read as weights"):
-        read_weights(path)
-
-
-def test_a_pickle_runs_no_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "touched"), "w"))
-
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Evil()}, protocol=2))
-    torch.save({"model": Evil()}, tmp_path / "evil2.pth")
-    for name in ("evil.pth", "evil2.pth"):
-        with pytest.raises(InputError, match=f"{name}: cannot be read as weights"):
-            read_weights(tmp_path / name)
-    assert not (tmp_path / "touched").exists()
-
-
-def test_a_list_is_no_checkpoint(tmp_path):
-    torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="holds a list, expected a dictionary"):
-        read_weights(tmp_path / "list.pth")
 
 
 def test_other_architecture_names_the_tensors():

@@ -1,0 +1,422 @@
+"""Damaged and hostile inputs by the thousand: each must be read, or refused in one line.
+
+    python -c "from tests.fuzzing import fuzz_nifti; print(fuzz_nifti(5000, seed=1))"
+
+Input i of a seed is always the same. A failure is: any exception but InputError, a message of several lines, more than TIME_S
+seconds, more than MEMORY_MB of new memory, a value that the reader promises not to return, or code run by a pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import io
+import logging
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import tempfile
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from data.preparation.reading import RawCase, read_nifti_pair
+from dataloaders.datasets import DatasetSpec, Grid, find_cases
+from dataloaders.folds import supports_and_queries
+from dataloaders.volumes import (
+    MAX_SUPERVOXEL,
+    normalise,
+    read_array,
+    read_image,
+    read_label,
+    read_spacing_mm,
+    read_supervoxels,
+    write_like,
+)
+from util.checkpoints import load_model, read_snapshot, save_snapshot
+from util.config import base_config, check_config, named_configs, read_json5
+from util.device import resolve_device
+from util.errors import InputError
+from util.experiment import check_update, plain, run_folders
+from util.prediction import as_trained
+from util.progress import progress
+from util.scans import read_scan
+from util.weights import load_pretrained
+from util.whole_volume import WholeVolumeOptions
+
+TIME_S, MEMORY_MB = 20, 300
+BASE = base_config()
+SPEC = DatasetSpec.from_config("CHAOST2", BASE["datasets"]["CHAOST2"])
+GRID = Grid((3.0, 3.0, 6.0), 16, "LAS", None)
+Attempt = Callable[[np.random.Generator, Path], None]
+
+
+def fuzz_config(n: int, seed: int) -> list[str]:
+    """Try n configs, as values and as text; return a line per failure."""
+    texts = [Path(f"configs/{name}.json5").read_bytes() for name in sorted(named_configs())]
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        if rng.random() < 0.5:
+            config = _alter_config(rng, copy.deepcopy(BASE))
+        else:
+            (folder / "x.json5").write_bytes(_alter_bytes(rng, texts[rng.integers(len(texts))]))
+            config = {**BASE, **read_json5(folder / "x.json5")}
+        check_update(f"{rng.choice(list(BASE))}={_odd_value(rng)!r}", [])
+        check_config(config)
+        _use_config(config, folder)
+
+    return _run("configs", n, seed, attempt)
+
+
+def fuzz_nifti(n: int, seed: int) -> list[str]:
+    """Try n NIfTI files as image, label, supervoxels, reference and scan; return a line per failure."""
+    sound = _sound_niftis()
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        name = rng.choice(list(sound))
+        path = folder / f"scan{''.join(Path(name).suffixes)}"
+        path.write_bytes(_alter_nifti(rng, sound[name], path.suffix == ".gz"))
+        for reader in (_use_image, _use_label, _use_supervoxels, _use_pair, _use_scan):
+            with _refused():
+                reader(path)
+
+    return _run("NIfTI files", n, seed, attempt)
+
+
+def fuzz_checkpoint(n: int, seed: int) -> list[str]:
+    """Try n checkpoints, damaged ones and pickles that would run code; return a line per failure."""
+    sound = _sound_checkpoints()
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        canary, path = folder / "canary", folder / "w.pth"
+        path.write_bytes(_hostile_checkpoint(rng, canary) if rng.random() < 0.3
+                         else _alter_checkpoint(rng, sound[rng.integers(len(sound))]))
+        model = _small_model()
+        for reader in (_use_snapshot, _use_pretrained):
+            with _refused():
+                reader(path, model)
+            if canary.exists():
+                raise AssertionError("a pickle ran code")
+        if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
+            raise AssertionError("the model holds NaN or infinity")
+
+    return _run("checkpoints", n, seed, attempt)
+
+
+# ---- running and watching ----
+
+def _run(name: str, n: int, seed: int, attempt: Attempt) -> list[str]:
+    failures = []
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    with tempfile.TemporaryDirectory() as root, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in progress(range(n), desc=f"fuzzing {name}", unit="input", disable=n < 1000):
+            folder = Path(root) / str(i)
+            folder.mkdir()
+            try:
+                with _limits():
+                    attempt(np.random.default_rng([seed, i]), folder)
+            except InputError as error:
+                if "\n" in str(error):
+                    failures.append(f"{name}, seed {seed}, input {i}: several lines: {error!s:.300}")
+            except Exception as error:
+                failures.append(f"{name}, seed {seed}, input {i}: {type(error).__name__}: {' '.join(str(error).split()):.300}")
+            _empty(folder)
+    return failures
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Let an InputError of one line pass, so that the other readers have their turn."""
+    try:
+        yield
+    except InputError as error:
+        if "\n" in str(error):
+            raise
+
+
+@contextmanager
+def _limits() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise AssertionError(f"took more than {TIME_S} s")
+
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, TIME_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        if (grown_mb := (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024) > MEMORY_MB:
+            raise AssertionError(f"took {grown_mb:.0f} MB of memory")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            path.unlink()
+
+
+# ---- configs ----
+
+ODD_VALUES = (
+    None, True, False, 0, -1, 1, 2, 3, 7, 255, 256, 2**31, 2**63, 2**64, 10**400, -10**30, 0.0, -0.5, 0.5, 1.5, 1e-320, 1e308,
+    float("nan"), float("inf"), "", " ", "all", "any", "x\ny", "\0", "a" * 5000, "../..", "/", "none", "null", "\ud800",
+    "{case}", "{", "{0}", "{case!r}", "*", "**{case}", "[{case}", "cuda:0", "cuda:99", "cuda:٣", "cuda:-1",
+    [], {}, [[]], [{}], [1, 1], [1, "1"], [1, 2], [None], [0.9, 0.1], [float("nan"), 1], b"x", (1, 2),
+    {"1": "a"}, {"1": 1}, {"٣": "a"}, {"01": "a", "1": "b"}, {"200": 9}, {1: "liver"}, {"": ""}, {"lr": 1},
+    {"spacing_mm": [1, 1, 1], "size_px": 2**40})
+
+
+def _odd_value(rng: np.random.Generator) -> Any:
+    return copy.deepcopy(ODD_VALUES[rng.integers(len(ODD_VALUES))])
+
+
+def _alter_config(rng: np.random.Generator, config: dict) -> dict:
+    for _ in range(rng.integers(1, 4)):
+        section = config
+        while True:
+            key = list(section)[rng.integers(len(section))] if section else "x"
+            deeper = section.get(key)
+            if not isinstance(deeper, dict) or rng.random() < 0.15:
+                break
+            section = deeper
+        kind = rng.integers(8)
+        if kind == 0:
+            section.pop(key, None)
+        elif kind == 1:
+            section[str(_odd_value(rng))[:40]] = _odd_value(rng)
+        else:
+            section[key] = _odd_value(rng)
+    return config
+
+
+def _use_config(config: dict, folder: Path) -> None:
+    """Do with a config that was accepted what the programs do with it before there is any data."""
+    config = plain(config)
+    str(run_folders(config, "train")).encode()
+    WholeVolumeOptions.from_config(config)
+    spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+    torch.manual_seed(config["seed"])
+    for use in (lambda: resolve_device(config["device"]), lambda: find_cases(spec, folder, config["n_sv"], config["n_sp"]),
+                lambda: supports_and_queries(20, spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])):
+        with _refused():
+            use()
+
+
+# ---- bytes ----
+
+PATTERNS = [
+    b"\0" * 2, b"\xff" * 2, b"\xff\x7f", b"\x7f\xff", b"\0\x80", b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\xc0\x7f",
+    b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\x01\0\0\0", b"\xff" * 8, b"\0" * 8, np.float32(1e30).tobytes(),
+    np.float32(-1).tobytes(), np.float64("nan").tobytes(), b"{", b"}", b"[" * 3000, b'"', b"null", b"1e999", b"0x" + b"f" * 5000,
+    b"//", b"\n"]
+
+
+def _alter_bytes(rng: np.random.Generator, content: bytes, first: int = 0, last: int | None = None) -> bytes:
+    """Overwrite, insert, delete, repeat, cut off or append, once to thrice, between two positions."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        end = max(first + 1, min(last or len(data), len(data)))
+        at, kind = int(rng.integers(first, end)), rng.integers(12)
+        length = int(rng.integers(1, 65))
+        if kind < 3:
+            pattern = PATTERNS[rng.integers(len(PATTERNS))]
+            data[at:at + len(pattern)] = pattern
+        elif kind < 6:
+            data[at:at + 1] = bytes([rng.integers(256)])
+        elif kind == 6:
+            data[at:at] = rng.bytes(length)
+        elif kind == 7:
+            data[at:at] = PATTERNS[rng.integers(len(PATTERNS))]
+        elif kind == 8:
+            del data[at:at + length]
+        elif kind == 9:
+            data[at:at] = data[at:at + 20 * length]
+        elif kind == 10:
+            del data[at:]
+        else:
+            data += rng.bytes(length)
+    return bytes(data)
+
+
+# ---- NIfTI ----
+
+def _sound_niftis() -> dict[str, bytes]:
+    """Small volumes of several types; the gzipped ones not yet compressed."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([-2.0, 2.0, 5.0, 1.0])
+    labels = rng.integers(0, 5, (7, 6, 5))
+    scaled = nibabel.Nifti1Image(labels.astype(np.int16), affine)
+    scaled.header.set_slope_inter(0.5, 3)
+    commented = nibabel.Nifti1Image(rng.normal(size=(7, 6, 5)).astype(np.float32), affine)
+    commented.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"made up"))
+    images = {
+        "label.nii": nibabel.Nifti1Image(labels.astype(np.uint8), affine), "scaled.nii": scaled, "commented.nii.gz": commented,
+        "float.nii.gz": nibabel.Nifti1Image(labels.astype(np.float64), affine),
+        "two.nii": nibabel.Nifti2Image(labels.astype(np.int32), affine),
+        "swapped.nii": nibabel.Nifti1Image(labels.astype(">i2"), affine, nibabel.Nifti1Header(endianness=">"))}
+    return {name: image.to_bytes() for name, image in images.items()}
+
+
+def _alter_nifti(rng: np.random.Generator, content: bytes, compressed: bool) -> bytes:
+    where = rng.random()
+    if where < 0.75 or not compressed:
+        content = _alter_bytes(rng, content, 0, 356 if where < 0.6 else None)
+        where = 0
+    if not compressed:
+        return content
+    packed = gzip.compress(content, 1)
+    return _alter_bytes(rng, packed) if where else packed
+
+
+def _use_image(path: Path) -> None:
+    image = read_image(path)
+    _hold(image.dtype == np.float32 and image.ndim == 3 and np.isfinite(image).all(), "image")
+    _hold(np.isfinite(normalise(image)).all(), "normalised image")
+    _hold(all(0 < s < np.inf for s in read_spacing_mm(path)), "spacing")
+    written = path.parent / "out.nii.gz"
+    write_like(path, np.ones(image.shape, np.uint8), written)
+    _hold((read_array(written) == 1).all() and read_spacing_mm(written) == read_spacing_mm(path), "written file")
+
+
+def _use_label(path: Path) -> None:
+    label_map = read_label(path, SPEC)
+    _hold(label_map.dtype == np.uint8 and set(np.unique(label_map)) <= {0, *SPEC.labels}, "label map")
+
+
+def _use_supervoxels(path: Path) -> None:
+    supervoxels = read_supervoxels(path)
+    _hold(supervoxels.dtype == np.int32 and supervoxels.min() >= 0 and supervoxels.max() <= MAX_SUPERVOXEL, "supervoxels")
+
+
+def _use_pair(path: Path) -> None:
+    image, labels = read_nifti_pair(RawCase("x", path, path))
+    _hold(image.GetSize() == labels.GetSize(), "pair")
+
+
+def _use_scan(path: Path) -> None:
+    _hold(np.isfinite(read_scan(path, GRID).image).all(), "scan on the grid")
+
+
+def _hold(promise: bool, what: str) -> None:
+    if not promise:
+        raise AssertionError(f"{what}: not what the reader promises")
+
+
+# ---- checkpoints ----
+
+def _small_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+
+
+def _sound_checkpoints() -> list[bytes]:
+    """A snapshot and a plain state_dict, in torch's format of today and of old."""
+    model = _small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "1.pth"
+        save_snapshot(path, model, step=1, optimizer=optimizer, scheduler=scheduler, history=torch.zeros(1, 2), config=BASE)
+        contents = torch.load(path, weights_only=True), model.state_dict()
+    return [_saved(content, zipped) for content in contents for zipped in (True, False)]
+
+
+def _saved(content: Any, zipped: bool = True) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+def _alter_checkpoint(rng: np.random.Generator, content: bytes) -> bytes:
+    """Alter the file, or one part of the zip so that its checksum is right, or the values."""
+    kind = rng.random()
+    if kind < 0.3:
+        return _saved(_alter_values(rng, torch.load(io.BytesIO(content), weights_only=True)))
+    if kind < 0.65 and content[:2] == b"PK":
+        return _with_part(content, "data.pkl", lambda part: _alter_bytes(rng, part),
+                          zipfile.ZIP_DEFLATED if rng.random() < 0.1 else zipfile.ZIP_STORED)
+    return _alter_bytes(rng, content)
+
+
+def _with_part(content: bytes, ending: str, alter: Callable[[bytes], bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(file, "w", compression) as target:
+        for name in source.namelist():
+            part = source.read(name)
+            target.writestr(name, alter(part) if name.endswith(ending) else part)
+    return file.getvalue()
+
+
+def _alter_values(rng: np.random.Generator, content: Any) -> Any:
+    section = content
+    while isinstance(section[key := list(section)[rng.integers(len(section))]], dict) and section[key] and rng.random() < 0.6:
+        section = section[key]
+    tensors = (torch.zeros(0), torch.full((4, 3), torch.nan), torch.zeros(4, 3, dtype=torch.complex64),
+               torch.ones(4, 3).to_sparse(),
+               torch.zeros(4, 3, device="meta"), torch.zeros(1).expand(10**6, 10**6), torch.zeros(4, 3, dtype=torch.bool),
+               torch.full((4,), torch.inf), torch.zeros(4, 3, dtype=torch.float64),
+               torch.quantize_per_tensor(torch.zeros(4, 3), 1, 0, torch.qint8))
+    odd = [value for value in ODD_VALUES if not isinstance(value, str) or value.isprintable()]
+    section[key] = tensors[rng.integers(len(tensors))] if rng.random() < 0.5 else copy.deepcopy(odd[rng.integers(len(odd))])
+    return content
+
+
+class Hostile:
+    """Unpickled the ordinary way, it makes the canary file."""
+
+    def __init__(self, canary: Path, kind: int):
+        command = f"touch {canary}"
+        self.call = ((os.system, (command,)), (eval, (f"open({str(canary)!r}, 'w')",)), (exec, (f"open({str(canary)!r}, 'w')",)),
+                     (open, (str(canary), "w")), (subprocess.check_output, (["touch", str(canary)],)), (Path.touch, (canary,)),
+                     (os.mkdir, (str(canary),)))[kind]
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def _hostile_checkpoint(rng: np.random.Generator, canary: Path) -> bytes:
+    """Put code to run somewhere into a checkpoint of any format."""
+    hostile: Any = Hostile(canary, int(rng.integers(7)))
+    for _ in range(rng.integers(0, 4)):
+        hostile = ([hostile], (1, hostile), {"weight": hostile}, OrderedDict(a=torch.zeros(2), b=hostile),
+                   {"model": {"0.weight": hostile}, "step": 1})[rng.integers(5)]
+    kind = rng.integers(6)
+    if kind == 0:
+        return pickle.dumps(hostile, protocol=int(rng.integers(0, 6)))
+    if kind == 1:
+        raw = (b"cos\nsystem\n(Vtouch %s\ntR.", b"(cos\nsystem\nVtouch %s\no.", b"(Vtouch %s\nios\nsystem\n.",
+               b"cposix\nsystem\n(Vtouch %s\ntR.", b"\x80\x02cbuiltins\neval\n(X\x04\0\0\0 1+1Vtouch %s\ntR.")
+        return raw[rng.integers(len(raw))] % str(canary).encode()
+    if kind == 2:
+        payload = pickle.dumps(hostile, protocol=2)
+        return _with_part(_saved({"a": torch.zeros(2)}), "data.pkl", lambda _: payload)
+    whole = _saved({"model": hostile, "step": 1} if rng.random() < 0.5 else hostile, zipped=bool(rng.integers(2)))
+    return _alter_bytes(rng, whole) if kind == 5 else whole
+
+
+def _use_snapshot(path: Path, model: torch.nn.Module) -> None:
+    snapshot = read_snapshot(path)
+    if snapshot.step is not None:
+        check_config(as_trained(copy.deepcopy(BASE), snapshot.config))
+    load_model(model, snapshot)
+
+
+def _use_pretrained(path: Path, model: torch.nn.Module) -> None:
+    load_pretrained(model, "small", str(path), path.parent)

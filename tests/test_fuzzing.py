@@ -1,0 +1,54 @@
+"""A few hundred damaged inputs of each kind; scripts/stress.py tries many more."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+
+from tests import fuzzing
+from util.config import check_config, load_config
+from util.errors import InputError
+
+
+@pytest.mark.parametrize(("fuzz", "n"), [(fuzzing.fuzz_config, 500), (fuzzing.fuzz_nifti, 150), (fuzzing.fuzz_checkpoint, 150)],
+                         ids=lambda value: getattr(value, "__name__", str(value)))
+def test_nothing_but_one_line_errors(fuzz, n):
+    assert fuzz(n, seed=0) == []
+
+
+def test_what_a_reader_does_wrong_is_found(monkeypatch, tmp_path):
+    def careless(path):
+        os.system(f"touch {path.with_name('canary')}")
+        raise KeyError("x")
+
+    monkeypatch.setattr(fuzzing, "read_snapshot", careless)
+    assert any("KeyError" in line for line in fuzzing.fuzz_checkpoint(3, seed=0))
+    monkeypatch.setattr(fuzzing, "read_snapshot", lambda path: (_ for _ in ()).throw(InputError(os.system(
+        f"touch {path.with_name('canary')}"))))
+    assert all("a pickle ran code" in line for line in fuzzing.fuzz_checkpoint(3, seed=0))
+    monkeypatch.setattr(fuzzing, "read_label", lambda *_: np.full((2, 2, 2), 9))
+    monkeypatch.setattr(fuzzing, "read_image", lambda *_: 1 / 0)
+    assert any("ZeroDivisionError" in line for line in fuzzing.fuzz_nifti(3, seed=0))
+
+
+def test_the_hostile_pickles_would_run_code_elsewhere(tmp_path):
+    """Else their refusal would show nothing."""
+    ran = 0
+    for i in range(60):
+        canary, rng = tmp_path / f"canary{i}", np.random.default_rng(i)
+        (tmp_path / "w.pth").write_bytes(fuzzing._hostile_checkpoint(rng, canary))
+        with contextlib.suppress(Exception):      # what damaged ones raise
+            fuzzing.torch.load(tmp_path / "w.pth", weights_only=False)
+        ran += canary.exists()
+    assert ran > 30
+
+
+def test_half_of_the_altered_configs_are_refused_and_not_all():
+    refused = 0
+    for i in range(200):
+        try:
+            check_config(fuzzing._alter_config(np.random.default_rng(i), load_config()))
+        except InputError:
+            refused += 1
+    assert 100 < refused < 195
