@@ -183,7 +183,7 @@ def runs_code_plain(path: Path) -> None:
 
 def zip_bomb(path: Path) -> None:
     file = io.BytesIO()
-    torch.save({"a": torch.zeros(10**7)}, file)
+    torch.save({"a": torch.zeros(10**6)}, file)
     with zipfile.ZipFile(file) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             target.writestr(name, source.read(name))

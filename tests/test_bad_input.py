@@ -190,13 +190,11 @@ CHAOS_MASK = {
 
 
 @pytest.fixture
-def case(tmp_path):
+def case(toy_data, tmp_path):
     """The files of a sound case."""
-    image, label_map, supervoxels = toy_case(1)
-    write(tmp_path / "chaos_MR_T2_normalized/image_1.nii.gz", image)
-    write(tmp_path / "chaos_MR_T2_normalized/label_1.nii.gz", label_map)
-    for folder in ("supervoxels_5000", "superpixels_400"):
-        write(tmp_path / folder / "superpix-MIDDLE_1.nii.gz", supervoxels)
+    for path in toy_data.glob("*/*_1.nii.gz"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / path.parent.name)
     return find_cases(SPEC, tmp_path, 5000)[0]
 
 
