@@ -333,7 +333,8 @@ def _sound_checkpoints() -> list[bytes]:
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1.pth"
-        save_snapshot(path, model, step=1, optimizer=optimizer, scheduler=scheduler, history=torch.zeros(1, 2), config=BASE)
+        save_snapshot(path, config=BASE, model=model.state_dict(), step=1, optimizer=optimizer.state_dict(),
+                      scheduler=scheduler.state_dict(), history=torch.zeros(1, 2), log=[], refused=[])
         contents = torch.load(path, weights_only=True), model.state_dict()
     return [_saved(content, zipped) for content in contents for zipped in (True, False)]
 

@@ -46,7 +46,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
         "device": _device(device), "threads": torch.get_num_threads(), "processes": world_size(),
-        "data": {str(path): sha256(path) for path in sorted(set(files)) if path.exists()},
+        "data": {str(path): sha256(path) for path in sorted(set(files)) if path.is_file()},
         "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
     }
     with replacing(folder / FILE) as partial:
