@@ -186,7 +186,7 @@ def _odd_value(rng: np.random.Generator) -> Any:
 
 
 def _alter_config(rng: np.random.Generator, config: dict) -> dict:
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(1, 3)):
         section = config
         while True:
             key = list(section)[rng.integers(len(section))] if section else "x"
