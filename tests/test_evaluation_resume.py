@@ -42,7 +42,8 @@ def contents(folder):
             if path.is_file() and path.suffix in (".csv", ".gz", ".png") or path.name == "results.json"}
 
 
-@pytest.mark.parametrize(("function", "n", "left"), [("save_prediction", 5, [1]), ("save_whole", 6, [])])
+@pytest.mark.parametrize(("function", "n", "left"), [
+    pytest.param("save_prediction", 5, [1], marks=pytest.mark.slow), ("save_whole", 6, [])])
 def test_goes_on_after_the_finished_queries(function, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
     """Two queries with four classes each; `left` has the number of queries of each call of evaluate_fold."""
     folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, function, **options)
@@ -60,14 +61,11 @@ def test_goes_on_after_the_finished_queries(function, n, left, options, undistur
 def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp_path, monkeypatch):
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())
-    options = {**options, "reload_model_path": str(weights)}
+    options = {**options, "reload_model_path": str(weights), "whole_volume": False}
     folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
     assert list((folder / "unfinished").rglob("*.gz"))
     weights.write_bytes((trained / "snapshots/3.pth").read_bytes())
     assert run("test", tmp_path, toy_data, **options) == folder
-    whole = run("test", tmp_path / "whole", toy_data, **options)
-    assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
-
-
-def test_a_finished_evaluation_is_made_anew(options, undisturbed, toy_data):
-    assert run("test", undisturbed.parent.parent, toy_data, **{**options, "whole_volume": False}).name == "2"
+    again = run("test", tmp_path, toy_data, **options)
+    assert again.name == "2"        # a finished evaluation is made anew
+    assert (folder / "scores.csv").read_bytes() == (again / "scores.csv").read_bytes()

@@ -16,6 +16,7 @@ from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
 from util import provenance
 from util.checkpoints import read_snapshot
 from util.config import MODELS
+from util.experiment import run_commandline
 from util.interrupts import Interrupted
 from util.methods import BUILDERS
 from util.provenance import record_start, sha256
@@ -253,11 +254,16 @@ def test_data_that_changed_since_are_told(toy_data, tmp_path, capsys):
     assert "warning: data changed since this run was last started" in capsys.readouterr().out
 
 
-def test_config_json_of_a_run_repeats_it(trained, tmp_path):
-    experiment = entry_point("train").experiment
-    again = experiment.run(named_configs=[str(trained / "config.json")],
-                           config_updates={"path": {"log_dir": str(tmp_path)}, "deterministic": True})
-    folder = Path(again.observers[0].dir)
+def test_config_json_of_a_run_repeats_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "with", str(trained / "config.json"), f"path.log_dir={tmp_path}"])
+    monkeypatch.setattr("util.experiment.raise_on_signals", lambda: None)
+    run_commandline(entry_point("train").experiment)
+    folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
+    assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
+
+
+def test_deterministic_changes_nothing_on_a_cpu(trained, toy_data, tmp_path):
+    folder = run("train", tmp_path, toy_data, deterministic=True)
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
 
 
