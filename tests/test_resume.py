@@ -155,6 +155,14 @@ def test_a_killed_training_goes_on_in_its_folder(trained, toy_data, tmp_path, mo
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
 
 
+def test_a_run_that_is_killed_as_it_starts_keeps_its_folder(toy_data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("util.run_folder.RunFolder.save_sources", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        in_another_process(lambda: run("train", tmp_path, toy_data), ends_with=-signal.SIGKILL)
+    assert run("train", tmp_path, toy_data, n_steps=4).name == "1"
+    assert [path.name for path in (tmp_path / "QNet_train_CHAOST2_cv0").iterdir() if path.name.startswith(".")] == []
+
+
 def test_a_run_has_one_process(toy_data, tmp_path):
     folder = run("train", tmp_path, toy_data, n_steps=1)
 

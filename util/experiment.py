@@ -91,7 +91,7 @@ def _observers(config: Mapping[str, Any], mode: str) -> list[RunFolder]:
         print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
               "to train it once more say resume=never")
         raise SystemExit(0)
-    return [RunFolder(run_folders(config, mode), folder)] if is_main() else []
+    return [RunFolder(run_folders(config, mode), folder, plain(config))] if is_main() else []
 
 
 def _earlier_run(config: Mapping[str, Any], mode: str) -> tuple[Path | None, bool]:

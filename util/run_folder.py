@@ -7,8 +7,11 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,10 @@ from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
 from util.errors import InputError
-from util.files import replacing
+from util.files import PARTIAL, replacing
+from util.runs import numbered_runs
+
+STALE_S = 3600      # a folder that is still being made after that is left from a process that was killed
 
 
 class RunFolder(FileStorageObserver):
@@ -25,17 +31,15 @@ class RunFolder(FileStorageObserver):
     Args:
         folders: where a new run folder is made, with the next number.
         continued: an earlier run folder to go on in, or None.
+        config: of the run.
     Raises:
         InputError: another process is at work in `continued`.
         OSError: no folder can be made.
     """
 
-    def __init__(self, folders: Path, continued: Path | None):
+    def __init__(self, folders: Path, continued: Path | None, config: Mapping[str, Any]):
         super().__init__(folders)
-        if continued is None:
-            super()._make_run_dir(None)
-        else:
-            self.dir = str(continued)
+        self.dir = str(continued or new_run_folder(folders, config))
         self._lock = lock(Path(self.dir))
         (Path(self.dir) / "metrics.json").unlink(missing_ok=True)    # training logs again what it resumes
 
@@ -53,6 +57,25 @@ class RunFolder(FileStorageObserver):
     def join(self) -> None:
         """Let go of the folder: sacred's last call."""
         self._lock.close()
+
+
+def new_run_folder(folders: Path, config: Mapping[str, Any]) -> Path:
+    """Make the next run folder, which has its config.json from the first moment, so that a rerun knows whose it is."""
+    folders.mkdir(parents=True, exist_ok=True)
+    for killed in folders.glob(f"{PARTIAL}*"):
+        if time.time() - killed.stat().st_mtime > STALE_S:
+            shutil.rmtree(killed, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folders))
+    partial.chmod(0o755)
+    (partial / "config.json").write_text(json.dumps(flatten(config), sort_keys=True, indent=2), encoding="utf-8")
+    number = max((int(path.name) for path in numbered_runs(folders)), default=0)
+    while True:
+        number += 1
+        try:
+            return partial.rename(folders / str(number))
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):      # another process took the number
+                raise
 
 
 @contextlib.contextmanager
