@@ -45,7 +45,7 @@ from dataloaders.volumes import (
     write_like,
 )
 from util.checkpoints import load_model, read_snapshot, save_snapshot
-from util.config import base_config, check_config, named_configs, read_json5
+from util.config import CONFIG_DIR, base_config, check_config, named_configs, read_json5
 from util.device import resolve_device
 from util.errors import InputError
 from util.experiment import check_update, plain, run_folders
@@ -64,7 +64,7 @@ Attempt = Callable[[np.random.Generator, Path], None]
 
 def fuzz_config(n: int, seed: int) -> list[str]:
     """Try n configs, as values and as text; return a line per failure."""
-    texts = [Path(f"configs/{name}.json5").read_bytes() for name in sorted(named_configs())]
+    texts = [(CONFIG_DIR / f"{name}.json5").read_bytes() for name in sorted(named_configs())]
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
         if rng.random() < 0.5:
