@@ -117,7 +117,7 @@ def test_nothing_went_wrong_on_the_way(browser):
 
 
 @pytest.mark.parametrize(("run_folder", "message"), [
-    (None, "run: got null"), ("runs/nothing", "run: runs/nothing/config.json is missing or damaged"),
+    (None, "run: got null"), ("runs/nothing", "run: runs/nothing/config.json: no such file"),
 ])
 def test_bad_runs(run_folder, message):
     with pytest.raises(SystemExit, match=f"^error: {message}"):

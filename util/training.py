@@ -174,6 +174,6 @@ def _describe(step: int, losses: Mapping[str, float], episodes: EpisodeDataset, 
 
 def _expect_few(refused: list[str], allowed: int) -> None:
     if len(refused) > allowed:
-        raise InputError("\n  ".join([
-            f"max_refused_steps: {len(refused)} steps had a loss or gradient that is not finite, allowed: {allowed}; "
-            "look at these episodes, or lower optim.lr", *refused]))
+        print("\n  ".join(["refused so far:", *refused]))
+        raise InputError(f"max_refused_steps: {len(refused)} steps had a loss or gradient that is not finite, allowed: "
+                         f"{allowed}; look at the episodes above, or lower optim.lr")

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from data.preparation import resample
 from data.preparation.reading import read_nifti
 from data.preparation.recipes import CHAOS_SPACING_MM, CMR_SPACING_MM, clip_and_resample, window_and_shrink
+from dataloaders.volumes import grid_distance_mm
 from util.errors import InputError
 
 GOLDENS = Path(__file__).resolve().parents[2].parent / "shared" / "goldens"
@@ -60,7 +61,7 @@ def test_a_voxel_keeps_its_place_in_the_patient_on_a_tilted_grid(width):
     assert blob.GetSize()[:2] == (64, 64)
     np.testing.assert_allclose(bright_point_mm(blob), bright_point_mm(raw), atol=0.05)
     labels = resample.labels_to_grid(raw > 50, (1.25, 1.25, 3.0), 64)
-    assert resample.grid_distance_mm(*map(resample.voxel_to_patient, (blob, labels)), blob.GetSize()) == 0
+    assert grid_distance_mm(*map(resample.voxel_to_patient, (blob, labels)), blob.GetSize()) == 0
 
 
 def test_labels_come_back_to_the_scan():
