@@ -49,11 +49,11 @@ def affine_source_points(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.
     columns, rows = np.arange(size[1]), np.arange(size[0])[:, None]
 
     def fixed_point(values: np.ndarray) -> np.ndarray:
-        return np.rint(values * 1024).astype(np.int64)
+        return np.rint(values * 1024).astype(np.int32)
 
     x = (fixed_point(b * rows + c) + 16 + fixed_point(a * columns)) >> 5
     y = (fixed_point(e * rows + f) + 16 + fixed_point(d * columns)) >> 5
-    return (x / 32).astype(np.float32), (y / 32).astype(np.float32)
+    return x.astype(np.float32) / 32, y.astype(np.float32) / 32
 
 
 def elastic_source_points(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
