@@ -79,3 +79,8 @@ def run(name: str, log_dir: Path, data: Path, *named: str, **options: object) ->
 def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a finished training on the toy data; read it only."""
     return run("train", tmp_path_factory.mktemp("trained"), toy_data, save_snapshot_every=2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_qnet_goldens.py")
