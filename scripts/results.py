@@ -1,6 +1,6 @@
 """Make every number and picture of docs/results.md: five folds of CHAOS-T2 from scratch, untrained networks, ablations.
 
-    python scripts/results.py --data-dir data/CHAOST2                 # about four hours of processor time
+    python scripts/results.py --data-dir data/CHAOST2                 # about three hours of processor time
     python scripts/results.py --folds 0 --no-tables                   # part of it, say in another process; run again for the rest
 
 What is finished already is kept. Tables and pictures go to <output>/tables.
