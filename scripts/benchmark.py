@@ -264,7 +264,7 @@ def head(bench: Bench) -> dict[str, Result]:
     maps = tuple(torch.randn(8, channels, size // stride, size // stride, device=bench.device) for stride in (4, 8))
     query = Features(maps, torch.full((8, 1), -1.0, device=bench.device), (size, size))
     prototypes = tuple(path[:1, :, size // 16, size // 16] * 0.5 + path[:1].mean((-2, -1)) for path in maps)
-    model = QNet(torch.nn.Identity(), ALPHA).to(bench.device).eval()
+    model = QNet(build_encoder("small"), ALPHA).to(bench.device).eval()
     with torch.no_grad():
         functions = lambda: reference.head(query, prototypes, ALPHA, 7), lambda: model.segment(query, prototypes)
         gap = (functions[0]() - functions[1]()).abs().max().item()
