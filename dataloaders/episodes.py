@@ -176,16 +176,16 @@ class EpisodeDataset(Dataset):
 
     def __getitem__(self, index: int) -> Episode:
         volume, label, slices, rng = self._draw(index)
-        images = [volume.image[z] for z in slices]
-        masks = [(volume.classes[z] == label).astype(np.float32) for z in slices]
+        images = np.stack([volume.image[z] for z in slices])
+        masks = [volume.classes[z] == label for z in slices]
         for k in self._to_transform(rng):
             images[k] = gamma_transform(images[k], rng.uniform(*GAMMA))
         for k in self._to_transform(rng):
             geometry = Geometry.sample(rng, images[k].shape)
             images[k], masks[k] = geometry.apply(images[k]), geometry.apply_to_mask(masks[k])
-        stacked = torch.from_numpy(np.stack(images)).unsqueeze(1).expand(-1, 3, -1, -1)
-        masks = torch.from_numpy(np.stack(masks))
-        return Episode(stacked[:-1], masks[:-1], stacked[-1], masks[-1])
+        stacked = torch.from_numpy(images).unsqueeze(1).expand(-1, 3, -1, -1)
+        stacked_masks = torch.from_numpy(np.stack(masks, dtype=np.float32))
+        return Episode(stacked[:-1], stacked_masks[:-1], stacked[-1], stacked_masks[-1])
 
     def _to_transform(self, rng: np.random.Generator) -> range:
         """Positions of the slices to transform: the query's, or (half of the time) the support's; all with `same_slice`."""

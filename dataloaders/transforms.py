@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +20,13 @@ def gamma_transform(image: np.ndarray, gamma: float) -> np.ndarray:
     """Apply x' = range·((x − min + 1e-5)/range)^γ + min over the image's own range (max − min + 1e-5); any shape."""
     low = image.min()
     span = image.max() - low + GAMMA_EPS
-    return (span * ((image - low + GAMMA_EPS) / span) ** gamma + low).astype(np.float32)
+    scaled = np.subtract(image, low, dtype=np.float32)
+    scaled += GAMMA_EPS
+    scaled /= span
+    cv2.pow(scaled, gamma, dst=scaled)
+    scaled *= span
+    scaled += low
+    return scaled
 
 
 def affine_matrix(rotation_deg: float, shift_x_px: float, shift_y_px: float, shear_deg: float, zoom: float,
@@ -51,17 +58,33 @@ def affine_source_points(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.
     def fixed_point(values: np.ndarray) -> np.ndarray:
         return np.rint(values * 1024).astype(np.int32)
 
-    x = (fixed_point(b * rows + c) + 16 + fixed_point(a * columns)) >> 5
-    y = (fixed_point(e * rows + f) + 16 + fixed_point(d * columns)) >> 5
-    return x.astype(np.float32) / 32, y.astype(np.float32) / 32
+    def points(of_row: np.ndarray, of_column: np.ndarray) -> np.ndarray:
+        steps = (fixed_point(of_row) + 16 + fixed_point(of_column)) >> 5
+        return np.multiply(steps, np.float32(1 / 32), dtype=np.float32, casting="unsafe")
+
+    return points(b * rows + c, a * columns), points(e * rows + f, d * columns)
+
+
+def uniform_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return uniform noise in ±1 (float32) in 65,536 steps: four values of each 64-bit draw, as drawing is what costs."""
+    n = int(np.prod(shape))
+    noise = rng.bit_generator.random_raw(-(-n // 4)).view(np.int16)[:n].astype(np.float32)
+    noise += 0.5
+    noise /= 2**15
+    return noise.reshape(shape)
 
 
 def elastic_source_points(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn (2, H, W) noise in ±1, x then y, into the points x and y (H, W) that each output pixel comes from."""
-    kernel = (ELASTIC_KERNEL_PX, ELASTIC_KERNEL_PX)
-    shift_x, shift_y = (cv2.GaussianBlur(field.astype(np.float32), kernel, ELASTIC_SIGMA_PX) for field in noise)
+    def points(start: np.ndarray, field: np.ndarray) -> np.ndarray:
+        shift = cv2.GaussianBlur(field, (ELASTIC_KERNEL_PX, ELASTIC_KERNEL_PX), ELASTIC_SIGMA_PX)
+        shift *= ELASTIC_STRENGTH_PX
+        shift += start
+        return shift
+
     rows, columns = np.indices(noise.shape[1:], dtype=np.float32, sparse=True)
-    return columns + shift_x * ELASTIC_STRENGTH_PX, rows + shift_y * ELASTIC_STRENGTH_PX
+    noise = noise.astype(np.float32, copy=False)
+    return points(columns, noise[0]), points(rows, noise[1])
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,7 @@ class Geometry:
         rotation, shift_x, shift_y, shear = rng.uniform(-1, 1, 4) * (
             MAX_ROTATION_DEG, MAX_SHIFT_PX, MAX_SHIFT_PX, MAX_SHEAR_DEG)
         matrix = affine_matrix(rotation, shift_x, shift_y, shear, rng.uniform(*ZOOM), size)
-        return cls(matrix, rng.random((2, *size), dtype=np.float32) * 2 - 1)
+        return cls(matrix, uniform_noise(rng, (2, *size)))
 
     @cached_property
     def _source_points(self) -> list[tuple[tuple[np.ndarray, np.ndarray], int]]:
@@ -85,11 +108,32 @@ class Geometry:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Warp an (H, W) image; float32."""
-        image = image.astype(np.float32)
+        image = image.astype(np.float32, copy=False)
         for (x, y), border in self._source_points:
             image = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=border)
         return image
 
     def apply_to_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Warp an (H, W) mask of 0 and 1 and round it; float32."""
-        return np.round(self.apply(mask))
+        """Warp an (H, W) bool mask and round it; float32 of 0 and 1. Only the part of the image that it can reach is computed."""
+        affine, elastic = self._reach(mask)
+        warped, out = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
+        if warped[affine].size:
+            ((x, y), zero), ((u, v), reflecting) = self._source_points
+            warped[affine] = cv2.remap(mask.astype(np.float32), x[affine], y[affine], cv2.INTER_LINEAR, borderMode=zero)
+            out[elastic] = np.round(cv2.remap(warped, u[elastic], v[elastic], cv2.INTER_LINEAR, borderMode=reflecting))
+        return out
+
+    def _reach(self, mask: np.ndarray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Return the rows and columns that the affine, then the elastic transform can take a mask's pixels to.
+
+        A pixel is interpolated from less than 1 away and the rounding of points is less than 1; blurred noise stays in ±1.
+        """
+        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+        corners = np.array([[x, y, 1] for x in (left - 1, left + width) for y in (top - 1, top + height)]) @ self.matrix[:2].T
+        low, high = np.floor(corners.min(axis=0)).astype(int) - 1, np.ceil(corners.max(axis=0)).astype(int) + 2
+
+        def window(margin: int) -> tuple[slice, slice]:
+            rows, columns = (slice(max(0, low[k] - margin), max(0, high[k] + margin)) for k in (1, 0))
+            return rows, columns
+
+        return window(0), window(math.ceil(ELASTIC_STRENGTH_PX) + 1)

@@ -6,6 +6,8 @@
     python scripts/benchmark.py evaluate --data-dir data/CHAOST2
 
 Each part alternates plain and ours after a warm-up, takes medians, checks that both give the same numbers, and states the ratio.
+The plain evaluation and training step run with the C library's memory management as it is by itself, ours with what `util/device.py`
+sets.
 Evaluation uses fold 0 of CHAOST2 where --data-dir has it, and phantom volumes of the same size otherwise. The plain evaluation is
 timed on slices spread evenly over the fold and scaled to all of them: each costs the same, and all would take hours.
 """
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import functools
+import itertools
 import json
 import re
 import statistics
@@ -22,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -43,7 +48,15 @@ from models.encoder import Features, build_encoder
 from models.qnet import QNet
 from scripts import reference, reference_supervoxels
 from util.config import load_config
-from util.device import resolve_device
+from util.device import (
+    M_MMAP_MAX,
+    M_MMAP_THRESHOLD,
+    M_TOP_PAD,
+    M_TRIM_THRESHOLD,
+    keep_freed_memory,
+    mallopt,
+    resolve_device,
+)
 from util.evaluation import evaluate_fold, load_fold
 from util.experiment import format_table
 from util.metrics import dice
@@ -133,6 +146,17 @@ class Bench:
             torch.cuda.synchronize()
 
 
+@contextmanager
+def freed_memory_handed_back() -> Iterator[None]:
+    """What the C library does by itself, for the plain procedure; the values are those that glibc comes to with large arrays."""
+    if mallopt({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 0}):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        yield
+    finally:
+        keep_freed_memory()
+
+
 def evaluate(bench: Bench) -> dict[str, Result]:
     """One fold, 4 classes, with one support and with every case as the support, float32 and bf16."""
     volumes = bench.fold()
@@ -186,13 +210,14 @@ def _plain(bench: Bench, model: QNet, pairs: list, ours: list) -> tuple[float, b
     work = [(prediction, part, z) for prediction in ours for part in prediction.parts for z in part.query_slices]
     sample = work[::max(1, len(work) // (6 if bench.quick else 12))]
     times, overlaps = [], []
-    for prediction, part, z in [sample[0], *sample]:
-        support, query = prediction.support, prediction.query
-        mask_of_support = support.label_map[part.support_slice] == prediction.label
-        slices = support.image[part.support_slice], mask_of_support, query.image[z]
-        mask, seconds = bench.timed(functools.partial(reference.segment_slice, model, *slices))
-        times.append(seconds)
-        overlaps.append(dice(mask, prediction.mask[z]))
+    with freed_memory_handed_back():
+        for prediction, part, z in [sample[0], *sample]:
+            support, query = prediction.support, prediction.query
+            mask_of_support = support.label_map[part.support_slice] == prediction.label
+            slices = support.image[part.support_slice], mask_of_support, query.image[z]
+            mask, seconds = bench.timed(functools.partial(reference.segment_slice, model, *slices))
+            times.append(seconds)
+            overlaps.append(dice(mask, prediction.mask[z]))
     times = times[1:]   # the first was the warm-up
     agree = min(overlaps) > 0.99
     return (statistics.mean(times) * len(work), agree,
@@ -284,8 +309,7 @@ def train(bench: Bench) -> dict[str, Result]:
         model.to(memory_format=torch.channels_last)   # as util/training.py does
         plain_step, our_step = _trainer(plain_model, _plain_loss), _trainer(model, _our_loss)
         gap, tolerance = abs(our_step(episode) / plain_step(episode) - 1), 0.02 if bf16 else 1e-4
-        plain, ours = bench.alternate(lambda step=plain_step: step(episode), lambda step=our_step: step(episode),
-                                      repeats=bench.repeats)
+        plain, ours = _alternate_steps(bench, functools.partial(plain_step, episode), functools.partial(our_step, episode))
         flops = 3 * 2 * bench.encoder_flops((size, size))   # forward and twice as much backward, two slices
         limit = flops / bench.rate(torch.bfloat16 if bf16 else torch.float32)
         note = f"the first step's losses are {gap:.1e} apart (allowed {tolerance:g})"
@@ -297,6 +321,18 @@ def train(bench: Bench) -> dict[str, Result]:
         results[name].agree &= gap < 2 * noise
         results[name].note += f"; loss curves over {len(curves[name])} steps {gap:.1%} apart, plain ones {noise:.1%}"
     return results
+
+
+def _alternate_steps(bench: Bench, plain: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:
+    """Median seconds of a training step by either, each after a step that is not timed."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(3):
+        with freed_memory_handed_back():
+            plain()
+            times[0].append(bench.timed(plain)[1])
+        ours()
+        times[1].append(bench.timed(ours)[1])
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def loss_curves(bench: Bench, volumes: list[TrainingVolume], n_steps: int = 200) -> dict[str, list[float]]:
@@ -361,12 +397,17 @@ def training_volumes(bench: Bench) -> list[TrainingVolume]:
 
 
 def load(bench: Bench) -> dict[str, Result]:
-    """One training episode in one process; both share the augmentation's code, so that is not what differs."""
+    """One training episode in one process, of a row of them: the plain procedure draws by trial, so episodes differ in cost.
+
+    Both share the augmentation's code, so that is not what differs.
+    """
     volumes = training_volumes(bench)
-    dataset = EpisodeDataset(volumes, 10**6, seed=0)
+    dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0), 40
     raw = [volume.image for volume in volumes], [volume.classes for volume in volumes]
-    rng, n = np.random.default_rng(0), iter(range(10**6))
-    plain, ours = bench.alternate(lambda: reference.load_episode(*raw, rng), lambda: dataset[next(n)], repeats=30)
+    rng, n = np.random.default_rng(0), itertools.count()
+    plain, ours = bench.alternate(lambda: [reference.load_episode(*raw, rng) for _ in range(in_a_row)],
+                                  lambda: [dataset[next(n)] for _ in range(in_a_row)], repeats=7)
+    plain, ours = plain / in_a_row, ours / in_a_row
     draws = 400
     wanted = _areas(lambda k: reference.load_episode(*raw, np.random.default_rng(k)), 60)
     got = _areas(lambda k: dataset[k], draws)

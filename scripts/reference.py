@@ -109,6 +109,6 @@ def load_episode(images: list[np.ndarray], classes: list[np.ndarray], rng: np.ra
     k = rng.integers(2)
     geometry = Geometry.sample(rng, outlines[k].shape)
     pictures[k] = np.stack([geometry.apply(channel) for channel in pictures[k]])
-    outlines[k] = geometry.apply_to_mask(outlines[k])
+    outlines[k] = np.round(geometry.apply(outlines[k]))
     support, query = (torch.from_numpy(picture.astype(np.float32)) for picture in pictures)
     return Episode(support[None], torch.from_numpy(outlines[0])[None], query, torch.from_numpy(outlines[1]))

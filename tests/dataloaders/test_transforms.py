@@ -9,6 +9,7 @@ from dataloaders.transforms import (
     affine_source_points,
     elastic_source_points,
     gamma_transform,
+    uniform_noise,
 )
 from dataloaders.volumes import read_image
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens
@@ -83,3 +84,29 @@ def test_gamma_keeps_the_range_and_survives_a_constant_slice():
         out = gamma_transform(image, gamma)
         assert out.min() == pytest.approx(image.min(), abs=1e-2) and out.max() == pytest.approx(image.max(), abs=1e-3)
     assert np.isfinite(gamma_transform(np.full((4, 4), 2.0, np.float32), 0.5)).all()
+
+
+def test_only_the_part_that_a_mask_can_reach_is_warped_but_nothing_is_missed():
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        size = tuple(int(n) for n in rng.integers(8, 90, 2))
+        geometry = Geometry.sample(rng, size)
+        if seed % 3 == 0:   # as far as the elastic transform can go
+            geometry = Geometry(geometry.matrix, np.broadcast_to(rng.choice([-1.0, 1.0], (2, 1, 1)), (2, *size)).copy())
+        mask = np.zeros(size, bool)
+        if seed % 10:       # of any size, often at the border
+            (top, left), (height, width) = rng.integers(-5, size), rng.integers(1, 30, 2)
+            mask[max(0, top):top + height, max(0, left):left + width] = True
+            mask &= rng.random(size) < rng.choice([0.3, 1.0])
+        assert np.array_equal(geometry.apply_to_mask(mask), np.round(geometry.apply(mask))), seed
+
+
+@pytest.mark.parametrize("shape", [(2, 256, 256), (2, 5, 7)])
+def test_noise_is_uniform_and_independent_and_a_function_of_the_seed(shape):
+    noise = np.concatenate([uniform_noise(np.random.default_rng(seed), shape).ravel() for seed in range(200_000 // np.prod(shape) + 1)])
+    assert noise.dtype == np.float32 and noise.min() >= -1 and noise.max() <= 1
+    shares = np.histogram(noise, bins=20, range=(-1, 1))[0] / len(noise)
+    assert np.abs(shares - 0.05).max() < 5 * np.sqrt(0.05 / len(noise))
+    assert max(abs(np.corrcoef(noise[:-step], noise[step:])[0, 1]) for step in (1, 2, 3, 4)) < 5 / np.sqrt(len(noise))
+    again, other = (uniform_noise(np.random.default_rng(seed), shape) for seed in (7, 8))
+    assert np.array_equal(again, uniform_noise(np.random.default_rng(7), shape)) and not np.array_equal(again, other)
