@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,13 @@ class FewShotModel(nn.Module, ABC):
     @abstractmethod
     def segment(self, query_features: Features, prototypes: Any) -> Tensor:
         """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices, from the prototypes of B episodes or of one for all."""
+
+    def segment_each(self, query_features: Features, prototypes: Sequence[Any]) -> Tensor:
+        """Return the (K, 2, H, W) soft masks of one query slice from K classes and supports.
+
+        Here one after the other; a method overrides it where it can share work among them.
+        """
+        return torch.cat([self.segment(query_features, of_one) for of_one in prototypes])
 
     def log_probs_and_mask(self, features: Features, prototypes: Any) -> tuple[Tensor, Tensor]:
         """Return the (B, 2, H, W) log-probabilities for the losses, and the hard mask that the alignment loss pools.

@@ -74,20 +74,33 @@ def class_score(features: Tensor, prototypes: Tensor) -> Tensor:
     return (similarity.softmax(dim=1) * similarity).sum(dim=1)
 
 
-def anomaly_score(features: Tensor, prototypes: Tensor) -> Tensor:
-    """Distance to the prototype, s = −20·cos(F, p) (Q-Net, eq. 2): (B, C, h, w) and (B or 1, C) → (B, h, w) in [−20, 20].
+def inner_products(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Return F·p of every cell: (B, C, N) and (B, C), or either with an axis of 1 for all of the other, → (B, N).
 
-    A prototype or feature of zeros has cosine 0.
+    Many prototypes of one slice are one matrix product, which reads the features once.
     """
-    return -COSINE_SCALE * F.cosine_similarity(features, prototypes[:, :, None, None], dim=1, eps=COSINE_EPS)
+    if len(features) == 1:
+        return prototypes @ features[0]
+    return torch.bmm(prototypes.expand(len(features), -1).unsqueeze(1), features).squeeze(1)
+
+
+def anomaly_score(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Distance to the prototype, s = −20·cos(F, p) (Q-Net, eq. 2), in [−20, 20].
+
+    (B, C, h, w) and (B, C), or either with an axis of 1 for all of the other, → (B, h, w). A prototype or feature of zeros has
+    cosine 0.
+    """
+    cells = features.flatten(2)
+    norms = cells.norm(dim=1).clamp_min(COSINE_EPS) * prototypes.norm(dim=1, keepdim=True).clamp_min(COSINE_EPS)
+    return (-COSINE_SCALE * inner_products(cells, prototypes) / norms).unflatten(1, features.shape[-2:])
 
 
 def foreground_probability(features: Tensor, prototypes: Tensor, threshold: Tensor) -> Tensor:
     """Soft mask on the feature grid: P = 1 − sigmoid(0.5·(s − T)) with the anomaly score s (Q-Net, eq. 3).
 
     Args:
-        features: (B, C, h, w).
-        prototypes: (B, C), or (1, C) for all.
+        features: (B, C, h, w), or (1, C, h, w) for all prototypes.
+        prototypes: (B, C), or (1, C) for all slices.
         threshold: (B, 1), or (1, 1) for all.
     Returns:
         (B, h, w) in [0, 1].

@@ -39,8 +39,8 @@ class QNet(AnomalyModel):
     def segment(self, query_features: Features, prototypes: tuple[Tensor, ...]) -> Tensor:
         """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices.
 
-        `prototypes` are one (B, C) per path, or (1, C) when all slices share them. In evaluation mode each slice's
-        prototypes are refined first.
+        `prototypes` are one (B, C) per path, or (1, C) when all slices share them; or there is one slice for all B of them. In
+        evaluation mode each slice's prototypes are refined first.
         """
         threshold = query_features.threshold
         if not self.training:
@@ -49,6 +49,10 @@ class QNet(AnomalyModel):
         path_probs = [foreground_probability(feature_map, p, threshold)
                       for feature_map, p in zip(query_features.maps, prototypes, strict=True)]
         return fuse(path_probs, self.alpha, query_features.image_size)
+
+    def segment_each(self, query_features: Features, prototypes: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Return the (K, 2, H, W) soft masks of one query slice; it is read once for all K prototypes."""
+        return self.segment(query_features, tuple(torch.cat(of_path) for of_path in zip(*prototypes, strict=True)))
 
 
 class SupportThresholdQNet(QNet):
@@ -67,7 +71,7 @@ class SupportThresholdQNet(QNet):
     def segment(self, query_features: Features, prototypes: tuple[Tensor, ...]) -> Tensor:
         """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices."""
         *of_paths, threshold = prototypes
-        return super().segment(replace(query_features, threshold=threshold.expand(len(query_features), 1)), tuple(of_paths))
+        return super().segment(replace(query_features, threshold=threshold), tuple(of_paths))
 
     @torch.no_grad()
     def _best_threshold(self, support: Features, prototypes: Sequence[Tensor], masks: Tensor) -> Tensor:

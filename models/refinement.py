@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.prototypes import COSINE_EPS, COSINE_SCALE
+from models.prototypes import COSINE_EPS, COSINE_SCALE, inner_products
 from util.checks import expect_shape
 
 LEARNING_RATE, BETA1, BETA2, ADAM_EPS = 0.01, 0.9, 0.999, 1e-8   # Adam with PyTorch's defaults but for the rate
@@ -27,18 +27,18 @@ def refine(features: Tensor, prototypes: Tensor, threshold: Tensor, n_iters: int
     """Refine each slice's prototype on that slice.
 
     Args:
-        features: (B, C, h, w) query features of one path.
+        features: (B, C, h, w) query features of one path, or (1, C, h, w) for all prototypes.
         prototypes: (B, C), or (1, C) for all slices.
-        threshold: (B, 1).
+        threshold: (B, 1), or (1, 1) for all.
         n_iters: number of Adam steps; 0 returns the prototypes as they are.
     Returns:
-        (B, C). A slice in which nothing is predicted as foreground keeps its prototype.
+        (B, C). Where nothing is predicted as foreground the prototype stays as it is.
     Raises:
         ValueError: the axes are wrong.
     """
     size = expect_shape("features", features, "B C h w")
     expect_shape("prototypes", prototypes, "N C", C=size["C"])
-    p = prototypes.expand(size["B"], -1).clone()
+    p = prototypes.expand(max(size["B"], len(prototypes)), -1).clone()
     slices = _Slices(features.flatten(2))
     mean, square = torch.zeros_like(p), torch.zeros_like(p)
     for step in range(1, n_iters + 1):
@@ -50,7 +50,7 @@ def refine(features: Tensor, prototypes: Tensor, threshold: Tensor, n_iters: int
 
 
 class _Slices:
-    """The (B, C, N) features of a batch of slices and what of them stays the same over the iterations."""
+    """The features of a batch of slices, (B, C, N) or (1, C, N) for all prototypes, and what stays the same over iterations."""
 
     def __init__(self, features: Tensor):
         self.features = features
@@ -61,8 +61,8 @@ class _Slices:
 
     def foreground(self, p: Tensor, threshold: Tensor) -> Tensor:
         """Hard mask (B, N) of the cells where [1 − P, P] has its maximum in P; a tie is background."""
-        dot = torch.bmm(p.unsqueeze(1), self.features).squeeze(1)
-        score = -COSINE_SCALE * dot / (self.norms * p.norm(dim=1, keepdim=True).clamp_min(COSINE_EPS))
+        norms = self.norms * p.norm(dim=1, keepdim=True).clamp_min(COSINE_EPS)
+        score = -COSINE_SCALE * inner_products(self.features, p) / norms
         probability = 1 - torch.sigmoid(0.5 * (score - threshold))
         return probability > 1 - probability
 
@@ -71,12 +71,12 @@ class _Slices:
         n_values = self.features[0].numel()
         area = mask.sum(1, keepdim=True)
         p_low, p_high = p.amin(1, keepdim=True), p.amax(1, keepdim=True)
-        rest_low = self.cell_min.masked_fill(mask, torch.inf).amin(1, keepdim=True)
-        rest_high = self.cell_max.masked_fill(mask, -torch.inf).amax(1, keepdim=True)
+        rest_low = torch.where(mask, torch.inf, self.cell_min).amin(1, keepdim=True)
+        rest_high = torch.where(mask, -torch.inf, self.cell_max).amax(1, keepdim=True)
         low, high = torch.minimum(p_low, rest_low), torch.maximum(p_high, rest_high)
         span = (high - low).clamp_min(TINY)
 
-        sum_u = torch.bmm(self.features, mask.unsqueeze(2).to(p.dtype)).squeeze(2)     # (B, C): Σ_M F, then Σ_M u
+        sum_u = inner_products(self.features.mT, mask.to(p.dtype))                     # (B, C): Σ_M F, then Σ_M u
         sum_u = (sum_u - area * self.low) / self.range
         v = (p - low) / span
         target = torch.sigmoid(v)
@@ -91,10 +91,11 @@ class _Slices:
     def _through_extremes(self, b: int, p: Tensor, mask: Tensor, weight: Tensor, v: Tensor, low: Tensor, span: Tensor,
                           rest_low: Tensor, rest_high: Tensor) -> Tensor:
         """What reaches p of slice b through the minimum and the maximum of F', times −N."""
-        rest = self.features[b][:, ~mask]
+        of_slice = b if len(self.features) > 1 else 0
+        rest = self.features[of_slice][:, ~mask]
         rest_v = (rest - low) / span
         target = torch.sigmoid(rest_v)
-        rest_weight = (rest - self.low[b]) / self.range[b] * target * (1 - target)
+        rest_weight = (rest - self.low[of_slice]) / self.range[of_slice] * target * (1 - target)
         to_low = ((weight * (v - 1)).sum() + (rest_weight * (rest_v - 1)).sum()) / span
         to_high = -((weight * v).sum() + (rest_weight * rest_v).sum()) / span
         out = torch.zeros_like(p)

@@ -6,8 +6,8 @@
     python scripts/benchmark.py evaluate --data-dir data/CHAOST2
 
 Each part alternates plain and ours after a warm-up, takes medians, checks that both give the same numbers, and states the ratio.
-The plain evaluation and training step run with the C library's memory management as it is by itself, ours with what `util/device.py`
-sets.
+The plain evaluation and training step run with the C library's memory management as it is by itself, ours with what
+`util/device.py` sets.
 Evaluation uses fold 0 of CHAOST2 where --data-dir has it, and phantom volumes of the same size otherwise. The plain evaluation is
 timed on slices spread evenly over the fold and scaled to all of them: each costs the same, and all would take hours.
 """
@@ -235,10 +235,11 @@ def peak_megabytes(bench: Bench, procedure: str) -> float:
     if procedure == "ours":
         list(evaluate_fold(SliceEncoder(model, bench.device, batch_size=4), [(volumes[0], volumes[1:])], LABELS, n_part=3))
     else:
-        for part in parts(volumes[0].label_map, volumes[1].label_map, LABELS[0], 3):
-            support_mask = volumes[0].label_map[part.support_slice] == LABELS[0]
-            query = volumes[1].image[part.query_slices[0]]
-            reference.segment_slice(model, volumes[0].image[part.support_slice], support_mask, query)
+        with freed_memory_handed_back():
+            for part in parts(volumes[0].label_map, volumes[1].label_map, LABELS[0], 3):
+                support_mask = volumes[0].label_map[part.support_slice] == LABELS[0]
+                query = volumes[1].image[part.query_slices[0]]
+                reference.segment_slice(model, volumes[0].image[part.support_slice], support_mask, query)
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     # getrusage would give the peak of the process that started this one, where that is larger

@@ -16,7 +16,7 @@ from dataloaders.episodes import Episode
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
 from models.base import safe_log
 from models.encoder import Features
-from models.prototypes import foreground_probability, fuse
+from models.prototypes import fuse
 from models.qnet import QNet
 
 
@@ -26,6 +26,12 @@ def masked_average(features: Tensor, masks: Tensor) -> Tensor:
     weights = masks.flatten(0, 1).unsqueeze(1)
     pooled = (upsampled * weights).sum(dim=(-2, -1)) / (weights.sum(dim=(-2, -1)) + 1e-5)
     return pooled.unflatten(0, masks.shape[:2]).mean(dim=1)
+
+
+def foreground_probability(features: Tensor, prototype: Tensor, threshold: Tensor) -> Tensor:
+    """(B, C, h, w) features, (1, C) prototype, (1, 1) threshold → (B, h, w)."""
+    score = -20 * F.cosine_similarity(features, prototype[:, :, None, None], dim=1)
+    return 1 - torch.sigmoid(0.5 * (score - threshold.unsqueeze(2)))
 
 
 def refine(features: Tensor, prototype: Tensor, threshold: Tensor, n_iters: int) -> Tensor:

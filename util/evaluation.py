@@ -78,8 +78,8 @@ def evaluate_fold(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, S
                     for label in labels if label in prototypes[support.case.name]]
             for slices in batches(query_slices[name], encoder.batch_size):
                 features = encoder.encode(query, slices, bar)
-                for job in jobs:
-                    job.segment(encoder.model, features, slices)
+                for k, z in enumerate(slices):
+                    _segment_slice(encoder.model, features[k:k + 1], z, jobs)
             yield from (job.prediction() for job in jobs if job.parts)
 
 
@@ -114,17 +114,21 @@ class _Job:
         self.parts = parts(support.label_map, query.label_map, label, n_part, every_slice)
         self.mask = np.zeros(query.label_map.shape, bool)
 
-    def segment(self, model: nn.Module, features: Features, slices: Sequence[int]) -> None:
-        """Segment those of the encoded slices that the protocol asks for."""
-        for part, prototypes in zip(self.parts, self.prototypes, strict=False):
-            positions = [k for k, z in enumerate(slices) if z in part.query_slices]
-            if positions:
-                index = torch.tensor(positions, device=features.maps[0].device)
-                probs = model.segment(features[index], prototypes)
-                self.mask[[slices[k] for k in positions]] = hard_mask(probs).cpu().numpy()
+    def prototypes_at(self, z: int) -> Any | None:
+        """What to segment query slice z from; None where the protocol does not ask for it."""
+        of_parts = zip(self.parts, self.prototypes, strict=False)
+        return next((prototypes for part, prototypes in of_parts if z in part.query_slices), None)
 
     def prediction(self) -> Prediction:
         segmented = [z for part in self.parts for z in part.query_slices]
         mask, truth = self.mask[segmented], self.query.label_map[segmented] == self.label
         return Prediction(self.label, self.support, self.query, tuple(self.parts), self.mask, dice(mask, truth), iou(mask, truth))
 
+
+def _segment_slice(model: nn.Module, features: Features, z: int, jobs: Sequence[_Job]) -> None:
+    """Segment one query slice for every class and support that ask for it."""
+    asking = [(job, prototypes) for job in jobs if (prototypes := job.prototypes_at(z)) is not None]
+    if asking:
+        masks = hard_mask(model.segment_each(features, [prototypes for _, prototypes in asking])).cpu().numpy()
+        for (job, _), mask in zip(asking, masks, strict=True):
+            job.mask[z] = mask

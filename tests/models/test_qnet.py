@@ -1,13 +1,16 @@
 """Q-Net's interface on small inputs: shapes, batches, losses by hand."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dataloaders.episodes import Episode
 from models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
 from models.prototypes import anomaly_score
 from models.qnet import QNet, SupportThresholdQNet
+from scripts import reference
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +203,47 @@ def test_only_an_encoder_with_coordinates_looks_at_one_channel_alone(build):
     for coordinates in (True, False):
         encoder = build("small", coordinates=coordinates).eval()
         assert torch.equal(encoder(images).maps[0], encoder(other).maps[0]) == coordinates
+
+
+WHERE = {"inside": (slice(8, 20), slice(9, 30)), "at the border": (slice(0, 7), slice(30, None)), "one pixel": (-1, 0),
+         "everywhere": (slice(None),) * 2, "nowhere": (slice(0, 0),) * 2}
+
+
+@pytest.mark.parametrize("size", [(32, 40), (51, 37)])
+@pytest.mark.parametrize(("support", "query"), [
+    ("inside", "at the border"), ("at the border", "inside"), ("everywhere", "inside"), ("nowhere", "inside"),
+    ("inside", "nowhere"), ("one pixel", "one pixel")])
+@pytest.mark.parametrize("threshold", [-18.0, -30.0], ids=["some foreground", "no foreground"])
+def test_losses_and_gradients_equal_the_plain_formulation(size, support, query, threshold):
+    torch.manual_seed(0)
+    plain = QNet(build_encoder("small"), alpha=(0.9, 0.1)).train()
+    with torch.no_grad():
+        plain.encoder.reduce1d.weight.mul_(0.02)
+        plain.encoder.reduce1d.bias.fill_(threshold)
+    ours = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    masks = torch.zeros(2, *size)
+    masks[0][WHERE[support]], masks[1][WHERE[query]] = 1, 1
+    given = Episode(torch.randn(1, 1, 3, *size), masks[None, :1], torch.randn(1, 3, *size), masks[1:])
+    losses = [reference.episode_loss(plain, given), sum(ours.episode_losses(given).values())]
+    assert torch.allclose(*losses, rtol=1e-5)
+    for loss in losses:
+        loss.backward()
+    for (name, wanted), got in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        if wanted.grad is None:
+            assert got.grad is None or not got.grad.any(), name
+        else:
+            assert (got.grad - wanted.grad).norm() <= 1e-3 * wanted.grad.norm() + 1e-6, name
+
+
+def test_many_classes_and_supports_of_one_slice_equal_one_at_a_time(model):
+    model.eval()
+    with torch.no_grad():
+        query, support = (model.encode(torch.randn(n, 3, 40, 56)) for n in (1, 5))
+        masks = (torch.rand(5, 1, 40, 56) > 0.5).float()
+        prototypes = [model.prototypes(support[k:k + 1], masks[k:k + 1]) for k in range(5)]
+        alone = torch.cat([model.segment(query, of_one) for of_one in prototypes])
+        assert torch.allclose(model.segment_each(query, prototypes), alone, atol=1e-5)
+        with_threshold = SupportThresholdQNet(model.encoder, (0.9, 0.1)).eval()
+        prototypes = [(*of_one, torch.tensor([[-19.0 + k]])) for k, of_one in enumerate(prototypes)]
+        alone = torch.cat([with_threshold.segment(query, of_one) for of_one in prototypes])
+        assert torch.allclose(with_threshold.segment_each(query, prototypes), alone, atol=1e-5)

@@ -51,6 +51,15 @@ def test_one_prototype_serves_all_slices():
     assert torch.equal(refine(features, prototype, threshold, 3), refine(features, prototype.expand(3, -1), threshold, 3))
 
 
+@pytest.mark.parametrize("scale", [0.3, 10.0])
+def test_one_slice_serves_all_prototypes(scale):
+    torch.manual_seed(4)
+    features, prototypes, threshold = torch.randn(1, 8, 5, 7), scale * torch.randn(6, 8), torch.full((1, 1), -2.0)
+    alone = torch.cat([refine(features, p, threshold, 5) for p in prototypes.split(1)])
+    assert torch.allclose(refine(features, prototypes, threshold, 5), alone, atol=1e-5)
+    compare(features, prototypes[:1], threshold, 5)
+
+
 def test_constant_features_stay_finite():
     assert torch.isfinite(refine(torch.ones(1, 4, 3, 3), torch.ones(1, 4), torch.full((1, 1), -1.0), 7)).all()
 

@@ -117,3 +117,13 @@ def test_mask_touching_the_border_and_odd_size(model):
     assert support.label_map[:, -1].any() or support.label_map[:, :, -1].any()
     for prediction in evaluate(model, [(support, [query])]):
         assert dice(prediction.mask, plain(model, support, query, prediction.label)) > 0.99
+
+
+def test_class_of_one_pixel_and_gap_in_the_query(model):
+    support, query = volume(1), volume(2)
+    support.label_map[support.label_map == 2] = 0
+    support.label_map[3, -1, -1] = 2
+    held = np.flatnonzero((query.label_map == 2).any(axis=(1, 2)))
+    query.label_map[held[1:3]] = 0
+    prediction, = evaluate(model, [(support, [query])], labels=[2])
+    assert dice(prediction.mask, plain(model, support, query, 2)) > 0.99
