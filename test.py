@@ -69,7 +69,9 @@ def predict(_config) -> None:
         model = build_model(config)
         load_model(model, snapshot)
         spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
-        failures = predict_all(Predictor.from_config(model, spec, device, config), config)
+        predictor = Predictor.from_config(model, spec, device, config)
+        del model, snapshot     # the predictor has its own copy of the weights
+        failures = predict_all(predictor, config)
     print(f"written to {config['output']}")
     if failures:
         raise SystemExit("\n".join(f"error: {line}" for line in failures))
@@ -99,6 +101,7 @@ def main(_run, _config) -> float | None:
     volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
 
     encoder = SliceEncoder(model, device, config["eval_batch_size"], keep_all=config["whole_volume"])
+    del model       # the encoder has its own copy of the weights
     pairs = [(volumes[s], [volumes[q] for q in queries]) for s, queries in share_of_queries(pairs, rank(), world_size())]
     by_protocol = partial(evaluate_fold, encoder, labels=config["test_label"], n_part=config["n_part"],
                           every_slice=config["protocol"] == "ep2")
