@@ -90,7 +90,7 @@ class Bench:
         self.quick, self.device = options.quick, resolve_device(options.device)
         self.encoder = "small" if options.quick else options.encoder
         self.spec, self.cases = self._cases(options.data_dir, folder)
-        self.repeats = 2
+        self.repeats, self.batch_size = 2, 8 if self.device.type == "cuda" else 2
 
     def _cases(self, data_dir: Path | None, folder: Path):
         name, n_sv = ("CHAOST2", 5000) if data_dir else ("PHANTOM", 1000)
@@ -125,7 +125,8 @@ class Bench:
         images, weights = (torch.randn(size, device=self.device).to(dtype, memory_format=torch.channels_last)
                            for size in ((4, 256, 64, 64), (256, 256, 3, 3)))
         with torch.inference_mode():
-            product, convolution = self.alternate(lambda: matrix @ matrix, lambda: F.conv2d(images, weights, padding=1), repeats=15)
+            product, convolution = self.alternate(lambda: matrix @ matrix, lambda: F.conv2d(images, weights, padding=1),
+                                                  repeats=15)
         return max(2 * 2048**3 / product, 2 * images.numel() * 256 * 9 / convolution)
 
     def alternate(self, *functions: Callable[[], object], repeats: int = 5) -> list[float]:
@@ -205,7 +206,7 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
             return features
 
     timed = Timed(model.encoder, model.alpha, model.n_iters)
-    run = evaluate_fold(SliceEncoder(timed, bench.device, batch_size=4), pairs, labels, n_part=3)
+    run = evaluate_fold(SliceEncoder(timed, bench.device, bench.batch_size), pairs, labels, n_part=3)
     spent.predictions, spent.seconds = bench.timed(lambda: list(run))
     return spent
 
@@ -237,7 +238,7 @@ def peak_megabytes(bench: Bench, procedure: str) -> float:
     """Segment one query volume by one procedure (a few of its slices, for the plain one) and return the process's peak memory."""
     volumes = bench.fold()[:2]
     if procedure == "ours":
-        encoder = SliceEncoder(bench.model(), bench.device, batch_size=4)
+        encoder = SliceEncoder(bench.model(), bench.device, bench.batch_size)
         list(evaluate_fold(encoder, [(volumes[0], volumes[1:])], LABELS, n_part=3))
     else:
         model = bench.model()

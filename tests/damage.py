@@ -47,6 +47,12 @@ def a_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+def unreadable(path: Path) -> None:
+    """A file that opens and then gives an input/output error, as on a broken disk; on Linux alone."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
 def a_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)

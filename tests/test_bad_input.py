@@ -46,7 +46,8 @@ OPENED = {
     d.missing: "no such file",
     d.a_folder: "is a folder, expected a file",
     d.a_pipe: "is a device or pipe, expected a file",
-    d.a_loop: "cannot be opened (Too many levels of symbolic links)",
+    d.a_loop: "cannot be read (Too many levels of symbolic links)",
+    d.unreadable: "cannot be read (Input/output error)",
 }
 NIFTI = OPENED | {
     d.empty: "cannot be read as NIfTI (",
@@ -370,7 +371,7 @@ def nothing(path):
     ("test", {**SCORING, "reload_model_path": None}, "", nothing, "reload_model_path: got null"),
     ("test", {**SCORING, "supp_idx": 2}, "", nothing, "supp_idx: got 2, allowed for fold 0: 0 to 1, or 'all'"),
     ("test", {**SCORING, "encoder": "resnet50"}, "", nothing, "it was trained with model=qnet, encoder=small"),
-    ("predict", PREDICTING, f"{DATA}/image_1.nii.gz", d.a_loop, "image_1.nii.gz: cannot be opened (Too many levels of"),
+    ("predict", PREDICTING, f"{DATA}/image_1.nii.gz", d.a_loop, "image_1.nii.gz: cannot be read (Too many levels of"),
     ("predict", PREDICTING, f"{DATA}/label_1.nii.gz", d.elsewhere, "label_1.nii.gz: lies up to 86.6 mm away from"),
     ("predict", PREDICTING, "w.pth", d.changed(config='{"model": "unet"}'), "model: got 'unet', allowed: one of"),
     ("predict", {**PREDICTING, "query": "@queries"}, "", two_of_one_name, "2.nii, 2.nii.gz would all be written to"),

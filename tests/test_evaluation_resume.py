@@ -58,6 +58,17 @@ def test_goes_on_after_the_finished_queries(function, n, left, options, undistur
     assert not (folder / "unfinished").exists()
 
 
+def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
+    options = {**options, "whole_volume": False}
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    finished, = (folder / "unfinished").rglob("*.gz")
+    finished.write_bytes(finished.read_bytes()[:-20])
+    assert run("test", tmp_path, toy_data, **options) == folder
+    assert f"warning: {finished}: damaged" in capsys.readouterr().out
+    undisturbed = run("test", tmp_path / "undisturbed", toy_data, **options)
+    assert (folder / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
+
+
 def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp_path, monkeypatch):
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())

@@ -139,6 +139,8 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     shutil.copy(images / "image_10.nii.gz", queries / "b.nii.gz")
     assert makes() == "b" and makes(location_mm=30.0) == "ab" and makes(location_mm=30.0, resume="never") == "ab"
     assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 8
+    (tmp_path / "out/cases.csv").write_bytes(b"\xff\xfe")
+    assert makes(location_mm=30.0) == "ab"
 
 
 def test_an_own_dataset_is_known_from_the_snapshot(trained, toy_data):

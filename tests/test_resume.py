@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,21 @@ def test_continued_training_ends_in_the_same_weights_history_and_metrics(trained
     whole, resumed = (json.loads((folder / "metrics.json").read_text()) for folder in (trained, second))
     assert {name: (entry["steps"], entry["values"]) for name, entry in whole.items()} == {
         name: (entry["steps"], entry["values"]) for name, entry in resumed.items()}
+
+
+@pytest.mark.parametrize("content", [b"", b"[3]", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["config.json", "run.json", "metrics.json", "provenance.json"])
+def test_a_damaged_file_of_a_run_does_not_stop_what_goes_on(name, content, one_step, toy_data, tmp_path):
+    shutil.copytree(one_step, tmp_path / "QNet_train_CHAOST2_cv0/1")
+    (tmp_path / "QNet_train_CHAOST2_cv0/1" / name).write_bytes(content)
+    folder = run("train", tmp_path, toy_data, n_steps=2)
+    assert folder.name == ("2" if name == "config.json" else "1")     # without its config a run is not known again
+    assert (folder / "snapshots/2.pth").exists() and json.loads((folder / "run.json").read_text())["status"] == "COMPLETED"
+
+
+@pytest.fixture(scope="module")
+def one_step(toy_data, tmp_path_factory):
+    return run("train", tmp_path_factory.mktemp("one_step"), toy_data, n_steps=1)
 
 
 def test_a_finished_training_says_so_and_other_options_make_a_new_run(toy_data, tmp_path, capsys):

@@ -21,13 +21,14 @@ def expect_file(path: Path | str) -> Path:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise InputError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'device or pipe'}, expected a file")
-        path.open("rb").close()
+        with path.open("rb") as file:
+            file.read(1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:      # InputError too
-        raise error if isinstance(error, InputError) else InputError(f"{str(path)!r}: cannot be opened ({error})") from None
+        raise error if isinstance(error, InputError) else InputError(f"{str(path)!r}: cannot be read ({error})") from None
     return path
 
 

@@ -172,13 +172,18 @@ def _settings(config: Mapping[str, Any]) -> str:
 
 
 def _earlier_rows(table: Path) -> dict[str, list[dict]]:
-    """Return the rows of an earlier cases.csv by query; none where it is missing or has other columns."""
+    """Return the rows of an earlier cases.csv by query; none where it is missing, damaged or has other columns."""
     rows: dict[str, list[dict]] = {}
-    if table.exists():
+    try:
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             for row in reader if tuple(reader.fieldnames or ()) == CASE_COLUMNS else ():
                 rows.setdefault(row["query"], []).append(row)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, csv.Error) as error:
+        print(f"warning: {table}: damaged ({error}); all queries are segmented again")
+        return {}
     return rows
 
 

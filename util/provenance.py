@@ -37,7 +37,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
     Raises:
         OSError: the entry cannot be written.
     """
-    starts = json.loads((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).exists() else []
+    starts = _earlier_starts(folder / FILE)
     files = (path for case in cases for path in (case.image, case.label, case.supervoxels, case.superpixels))
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -52,6 +52,19 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
     with replacing(folder / FILE) as partial:
         partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
     return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]
+
+
+def _earlier_starts(path: Path) -> list[dict[str, Any]]:
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+            raise ValueError("no list of starts")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        print(f"warning: {path}: damaged ({' '.join(str(error).split())}); what is known of earlier starts is lost")
+        return []
+    return starts
 
 
 def sha256(path: Path) -> str:

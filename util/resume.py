@@ -33,7 +33,7 @@ def run_to_continue(config: Mapping[str, Any], mode: str) -> Path | None:
         entry, stored = _read(folder / "run.json"), _read(folder / "config.json")
         if mode == "test" and entry.get("status") == "COMPLETED" or not stored:
             continue
-        if mode == "train" and stored.get("n_steps", 0) > config["n_steps"]:
+        if mode == "train" and stored.get("n_steps") not in range(config["n_steps"] + 1):
             continue
         if differing(config, stored, ANYWHERE if mode == "train" else {"resume"}) is None:
             return folder
@@ -84,7 +84,7 @@ def differing(config: Mapping[str, Any], earlier: Mapping[str, Any], allowed: se
     for key in sorted(set(config) - allowed):
         now, before = config[key], earlier.get(key, defaults.get(key))
         if key in ("path", "datasets"):
-            now, before = now[dataset], before.get(dataset)
+            now, before = now[dataset], before.get(dataset) if isinstance(before, Mapping) else None
         if now != before:
             return key
     return None
@@ -94,6 +94,6 @@ def _read(path: Path) -> dict:
     """Return a JSON file's content, {} when it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -36,9 +36,11 @@ def continued(kind: type[P], evaluate: Callable[[Pairs], Iterator[P]], pairs: Pa
     """
     volumes = {volume.case.name: volume for support, queries in pairs for volume in (support, *queries)}
     names = dict.fromkeys(query.case.name for _, queries in pairs for query in queries)      # in the order of evaluation
-    done = [name for name in names if (folder / f"{name}.gz").exists()]
-    for name in done:
-        yield from (_unpack(kind, values, volumes) for values in _read(folder / f"{name}.gz"))
+    done = []
+    for name in names:
+        if (predictions := _read(kind, folder / f"{name}.gz", volumes)) is not None:
+            yield from predictions
+            done.append(name)
     left = [(support, [query for query in queries if query.case.name not in done]) for support, queries in pairs]
     if not (left := [(support, queries) for support, queries in left if queries]):
         return
@@ -73,6 +75,14 @@ def _write(content: list[dict[str, Any]], path: Path) -> None:
         file.write(buffer.getbuffer())
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path) as file:
-        return torch.load(io.BytesIO(file.read()), weights_only=True)
+def _read(kind: type[P], path: Path, volumes: Mapping[str, LabelledVolume]) -> list[P] | None:
+    """Return a query's predictions; None where there are none yet, and with a warning where the file was damaged."""
+    try:
+        with gzip.open(path) as file:
+            content = torch.load(io.BytesIO(file.read()), weights_only=True)
+        return [_unpack(kind, packed, volumes) for packed in content]
+    except FileNotFoundError:
+        return None
+    except Exception as error:      # gzip, zipfile, torch and pickle each have their own
+        print(f"warning: {path}: damaged ({type(error).__name__}); this query is evaluated again")
+        return None
