@@ -174,6 +174,7 @@ DICOM = dict.fromkeys(OPENED, "slices are not evenly stacked") | {
     d.empty: "cannot be read as DICOM",
     d.a_text: "cannot be read as DICOM",
     d.truncated: "cannot be read as",
+    d.unreadable: "cannot be read as DICOM",
     d.wide: "do not fit into",
 }
 CHAOS_SLICE = {
