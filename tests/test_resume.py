@@ -134,7 +134,7 @@ def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_
 def in_another_process(action, ends_with):
     """Fork, do it there, and check how that process ended: its exit status, or minus the signal that killed it."""
     if torch.get_num_threads() > 1:
-        pytest.skip("OpenMP's threads do not survive a fork; with OMP_NUM_THREADS=1, as scripts/run_tests.sh sets it, this test runs")
+        pytest.skip("OpenMP's threads do not survive a fork; this runs with OMP_NUM_THREADS=1, as scripts/run_tests.sh sets it")
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
