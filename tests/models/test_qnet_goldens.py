@@ -12,6 +12,7 @@ from models.prototypes import foreground_probability, fuse
 from models.qnet import QNet
 from models.refinement import refine
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
+from util.device import resolve_device
 
 pytestmark = [needs_goldens, needs_chaost2]
 
@@ -25,7 +26,7 @@ def golden(request):
 def model(golden):
     model = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1))
     model.load_state_dict(recipe(model.state_dict(), int(golden["weight_seed"]), float(golden["threshold_bias"])))
-    return model.eval()
+    return model.to(resolve_device("cpu")).eval()
 
 
 def slice_of(case: int, z: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +81,7 @@ def test_prototypes_refinement_and_fusion(golden, model, features, episode):
 def test_three_training_steps(golden, episode):
     model = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1))
     model.load_state_dict(recipe(model.state_dict(), int(golden["weight_seed"]), float(golden["threshold_bias"])))
-    model.train()
+    model.to(resolve_device("cpu"), memory_format=torch.channels_last).train()      # as util/training.py does
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     for step in range(3):
         losses = model.episode_losses(episode)
