@@ -81,7 +81,7 @@ def test_prototypes_refinement_and_fusion(golden, model, features, episode):
 def test_three_training_steps(golden, episode):
     model = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1))
     model.load_state_dict(recipe(model.state_dict(), int(golden["weight_seed"]), float(golden["threshold_bias"])))
-    model.to(resolve_device("cpu"), memory_format=torch.channels_last).train()      # as util/training.py does
+    model.to(resolve_device("cpu")).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     for step in range(3):
         losses = model.episode_losses(episode)
