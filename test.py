@@ -14,27 +14,13 @@ from dataloaders.datasets import DatasetSpec
 from dataloaders.folds import share_of_queries, supports_and_queries
 from dataloaders.volumes import read_spacing_mm
 from models.base import FewShotModel
-from util.checkpoints import load_model, read_snapshot
-from util.config import check_config
-from util.device import resolve_device
-from util.distributed import is_main, join, of_main, rank, world_size
-from util.errors import InputError
-from util.evaluation import Prediction, evaluate_fold, load_fold
-from util.experiment import (
-    build_model,
-    format_table,
-    initialise,
-    make_experiment,
-    one_line_errors,
-    open_dataset,
-    plain,
-    run_commandline,
-    run_dir,
-)
-from util.prediction import Predictor, as_trained, predict_all
-from util.provenance import record_start
-from util.report import write_report
-from util.results import (
+from util.base.device import resolve_device
+from util.base.distributed import is_main, join, of_main, rank, world_size
+from util.base.errors import InputError
+from util.options.config import check_config
+from util.predict.predictor import Predictor, as_trained, predict_all
+from util.results.report import write_report
+from util.results.scores import (
     TABLE_HEADER,
     WHOLE,
     WHOLE_HEADER,
@@ -48,10 +34,24 @@ from util.results import (
     write_overviews,
     write_scores,
 )
-from util.slice_encoder import SliceEncoder
-from util.unfinished import FOLDER as UNFINISHED
-from util.unfinished import continued
-from util.whole_volume import WholePrediction, WholeVolumeOptions, evaluate_whole
+from util.run.experiment import (
+    build_model,
+    format_table,
+    initialise,
+    make_experiment,
+    one_line_errors,
+    open_dataset,
+    plain,
+    run_commandline,
+    run_dir,
+)
+from util.run.provenance import record_start
+from util.segment.protocol import Prediction, evaluate_fold, load_fold
+from util.segment.slice_encoder import SliceEncoder
+from util.segment.unfinished import FOLDER as UNFINISHED
+from util.segment.unfinished import continued
+from util.segment.whole_volume import WholePrediction, WholeVolumeOptions, evaluate_whole
+from util.training.snapshots import load_model, read_snapshot
 
 experiment = make_experiment("test")
 

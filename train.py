@@ -9,10 +9,10 @@ Options are explained in configs/base.json5; the other files of configs/ are the
 
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
-from util.checkpoints import load_model, read_snapshot
-from util.device import resolve_device
-from util.distributed import is_main, of_main, world_size
-from util.experiment import (
+from util.base.device import resolve_device
+from util.base.distributed import is_main, of_main, world_size
+from util.results.figures import loss_curve
+from util.run.experiment import (
     build_model,
     initialise,
     make_experiment,
@@ -22,11 +22,11 @@ from util.experiment import (
     run_commandline,
     run_dir,
 )
-from util.figures import loss_curve
-from util.provenance import FILE as PROVENANCE
-from util.provenance import record_start
-from util.resume import snapshot_to_resume
-from util.training import train
+from util.run.provenance import FILE as PROVENANCE
+from util.run.provenance import record_start
+from util.run.resume import snapshot_to_resume
+from util.training.loop import train
+from util.training.snapshots import load_model, read_snapshot
 
 experiment = make_experiment("train")
 

@@ -20,14 +20,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data.preparation.contact_sheet import draw_contact_sheet  # noqa: E402
-from data.preparation.inspect_case import CaseReport, inspect_case  # noqa: E402
-from data.supervoxels.generate_supervoxels import default_min_size, positive  # noqa: E402
-from dataloaders.datasets import DatasetSpec, find_cases  # noqa: E402
-from util.config import check_config, load_config  # noqa: E402
-from util.errors import InputError  # noqa: E402
+from data.preparation.contact_sheet import draw_contact_sheet
+from data.preparation.inspect_case import CaseReport, inspect_case
+from data.supervoxels.generate_supervoxels import default_min_size, positive
+from dataloaders.datasets import DatasetSpec, find_cases
+from util.base.errors import InputError
+from util.options.config import check_config, load_config
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,11 +25,9 @@ import numpy as np
 from scipy import fft, ndimage
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from dataloaders.volumes import write_like
-from util.errors import InputError
+from util.base.errors import InputError
 
 VERSION = 1                        # to be raised when the same parameters give other voxels
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels

@@ -14,18 +14,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data.preparation import recipes  # noqa: E402
-from data.preparation.maps import default_n_sv, generate_maps  # noqa: E402
-from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation  # noqa: E402
-from data.preparation.recipes import Recipe  # noqa: E402
-from data.preparation.resample import IN_PLANE_PX  # noqa: E402
-from data.preparation.run import find_raw_cases, prepare_dataset  # noqa: E402
-from data.supervoxels.generate_supervoxels import positive  # noqa: E402
-from dataloaders.datasets import Grid  # noqa: E402
-from util.config import MAX_SIZE_PX, SPACING_MM  # noqa: E402
-from util.errors import InputError  # noqa: E402
+from data.preparation import recipes
+from data.preparation.maps import default_n_sv, generate_maps
+from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation
+from data.preparation.recipes import Recipe
+from data.preparation.run import find_raw_cases, prepare_dataset
+from data.supervoxels.generate_supervoxels import positive
+from dataloaders.datasets import Grid
+from dataloaders.resampling import IN_PLANE_PX
+from util.base.errors import InputError
+from util.options.config import MAX_SIZE_PX, SPACING_MM
 
 LABEL_PATTERN = "label_{case}.nii.gz"
 

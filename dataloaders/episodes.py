@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
 from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label_of, read_supervoxels
-from util.errors import InputError
-from util.progress import progress
-
-
-class Episode(NamedTuple):
-    """One episode; the loader puts an axis B in front.
-
-    Images are z-scored over their volume and carry three equal channels; masks are 0 or 1.
-    """
-
-    support_images: Tensor   # (S, 3, H, W)
-    support_masks: Tensor    # (S, H, W)
-    query_images: Tensor     # (3, H, W)
-    query_masks: Tensor      # (H, W)
-
-    def to(self, device: torch.device) -> Episode:
-        return Episode(*(tensor.to(device, non_blocking=True) for tensor in self))
+from util.base.episode import Episode
+from util.base.errors import InputError
+from util.base.progress import progress
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from util.errors import InputError
+from util.base.errors import InputError
 
 
 def fold_positions(n_cases: int, n_folds: int, fold: int) -> list[int]:

@@ -19,8 +19,8 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
 from dataloaders.datasets import Case, DatasetSpec
-from util.errors import InputError
-from util.inputs import expect_file
+from util.base.errors import InputError
+from util.base.inputs import expect_file
 
 MAX_VOXELS = 2**30          # of a volume; 2000 CT slices of 512×512 have half as many
 GZIP_RATIO = 1032           # deflate makes nothing smaller than this

@@ -13,7 +13,7 @@ from models.encoder import Features
 from models.prototypes import COSINE_SCALE
 
 if TYPE_CHECKING:
-    from dataloaders.episodes import Episode
+    from util.base.episode import Episode
 
 INITIAL_THRESHOLD = -10.0
 

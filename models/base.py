@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.encoder import Features
 
 if TYPE_CHECKING:
-    from dataloaders.episodes import Episode
+    from util.base.episode import Episode
 
 PROBABILITY_EPS = torch.finfo(torch.float32).eps
 

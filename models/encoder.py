@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from util.checks import expect_shape
+from util.base.shapes import expect_shape
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.prototypes import COSINE_EPS, COSINE_SCALE, inner_products
-from util.checks import expect_shape
+from util.base.shapes import expect_shape
 
 LEARNING_RATE, BETA1, BETA2, ADAM_EPS = 0.01, 0.9, 0.999, 1e-8   # Adam with PyTorch's defaults but for the rate
 TINY = 1e-12                                                     # range of a constant feature map

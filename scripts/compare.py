@@ -20,9 +20,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from util.comparison import (
+from util.base.errors import InputError
+from util.options.config import read_json5
+from util.results.comparison import (
     ALL,
     MIN_PAIRS,
     Volume,
@@ -33,10 +33,8 @@ from util.comparison import (
     mean_and_std,
     p_values_against,
 )
-from util.config import read_json5
-from util.errors import InputError
-from util.experiment import format_table
-from util.figures import save_figure
+from util.results.figures import save_figure
+from util.run.experiment import format_table
 
 PUBLISHED = Path(__file__).resolve().parent / "published_dice.json5"
 

@@ -13,10 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from util.experiment import format_table
-from util.runs import ROOT, call, newest_run
+from util.base.root import ROOT
+from util.run.experiment import format_table
+from util.run.folders import call, newest_run
 
 RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"
 

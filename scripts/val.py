@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from util.checkpoints import SHAPING, newest_snapshot, read_snapshot
-from util.config import MODELS, check_config, load_config
-from util.errors import InputError
-from util.experiment import format_table
-from util.inputs import read_json
-from util.runs import ROOT, call, newest_run, run_folders
+from util.base.errors import InputError
+from util.base.inputs import read_json
+from util.base.root import ROOT
+from util.options.config import MODELS, check_config, load_config
+from util.run.experiment import format_table
+from util.run.folders import call, newest_run, run_folders
+from util.training.snapshots import SHAPING, newest_snapshot, read_snapshot
 
 CONFIGS = {
     ("CHAOST2", "1"): ["chaost2_setting1"],

@@ -31,9 +31,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from data.preparation.reading import RawCase, read_nifti_pair
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.folds import supports_and_queries
+from dataloaders.reading import RawCase, read_nifti_pair
 from dataloaders.volumes import (
     MAX_SUPERVOXEL,
     normalise,
@@ -44,16 +44,16 @@ from dataloaders.volumes import (
     read_supervoxels,
     write_like,
 )
-from util.checkpoints import load_model, read_snapshot, save_snapshot
-from util.config import CONFIG_DIR, base_config, check_config, named_configs, read_json5
-from util.device import resolve_device
-from util.errors import InputError
-from util.experiment import check_update, plain, run_folders
-from util.prediction import as_trained
-from util.progress import progress
-from util.scans import read_scan
-from util.weights import load_pretrained
-from util.whole_volume import WholeVolumeOptions
+from util.base.device import resolve_device
+from util.base.errors import InputError
+from util.base.progress import progress
+from util.options.config import CONFIG_DIR, base_config, check_config, named_configs, read_json5
+from util.predict.predictor import as_trained
+from util.predict.scans import read_scan
+from util.run.experiment import check_update, plain, run_folders
+from util.segment.whole_volume import WholeVolumeOptions
+from util.training.snapshots import load_model, read_snapshot, save_snapshot
+from util.training.weights import load_pretrained
 
 TIME_S, MEMORY_MB = 20, 300
 BASE = base_config()

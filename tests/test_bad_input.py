@@ -16,25 +16,25 @@ import SimpleITK as sitk
 import torch
 
 from data import check, prepare
-from data.preparation.reading import RawCase, read_chaos, read_nifti_pair
 from data.supervoxels import generate_supervoxels
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.episodes import load_training_volumes
+from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from scripts import compare, val
 from tests import damage as d
 from tests.conftest import TINY, entry_point, run, toy_case, write
 from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dicom
-from tests.util.test_comparison import write_run
-from util import config as config_module
-from util.checkpoints import load_model, read_snapshot
-from util.config import RULES, base_config, check_config, read_json5
-from util.errors import InputError
-from util.evaluation import load_fold
-from util.experiment import build_model, make_experiment, run_commandline
-from util.report import write_report
-from util.results import METRICS, SCORE_COLUMNS, summarise, write_scores
-from util.scans import read_scan, read_support
-from util.weights import load_pretrained
+from tests.util.results.test_comparison import write_run
+from util.base.errors import InputError
+from util.options import config as config_module
+from util.options.config import RULES, base_config, check_config, read_json5
+from util.predict.scans import read_scan, read_support
+from util.results.report import write_report
+from util.results.scores import METRICS, SCORE_COLUMNS, summarise, write_scores
+from util.run.experiment import build_model, make_experiment, run_commandline
+from util.segment.protocol import load_fold
+from util.training.snapshots import load_model, read_snapshot
+from util.training.weights import load_pretrained
 
 SPEC = DatasetSpec.from_config("CHAOST2", base_config()["datasets"]["CHAOST2"])
 GRID = Grid((4.0, 4.0, 8.0), 32, None, None)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY, entry_point, run, toy_case
-from util.checkpoints import read_snapshot
-from util.experiment import run_commandline
+from util.run.experiment import run_commandline
+from util.training.snapshots import read_snapshot
 
 
 def test_training_leaves_snapshots_metrics_and_a_curve(trained):

@@ -7,8 +7,9 @@ import pytest
 
 from models.base import FewShotModel
 from tests.conftest import ROOT, run
-from util import config, methods
-from util.checkpoints import read_snapshot
+from util.options import config
+from util.training import building as methods
+from util.training.snapshots import read_snapshot
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A few hundred damaged inputs of each kind; scripts/stress.py tries many more."""
+"""A few hundred damaged inputs of each kind; scripts/checks/stress.py tries many more."""
 
 import contextlib
 import copy
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests import fuzzing
-from util.config import check_config
-from util.errors import InputError
+from util.base.errors import InputError
+from util.options.config import check_config
 
 
 @pytest.mark.parametrize(("fuzz", "n"), [(fuzzing.fuzz_config, 400), (fuzzing.fuzz_nifti, 100), (fuzzing.fuzz_checkpoint, 100)],

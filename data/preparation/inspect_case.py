@@ -9,7 +9,7 @@ import numpy as np
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_spacing_mm, read_supervoxels
-from util.errors import InputError
+from util.base.errors import InputError
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.supervoxels.generate_supervoxels import Task, default_min_size, generate_all, method, read_record, state
 from dataloaders.datasets import DatasetSpec, find_cases
-from util.config import base_config
+from util.options.config import base_config
 
 
 def default_n_sv(dataset: str) -> int:

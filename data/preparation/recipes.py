@@ -10,8 +10,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from data.preparation.reading import RawCase, read_chaos, read_nifti_pair
-from data.preparation.resample import (
+from dataloaders.datasets import DatasetSpec
+from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
+from dataloaders.resampling import (
     IN_PLANE_PX,
     image_to_grid,
     labels_to_grid,
@@ -20,9 +21,8 @@ from data.preparation.resample import (
     to_model_grid,
     window_to_255,
 )
-from dataloaders.datasets import DatasetSpec
-from util.config import base_config
-from util.errors import InputError
+from util.base.errors import InputError
+from util.options.config import base_config
 
 Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None: a case without labels
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases and, in words, what it left out

@@ -16,13 +16,13 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from data.preparation.reading import RawCase, last_line
 from data.preparation.recipes import Finder, Recipe
-from data.preparation.resample import save
 from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.reading import RawCase, last_line
+from dataloaders.resampling import save
 from dataloaders.volumes import read_label
-from util.errors import InputError
-from util.inputs import read_json
+from util.base.errors import InputError
+from util.base.inputs import read_json
 
 CLASSMAP_MIN_PX = (1, 100)
 RECORD_NAME = "preparation.json"

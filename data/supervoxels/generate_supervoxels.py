@@ -24,15 +24,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from dataloaders.volumes import read_array, read_header, write_like
-from util.config import check_config, load_config, named_configs
-from util.errors import InputError
-from util.inputs import read_json
+from util.base.errors import InputError
+from util.base.inputs import read_json
+from util.options.config import check_config, load_config, named_configs
 
 
 @dataclass(frozen=True)

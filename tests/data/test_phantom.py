@@ -11,7 +11,7 @@ import SimpleITK
 from data import phantom
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.volumes import read_image, read_label, read_supervoxels
-from util.config import base_config
+from util.options.config import base_config
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_IMAGE = ROOT.parent / "shared/data/CHAOST2/chaos_MR_T2_normalized/image_1.nii.gz"

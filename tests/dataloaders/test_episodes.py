@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataloaders.episodes import EpisodeDataset, TrainingVolume, _single_slices, _windows, allowed_slices
-from util.errors import InputError
+from util.base.errors import InputError
 
 
 def volume(seed=0, depth=10, allowed=None, case="1"):

@@ -14,7 +14,7 @@ from dataloaders.folds import (
 )
 from dataloaders.volumes import read_array
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens
-from util.errors import InputError
+from util.base.errors import InputError
 
 CHAOST2_CASES = [1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39]
 

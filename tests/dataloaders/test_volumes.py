@@ -5,8 +5,8 @@ import pytest
 from dataloaders.datasets import DatasetSpec, case_order, find_cases
 from dataloaders.volumes import normalise, read_array, read_label, write_like
 from tests.conftest import write
-from util.config import base_config
-from util.errors import InputError
+from util.base.errors import InputError
+from util.options.config import base_config
 
 
 def spec(name="CHAOST2"):

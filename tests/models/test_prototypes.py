@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models.prototypes import foreground_probability, fuse, masked_average, pull_back
-from scripts import reference
+from tests.reference import qnet as reference
 
 
 @pytest.mark.parametrize(("grid", "size"), [((8, 8), (32, 32)), ((7, 5), (33, 41)), ((4, 6), (16, 24)), ((3, 3), (2, 2))])

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dataloaders.episodes import Episode
 from models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
 from models.prototypes import anomaly_score
 from models.qnet import QNet, SupportThresholdQNet
-from scripts import reference
+from tests.reference import qnet as reference
+from util.base.episode import Episode
 
 
 @pytest.fixture(scope="module")

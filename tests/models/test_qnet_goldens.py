@@ -12,7 +12,7 @@ from models.prototypes import foreground_probability, fuse
 from models.qnet import QNet
 from models.refinement import refine
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
-from util.device import resolve_device
+from util.base.device import resolve_device
 
 pytestmark = [needs_goldens, needs_chaost2]
 

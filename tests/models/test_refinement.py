@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.refinement import refine
-from scripts import reference
+from tests.reference import qnet as reference
 
 
 def compare(features, prototypes, threshold, n_iters=7):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scripts.compare import PUBLISHED, main
-from tests.util.test_comparison import write_run
-from util.config import base_config, read_json5
+from tests.util.results.test_comparison import write_run
+from util.options.config import base_config, read_json5
 
 
 @pytest.fixture

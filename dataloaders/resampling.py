@@ -1,0 +1,134 @@
+"""Pure steps from a scan to the model's grid and back, on SimpleITK images, whose sizes and spacings are (x, y, z).
+
+Every step keeps a voxel where it is in the patient: `TransformIndexToPhysicalPoint` of the result says where that is.
+Clip, resample, then crop or pad is the preparation published for CHAOS and CMR.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataloaders.volumes import MAX_VOXELS
+from util.base.errors import InputError
+
+IN_PLANE_PX = 256
+
+
+def with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
+    """Return (D, H, W) values as an image with the geometry of `reference`, which has the same size."""
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(reference)
+    return image
+
+
+def clip_at_percentile(image: sitk.Image, percentile: float = 99.5) -> sitk.Image:
+    """Clip the volume's bright end. An image of an integer type keeps it, so the threshold is truncated."""
+    array = sitk.GetArrayViewFromImage(image)
+    highest = array.dtype.type(np.percentile(array, percentile))
+    return with_geometry(np.minimum(array, highest), image)
+
+
+def window_to_255(image: sitk.Image, low: float, high: float) -> sitk.Image:
+    """Clip to low…high and scale the result, by its own minimum and maximum, to 0…255 (float32).
+
+    A volume that is constant inside the window gives 0 everywhere.
+    """
+    windowed = np.clip(sitk.GetArrayViewFromImage(image).astype(np.float32), low, high)
+    span = np.ptp(windowed) or 1.0
+    return with_geometry((windowed - windowed.min()) / span * np.float32(255), image)
+
+
+def resampled_size(image: sitk.Image, spacing_mm: Sequence[float]) -> list[int]:
+    """Return the size at a new spacing, int(size · spacing / new spacing + 1) per axis.
+
+    Raises:
+        InputError: that makes more than MAX_VOXELS.
+    """
+    size = [int(size * old / new + 1) for size, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
+    if math.prod(size) > MAX_VOXELS:
+        raise InputError(f"size (x, y, z) = {image.GetSize()} of {image.GetSpacing()} mm would become {size} voxels, allowed: "
+                         f"{MAX_VOXELS} in all")
+    return size
+
+
+def resample_image(image: sitk.Image, spacing_mm: Sequence[float], size: Sequence[int] | None = None) -> sitk.Image:
+    """Resample linearly to a new spacing with the same origin, direction and pixel type.
+
+    Args:
+        image: a volume.
+        spacing_mm: (x, y, z), each above 0.
+        size: (x, y, z) in voxels; left out, `resampled_size`. Voxels beyond the volume's end get 0, or the volume's
+            minimum where that is negative, as in CT.
+    """
+    outside = min(0.0, float(sitk.GetArrayViewFromImage(image).min()))
+    return sitk.Resample(image, list(size or resampled_size(image, spacing_mm)), sitk.Transform(), sitk.sitkLinear,
+                         image.GetOrigin(), [float(s) for s in spacing_mm], image.GetDirection(), outside)
+
+
+def resample_labels(labels: sitk.Image, spacing_mm: Sequence[float], size: Sequence[int] | None = None) -> sitk.Image:
+    """Resample a label map of whole numbers as `resample_image` does, one value at a time, into int16.
+
+    A voxel takes a value that covers more than half of it after linear interpolation; 0 where none does.
+    """
+    values = np.unique(sitk.GetArrayViewFromImage(labels))
+    result = sitk.Cast(resample_image(labels, spacing_mm, size) * 0, sitk.sitkInt16)
+    array = sitk.GetArrayFromImage(result)
+    for value in values[values != 0]:
+        share = resample_image(sitk.Cast(labels == int(value), sitk.sitkFloat32), spacing_mm, size)
+        array[sitk.GetArrayViewFromImage(share) > 0.5] = value
+    return with_geometry(array, result)
+
+
+def crop_or_pad_in_plane(image: sitk.Image, size_px: int = IN_PLANE_PX, pad_value: float = 0) -> sitk.Image:
+    """Cut or fill x and y to `size_px`, index N//2 of N landing on size_px//2; the origin moves with the cut."""
+    starts = [n // 2 - size_px // 2 for n in image.GetSize()[:2]]
+    ends = [n - size_px - start for n, start in zip(image.GetSize()[:2], starts, strict=True)]
+    cropped = sitk.Crop(image, [*(max(0, start) for start in starts), 0], [*(max(0, end) for end in ends), 0])
+    return sitk.ConstantPad(cropped, [*(max(0, -start) for start in starts), 0], [*(max(0, -end) for end in ends), 0],
+                            float(pad_value))
+
+
+def to_model_grid(image: sitk.Image, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX) -> sitk.Image:
+    """Clip at the 99.5th percentile, resample, and crop or pad in-plane with the resampled volume's minimum."""
+    return image_to_grid(clip_at_percentile(image), spacing_mm, size_px)
+
+
+def image_to_grid(image: sitk.Image, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX) -> sitk.Image:
+    """Resample, and crop or pad in-plane with the resampled volume's minimum."""
+    resampled = resample_image(image, spacing_mm)
+    return crop_or_pad_in_plane(resampled, size_px, sitk.GetArrayViewFromImage(resampled).min())
+
+
+def labels_to_grid(labels: sitk.Image, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX) -> sitk.Image:
+    """The same grid as `image_to_grid` for the labels of that image; padded with 0."""
+    return crop_or_pad_in_plane(resample_labels(labels, spacing_mm), size_px)
+
+
+def labels_to_scan(labels: sitk.Image, scan: sitk.Image) -> sitk.Image:
+    """Bring a label map from the model's grid back to a scan's own: nearest voxel, 0 outside the map."""
+    return sitk.Resample(labels, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+
+
+def voxel_to_patient(image: sitk.Image) -> np.ndarray:
+    """Return the 4×4 matrix from index (x, y, z) to millimetres in the patient (LPS)."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    return matrix
+
+
+def save(image: sitk.Image, path: Path) -> None:
+    """Write as NIfTI by way of a temporary name, so that a file of this name is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        sitk.WriteImage(image, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

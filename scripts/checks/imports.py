@@ -1,0 +1,130 @@
+"""Checks the imports of every file against the rooms that it may use, and draws them into docs/architecture.md.
+
+    python scripts/checks/imports.py            # names every wrong arrow; exit status 1 where there is one
+    python scripts/checks/imports.py --draw     # also makes the diagram of docs/architecture.md anew
+
+`ARROWS` is the architecture: a room may import itself and the rooms that its line names, and nothing else of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from util.base.files import replacing
+from util.base.root import ROOT
+
+BASE = {"util.base"}
+DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
+UTIL = DATA_AND_MODELS | {"util.training", "util.segment", "util.results", "util.predict", "util.run"}
+ARROWS: Mapping[str, set[str]] = {
+    "util.base": set(),
+    "models": BASE,
+    "dataloaders": BASE,
+    "util.options": BASE | {"dataloaders"},
+    "util.training": DATA_AND_MODELS,
+    "util.segment": DATA_AND_MODELS,
+    "util.run": DATA_AND_MODELS | {"util.training"},
+    "util.results": DATA_AND_MODELS | {"util.segment"},
+    "util.predict": DATA_AND_MODELS | {"util.training", "util.segment", "util.results"},
+    "data": BASE | {"util.options", "dataloaders"},
+    "entry points": UTIL,
+    "scripts": UTIL | {"data"},
+    "scripts.tables": UTIL | {"data", "scripts"},
+    "scripts.checks": UTIL | {"data", "scripts", "tests"},     # speed and robustness are measured with what the tests have
+    "tests": UTIL | {"data", "scripts", "scripts.tables", "scripts.checks", "entry points"},
+}
+ENTRY_POINTS = {"train", "test"}
+DRAWN = [room for room in ARROWS if room not in ("tests", "scripts.checks", "scripts.tables")]
+PAGE, BEGIN, END = ROOT / "docs/architecture.md", "<!-- imports: begin -->", "<!-- imports: end -->"
+
+
+class Import(NamedTuple):
+    """`file` (relative to the root) imports `module`, a dotted name, in a line."""
+
+    file: Path
+    line: int
+    module: str
+
+
+def room_of(module: str) -> str | None:
+    """Return the room of a dotted name; None where it is not of the project."""
+    if module.partition(".")[0] in ENTRY_POINTS:
+        return "entry points"
+    return max((room for room in ARROWS if f"{module}.".startswith(f"{room}.")), key=len, default=None)
+
+
+def imports_of(path: Path, root: Path) -> Iterator[Import]:
+    """Yield the imports in a file, also those within functions and those for type checkers."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (Import(path.relative_to(root), node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:      # `from util import base` names a room as well
+                module = node.module if room_of(f"{node.module}.{alias.name}") == room_of(node.module) \
+                    else f"{node.module}.{alias.name}"
+                yield Import(path.relative_to(root), node.lineno, module)
+
+
+def all_imports(root: Path) -> list[Import]:
+    """Return the imports of every Python file of the project, without Python's own modules and packages."""
+    folders = sorted({room.partition(".")[0] for room in ARROWS if (root / room.partition(".")[0]).is_dir()})
+    files = [*root.glob("*.py"), *(path for folder in folders for path in sorted((root / folder).rglob("*.py")))]
+    return list(dict.fromkeys(found for path in files for found in imports_of(path, root) if room_of(found.module)))
+
+
+def own_room(file: Path) -> str:
+    """Return the room of a file, whose path is relative to the root."""
+    room = room_of(".".join(file.with_suffix("").parts))
+    if room is None:
+        raise ValueError(f"{file}: is in no room of ARROWS")
+    return room
+
+
+def wrong_arrows(root: Path) -> list[str]:
+    """Return a line for each import that the architecture does not allow, with file and line."""
+    lines = []
+    for file, line, module in all_imports(root):
+        room, used = own_room(file), room_of(module)
+        if used != room and used not in ARROWS[room]:
+            lines.append(f"{file}:{line}: {room} imports {module}, allowed: {', '.join(sorted(ARROWS[room])) or 'nothing'}")
+    return lines
+
+
+def diagram(root: Path) -> str:
+    """Return a Mermaid diagram of the rooms; a number is how many files of one import the other."""
+    pairs = {(own_room(file), room_of(module), file) for file, _, module in all_imports(root)}
+    counts = Counter((room, used) for room, used, _ in pairs if room != used and {room, used} <= set(DRAWN))
+    names = {room: f"r{k}" for k, room in enumerate(DRAWN)}
+    nodes = [f'    {name}["{room}"]' for room, name in names.items()]
+    arrows = [f"    {names[room]} -->|{n}| {names[used]}" for (room, used), n in sorted(counts.items())]
+    return "\n".join(["```mermaid", "flowchart TD", *nodes, *arrows, "```"])
+
+
+def drawn_page(text: str, root: Path) -> str:
+    """Return the text of docs/architecture.md with its diagram made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{diagram(root)}\n{END}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draw", action="store_true", help="make the diagram of docs/architecture.md anew")
+    options = parser.parse_args(arguments)
+    if options.draw:
+        page = drawn_page(PAGE.read_text(encoding="utf-8"), ROOT)
+        with replacing(PAGE) as partial:
+            partial.write_text(page, encoding="utf-8")
+    lines = wrong_arrows(ROOT)
+    print("\n".join(lines) or "every import is one that the architecture allows")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""How much does a prediction depend on how the scans are stored? Support and query are resampled, flipped and turned.
+
+    python scripts/checks/resampling.py runs/…/snapshots/30000.pth image_1.nii.gz label_1.nii.gz image_2.nii.gz
+
+For every spacing and interpolation both scans are resampled, their axes permuted and flipped, and the query is segmented as
+test.py predict does. The table has the Dice, in the patient, between the result and that of the scans as they are. "at best"
+takes the probabilities of the scans as they are on the resampled query's voxels, as from a model that no resampling disturbs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataloaders.datasets import DatasetSpec
+from dataloaders.resampling import with_geometry
+from util.base.device import resolve_device
+from util.base.errors import InputError
+from util.options.config import base_config
+from util.predict.predictor import Predictor, as_trained, join_on_scan
+from util.predict.scans import Scan
+from util.run.experiment import build_model, format_table
+from util.segment.metrics import dice
+from util.training.snapshots import load_model, read_snapshot
+
+ORIENTATIONS = ("SPR", "IRA")      # of the turned support and query
+INTERPOLATORS = {"linear": sitk.sitkLinear, "spline": sitk.sitkBSpline}
+IN_PLANE = ((1.1, 1.4), (1.4, 1.0))      # x, y in mm, of support and query
+CONDITIONS = (      # interpolation; distance of slices of support and query in mm, None: kept; what stays in its place
+    ("linear", None, "middle"), ("spline", (3.5, 3.0), "middle"), ("linear", (3.5, 3.0), "middle"),
+    ("spline", (5.0, 6.0), "middle"), ("linear", (5.0, 6.0), "middle"), ("linear", (5.0, 6.0), "first voxel"))
+
+
+def resample(image: sitk.Image, spacing_mm: Sequence[float], interpolator: int, kept: str) -> sitk.Image:
+    """Return the scan on voxels of another size; its "middle" or its "first voxel" stays where it is in the patient."""
+    size = [math.ceil(n * old / new) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
+    origin = np.array(image.GetOrigin())
+    if kept == "middle":
+        middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+        origin = middle - np.reshape(image.GetDirection(), (3, 3)) @ ((np.array(size) - 1) / 2 * spacing_mm)
+    return sitk.Resample(image, size, sitk.Transform(), interpolator, origin.tolist(), list(spacing_mm), image.GetDirection())
+
+
+def overlaps(reference: sitk.Image, other: sitk.Image, labels: Sequence[int]) -> list[float]:
+    """Return each label's Dice on the voxels of the reference, the other label map's nearest voxel taken."""
+    moved = sitk.GetArrayFromImage(sitk.Resample(other, reference, sitk.Transform(), sitk.sitkNearestNeighbor))
+    return [dice(sitk.GetArrayFromImage(reference) == label, moved == label) for label in labels]
+
+
+def check(snapshot_path: Path, support: Path, support_label: Path, query: Path, conditions: Sequence[tuple] = CONDITIONS,
+          **options: Any) -> tuple[list[str], list[list[Any]]]:
+    """Return the names of the labels, and for every condition [*condition, *Dice, *Dice at best].
+
+    Args:
+        options: of configs/base.json5, such as device or augment.
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    snapshot = read_snapshot(snapshot_path)
+    config = as_trained(base_config() | options, snapshot.config)
+    model = build_model(config)
+    load_model(model, snapshot)
+    spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+
+    def outlined(files: Mapping[str, Path]) -> tuple[Predictor, Scan, dict[int, np.ndarray]]:
+        predictor = Predictor.from_config(model, spec, resolve_device(config["device"]), config | {
+            "support_image": str(files["support"]), "support_label": str(files["support_label"])})
+        scan = predictor.read(files["query"])
+        return predictor, scan, predictor.probabilities(scan)[0]
+
+    def label_map(probs: Mapping[int, np.ndarray], scan: Scan) -> sitk.Image:
+        return with_geometry(join_on_scan(probs, scan, config["largest_component"]), scan.original)
+
+    files, rows = {"support": support, "support_label": support_label, "query": query}, []
+    predictor, scan, probs = outlined(files)
+    plain = label_map(probs, scan)
+    for condition in conditions:
+        with tempfile.TemporaryDirectory() as folder:
+            turned = {what: turn(path, what, condition, Path(folder)) for what, path in files.items()}
+            _, turned_scan, turned_probs = outlined(turned)
+        undisturbed = label_map(probs, replace(scan, original=turned_scan.original))
+        rows.append([*condition, *overlaps(plain, label_map(turned_probs, turned_scan), list(predictor.names)),
+                     *overlaps(plain, undisturbed, list(predictor.names))])
+    return list(predictor.names.values()), rows
+
+
+def turn(path: Path, what: str, condition: tuple, folder: Path) -> Path:
+    """Write the scan ("support", "support_label" or "query") resampled and turned into the folder."""
+    interpolation, slices_mm, kept = condition
+    is_label, is_query = what == "support_label", what == "query"
+    image = sitk.ReadImage(path)
+    image = resample(sitk.Cast(image, sitk.sitkInt16 if is_label else sitk.sitkFloat32),
+                     (*IN_PLANE[is_query], slices_mm[is_query] if slices_mm else image.GetSpacing()[2]),
+                     sitk.sitkNearestNeighbor if is_label else INTERPOLATORS[interpolation], kept)
+    sitk.WriteImage(sitk.DICOMOrient(image, ORIENTATIONS[is_query]), folder / f"{what}.nii.gz")
+    return folder / f"{what}.nii.gz"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, text in (("snapshot", "of train.py"), ("support", "outlined scan, NIfTI"), ("support_label", "its labels"),
+                       ("query", "scan to outline, NIfTI")):
+        parser.add_argument(name, type=Path, help=text)
+    options = parser.parse_args(arguments)
+    try:
+        names, rows = check(options.snapshot, options.support, options.support_label, options.query)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    header = ["interpolation", "slices, mm", "stays", *names, *(f"{name}, at best" for name in names)]
+    cells = [[interpolation, " / ".join(map(str, slices_mm or ["kept"])), kept, *(f"{score:.3f}" for score in scores)]
+             for interpolation, slices_mm, kept, *scores in rows]
+    print(format_table(header, cells))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

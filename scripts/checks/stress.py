@@ -1,0 +1,243 @@
+"""Try to lose something: kills at random moments, full disks, damaged files. Exit status 0 only when all held.
+
+    python scripts/checks/stress.py                    # everything; docs/reliability.md has what it printed
+    python scripts/checks/stress.py --quick            # fewer kills and inputs
+    python scripts/checks/stress.py kills --seed 7     # one part, with the random numbers of an earlier run
+
+Trainings are those of train.py on small made-up volumes, each in a process of its own, forked from this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from scripts.checks.kill_one_process import kill_one_process
+from tests.conftest import TINY, entry_point, run, write_toy_data
+from util.base.progress import progress
+from util.run.folders import newest_run
+from util.training.snapshots import Snapshot, newest_readable
+
+OPTIONS = {"n_steps": 24, "save_snapshot_every": 3, "print_interval": 5, "keep_snapshots": 2}
+RUNS = "QNet_train_CHAOST2_cv0"
+
+
+class Stress:
+    """What the parts share: random numbers, a folder with data in it, and how much is to be done."""
+
+    def __init__(self, folder: Path, seed: int, quick: bool):
+        self.folder, self.seed, self.quick, self.rng = folder, seed, quick, random.Random(seed)
+        self.data = write_toy_data(folder / "data")
+
+    def start(self, log_dir: Path, **options: object) -> int:
+        """Start a training in a process of its own, with its output in a file beside the run folders; return its number."""
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            log_dir.mkdir(parents=True, exist_ok=True)
+            status = 1
+            output = os.open(log_dir / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            try:
+                run("train", log_dir, self.data, **{**OPTIONS, **options})
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(status)
+        return pid
+
+    def train(self, log_dir: Path, **options: object) -> int:
+        """Train to the end in a process of its own; return its exit status."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.start(log_dir, **options), 0)[1])
+
+
+def kills(stress: Stress) -> list[str]:
+    """SIGKILL at random moments, with 0, 1 and 4 loader workers; weights, losses and log are those of an undisturbed run."""
+    failures, total, moments = [], 9 if stress.quick else 51, []
+    with progress(total=total, desc="kills", unit="kill") as bar:
+        for n_workers in (0, 1, 4):
+            whole, killed = stress.folder / f"whole_{n_workers}", stress.folder / f"killed_{n_workers}"
+            began = time.monotonic()
+            if stress.train(whole, num_workers=n_workers) != 0:
+                return [f"{n_workers} workers: the undisturbed training failed\n{(whole / 'output.txt').read_text()}"]
+            duration = time.monotonic() - began
+            n_kills, trainings = 0, 0
+            while n_kills < total // 3:
+                log_dir = killed / str(trainings)
+                n, status = _kill_until_done(stress, log_dir, n_workers, duration, total // 3 - n_kills, moments, bar)
+                n_kills, trainings = n_kills + n, trainings + 1
+                if status != 0:
+                    failures.append(f"{n_workers} workers: a training ended with status {status}\n"
+                                    f"{(log_dir / 'output.txt').read_text()[-2000:]}")
+                    break
+                failures += [f"{n_workers} workers, after {n} kills: {difference}" for difference in differences(whole, log_dir)]
+                if len(list((log_dir / RUNS).glob("[0-9]*"))) != 1:
+                    failures.append(f"{n_workers} workers: the training went on in another folder")
+    print(f"{len(moments)} kills; newest snapshot when killed (step: times): "
+          f"{', '.join(f'{step}: {moments.count(step)}' for step in sorted(set(moments)))}")
+    return failures
+
+
+def _kill_until_done(stress: Stress, log_dir: Path, n_workers: int, duration: float, at_most: int, moments: list[int],
+                     bar: object) -> tuple[int, int]:
+    """Start one training again and again, and kill it, until it is done; return the number of kills and its exit status."""
+    n_kills = 0
+    while True:
+        pid = stress.start(log_dir, num_workers=n_workers)
+        if n_kills < at_most:
+            time.sleep(stress.rng.uniform(0, duration))
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                n_kills += 1
+                bar.update()
+                moments.append(max((int(path.stem) for path in log_dir.rglob("*.pth") if path.stem.isdecimal()), default=0))
+                continue
+        else:
+            return n_kills, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return n_kills, 0 if _last(log_dir).step == OPTIONS["n_steps"] else 1
+
+
+def _last(log_dir: Path) -> Snapshot | None:
+    return newest_readable(newest_run(log_dir / RUNS) / "snapshots")
+
+
+def differences(first: Path, second: Path) -> Iterator[str]:
+    """Compare the last snapshots of two trainings, bit for bit."""
+    a, b = _last(first), _last(second)
+    if a is None or b is None or not a.step == b.step == OPTIONS["n_steps"]:
+        yield f"last snapshots {a and a.step} and {b and b.step}"
+        return
+    yield from (f"tensor {name} differs" for name in a.model if not torch.equal(a.model[name], b.model[name]))
+    if not torch.equal(a.history, b.history):
+        yield "losses differ"
+    if a.log != b.log or not all(torch.equal(x["momentum_buffer"], y["momentum_buffer"]) for x, y in zip(
+            a.optimizer["state"].values(), b.optimizer["state"].values(), strict=True)):
+        yield "log or optimiser differs"
+
+
+@contextmanager
+def small_disk(folder: Path, size_mb: int) -> Iterator[Path | None]:
+    """Yield a file system of that size, or None where none may be mounted (only root may)."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)], capture_output=True)
+    try:
+        yield folder if mounted.returncode == 0 else None
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def full_disk(stress: Stress) -> list[str]:
+    """A disk that fills up: one line says so, the snapshots before it stay, no part of one is left, and freeing it goes on."""
+    failures, whole = [], stress.folder / "whole_disk"
+    stress.train(whole)
+    with small_disk(stress.folder / "small", 40) as disk:
+        if disk is None:
+            print("no file system can be mounted here: a limit on the size of files takes the place of a full disk")
+            return _limited_files(stress, whole)
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(10 << 20))
+        status = stress.train(disk / "runs", keep_snapshots="all")
+        failures += _after_no_space(disk / "runs", status, "No space left on device")
+        ballast.unlink()
+        if stress.train(disk / "runs", keep_snapshots=1) != 0:
+            failures.append(f"did not go on with room on the disk: {(disk / 'runs/output.txt').read_text()[-1000:]}")
+        else:
+            failures += differences(whole, disk / "runs")
+    return failures
+
+
+def _limited_files(stress: Stress, whole: Path) -> list[str]:
+    log_dir, before = stress.folder / "limited", resource.getrlimit(resource.RLIMIT_FSIZE)
+    stress.train(log_dir, n_steps=6)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))      # a snapshot is larger
+    try:
+        status = stress.train(log_dir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    failures = _after_no_space(log_dir, status, "File too large")
+    return failures + (list(differences(whole, log_dir)) if stress.train(log_dir) == 0 else ["did not go on without the limit"])
+
+
+def _after_no_space(log_dir: Path, status: int, message: str) -> list[str]:
+    """Check what a training left that could not write a snapshot."""
+    lines = [line for line in (log_dir / "output.txt").read_text().splitlines() if line.startswith("SystemExit: error:")]
+    left = [path.name for path in log_dir.rglob(".partial-*")]
+    last = _last(log_dir)
+    return [text for text, bad in [
+        (f"exit status {status}", status != 1),
+        (f"errors {lines}", len(lines) != 1 or not lines[0].endswith(f".pth: {message}")),
+        (f"partial files {left}", bool(left)),
+        ("no whole snapshot is left", last is None),
+        (f"damaged snapshots beside step {last and last.step}",
+         last is not None and last.step != max(int(path.stem) for path in log_dir.rglob("*.pth"))),
+    ] if bad]
+
+
+def fuzz(stress: Stress) -> list[str]:
+    """Damaged configs, scans and checkpoints: each is refused with one line, or read right."""
+    from tests import fuzzing
+    n, failures = 100 if stress.quick else 7000, []
+    for name in ("fuzz_config", "fuzz_nifti", "fuzz_checkpoint"):
+        found = getattr(fuzzing, name)(n, stress.seed)
+        print(f"{name}: {n} inputs, {len(found)} failures")
+        failures += [f"{name}: {failure}" for failure in found]
+    return failures
+
+
+def distributed(stress: Stress) -> list[str]:
+    """Two processes that train together, of which one is killed."""
+    options = {**TINY, "path.CHAOST2.data_dir": stress.data}
+    try:
+        kill_one_process([f"{key}={value}" for key, value in options.items()], stress.folder)
+    except RuntimeError as error:
+        return [str(error)]
+    return []
+
+
+PARTS: dict[str, Callable[[Stress], list[str]]] = {
+    "kills": kills, "full_disk": full_disk, "fuzz": fuzz, "distributed": distributed}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all of them unless given")
+    parser.add_argument("--quick", action="store_true", help="a few kills and inputs, minutes in all")
+    parser.add_argument("--seed", type=int, default=None, help="of an earlier run; a new one unless given")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"unknown parts {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    seed = random.randrange(2**31) if options.seed is None else options.seed
+    torch.set_num_threads(1)     # forked processes may not share a pool of threads, and bits depend on their number
+    entry_point("train")         # imported once, for all processes
+    print(f"seed {seed}")
+    held = True
+    for name in options.parts or PARTS:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="stress-") as folder:
+            failures = PARTS[name](Stress(Path(folder), seed, options.quick))
+        held = held and not failures
+        print(f"{name}: {'held' if not failures else 'FAILED'} ({time.monotonic() - began:.0f} s)",
+              *(f"  {failure}" for failure in failures), sep="\n", flush=True)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Train and evaluate all methods alike, trained and untrained, and compare them.
+
+    python scripts/tables/compare_methods.py demo
+    python scripts/tables/compare_methods.py chaost2_setting1 --options encoder=small pretrained=none n_steps=400 supp_idx=all
+
+The options hold for all methods, and what the experiment says goes before the method's own config. Superpixels that are not
+in the data folder are made in a temporary one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from util.base.errors import InputError
+from util.base.root import ROOT
+from util.options.config import MODELS, load_config, named_configs
+from util.run.folders import call, newest_run, run_folders
+from util.training.snapshots import newest_snapshot
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="a named config, such as demo or chaost2_setting1")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="default: all")
+    parser.add_argument("--output", type=Path, help="folder of all run folders and of the comparison; default: "
+                        "runs/compare_<experiment>")
+    parser.add_argument("--options", nargs="*", default=[], help="for train.py and test.py, such as n_steps=400")
+    return parser.parse_args(arguments)
+
+
+@contextlib.contextmanager
+def data_with_superpixels(dataset: str, data_dir: Path, n_sp: int) -> Iterator[Path]:
+    """Yield the data folder, or where it lacks superpixels a temporary one that links to it and has them."""
+    if (data_dir / f"superpixels_{n_sp}").is_dir():
+        yield data_dir
+        return
+    if not data_dir.is_dir():
+        raise InputError(f"path.{dataset}.data_dir: no folder {data_dir}")
+    with tempfile.TemporaryDirectory(prefix="superpixels-") as folder:
+        for entry in data_dir.iterdir():
+            (Path(folder) / entry.name).symlink_to(entry.resolve())
+        call("data/supervoxels/generate_supervoxels.py", dataset, "--superpixels", "--min-size", str(n_sp),
+             "--data-dir", str(data_dir), "--output", folder)
+        yield Path(folder)
+
+
+def train_and_test(model: str, experiment: str, options: list[str], config: dict) -> list[Path]:
+    """Return the run folders of the evaluations, untrained and trained."""
+    config = {**config, "model": model}
+    named = [model] if model in named_configs() else []
+    arguments = ["with", *named, experiment, f"model={model}", *options]
+    folders = []
+    call("train.py", *arguments, "resume=never")
+    for weights in ("untrained", str(newest_snapshot(ROOT / run_folders(config, "train")))):
+        call("test.py", *arguments, f"reload_model_path={weights}")
+        folders.append(newest_run(ROOT / run_folders(config, "test")))
+    return folders
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    given = dict(option.split("=", 1) for option in options.options if "=" in option)
+    output = (options.output or Path(f"runs/compare_{options.experiment}")).resolve()
+    try:
+        config = load_config(options.experiment)
+        dataset = given.get("dataset", config["dataset"])
+        data_dir = Path(given.get(f"path.{dataset}.data_dir", config["path"][dataset]["data_dir"]))
+        config |= {"dataset": dataset, "eval_fold": given.get("eval_fold", config["eval_fold"]), "path": {"log_dir": str(output)}}
+        with data_with_superpixels(dataset, ROOT / data_dir, int(given.get("n_sp", config["n_sp"]))) as folder:
+            common = [*options.options, f"path.log_dir={output}", f"path.{dataset}.data_dir={folder}"]
+            runs = [run for model in options.models for run in train_and_test(model, options.experiment, common, config)]
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    baseline = MODELS["qnet" if "qnet" in options.models else options.models[0]]
+    call("scripts/compare.py", *map(str, runs), "--baseline", baseline, "--output", str(output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Make every number and picture of docs/results.md: five folds of CHAOS-T2 from scratch, untrained networks, ablations.
+
+    python scripts/tables/results.py --data-dir data/CHAOST2                 # about three hours of processor time
+    python scripts/tables/results.py --folds 0 --no-tables                   # part of it; run again for the rest
+
+What is finished already is kept. Tables and pictures go to <output>/tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from util.base.errors import InputError
+from util.base.files import replacing
+from util.base.root import ROOT
+from util.results.figures import save_figure
+from util.results.scores import WHOLE
+from util.run.experiment import format_table
+from util.run.folders import call
+from util.training.snapshots import read_snapshot
+
+CONFIG = "chaost2_setting1_scratch"
+N_STEPS, SHORT = 2000, 500            # steps of the reported trainings, and of those for the ablations
+CURVE = (500, 1000, 1500, 2000)
+ABLATION_FOLDS = (0, 1)               # also those of the learning curve
+CHOSEN_ON = 4                         # the fold that the recipe was chosen on
+
+
+class Training(NamedTuple):
+    name: str
+    options: tuple[str, ...] = ()
+    n_steps: int = SHORT
+
+
+class Evaluation(NamedTuple):
+    """`training` None: the network as initialised."""
+
+    name: str
+    training: Training | None
+    step: int = 0
+    options: tuple[str, ...] = ("whole_volume=false",)
+
+
+MAIN = Training("trained", n_steps=N_STEPS)
+LEARNED = Training("learned threshold", ("threshold=learned",))
+FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", ("paths=coarse",))
+
+REPORTED = [
+    Evaluation("untrained", None),
+    Evaluation("untrained, best threshold", None, options=("threshold=support", "whole_volume=false")),
+    Evaluation("untrained, best threshold, no coordinates", None,
+               options=("threshold=support", "coordinates=false", "whole_volume=false")),
+    Evaluation("trained", MAIN, N_STEPS, options=("whole_volume=true",)),
+]
+EARLIER = [Evaluation(f"trained, {step} steps", MAIN, step) for step in CURVE[:-1]]
+ABLATIONS = [
+    Evaluation("no refinement", MAIN, SHORT, ("n_iters=0", "whole_volume=false")),
+    Evaluation("best threshold of the support", MAIN, SHORT, ("threshold=support", "whole_volume=false")),
+    *(Evaluation(training.name, training, SHORT, (*training.options, "whole_volume=false"))
+      for training in (LEARNED, FINE, COARSE)),
+]
+
+
+class Runner:
+    """Runs what is not finished. Run folders are <output>/<name of the job>/QNet_<train|test>_CHAOST2_cv<fold>/<id>/."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.output = options.output.resolve()
+        self.tables = self.output / "tables"
+        self.common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]
+
+    def train(self, training: Training, fold: int) -> None:
+        """Train, or go on with what was interrupted."""
+        call("train.py", "with", CONFIG, f"eval_fold={fold}", *training.options, f"n_steps={training.n_steps}", *self.common,
+             "resume=auto", f"path.log_dir={self.output / training.name}")
+
+    def evaluate(self, evaluation: Evaluation, fold: int) -> None:
+        if not self.finished(evaluation, [fold]):
+            training = evaluation.training
+            weights = "untrained" if training is None else self.snapshot(training, fold, evaluation.step)
+            call("test.py", "with", CONFIG, f"eval_fold={fold}", *evaluation.options, "precision=float32", *self.common,
+                 f"reload_model_path={weights}", f"path.log_dir={self.output / evaluation.name}")
+
+    def snapshot(self, training: Training, fold: int, step: int) -> Path:
+        found = sorted((self.output / training.name).glob(f"QNet_train_CHAOST2_cv{fold}/*/snapshots/{step}.pth"))
+        if not found:
+            raise InputError(f"{self.output / training.name}: no snapshot of step {step}, fold {fold}")
+        return found[-1]
+
+    def finished(self, evaluation: Evaluation, folds: Sequence[int]) -> list[Path]:
+        """Return the newest finished run folder of each fold that has one."""
+        of_folds = [sorted((self.output / evaluation.name).glob(f"QNet_test_CHAOST2_cv{fold}/*/results.json")) for fold in folds]
+        return [found[-1].parent for found in of_folds if found]
+
+
+def plan(fold: int) -> Iterator[Training | Evaluation]:
+    """Yield what is to be done for a fold, each training before its evaluations."""
+    yield MAIN
+    yield from REPORTED
+    if fold in ABLATION_FOLDS:
+        yield from (*EARLIER, LEARNED, FINE, COARSE)
+        yield from ABLATIONS
+
+
+def tables(runner: Runner) -> None:
+    """Write the tables of all finished runs, and the learning curve."""
+    folds = sorted({fold for fold in range(5) if runner.finished(REPORTED[-1], [fold])})
+    compare(runner, "main", REPORTED, folds)
+    compare(runner, "others", REPORTED, [fold for fold in folds if fold != CHOSEN_ON])
+    by_fold(runner, folds)
+    compare(runner, "ablation", [EARLIER[0], *ABLATIONS], ABLATION_FOLDS)
+    learning_curve(runner, folds)
+
+
+def by_fold(runner: Runner, folds: Sequence[int]) -> None:
+    """Write the mean Dice of the trained networks in each fold, by the protocol and over whole volumes."""
+    summaries = [_summary(runner.finished(REPORTED[-1], [fold])[0]) for fold in folds]
+    rows = []
+    for words, entries in (("protocol", summaries), ("whole volumes", [summary[WHOLE] for summary in summaries])):
+        scores = {name: [entry["classes"][name]["dice_mean"] for entry in entries] for name in entries[0]["classes"]}
+        scores["mean"] = [entry["mean"]["dice_mean"] for entry in entries]
+        rows += [[f"{words}: {name}", *(f"{100 * value:.1f}" for value in values), f"{100 * np.mean(values):.1f}"]
+                 for name, values in scores.items()]
+    text = format_table(["Dice in %", *(f"fold {fold}" for fold in folds), "mean"], rows)
+    print(f"\n{text}\n")
+    with replacing(runner.tables / "by_fold.txt") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _summary(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+
+
+def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds: Sequence[int]) -> None:
+    runs = [f"{evaluation.name}={run}" for evaluation in evaluations for run in runner.finished(evaluation, folds)]
+    if runs:
+        call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.tables / name))
+
+
+def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
+    """Draw the loss of every fold's training, and mean Dice at the steps of CURVE."""
+    figure, (loss_axes, dice_axes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    window = N_STEPS // 20
+    for fold in folds:
+        losses = read_snapshot(runner.snapshot(MAIN, fold, N_STEPS)).history.sum(dim=1).numpy()
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        loss_axes.plot(np.arange(window, len(losses) + 1), smooth, label=f"fold {fold}")
+        scores = {step: _summary(run)["mean"]["dice_mean"]
+                  for step, evaluation in zip(CURVE, [*EARLIER, REPORTED[-1]], strict=True)
+                  for run in runner.finished(evaluation, [fold])}
+        dice_axes.plot(list(scores), list(scores.values()), marker="o")
+    loss_axes.set(xlabel="step", ylabel=f"training loss, mean over {window} steps", xlim=(0, N_STEPS))
+    loss_axes.set_ylim(0, None)
+    dice_axes.set(xlabel="step", ylabel="mean Dice, every support", xlim=(0, N_STEPS * 1.05), ylim=(0, 1))
+    loss_axes.legend()
+    save_figure(figure, runner.tables / "learning_curve.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/results", help="default: %(default)s")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")
+    parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
+    parser.add_argument("--options", nargs="*", default=[], help="for train.py and test.py, such as device=cpu num_workers=1")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/results.md were made with one thread
+    runner = Runner(options)
+    try:
+        for fold in options.folds:
+            for job in plan(fold):
+                (runner.train if isinstance(job, Training) else runner.evaluate)(job, fold)
+        if not options.no_tables:
+            tables(runner)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

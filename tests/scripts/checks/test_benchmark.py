@@ -1,0 +1,63 @@
+"""The benchmark runs, and finds what does not agree."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from models.qnet import QNet
+from scripts.checks import benchmark
+from util.base import device
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick", "--device", "cpu", *arguments])
+    benchmark.main()
+
+
+def test_parts_agree_and_are_written(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "head", "load", "supervoxels", "--json", str(tmp_path / "out.json"))
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert set(written) == {"head", "load", "supervoxels"}
+    printed = capsys.readouterr().out
+    for name, result in written.items():
+        assert result["agree"] is True and name in printed
+        assert result["ratio"] == result["plain_seconds"] / result["ours_seconds"] > 0
+
+
+def test_what_does_not_agree_is_the_exit_status(monkeypatch, capsys):
+    monkeypatch.setattr(QNet, "segment", lambda self, query, prototypes: torch.full((len(query), 2, *query.image_size), 0.5))
+    with pytest.raises(SystemExit, match="do not agree"):
+        run(monkeypatch, "head")
+    assert "NO" in capsys.readouterr().out
+
+
+def test_unknown_part(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "heads")
+    assert "got heads, allowed: evaluate, train, head, load, supervoxels, all" in capsys.readouterr().err
+
+
+def test_curves_are_compared_by_their_means():
+    curve = np.repeat([4.0, 3.0, 2.0, 1.0], 50).tolist()
+    other = np.repeat([9.0, 3.3, 2.0, 1.0], 50).tolist()    # the first stretch is left out
+    assert benchmark.curve_gap(curve, other) == pytest.approx(0.1)
+
+
+def test_memory_is_kept_again_after_the_plain_procedure(monkeypatch):
+    calls = []
+    monkeypatch.setattr(benchmark, "mallopt", lambda options: calls.append(options) or False)
+    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: calls.append("kept"))
+    with pytest.raises(KeyError), benchmark.freed_memory_handed_back():
+        raise KeyError
+    assert calls[0][device.M_MMAP_MAX] > 0 and calls[1] == "kept"
+
+
+@pytest.mark.slow
+def test_everything_runs(tmp_path, monkeypatch):
+    run(monkeypatch, "--json", str(tmp_path / "out.json"))
+    assert set(json.loads((tmp_path / "out.json").read_text())) == {
+        "evaluate_one_support", "evaluate_all_supports", "evaluate_bf16", "head", "train_step", "train_step_bf16", "load",
+        "supervoxels"}

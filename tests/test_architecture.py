@@ -1,0 +1,55 @@
+"""The house stands as docs/architecture.md says: imports go one way, and the diagram is that of the imports."""
+
+from graphlib import TopologicalSorter
+
+import pytest
+
+from scripts.checks.imports import ARROWS, PAGE, drawn_page, main, own_room, room_of, wrong_arrows
+from tests.conftest import ROOT
+
+
+def test_every_import_is_allowed():
+    assert wrong_arrows(ROOT) == []
+    assert main([]) == 0
+
+
+def test_rooms_are_in_an_order():
+    order = list(TopologicalSorter({room: used for room, used in ARROWS.items() if room != "tests"}).static_order())
+    assert order.index("util.base") < order.index("dataloaders") < order.index("util.options") < order.index("util.run")
+
+
+@pytest.mark.parametrize(("file", "text", "said"), [
+    ("models/new.py", "import torch\n\nfrom util.options import table\n", "models/new.py:3: models imports util.options"),
+    ("dataloaders/new.py", "import models.qnet\n", "dataloaders/new.py:1: dataloaders imports models.qnet"),
+    ("util/base/new.py", "def f():\n    from dataloaders import volumes\n", "util/base/new.py:2: util.base imports dataloaders"),
+    ("util/segment/new.py", "from util import run\n", "util/segment/new.py:1: util.segment imports util.run, allowed: dataloaders"),
+    ("data/new.py", "import train\n", "data/new.py:1: data imports train"),
+    ("scripts/new.py", "from tests.damage import empty\n", "scripts/new.py:1: scripts imports tests.damage"),
+])
+def test_a_wrong_arrow_is_named_with_its_line(file, text, said, tmp_path):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    (line,) = wrong_arrows(tmp_path)
+    assert line.startswith(said)
+
+
+def test_allowed_and_foreign_imports_are_none_of_it(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/new.py").write_text("import torch\nimport utilities\nfrom util.base import errors\nfrom models import qnet\n")
+    assert wrong_arrows(tmp_path) == []
+
+
+def test_every_python_file_is_in_a_room(tmp_path):
+    files = [path.relative_to(ROOT) for folder in ("data", "dataloaders", "models", "scripts", "tests", "util")
+             for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    for file in files:
+        own_room(file)
+    assert room_of("util.base.files") == "util.base" and room_of("numpy.data") is None
+    with pytest.raises(ValueError, match=r"attic/old.py: is in no room"):
+        own_room(tmp_path.relative_to(tmp_path) / "attic/old.py")
+
+
+def test_the_diagram_is_that_of_the_imports():
+    text = PAGE.read_text(encoding="utf-8")
+    assert drawn_page(text, ROOT) == text, "python scripts/checks/imports.py --draw makes it anew"

@@ -1,0 +1,174 @@
+"""Two processes on the CPU train and evaluate together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.episodes import EpisodeDataset, load_training_volumes
+from dataloaders.folds import fold_positions, share_of_queries
+from tests.conftest import ROOT, run
+from util.base.device import resolve_device
+from util.base.distributed import parallel
+from util.base.episode import Episode
+from util.base.errors import InputError
+from util.options.config import load_config
+from util.run.experiment import build_model
+from util.training.snapshots import read_snapshot
+
+
+def environment(rank: int, port: int) -> dict[str, str]:
+    """What torchrun sets; as many threads as here, so that sums are rounded alike."""
+    return {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+@pytest.fixture(scope="module")
+def together(toy_data, trained, tmp_path_factory):
+    """Folders of a training of two steps, of a disturbed one and of an evaluation, and what each process printed."""
+    folder = tmp_path_factory.mktemp("together")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.util.base.two_processes", str(toy_data), str(folder),
+               str(trained / "snapshots/3.pth")]
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port), text=True, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE) for rank in range(2)]
+    try:
+        printed = [process.communicate(timeout=900) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], printed
+    return SimpleNamespace(folder=folder, train=folder / "QNet_train_CHAOST2_cv0/1", test=folder / "QNet_test_CHAOST2_cv0/1",
+                           disturbed=folder / "disturbed/QNet_train_CHAOST2_cv0/1", printed=printed)
+
+
+def test_one_process_writes_and_prints(together):
+    assert [path.name for path in together.train.parent.iterdir() if path.name.isdecimal()] == ["1"]
+    assert sorted(path.name for path in (together.train / "snapshots").iterdir()) == ["1.pth", "2.pth"]
+    assert (together.train / "loss_curve.png").is_file()
+    assert "training volumes of CHAOST2" in together.printed[0][0] and "training: 100%" in together.printed[0][1]
+    assert together.printed[1][0] == "" and together.printed[1][1].strip().startswith("SIGTERM: finishing this step")
+    assert len(together.printed[1][1].strip().splitlines()) == 1
+
+
+def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_data):
+    snapshots = [read_snapshot(together.train / f"snapshots/{step}.pth") for step in (1, 2)]
+    config = snapshots[0].config
+    spec = DatasetSpec.from_config("CHAOST2", config["datasets"]["CHAOST2"])
+    cases = find_cases(spec, toy_data, config["n_sv"], config["n_sp"])
+    held_out = fold_positions(len(cases), spec.n_folds, 0)
+    volumes = load_training_volumes([case for k, case in enumerate(cases) if k not in held_out], spec)
+    episodes = EpisodeDataset(volumes, 4, config["seed"], min_size=config["min_size"])
+    model = build_model(config).train()
+    losses = []
+    for index in range(2):      # gradients add up
+        batch = type(episodes[index])(*(tensor[None] for tensor in episodes[index]))
+        of_episode = model(batch)
+        (sum(of_episode.values()) / 2).backward()
+        losses.append(torch.stack([of_episode[name] for name in model.loss_names]).detach())
+    torch.optim.SGD(model.parameters(), **config["optim"]).step()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(snapshots[0].model[name], parameter, rtol=0, atol=1e-6), name
+    assert torch.allclose(snapshots[1].history[0], torch.stack(losses).mean(dim=0), atol=1e-5)
+
+
+def test_both_processes_hold_the_same_weights(together):
+    first, second = (torch.load(together.folder / f"rank{rank}.pth") for rank in range(2))
+    saved = [read_snapshot(together.train / "snapshots/2.pth").model,
+             read_snapshot(together.disturbed / "snapshots/3.pth").model]
+    assert len(first) == len(second) == 2
+    for of_first, of_second, of_snapshot in zip(first, second, saved, strict=True):
+        for name, value in of_first.items():
+            assert torch.equal(value, of_second[name]) and torch.equal(value, of_snapshot[name]), name
+
+
+def test_what_happens_to_one_process_all_of_them_heed(together):
+    assert [path.name for path in (together.disturbed / "snapshots").iterdir()] == ["3.pth"]
+    assert [(together.folder / f"exit_status{rank}").read_text() for rank in range(2)] == ["143", "143"]
+    assert json.loads((together.disturbed / "run.json").read_text())["status"] == "INTERRUPTED"
+    stopped = read_snapshot(together.disturbed / "snapshots/3.pth")
+    assert stopped.history.isnan().all(dim=1).tolist() == [False, True, False]
+    assert len(stopped.refused) == 1 and stopped.refused[0].count("case ") == 2
+
+
+def test_one_process_goes_on_from_the_step_that_two_reached(together, toy_data):
+    run("train", together.folder, toy_data, resume="auto", n_steps=3)
+    before = read_snapshot(together.train / "snapshots/2.pth")
+    after = max(together.folder.glob("QNet_train*/*/snapshots/3.pth"))
+    assert torch.equal(read_snapshot(after).history[:2], before.history)
+
+
+def test_the_tables_are_those_of_one_process(together, trained, toy_data, tmp_path):
+    alone = run("test", tmp_path, toy_data, supp_idx="all", test_label=[1, 4], reload_model_path=str(trained / "snapshots/3.pth"))
+    for name in ("scores.csv", "scores_whole_volume.csv", "results.json"):
+        assert (together.test / name).read_bytes() == (alone / name).read_bytes(), name
+    files = [sorted(str(path.relative_to(folder)) for kind in ("*.png", "*/*.nii.gz") for path in folder.glob(kind))
+             for folder in (together.test, alone)]
+    assert files[0] == files[1] and len(files[0]) == 2 + 3 * 4
+
+
+# ---- without a second process ----
+
+@pytest.mark.parametrize("n_processes", [1, 2, 3, 7])
+def test_every_query_of_every_support_is_evaluated_once_and_by_one_process(n_processes):
+    pairs = [(3, [0, 5, 9]), (5, [0, 3, 9])]
+    shares = [share_of_queries(pairs, rank, n_processes) for rank in range(n_processes)]
+    done = sorted((support, query) for share in shares for support, queries in share for query in queries)
+    assert done == sorted((support, query) for support, queries in pairs for query in queries)
+    owners = [{query for _, queries in share for query in queries} for share in shares]
+    assert sum(map(len, owners)) == 4 and all(queries for share in shares for _, queries in share)
+    assert n_processes > 1 or shares == [pairs]
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(("name", "n_gpus", "expected"), [
+    ("auto", 2, "cuda:1"), ("cuda", 2, "cuda:1"), ("cpu", 2, "cpu"), ("auto", 0, "cpu"),
+    ("auto", 1, "device: got 'cuda:1', but 1 CUDA devices are visible"), ("cuda:0", 2, "device: got 'cuda:0' for 2 processes")])
+def test_each_process_takes_the_gpu_of_its_number(name, n_gpus, expected, one_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    if expected.startswith("device:"):
+        with pytest.raises(InputError, match=expected):
+            resolve_device(name)
+    else:
+        assert resolve_device(name) == torch.device(expected)
+
+
+def test_sync_batchnorm_is_refused_on_the_cpu(one_of_two):
+    with pytest.raises(InputError, match="sync_batchnorm: got true for 2 processes on the CPU"):
+        parallel(torch.nn.Linear(1, 1), sync_batchnorm=True)
+
+
+@pytest.mark.parametrize("predicts_anything", [True, False])
+@pytest.mark.parametrize("options", [
+    {"model": "qnet"}, {"model": "qnet", "paths": "fine"}, {"model": "qnet", "paths": "coarse"},
+    {"model": "qnet", "threshold": "learned"}, {"model": "qnet", "threshold": "learned", "paths": "fine"},
+    {"model": "qnet", "threshold": "learned", "paths": "coarse"}, {"model": "adnet"}, {"model": "alpnet"}, {"model": "panet"}])
+def test_every_trained_parameter_gets_a_gradient(options, predicts_anything):
+    """Else DistributedDataParallel, which waits for all of them, would stop at the second step."""
+    model = build_model({**load_config(), "encoder": "small", **options}).train()
+    with torch.no_grad():       # a threshold above, or below, all scores; and a support with, or without foreground
+        for name, parameter in model.named_parameters():
+            if name in ("t", "encoder.reduce1d.bias"):
+                parameter.fill_(50.0 if predicts_anything else -50.0)
+    masks = torch.zeros(1, 1, 32, 32)
+    if predicts_anything:
+        masks[..., 8:24, 8:24] = 1
+    images = torch.randn(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    losses = model(Episode(images[:1], masks, images[1], masks[0]))
+    sum(losses.values()).backward()
+    missing = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert missing == []

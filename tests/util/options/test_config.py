@@ -1,0 +1,53 @@
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from util.base.errors import InputError
+from util.options.config import RULES, check_config, load_config, named_configs, read_json5
+
+
+@pytest.mark.parametrize("name", sorted(named_configs()))
+def test_every_named_config_is_allowed(name):
+    check_config(load_config(name))
+
+
+def test_base_config_is_allowed_and_has_exactly_the_known_keys():
+    config = load_config()
+    check_config(config)
+    assert set(config) == {*RULES, "path", "datasets"}
+
+
+def test_every_option_is_read_somewhere():
+    """A key that no code asks for would only mislead."""
+    files = [path for folder in ("util", "dataloaders", "models") for path in (ROOT / folder).glob("*.py")]
+    sources = "".join(path.read_text(encoding="utf-8") for path in (*files, ROOT / "train.py", ROOT / "test.py")
+                      if path.name != "config.py")
+    refused_but_for_one_value = {"n_way", "n_query"}
+    unread = [key for key in RULES if f'"{key}"' not in sources]
+    assert set(unread) <= refused_but_for_one_value
+
+
+def test_every_option_is_explained():
+    text = (ROOT / "configs/base.json5").read_text(encoding="utf-8")
+    assert [key for key in RULES if not re.search(rf"^  {key}: .*//", text, re.MULTILINE)] == []
+
+
+def test_a_dataset_of_ones_own_is_one_more_entry():
+    config = load_config()
+    config["datasets"]["MINE"] = {**config["datasets"]["CMR"], "labels": {"1": "lesion"}, "file_values": {}}
+    config["path"]["MINE"] = {"data_dir": "somewhere"}
+    config |= {"dataset": "MINE", "test_label": [1]}
+    check_config(config)
+
+
+def test_unknown_named_config():
+    with pytest.raises(InputError, match="config 'chaos': no file configs/chaos.json5; known: .*chaost2_setting1"):
+        load_config("chaos")
+
+
+@pytest.mark.parametrize("text", ["{a: }", "{a: 1, a: 2}", ""])
+def test_broken_json5_names_the_file(tmp_path, text):
+    (tmp_path / "broken.json5").write_text(text)
+    with pytest.raises(InputError, match="broken.json5: not valid JSON5"):
+        read_json5(tmp_path / "broken.json5")

@@ -1,0 +1,178 @@
+"""test.py predict, whole, on the toy data."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from dataloaders.resampling import voxel_to_patient
+from tests.conftest import ROOT, entry_point
+from tests.data.raw_downloads import write_dicom
+from util.predict import predictor as prediction
+from util.predict.predictor import as_trained, output_path
+
+
+def predict(**options):
+    entry_point("test").experiment.run("predict", config_updates={
+        "device": "cpu", "n_iters": 1, "eval_batch_size": 9, **{key: str(value) if not isinstance(value, (bool, int, float, list))
+                                                               else value for key, value in options.items()}})
+
+
+@pytest.fixture
+def files(trained, toy_data, tmp_path):
+    """Options of predict that stay the same, with case 1 as support and case 2 as query."""
+    images = toy_data / "chaos_MR_T2_normalized"
+    return {"reload_model_path": trained / "snapshots/3.pth", "support_image": images / "image_1.nii.gz",
+            "support_label": images / "label_1.nii.gz", "query": images / "image_2.nii.gz", "output": tmp_path / "out"}
+
+
+def read(path):
+    return np.asanyarray(nibabel.load(path).dataobj)
+
+
+def test_a_label_map_on_the_querys_own_grid(files, tmp_path):
+    predict(**files, save_probs=True)
+    source, written = nibabel.load(files["query"]), nibabel.load(tmp_path / "out/image_2.nii.gz")
+    np.testing.assert_array_equal(written.affine, source.affine)
+    assert written.shape == source.shape and written.get_data_dtype() == np.uint8
+    label_map = read(tmp_path / "out/image_2.nii.gz")
+    assert set(np.unique(label_map)) <= {0, 1, 2, 3, 4} and label_map.any()
+    names = ("liver", "right_kidney", "left_kidney", "spleen")
+    probs = np.stack([read(tmp_path / f"out/image_2_{name}_prob.nii.gz") for name in names])
+    assert probs.min() >= 0 and probs.max() <= 1
+    inside = label_map > 0
+    chosen = np.take_along_axis(probs, np.maximum(label_map, 1)[None] - 1, axis=0)[0]
+    assert (chosen[inside] >= probs.max(axis=0)[inside] - 1e-3).all() and (chosen[inside] >= 0.5).all()      # rounded to 1e-3
+    uncertainty = read(tmp_path / "out/image_2_uncertainty.nii.gz")
+    # made on the model's grid and resampled after, here made of what was resampled
+    np.testing.assert_allclose(uncertainty, (1 - np.abs(2 * probs - 1)).max(axis=0), atol=0.05)
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
+    assert [row["label_name"] for row in rows] == ["liver", "right kidney", "left kidney", "spleen"]
+    for row in rows:
+        assert float(row["volume_ml"]) == pytest.approx((label_map == int(row["label"])).sum() * 2 * 2 * 7.7 / 1000, abs=0.01)
+
+
+def test_the_same_organs_however_the_scans_are_stored(files, tmp_path):
+    predict(**files)
+    turned = {}
+    for key, order in (("support_image", "SAL"), ("support_label", "SAL"), ("query", "PIR")):
+        turned[key] = tmp_path / f"turned_{files[key].name}"
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(files[key]), order), turned[key])
+    predict(**{**files, **turned, "output": tmp_path / "turned.nii.gz"})
+    assert nibabel.aff2axcodes(nibabel.load(tmp_path / "turned.nii.gz").affine) == ("P", "I", "R")
+    a = sitk.ReadImage(tmp_path / "out/image_2.nii.gz")
+    b = sitk.Resample(sitk.ReadImage(tmp_path / "turned.nii.gz"), a, sitk.Transform(), sitk.sitkNearestNeighbor)
+    a, b = sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b)
+    for label in np.unique(a)[1:]:
+        assert 2 * ((a == label) & (b == label)).sum() / ((a == label).sum() + (b == label).sum()) > 0.99
+
+
+def test_several_supports_and_altered_copies_tell_how_far_they_agree(files, toy_data, tmp_path):
+    images = toy_data / "chaos_MR_T2_normalized"
+    several = {"support_image": [str(images / f"image_{n}.nii.gz") for n in (1, 3)],
+               "support_label": [str(images / f"label_{n}.nii.gz") for n in (1, 3)]}
+    predict(**{**files, **several}, augment=True)
+    for row in csv.DictReader((tmp_path / "out/cases.csv").open()):
+        assert 0 <= float(row["agreement"]) <= 1
+
+
+def test_options_of_cleaning(files, tmp_path):
+    options = {"raw": {}, "clean": {"largest_component": True}, "smooth": {"smooth_z": 2.0}}
+    for name, changed in options.items():
+        predict(**{**files, "output": tmp_path / f"{name}.nii.gz"}, **{"largest_component": False, "location_mm": 0.0, **changed})
+    raw, clean, smooth = (read(tmp_path / f"{name}.nii.gz") for name in options)
+    assert (clean[clean > 0] == raw[clean > 0]).all()
+    for label in np.unique(raw)[1:]:
+        assert ndimage.label(clean == label)[1] == 1
+    assert (smooth != raw).any()
+
+
+def test_a_query_that_fails_is_named_and_the_others_finish(files, tmp_path):
+    folder = tmp_path / "queries"
+    folder.mkdir()
+    shutil.copy(files["query"], folder / "good.nii.gz")
+    (folder / "broken.nii.gz").write_bytes(files["query"].read_bytes()[:500])
+    with pytest.raises(SystemExit, match=r"^error: query broken.nii.gz: .*cannot be read as NIfTI"):
+        predict(**{**files, "query": folder})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv"}
+
+
+def test_a_dicom_folder_as_query(files, tmp_path):
+    scan = sitk.Cast(sitk.ReadImage(files["query"]), sitk.sitkUInt16)
+    (tmp_path / "series").mkdir()
+    for z in range(scan.GetDepth()):
+        write_dicom(tmp_path / f"series/{z}", scan, z, z + 1)
+    predict(**{**files, "query": tmp_path / "series"})
+    label_map = sitk.ReadImage(tmp_path / "out/series.nii.gz")
+    assert sitk.GetArrayFromImage(label_map).any()
+    here, there = (voxel_to_patient(sitk.DICOMOrient(image, "LPS")) for image in (label_map, scan))
+    np.testing.assert_allclose(here, there, atol=1e-3)
+
+
+def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files, toy_data, trained, tmp_path, monkeypatch):
+    queries, images = tmp_path / "queries", toy_data / "chaos_MR_T2_normalized"
+    queries.mkdir()
+    for name, number in (("a", 2), ("b", 3)):
+        shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
+    made, predict_one = [], prediction.predict_one
+    monkeypatch.setattr(prediction, "predict_one", lambda predictor, query, *rest: made.append(query.name[0])
+                        or predict_one(predictor, query, *rest))
+
+    def makes(**changes):
+        made.clear()
+        predict(**{**files, "query": queries, **changes})
+        return "".join(made)
+
+    assert makes() == "ab"
+    table = (tmp_path / "out/cases.csv").read_text()
+    assert makes() == "" and (tmp_path / "out/cases.csv").read_text() == table
+    (tmp_path / "out/a.nii.gz").unlink()
+    assert makes() == "a"
+    assert makes(reload_model_path=trained / "snapshots/2.pth") == "ab"       # these are not of the snapshot that is asked for
+    assert makes() == "ab"
+    shutil.copy(images / "image_10.nii.gz", queries / "b.nii.gz")
+    assert makes() == "b" and makes(location_mm=30.0) == "ab" and makes(location_mm=30.0, resume="never") == "ab"
+    assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 8
+    (tmp_path / "out/cases.csv").write_bytes(b"\xff\xfe")
+    assert makes(location_mm=30.0) == "ab"
+
+
+def test_an_own_dataset_is_known_from_the_snapshot(trained, toy_data):
+    own = {"datasets": {"MINE": {"labels": {"1": "lesion"}}}, "dataset": "MINE", "encoder": "small", "alpha": [0.6, 0.4],
+           "seed": 3}
+    merged = as_trained({"datasets": {"CMR": {}}, "dataset": "CMR", "encoder": "resnet101", "alpha": [0.9, 0.1], "seed": 1}, own)
+    assert merged == {**own, "seed": 1}
+    assert as_trained({"encoder": "resnet50"}, None) == {"encoder": "resnet50"}
+
+
+def test_where_the_results_go(tmp_path):
+    query = tmp_path / "scan.nii.gz"
+    assert output_path(query, tmp_path / "out", 3) == tmp_path / "out/scan.nii.gz"
+    assert output_path(query, tmp_path / "x.nii", 1) == tmp_path / "x.nii"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"reload_model_path": None}, "reload_model_path: got null"),
+    ({"query": None}, "query, output: got null"),
+    ({"support_label": "nowhere.nii.gz"}, "nowhere.nii.gz: no such file"),
+    ({"support_image": ["a", "b"]}, "support_image, support_label: got 2 images and 1 labels"),
+    ({"slice_margin": -1}, "slice_margin: got -1, allowed: a whole number of at least 0"),
+    ({"surface_tolerance_mm": 0}, "surface_tolerance_mm: got 0"),
+])
+def test_bad_options(files, change, message):
+    options = {**files, **change}
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
+        predict(**{key: value for key, value in options.items() if value is not None})
+
+
+def test_the_command_line(files, tmp_path):
+    done = subprocess.run([sys.executable, "test.py", "predict", "with", "device=cpu", "n_iters=0",
+                           *(f"{key}={value}" for key, value in files.items())], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/image_2.nii.gz").is_file()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from util.segment.location import body_box, location_weight
+
+
+def patient(shape, rows, columns):
+    image = np.full(shape, -1.0)
+    image[:, rows[0]:rows[1] + 1, columns[0]:columns[1] + 1] = 1.0
+    return image
+
+
+def test_the_body_is_found_and_specks_are_not():
+    image = patient((5, 40, 50), (8, 30), (5, 44))
+    image[:, 35:37, 1:3] = 2.0              # the table
+    image[0, :, :] = 2.0                    # one bright slice
+    assert body_box(image) == (8, 30, 5, 44)
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 10, 12)), np.where(np.arange(12) == 3, 1.0, -1.0) * np.ones((2, 10, 1))])
+def test_without_a_body_the_whole_image_counts(image):
+    assert body_box(image) == (0, 9, 0, 11)
+
+
+def test_the_outline_follows_the_body():
+    """An organ in the left upper quarter of a body is looked for in that quarter of another, larger one."""
+    masks = np.zeros((3, 40, 40), bool)
+    masks[1, 12:16, 12:16] = True
+    weight = location_weight(masks, 1, (10, 30, 10, 30), (0, 60, 20, 80), (64, 100), sigma_px=2)
+    assert weight.shape == (64, 100)
+    inside = weight > 0.999
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    assert (rows[0], rows[-1]) == (6, 15) and (columns[0], columns[-1]) == (26, 35)      # 3 times 2…5, from the box's corner
+    assert weight[50, 90] < 1e-3
+
+
+def test_the_weight_falls_with_the_distance():
+    masks = np.zeros((1, 1, 30), bool)
+    masks[0, 0, :5] = True
+    box = (0, 1, 0, 29)
+    weight = location_weight(masks, 0, box, box, (1, 30), sigma_px=4)
+    np.testing.assert_allclose(weight[0], np.exp(-np.maximum(0, np.arange(30) - 4) ** 2 / 32), rtol=1e-5)
+
+
+def test_neighbouring_slices_count():
+    masks = np.zeros((4, 8, 8), bool)
+    masks[1, 2, 2], masks[2, 6, 6] = True, True
+    box = (0, 7, 0, 7)
+    weight = location_weight(masks, 1, box, box, (8, 8), 1.0)
+    assert weight[2, 2] == weight[6, 6] == 1

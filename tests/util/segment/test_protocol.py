@@ -1,0 +1,129 @@
+"""The streamed evaluation against the published procedure, slice by slice and class by class."""
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.datasets import Case
+from dataloaders.folds import parts
+from dataloaders.volumes import LabelledVolume
+from models.encoder import build_encoder
+from models.qnet import QNet
+from tests.conftest import toy_case
+from tests.reference import qnet as reference
+from util.segment.metrics import dice
+from util.segment.protocol import evaluate_fold
+from util.segment.slice_encoder import SliceEncoder
+from util.segment.whole_volume import WholeVolumeOptions, evaluate_whole
+
+LABELS = [1, 2, 3, 4]
+
+
+class CountingQNet(QNet):
+    """Counts the slices that pass through the encoder."""
+
+    counted: list[int] = []
+
+    def encode(self, images):
+        self.counted.append(len(images))
+        return super().encode(images)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = CountingQNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=2)
+    with torch.no_grad():
+        model.encoder.reduce1d.bias.fill_(-18)
+    return model.eval()
+
+
+def volume(number: int) -> LabelledVolume:
+    image, label_map, _ = toy_case(number)
+    image = (image - image.mean()) / image.std()
+    return LabelledVolume(Case(str(number), *(None,) * 4), image, label_map)
+
+
+def evaluate(model, pairs, labels=LABELS, n_part=3, batch_size=3):
+    return list(evaluate_fold(SliceEncoder(model, torch.device("cpu"), batch_size), pairs, labels, n_part=n_part))
+
+
+def plain(model, support, query, label, n_part=3):
+    """The published procedure, one slice at a time."""
+    mask = np.zeros(query.label_map.shape, bool)
+    for part in parts(support.label_map, query.label_map, label, n_part):
+        support_mask = support.label_map[part.support_slice] == label
+        for z in part.query_slices:
+            mask[z] = reference.segment_slice(model, support.image[part.support_slice], support_mask, query.image[z])
+    return mask
+
+
+def test_equal_to_the_plain_procedure(model):
+    volumes = [volume(number) for number in (1, 2, 3)]
+    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
+    predictions = evaluate(model, pairs)
+    assert len(predictions) == 3 * 2 * len(LABELS)
+    for prediction in predictions:
+        want = plain(model, prediction.support, prediction.query, prediction.label)
+        assert dice(prediction.mask, want) > 0.99
+        assert want.any() and not want.all()
+
+
+@pytest.mark.parametrize("labels", [[1], LABELS])
+@pytest.mark.parametrize("n_supports", [1, 3])
+def test_cost_grows_with_slices_and_not_with_classes_and_supports(model, labels, n_supports):
+    volumes = [volume(number) for number in (1, 2, 3)]
+    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:n_supports]]
+    model.counted.clear()
+    evaluate(model, pairs, labels)
+    queries = volumes if n_supports > 1 else volumes[1:]
+    slices = {(id(query), z) for query in queries for z in np.flatnonzero(np.isin(query.label_map, labels).any((1, 2)))}
+    for support, _ in pairs:
+        for label in labels:
+            slices |= {(id(support), part.support_slice) for part in parts(support.label_map, support.label_map, label, 3)}
+    assert sum(model.counted) == len(slices)
+
+
+def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
+    volumes = [volume(number) for number in (1, 2, 3)]
+    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:2]]
+    model.counted.clear()
+    encoder = SliceEncoder(model, torch.device("cpu"), 3, keep_all=True)
+    protocol = list(evaluate_fold(encoder, pairs, LABELS, n_part=3))
+    whole = list(evaluate_whole(encoder, pairs, LABELS, WholeVolumeOptions(0, 0, False, 0, 3), 2.0))
+    assert len(protocol) == len(whole) == 4 * len(LABELS)
+    assert sum(model.counted) == sum(len(v.image) for v in volumes)
+    assert not encoder.kept
+
+
+def test_class_that_the_query_or_the_support_lacks_is_left_out(model):
+    support, query = volume(1), volume(2)
+    query.label_map[query.label_map == 3] = 0
+    support.label_map[support.label_map == 4] = 0
+    assert {prediction.label for prediction in evaluate(model, [(support, [query])])} == {1, 2}
+
+
+def test_one_slice_volume(model):
+    support = volume(1)
+    query = LabelledVolume(Case("one", *(None,) * 4), support.image[4:5], support.label_map[4:5])
+    predictions = evaluate(model, [(support, [query])])
+    assert [prediction.mask.shape for prediction in predictions] == [(1, 64, 64)] * 4
+    for prediction in predictions:
+        assert np.array_equal(prediction.mask, plain(model, support, query, prediction.label))
+
+
+def test_mask_touching_the_border_and_odd_size(model):
+    support, query = (LabelledVolume(v.case, v.image[:, :51, :37], v.label_map[:, :51, :37]) for v in (volume(1), volume(2)))
+    assert support.label_map[:, -1].any() or support.label_map[:, :, -1].any()
+    for prediction in evaluate(model, [(support, [query])]):
+        assert dice(prediction.mask, plain(model, support, query, prediction.label)) > 0.99
+
+
+def test_class_of_one_pixel_and_gap_in_the_query(model):
+    support, query = volume(1), volume(2)
+    support.label_map[support.label_map == 2] = 0
+    support.label_map[3, -1, -1] = 2
+    held = np.flatnonzero((query.label_map == 2).any(axis=(1, 2)))
+    query.label_map[held[1:3]] = 0
+    prediction, = evaluate(model, [(support, [query])], labels=[2])
+    assert dice(prediction.mask, plain(model, support, query, 2)) > 0.99

@@ -1,0 +1,82 @@
+"""Evaluations that are interrupted and run again."""
+
+import json
+import signal
+
+import pytest
+
+from tests.conftest import entry_point, run
+from util.base.signals import Interrupted
+from util.run.folders import newest_run
+
+
+@pytest.fixture(scope="module")
+def options(trained):
+    return {"supp_idx": "all", "n_iters": 1, "reload_model_path": str(trained / "snapshots/3.pth")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(options, toy_data, tmp_path_factory):
+    return run("test", tmp_path_factory.mktemp("undisturbed"), toy_data, **options)
+
+
+def interrupt_after(n, monkeypatch, toy_data, log_dir, function, **options):
+    """Run test.py until it has called `function` n times, and return the run folder."""
+    module, calls = entry_point("test"), []
+    real = getattr(module, function)
+
+    def counted(*arguments):
+        real(*arguments)
+        calls.append(arguments)
+        if len(calls) == n:
+            raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(module, function, counted)
+        run("test", log_dir, toy_data, **options)
+    return newest_run(log_dir / "QNet_test_CHAOST2_cv0")
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix in (".csv", ".gz", ".png") or path.name == "results.json"}
+
+
+@pytest.mark.parametrize(("function", "n", "left"), [
+    pytest.param("save_prediction", 5, [1], marks=pytest.mark.slow), ("save_whole", 6, [])])
+def test_goes_on_after_the_finished_queries(function, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
+    """Two queries with four classes each; `left` has the number of queries of each call of evaluate_fold."""
+    folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, function, **options)
+    assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
+    module, evaluated = entry_point("test"), []
+    real = module.evaluate_fold
+    monkeypatch.setattr(module, "evaluate_fold", lambda encoder, pairs, **named: evaluated.append(
+        sum(len(queries) for _, queries in pairs)) or real(encoder, pairs, **named))
+    assert run("test", tmp_path, toy_data, **options) == folder and evaluated == left
+    found, wanted = contents(folder), contents(undisturbed)
+    assert [name for name in wanted if found.get(name) != wanted[name]] == [] and len(wanted) == 3 + 3 * 8 + 4
+    assert not (folder / "unfinished").exists()
+
+
+def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
+    options = {**options, "whole_volume": False}
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    finished, = (folder / "unfinished").rglob("*.gz")
+    finished.write_bytes(finished.read_bytes()[:-20])
+    assert run("test", tmp_path, toy_data, **options) == folder
+    assert f"warning: {finished}: damaged" in capsys.readouterr().out
+    undisturbed = run("test", tmp_path / "undisturbed", toy_data, **options)
+    assert (folder / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
+
+
+def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp_path, monkeypatch):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes((trained / "snapshots/2.pth").read_bytes())
+    options = {**options, "reload_model_path": str(weights), "whole_volume": False}
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    assert list((folder / "unfinished").rglob("*.gz"))
+    weights.write_bytes((trained / "snapshots/3.pth").read_bytes())
+    assert run("test", tmp_path, toy_data, **options) == folder
+    again = run("test", tmp_path, toy_data, **options)
+    assert again.name == "2"        # a finished evaluation is made anew
+    assert (folder / "scores.csv").read_bytes() == (again / "scores.csv").read_bytes()

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.datasets import Case
+from dataloaders.volumes import LabelledVolume
+from models.encoder import build_encoder
+from models.qnet import QNet
+from tests.conftest import toy_case
+from util.segment.slice_encoder import SliceEncoder
+from util.segment.whole_volume import WholeVolumeOptions, evaluate_whole, largest_components, smooth_along_z, to_label_map
+
+
+def test_conflicts_go_to_the_likeliest_class_above_one_half():
+    liver = np.array([[[0.6, 0.9, 0.5, 0.7]]], np.float32)
+    spleen = np.array([[[0.7, 0.8, 0.5, 0.7]]], np.float32)
+    assert to_label_map([(1, liver), (4, spleen)], (1, 1, 4)).tolist() == [[[4, 1, 0, 1]]]
+    assert to_label_map([], (1, 1, 2)).tolist() == [[[0, 0]]]
+
+
+def test_only_the_largest_part_of_each_label_stays():
+    label_map = np.array([[[1, 1, 0, 1, 2, 0, 2]], [[0, 0, 0, 0, 2, 0, 0]]])
+    assert largest_components(label_map).tolist() == [[[1, 1, 0, 0, 2, 0, 0]], [[0, 0, 0, 0, 2, 0, 0]]]
+    assert not largest_components(np.zeros((2, 3, 3), int)).any()
+
+
+def test_smoothing_along_z_fills_a_slice_that_was_missed():
+    probs = np.ones((7, 2, 2), np.float32)
+    probs[3] = 0
+    assert smooth_along_z(probs, 0) is probs
+    assert (smooth_along_z(probs, 1.0) > 0.5).all()
+    assert smooth_along_z(probs, 1.0).shape == probs.shape
+
+
+def volume(number: int) -> LabelledVolume:
+    image, label_map, _ = toy_case(number)
+    return LabelledVolume(Case(str(number), *(None,) * 4), (image - image.mean()) / image.std(), label_map)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = QNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=1)
+    with torch.no_grad():
+        model.encoder.reduce1d.bias.fill_(-19)
+    return model
+
+
+def evaluate(model, support, query, **options):
+    defaults = {"margin": 0, "location_mm": 0, "largest_component": False, "smooth_z": 0, "batch_size": 3}
+    options = WholeVolumeOptions(**{**defaults, **options})
+    encoder = SliceEncoder(model, torch.device("cpu"), options.batch_size)
+    return {p.label: p for p in evaluate_whole(encoder, [(support, [query])], [1, 2, 3, 4], options, 2.0)}
+
+
+def test_the_querys_labels_are_never_looked_at(model):
+    support, query = volume(1), volume(2)
+    blind = LabelledVolume(query.case, query.image, np.zeros_like(query.label_map))
+    seen, unseen = evaluate(model, support, query), evaluate(model, support, blind)
+    assert seen.keys() == {1, 2, 3, 4}
+    for label, prediction in seen.items():
+        np.testing.assert_array_equal(prediction.probs, unseen[label].probs)
+        assert prediction.probs.min() >= 0 and prediction.probs.max() <= 1
+
+
+def test_a_volume_that_is_its_own_support_is_segmented_where_the_class_is_and_nowhere_else(model):
+    support = volume(1)
+    for label, prediction in evaluate(model, support, support).items():
+        holds_class = (support.label_map == label).any(axis=(1, 2))
+        assert not prediction.probs[~holds_class].any()
+        assert prediction.probs[holds_class].any(axis=(1, 2)).all()
+
+
+def test_a_class_that_the_support_lacks_has_no_prediction(model):
+    support = volume(1)
+    without = LabelledVolume(support.case, support.image, np.where(support.label_map == 3, 0, support.label_map))
+    assert evaluate(model, without, volume(2)).keys() == {1, 2, 4}
+
+
+def test_batch_size_changes_nothing(model):
+    support, query = volume(1), volume(2)
+    one, many = evaluate(model, support, query, batch_size=1), evaluate(model, support, query, batch_size=8)
+    for label in one:
+        np.testing.assert_allclose(one[label].probs, many[label].probs, atol=2e-3)

@@ -1,0 +1,1 @@
+"""Scans of one's own: read, segmented, written on their own grid."""

@@ -1,0 +1,175 @@
+"""Scans of any kind and place: read, brought to a dataset's grid, and results brought back to the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataloaders.datasets import Grid
+from dataloaders.reading import RawCase, check_image, read_dicom, read_nifti, read_nifti_pair
+from dataloaders.resampling import clip_at_percentile, save, window_to_255, with_geometry
+from dataloaders.volumes import MAX_VOXELS, normalise, write_like
+from util.base.errors import InputError
+
+ENDINGS = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan as it is on disk, and the same on the model's grid."""
+
+    name: str
+    path: Path              # a NIfTI file, or a folder of DICOM slices
+    original: sitk.Image
+    on_grid: sitk.Image     # prepared as the training data was
+
+    @property
+    def image(self) -> np.ndarray:
+        """The prepared image, z-scored, (D, H, W) float32."""
+        return normalise(sitk.GetArrayFromImage(self.on_grid).astype(np.float32))
+
+
+def find_scans(path: Path) -> list[Path]:
+    """Return the scans that a path stands for: itself when it is a file or a folder of DICOM slices, else those in the folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_file() or not path.exists():
+        return [path]
+    inside = sorted(item for item in path.iterdir() if not item.name.startswith("."))
+    scans = [item for item in inside if item.name.endswith(ENDINGS) or item.is_dir() and any(map(Path.is_file, item.iterdir()))]
+    if not scans and any(item.is_file() for item in inside):
+        return [path]
+    if not scans:
+        raise InputError(f"query: no NIfTI file and no DICOM folder in {path}")
+    return scans
+
+
+def scan_name(path: Path) -> str:
+    """Return a file's name without the ending; a folder's name."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def read_scan(path: Path, grid: Grid, orientation: str | None = None) -> Scan:
+    """Read a NIfTI file or a DICOM folder and bring it to the grid.
+
+    Args:
+        orientation: where the axes shall point when the grid does not say; None: as in the file.
+    Raises:
+        InputError: it is missing, damaged, constant, or holds values that are not finite.
+    """
+    original = check_image(read_dicom(path) if path.is_dir() else read_nifti(path), path)
+    _expect_room(original, grid, path)
+    return Scan(scan_name(path), path, original, check_image(prepare_image(original, grid, orientation), path))
+
+
+def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
+    """Turn, clip or window, resample, and crop or pad a scan as the training data was.
+
+    The grid has its middle where the scan has its own, so that it lies on the same places of the patient however the same
+    scan was resampled; a scan that was prepared keeps its voxels. Cubic splines, within the range of the scan, blur less than
+    the linear interpolation of the training data does: what was resampled once more is closer to what it was before.
+    """
+    turned = _turn(image, grid, orientation)
+    clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
+    array = sitk.GetArrayViewFromImage(clipped)
+    darkest, brightest = float(array.min()), float(array.max())
+    resampled = sitk.Resample(clipped, _model_grid(turned, grid), sitk.Transform(), sitk.sitkBSpline3, darkest)
+    return sitk.Clamp(resampled, resampled.GetPixelID(), darkest, brightest)
+
+
+def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
+    """Return labels on the grid of `prepare_image`, (D, H, W): a voxel takes the value that covers more than half of it."""
+    turned = _turn(labels, grid, None)
+    target = _model_grid(turned, grid)
+    result = np.zeros(target.GetSize()[::-1], np.int16)
+    for value in label_values([sitk.GetArrayViewFromImage(turned)]):
+        share = sitk.Resample(sitk.Cast(turned == value, sitk.sitkFloat32), target, sitk.Transform(), sitk.sitkLinear, 0.0)
+        result[sitk.GetArrayViewFromImage(share) > 0.5] = value
+    return result
+
+
+def _model_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
+    extent_mm = np.multiply(image.GetSize(), image.GetSpacing())
+    size = [grid.size_px, grid.size_px, max(1, round(extent_mm[2] / grid.spacing_mm[2]))]
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    target = sitk.Image(size, sitk.sitkUInt8)
+    target.SetSpacing(grid.spacing_mm)
+    target.SetDirection(image.GetDirection())
+    target.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * grid.spacing_mm))
+    return target
+
+
+def _expect_room(image: sitk.Image, grid: Grid, path: Path) -> None:
+    """Raise InputError when a scan's spacing makes it larger than MAX_VOXELS on the grid."""
+    longest_mm = max(np.multiply(image.GetSize(), image.GetSpacing()))
+    if longest_mm / min(grid.spacing_mm) * grid.size_px**2 > MAX_VOXELS:
+        raise InputError(f"{path}: spans {longest_mm:.0f} mm, which is too large for the grid of the model: "
+                         f"size (x, y, z) = {image.GetSize()}, spacing {image.GetSpacing()} mm")
+
+
+def _turn(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
+    target = grid.orientation or orientation
+    return sitk.DICOMOrient(image, target) if target else image
+
+
+def orientation_of(image: sitk.Image) -> str:
+    """Return where the axes x, y, z point, to the nearest axis of the patient, as "LAS"."""
+    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+
+
+def read_support(image: Path, label: Path, grid: Grid) -> tuple[Scan, np.ndarray]:
+    """Return an outlined NIfTI scan and its labels (D, H, W) on the grid, with the values of the label file.
+
+    Raises:
+        InputError: a file is missing or damaged, they do not belong together, or no label is left on the grid.
+    """
+    original, labels = read_nifti_pair(RawCase(scan_name(image), image, label))
+    _expect_room(original, grid, image)
+    label_map = prepare_labels(labels, grid)
+    if not label_map.any():
+        raise InputError(f"{label}: holds no label, only background, on the grid of the model")
+    return Scan(scan_name(image), image, original, check_image(prepare_image(original, grid, None), image)), label_map
+
+
+def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:
+    """Bring (D, H, W) probabilities from the model's grid to the scan's own, linearly; 0 outside."""
+    moved = sitk.Resample(with_geometry(values, scan.on_grid), scan.original, sitk.Transform(), sitk.sitkLinear, 0.0)
+    return sitk.GetArrayFromImage(moved)
+
+
+def write_on_scan(values: np.ndarray, scan: Scan, path: Path) -> None:
+    """Write (D, H, W) values on the scan's own grid as NIfTI with exactly its geometry."""
+    if scan.path.is_dir():
+        save(with_geometry(values, scan.original), path)
+    else:
+        write_like(scan.path, values, path)
+
+
+def label_values(label_maps: Sequence[np.ndarray]) -> list[int]:
+    """Return the values above 0 in any of the label maps, ascending."""
+    return sorted({int(value) for label_map in label_maps for value in np.unique(label_map)} - {0})
+
+
+def label_names(values: Sequence[int], names: Mapping[int, str], file_values: Mapping[int, int]) -> dict[int, str]:
+    """Name the values of label files: as the dataset calls them, else "label <value>"."""
+    return {value: names.get(file_values.get(value, value), f"label {value}") for value in values}
+
+
+def pair_paths(images: Sequence[str] | str, labels: Sequence[str] | str) -> Iterator[tuple[Path, Path]]:
+    """Yield the support image and label of each pair of the options.
+
+    Raises:
+        InputError: there is none, or they are not equally many.
+    """
+    images, labels = ([paths] if isinstance(paths, str) else list(paths or []) for paths in (images, labels))
+    if not images or len(images) != len(labels):
+        raise InputError(f"support_image, support_label: got {len(images)} images and {len(labels)} labels; "
+                         "allowed: equally many, at least one")
+    yield from ((Path(image), Path(label)) for image, label in zip(images, labels, strict=True))

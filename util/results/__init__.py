@@ -1,0 +1,1 @@
+"""What an evaluation writes and what is made of it: scores, figures, comparison, report."""

@@ -1,0 +1,71 @@
+"""Pictures: the loss curve, and overviews of what was segmented from what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from torch import Tensor
+
+from util.segment.metrics import dice
+from util.segment.protocol import Prediction
+
+TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
+
+
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """Write a PNG by way of a temporary name, and close the figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    figure.savefig(partial, dpi=100, format="png")
+    plt.close(figure)
+    partial.replace(path)
+
+
+def loss_curve(history: Tensor, path: Path) -> None:
+    """Draw the query and alignment loss of every step, the first two columns of (n_steps, losses), with a running mean."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    steps = np.arange(1, len(history) + 1)
+    window = max(1, len(history) // 50)
+    for losses, name, colour in zip(history.T[:2].numpy(), ("query loss", "alignment loss"), ("C0", "C1"), strict=True):
+        axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.5)
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        axes.plot(steps[window - 1:], smooth, color=colour, label=f"{name} (mean over {window} steps)")
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, None), xlim=(0, len(history)))
+    axes.legend()
+    save_figure(figure, path)
+
+
+def overview(predictions: Sequence[Prediction], name: str, path: Path) -> None:
+    """Draw the best, the median and the worst segmented slice of one class, each under the support slice it came from."""
+    slices = sorted((slice_ for prediction in predictions for slice_ in _slice_scores(prediction)), key=lambda s: -s[0])
+    chosen = {"best": slices[0], "median": slices[len(slices) // 2], "worst": slices[-1]}
+    figure, axes = plt.subplots(2, 3, figsize=(10, 7.4), layout="constrained")
+    figure.suptitle(f"{name}: support above, query below (blue: truth, orange: prediction)")
+    for column, (word, (score, prediction, support_slice, z)) in enumerate(chosen.items()):
+        support, query = prediction.support, prediction.query
+        _draw(axes[0, column], support.image[support_slice], {TRUTH: support.label_map[support_slice] == prediction.label})
+        axes[0, column].set_title(f"support: case {support.case.name}, slice {support_slice}", fontsize=10)
+        _draw(axes[1, column], query.image[z], {TRUTH: query.label_map[z] == prediction.label, PREDICTED: prediction.mask[z]})
+        axes[1, column].set_title(f"{word}: case {query.case.name}, slice {z}, Dice {score:.2f}", fontsize=10)
+    save_figure(figure, path)
+
+
+def _slice_scores(prediction: Prediction) -> list[tuple[float, Prediction, int, int]]:
+    return [(dice(prediction.mask[z], prediction.query.label_map[z] == prediction.label), prediction, part.support_slice, z)
+            for part in prediction.parts for z in part.query_slices]
+
+
+def _draw(axes: plt.Axes, image: np.ndarray, outlines: dict[str, np.ndarray]) -> None:
+    """Draw a slice with the outlines of masks; rows run upwards for prepared scans, whose first row is posterior."""
+    low, high = np.percentile(image, (1, 99.5))
+    axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+    for colour, mask in outlines.items():
+        if mask.any():
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+    axes.set_axis_off()

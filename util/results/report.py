@@ -1,0 +1,222 @@
+"""One self-contained HTML file about an evaluation run: scores, plots, and a viewer of every case."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nibabel
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from nibabel.affines import voxel_sizes
+from scipy import stats
+
+from dataloaders.datasets import Case, DatasetSpec, find_cases
+from dataloaders.volumes import read_affine, read_array, read_header, read_image, read_label_of
+from util.base.errors import InputError
+from util.base.inputs import expect_file, read_json
+from util.base.progress import progress
+from util.options.config import check_options, run_dataset
+from util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name
+from util.segment.metrics import METRICS
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+NOT_NUMBERS = ("label_name", "support_case", "query_case")
+SHOWN_OPTIONS = ("dataset", "eval_fold", "n_sv", "reload_model_path", "encoder", "protocol", "n_part", "n_iters",
+                 "surface_tolerance_mm")
+PROBABILITY_STEP = 4      # probabilities come from a feature grid of a quarter of the image's resolution
+JPEG_QUALITY = 80
+
+
+def write_report(run: str | None) -> Path:
+    """Write report.html into the run folder of an evaluation and return its path.
+
+    Raises:
+        InputError: no run is given, it is not a finished evaluation, or its data are not where they were.
+    """
+    if run is None:
+        raise InputError("run: got null, allowed: the run folder of an evaluation, as runs/QNet_test_CHAOST2_cv0/1")
+    folder = Path(run)
+    config, summary = _read_json(folder / "config.json"), _read_json(folder / "results.json")
+    check_options(config, SHOWN_OPTIONS, folder / "config.json")
+    for key in ("classes", "mean", "supports"):
+        if not isinstance(summary.get(key), dict):
+            raise InputError(f"{folder / 'results.json'}: {key}: got nothing, allowed: what test.py writes")
+    rows = read_rows(folder / "scores.csv", SCORE_COLUMNS)
+    whole_rows = (read_rows(folder / f"scores_{WHOLE}.csv", WHOLE_COLUMNS) if (folder / f"scores_{WHOLE}.csv").exists() else [])
+    entry, data_dir = run_dataset(config, folder / "config.json")
+    spec = DatasetSpec.from_config(config["dataset"], entry)
+    cases = {case.name: case for case in find_cases(spec, data_dir, config["n_sv"])}
+    content = {
+        "title": f"{spec.name}, fold {config['eval_fold']}", "labels": {str(value): name for value, name in spec.labels.items()},
+        "facts": _facts(config, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
+        "plots": [plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot],
+        "images": {}, "pairs": []}
+    pairs = sorted({(row["query_case"], row["support_case"]) for row in rows + whole_rows}, key=lambda pair: (len(pair[0]), pair))
+    for query, support in progress(pairs, desc="report", unit="case"):
+        if query not in cases:
+            raise InputError(f"{folder}: case {query} is no longer in {data_dir}")
+        if query not in content["images"]:
+            content["images"][query] = _encode_case(cases[query], spec)
+        content["pairs"].append({"query": query, "support": support, **_encode_predictions(folder, cases[query], spec, support)})
+    page = TEMPLATE.read_text(encoding="utf-8").replace(
+        "/*CONTENT*/", json.dumps(_finite(content), ensure_ascii=False).replace("</", "<\\/"))
+    partial = folder / ".partial-report.html"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(folder / "report.html")
+    return folder / "report.html"
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"run: {error}; allowed: the run folder of a finished evaluation") from None
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a table of scores, numbers as numbers and an empty cell as None.
+
+    Raises:
+        InputError: the file is missing, has no rows, lacks one of `columns`, or has text where a number belongs.
+    """
+    try:
+        with expect_file(path).open(newline="", encoding="utf-8") as file:
+            rows = [{key: row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None for key in columns}
+                    for row in csv.DictReader(file)]
+    except (KeyError, csv.Error, ValueError) as error:
+        reason = f"lacks the column {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
+        raise InputError(f"{path}: {reason}") from None
+    if not rows or any(row[key] is None for row in rows for key in NOT_NUMBERS):
+        raise InputError(f"{path}: got no whole row, allowed: what test.py writes")
+    return rows
+
+
+def _facts(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    return {"weights": str(config["reload_model_path"]), "encoder": config["encoder"], "protocol": config["protocol"],
+            "support volumes": ", ".join(summary["supports"]), "parts": str(config["n_part"]),
+            "refinements": str(config["n_iters"]), "surface tolerance": f"{config['surface_tolerance_mm']} mm"}
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON lacks, by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _encode_case(case: Case, spec: DatasetSpec) -> dict[str, Any]:
+    image = read_image(case.image)
+    label_map = read_label_of(case, spec, image)
+    image = _upright(image, case)
+    low, high = np.percentile(image, (1, 99.5))
+    grey = (255 * ((image - low) / max(high - low, 1e-6)).clip(0, 1)).astype(np.uint8)
+    y_mm, x_mm = voxel_sizes(read_affine(case.image))[1::-1]
+    return {"size": list(image.shape), "aspect": float(y_mm / x_mm), "slices": [_encode(slice_, ".jpg") for slice_ in grey],
+            "truth": [_encode(slice_, ".png") for slice_ in _upright(label_map, case)]}
+
+
+def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: str) -> dict[str, Any]:
+    """Label maps of the protocol and of the whole volume, a PNG per slice; and the probability of each class, smaller."""
+    encoded: dict[str, Any] = {"probabilities": {}}
+    for kind in ("predictions", f"predictions_{WHOLE}"):
+        label_map = None
+        for value, name in spec.labels.items():
+            path = folder / kind / prediction_name(case.name, name, support)
+            if path.exists():
+                mask = _read_on_grid(path, case) > 0
+                label_map = np.zeros(mask.shape, np.uint8) if label_map is None else label_map
+                label_map[mask] = value
+        if label_map is not None:
+            encoded[kind] = [_encode(slice_, ".png") for slice_ in _upright(label_map, case)]
+    for value, name in spec.labels.items():
+        path = folder / f"probabilities_{WHOLE}" / prediction_name(case.name, name, support)
+        if path.exists():
+            small = _upright(_read_on_grid(path, case), case)[:, ::PROBABILITY_STEP, ::PROBABILITY_STEP]
+            encoded["probabilities"][str(value)] = [_encode(slice_, ".png") if slice_.any() else "" for slice_ in small]
+    return encoded
+
+
+def _read_on_grid(path: Path, case: Case) -> np.ndarray:
+    """Return a (D, H, W) mask or probability map as uint8; an InputError says that it is not on the grid of its case."""
+    values = read_array(path)
+    if values.shape != read_header(case.image).get_data_shape()[::-1] or values.dtype != np.uint8:
+        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of {case.image}")
+    return values
+
+
+def _upright(volume: np.ndarray, case: Case) -> np.ndarray:
+    """Turn slices as radiologists look at them: anterior above, the patient's right on the left."""
+    x_to, y_to, _ = nibabel.aff2axcodes(read_affine(case.image))
+    return volume[:, ::-1 if y_to == "A" else 1, ::-1 if x_to == "R" else 1]
+
+
+def _encode(slice_: np.ndarray, ending: str) -> str:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    return base64.b64encode(cv2.imencode(ending, np.ascontiguousarray(slice_), options)[1]).decode()
+
+
+def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Draw Dice and HD95 of every volume, class by class; protocol and whole volumes beside each other."""
+    figure = _figure(11, 3.8)
+    names = list(dict.fromkeys(row["label_name"] for row in rows))
+    for axes, metric, text in zip(figure.subplots(1, 2), ("dice", "hd95_mm"), ("Dice", "HD95, mm"), strict=True):
+        for shift, scored, colour, what in ((-0.18, rows, "C0", "protocol"), (0.18, whole_rows, "C1", "whole volume")):
+            values = [[row[metric] for row in scored if row["label_name"] == name and _is_number(row[metric])] for name in names]
+            if not any(values):
+                continue
+            positions = np.arange(len(names)) + shift
+            axes.boxplot(values, positions=positions, widths=0.28, showfliers=False, medianprops={"color": colour})
+            for x, dots in zip(positions, values, strict=True):
+                axes.plot(x + np.linspace(-0.08, 0.08, len(dots)), dots, "o", color=colour, alpha=0.6, markersize=4)
+            axes.plot([], [], "o", color=colour, label=what)
+        axes.set(xticks=range(len(names)), ylabel=text)
+        axes.set_xticklabels(names)
+    axes.legend(frameon=False)
+    return {"image": _png(figure), "text": "Every query volume is a dot: Dice, and 95% Hausdorff distance (HD95)."}
+
+
+def plot_trust(whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """Draw Dice over the numbers that are known without labels; None where there are fewer than three volumes."""
+    numbers = [(key, text) for key, text in (("agreement", "agreement with other supports"),
+                                             ("margin", "mean distance of the score from the threshold"))
+               if sum(_is_number(row[key]) for row in whole_rows) >= 3]
+    if not numbers:
+        return None
+    figure, correlations = _figure(5.5 * len(numbers), 3.8), []
+    for axes, (key, text) in zip(np.ravel(figure.subplots(1, len(numbers))), numbers, strict=True):
+        known = [row for row in whole_rows if _is_number(row[key])]
+        for name in dict.fromkeys(row["label_name"] for row in known):
+            axes.plot([row[key] for row in known if row["label_name"] == name],
+                      [row["dice"] for row in known if row["label_name"] == name], "o", alpha=0.7, markersize=5, label=name)
+        correlation = stats.spearmanr([row[key] for row in known], [row["dice"] for row in known]).statistic
+        correlations.append(f"{text}: {correlation:.2f}")
+        axes.set(xlabel=text, ylabel="Dice, whole volume", ylim=(-0.02, 1.02))
+    axes.legend(frameon=False)
+    return {"image": _png(figure), "text": "What can be known without labels, and the true Dice. Rank correlation (Spearman), "
+            + "; ".join(correlations) + ": 1 would rank every case rightly, 0 is chance."}
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and np.isfinite(value)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> str:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=100, format="png")
+    return base64.b64encode(content.getvalue()).decode()

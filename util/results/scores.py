@@ -1,0 +1,151 @@
+"""What an evaluation run writes: scores, summary, predictions, pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.datasets import case_order
+from dataloaders.volumes import read_spacing_mm, write_like
+from util.base.progress import progress
+from util.results.figures import overview
+from util.segment.metrics import METRICS, all_metrics, dice
+from util.segment.protocol import Prediction
+from util.segment.uncertainty import mean_margin
+from util.segment.whole_volume import WholePrediction
+
+STATISTICS = {"mean": np.mean, "std": np.std}
+SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
+WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin")
+WHOLE = "whole_volume"   # names the files about whole volumes
+
+
+def file_name(label_name: str) -> str:
+    return label_name.replace(" ", "_")
+
+
+def prediction_name(query_case: str, label_name: str, support_case: str) -> str:
+    return f"{query_case}_{file_name(label_name)}_supp{support_case}.nii.gz"
+
+
+def save_prediction(prediction: Prediction | WholePrediction, label_name: str, folder: Path) -> None:
+    """Write the mask as `<case>_<label name>_supp<support case>.nii.gz`, on the query's grid, with its geometry."""
+    query = prediction.query.case
+    write_like(query.image, prediction.mask.astype(np.uint8),
+               folder / prediction_name(query.name, label_name, prediction.support.case.name))
+
+
+def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> None:
+    """Write mask and probability (0…255 for 0…1) into folders of their own."""
+    save_prediction(prediction, label_name, folder / f"predictions_{WHOLE}")
+    query = prediction.query.case
+    write_like(query.image, (prediction.probs * 255).round().astype(np.uint8),
+               folder / f"probabilities_{WHOLE}" / prediction_name(query.name, label_name, prediction.support.case.name))
+
+
+def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mapping[int, str],
+               tolerance_mm: float) -> list[dict[str, Any]]:
+    """Return one row (SCORE_COLUMNS) per class and query."""
+    spacings_mm = {p.query.case.name: read_spacing_mm(p.query.case.image) for p in predictions}
+    return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.case.name,
+             "query_case": p.query.case.name,
+             **all_metrics(p.mask, p.query.label_map == p.label, spacings_mm[p.query.case.name], tolerance_mm)}
+            for p in progress(predictions, desc="scoring", unit="mask")]
+
+
+def row_order(row: Mapping[str, Any]) -> tuple:
+    """Sort key of the tables: class, support, query."""
+    return row["label"], case_order(row["support_case"]), case_order(row["query_case"])
+
+
+def whole_score_rows(predictions: Sequence[WholePrediction], names: Mapping[int, str],
+                     tolerance_mm: float) -> list[dict[str, Any]]:
+    """Return one row (WHOLE_COLUMNS) per class and query.
+
+    "agreement" is the mean Dice with what the other supports give, None with one support; "margin" is `mean_margin`.
+    """
+    rows = score_rows(predictions, names, tolerance_mm)
+    found = {(p.label, p.support.case.name, p.query.case.name): p for p in predictions}
+    for row in rows:
+        own = found[row["label"], row["support_case"], row["query_case"]]
+        others = [dice(own.mask, p.mask) for p in predictions if p is not own and p.label == own.label and p.query is own.query]
+        row |= {"agreement": float(np.mean(others)) if others else None, "margin": mean_margin(own.probs)}
+    return rows
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation (population) of METRICS, per class and per support and class.
+
+    The mean over classes is the mean of the classes' means. A distance that does not exist (NaN) is left out; where none
+    exists, its mean is None.
+    """
+    def statistic(function: Callable, values: Sequence[float | None]) -> float | None:
+        finite = [value for value in values if value is not None and np.isfinite(value)]
+        return float(function(finite)) if finite else None
+
+    def of(selected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        classes = list(dict.fromkeys(row["label_name"] for row in selected))
+        table = {name: {"n": len(same), **{f"{metric}_{which}": statistic(function, [row[metric] for row in same])
+                                           for metric in METRICS for which, function in STATISTICS.items()}}
+                 for name in classes if (same := [row for row in selected if row["label_name"] == name])}
+        means = {f"{metric}_mean": statistic(np.mean, [entry[f"{metric}_mean"] for entry in table.values()])
+                 for metric in METRICS}
+        return {"classes": table, "mean": means}
+
+    supports = list(dict.fromkeys(row["support_case"] for row in rows))
+    return {**of(rows), "supports": {case: of([row for row in rows if row["support_case"] == case]) for case in supports}}
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write a CSV file by way of a temporary name."""
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
+                 folder: Path) -> None:
+    """Write scores.csv and results.json, and scores_whole_volume.csv if there are such rows."""
+    write_rows(rows, SCORE_COLUMNS, folder / "scores.csv")
+    if whole_rows:
+        write_rows(whole_rows, WHOLE_COLUMNS, folder / f"scores_{WHOLE}.csv")
+    partial = folder / ".partial-results.json"
+    partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    partial.replace(folder / "results.json")
+
+
+def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str], folder: Path) -> None:
+    """Write one picture per class, `overview_<label name>.png`; the order of the predictions changes nothing."""
+    ordered = sorted(predictions, key=lambda p: (case_order(p.support.case.name), case_order(p.query.case.name)))
+    for label in sorted({p.label for p in predictions}):
+        name = names[label]
+        overview([p for p in ordered if p.label == label], name, folder / f"overview_{file_name(name)}.png")
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the printed table, cells as TABLE_HEADER says; a summary may hold one of whole volumes."""
+    def cells(entry: Mapping[str, Any]) -> list[str]:
+        return [_number(entry, metric, scale) for metric, scale in TABLE_METRICS]
+
+    whole = summary.get(WHOLE)
+    rows = [[name, str(entry["n"]), *cells(entry), *([_number(whole["classes"].get(name, {}), "dice", 100)] if whole else [])]
+            for name, entry in summary["classes"].items()]
+    return [*rows, ["mean of classes", "", *cells(summary["mean"]), *([_number(whole["mean"], "dice", 100)] if whole else [])]]
+
+
+TABLE_METRICS = (("dice", 100), ("iou", 100), ("surface_dice", 100), ("hd95_mm", 1), ("assd_mm", 1))
+TABLE_HEADER = ("class", "volumes", "Dice", "IoU", "surface Dice", "HD95 mm", "ASSD mm")
+WHOLE_HEADER = "Dice, whole volume"
+
+
+def _number(entry: Mapping[str, Any], metric: str, scale: float) -> str:
+    mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_std")
+    return "-" if mean is None else f"{scale * mean:.2f}" + ("" if std is None else f" ± {scale * std:.2f}")

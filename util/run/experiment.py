@@ -1,0 +1,180 @@
+"""What train.py and test.py share: the Sacred experiment, the run folder, the data and the model of a config."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import logging
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from docopt import docopt
+from sacred import SETTINGS, Experiment
+from sacred.run import Run
+
+from dataloaders.datasets import Case, DatasetSpec, find_cases
+from models.base import FewShotModel
+from util.base.device import resolve_device
+from util.base.distributed import is_main, meet, of_main, part, silence
+from util.base.errors import InputError
+from util.base.root import ROOT
+from util.base.signals import Interrupted, raise_on_signals
+from util.options.config import base_config, check_config, named_configs
+from util.run.folders import run_folders
+from util.run.observer import RunFolder
+from util.run.resume import is_finished, run_to_continue
+from util.training.building import BUILDERS
+from util.training.weights import load_pretrained
+
+SETTINGS.CAPTURE_MODE = "sys"
+# check_config knows which types and which new entries are allowed, so sacred's own warnings about both would only confuse
+logging.getLogger().addFilter(lambda record: " of config entry " not in record.msg and "new config entry" not in record.msg)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an InputError, and an error of a file such as a full disk, into an exit with status 1 and its one line."""
+    try:
+        yield
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
+
+
+def make_experiment(mode: str) -> Experiment:
+    """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
+    if not is_main():
+        silence()
+    logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have none
+    experiment = Experiment(mode, base_dir=str(ROOT), save_git_info=False)
+    with one_line_errors():
+        experiment.add_config(base_config())
+        for name, config in named_configs().items():
+            experiment.add_named_config(name, config)
+
+    @experiment.config_hook
+    def check_and_observe(config: dict, command_name: str, logger: Any) -> dict:
+        with one_line_errors():
+            check_config(config)
+            if command_name == "main":
+                make_writable(run_folders(config, mode))
+            experiment.observers[:] = _observers(config, mode) if command_name == "main" else []
+        return {}
+
+    return experiment
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder of a config's runs; an InputError says why that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"path.log_dir: {folder} cannot be made ({error.strerror})") from None
+
+
+def _observers(config: Mapping[str, Any], mode: str) -> list[RunFolder]:
+    """Return the observer of a run, in the folder of an earlier one where it goes on; a training that is finished ends here.
+
+    Of several processes the main one decides where to go on, and has the observer.
+    """
+    meet(resolve_device(config["device"], config["deterministic"]))
+    folder, finished = of_main(_earlier_run(config, mode) if is_main() else None)
+    if finished:
+        print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
+              "to train it once more say resume=never")
+        raise SystemExit(0)
+    return [RunFolder(run_folders(config, mode), folder, plain(config))] if is_main() else []
+
+
+def _earlier_run(config: Mapping[str, Any], mode: str) -> tuple[Path | None, bool]:
+    """Return the run folder to go on in, or None, and whether nothing is left to train there."""
+    folder = run_to_continue(plain(config), mode)
+    return folder, mode == "train" and folder is not None and is_finished(folder, config)
+
+
+def run_commandline(experiment: Experiment) -> None:
+    """Run an experiment on the command line's arguments; true, false and null mean there what they mean in configs/.
+
+    SIGTERM and Ctrl-C end it with exit status 128 + the signal's number.
+
+    Raises:
+        SystemExit: after a signal, and with one line for an update of which sacred would make a traceback.
+    """
+    words = {"true": "True", "false": "False", "null": "None"}
+    pairs = (argument.partition("=") for argument in sys.argv)
+    arguments = [name + equals + words.get(value, value) for name, equals, value in pairs]
+    with one_line_errors():
+        for update in docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]:
+            check_update(update, sorted(experiment.named_configs))
+    raise_on_signals()
+    try:
+        experiment.run_commandline(arguments)
+    except Interrupted as error:
+        print(f"stopped by {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    part()
+
+
+def check_update(update: str, named: Sequence[str]) -> None:
+    """Raise InputError unless sacred can make a config of a word after `with`: key=value, or a named config or its file."""
+    key, equals, text = update.partition("=")
+    if not equals and update not in named and not Path(update).is_file():
+        raise InputError(f"with {update}: neither key=value nor a named config; known: {', '.join(named)}")
+    try:
+        json.dumps(ast.literal_eval(text))
+    except TypeError:
+        raise InputError(f"{key}: got {text}, allowed: text, a number, true, false, null, a [list] or a {{section}}") from None
+    except (ValueError, SyntaxError, RecursionError, MemoryError):      # plain text
+        pass
+
+
+def run_dir(run: Run) -> Path:
+    """Return the folder of a run, made by the main process's observer; to be called in every process."""
+    return Path(of_main(run.observers[0].dir if is_main() else None))
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config as plain dictionaries and lists."""
+    return json.loads(json.dumps(config))
+
+
+def open_dataset(config: Mapping[str, Any]) -> tuple[DatasetSpec, list[Case]]:
+    """Return the description and the sorted cases of the config's dataset; an InputError says what is not there."""
+    name = config["dataset"]
+    spec = DatasetSpec.from_config(name, config["datasets"][name])
+    return spec, find_cases(spec, config["path"][name]["data_dir"], config["n_sv"], config["n_sp"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def build_model(config: Mapping[str, Any]) -> FewShotModel:
+    """Return the model as initialised by the config's seed, without pretrained weights."""
+    seed_everything(config["seed"])
+    return BUILDERS[config["model"]](config)
+
+
+def initialise(model: FewShotModel, config: Mapping[str, Any]) -> str:
+    """Load the config's pretrained weights into the encoder; returns what was loaded, in words."""
+    return load_pretrained(model.encoder.backbone, config["encoder"], config["pretrained"], config["path"]["weights_dir"])
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a text table, the first column to the left and the others to the right."""
+    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
+                       for k, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in [header, *rows]]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

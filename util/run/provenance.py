@@ -1,0 +1,98 @@
+"""What a run was made of: all that is needed, beside its config, to repeat it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataloaders.datasets import Case
+from util.base.checksums import code_sha256, sha256
+from util.base.distributed import world_size
+from util.base.files import replacing
+from util.base.root import ROOT
+
+FILE = "provenance.json"
+DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # entries that results depend on
+
+
+def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weights: str | None) -> list[str]:
+    """Add an entry about this start to a run folder's provenance.json; return what differs from the start before.
+
+    Args:
+        cases: all files of these that exist get a check sum.
+        weights: `reload_model_path`; a check sum too where it is a file.
+    Returns:
+        Names in DECIDES; none at the first start.
+    Raises:
+        OSError: the entry cannot be written.
+    """
+    starts = _earlier_starts(folder / FILE)
+    files = (path for case in cases for path in (case.image, case.label, case.supervoxels, case.superpixels))
+    entry = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
+        "code": code_sha256(), "git": _git_state(folder),
+        "python": platform.python_version(), "platform": platform.platform(),
+        "packages": dict(sorted((package.name, package.version) for package in distributions())),
+        "device": _device(device), "threads": torch.get_num_threads(), "processes": world_size(),
+        "data": {str(path): sha256(path) for path in sorted(set(files)) if path.is_file()},
+        "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
+    }
+    with replacing(folder / FILE) as partial:
+        partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
+    return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]
+
+
+def _earlier_starts(path: Path) -> list[dict[str, Any]]:
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+            raise ValueError("no list of starts")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        print(f"warning: {path}: damaged ({' '.join(str(error).split())}); what is known of earlier starts is lost")
+        return []
+    return starts
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    """Describe a device; a CPU by its architecture, as its name is told differently everywhere."""
+    if device.type != "cuda":
+        return {"type": device.type, "name": platform.machine()}
+    return {"type": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version()}
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit, untracked files and the file in `folder` that holds the uncommitted changes; None without git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes, name = _git("diff", "--binary", "HEAD") or "", None
+    if changes:
+        name = f"uncommitted_{hashlib.sha256(changes.encode()).hexdigest()[:8]}.diff"
+        with replacing(folder / name) as partial:
+            partial.write_text(changes, encoding="utf-8")
+    untracked = _git("ls-files", "--others", "--exclude-standard") or ""
+    return {"commit": commit.strip(), "uncommitted": name, "untracked": untracked.splitlines()}
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of this repository, None when there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None

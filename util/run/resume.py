@@ -1,0 +1,99 @@
+"""Finds the run, and the snapshot in it, that goes on when a command is given again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from util.base.errors import InputError
+from util.options.config import base_config
+from util.run.folders import numbered_runs, run_folders
+from util.training.snapshots import Snapshot, newest_readable, read_snapshot
+
+# what may differ between a training and its continuation
+ANYWHERE = {"n_steps", "num_workers", "device", "print_interval", "save_snapshot_every", "keep_snapshots", "max_refused_steps",
+            "resume", "protocol", "supp_idx", "n_part", "n_iters", "eval_batch_size", "whole_volume", "surface_tolerance_mm",
+            "slice_margin", "location_mm", "smooth_z", "largest_component", "support_image", "support_label", "query", "output",
+            "save_probs", "augment", "run"}
+# … and what may besides where the user names the snapshot
+BY_NAME = ANYWHERE | {"path", "datasets", "pretrained", "reload_model_path"}
+
+
+def run_to_continue(config: Mapping[str, Any], mode: str) -> Path | None:
+    """Return the newest run folder of "train" or "test" that has the config's options, or None.
+
+    A training may have had fewer steps; an evaluation that is complete is not continued.
+    """
+    if config["resume"] != "auto":
+        return None
+    runs = numbered_runs(run_folders(config, mode))
+    for folder in runs:
+        entry, stored = _read(folder / "run.json"), _read(folder / "config.json")
+        if mode == "test" and entry.get("status") == "COMPLETED" or not stored:
+            continue
+        if mode == "train" and stored.get("n_steps") not in range(config["n_steps"] + 1):
+            continue
+        if differing(config, stored, ANYWHERE if mode == "train" else {"resume"}) is None:
+            return folder
+    if runs and mode == "train" and (stored := _read(runs[0] / "config.json")):
+        key = differing(config, stored, ANYWHERE) or "n_steps"
+        print(f"a new run, as none in {runs[0].parent} has these options; the newest, {runs[0].name}, differs in {key}")
+    return None
+
+
+def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Tell whether the training in a run folder came to its end, and that is the config's."""
+    return (_read(folder / "run.json").get("status") == "COMPLETED"
+            and _read(folder / "config.json").get("n_steps") == config["n_steps"])
+
+
+def snapshot_to_resume(config: Mapping[str, Any], run_folder: Path) -> Snapshot | None:
+    """Return the snapshot that the option `resume` asks for, or None to start at step 0.
+
+    With "auto" that is the last whole one of the run folder.
+
+    Raises:
+        InputError: the named snapshot is broken, holds weights alone, or was trained with other options or for more steps.
+    """
+    if config["resume"] == "never":
+        return None
+    if config["resume"] == "auto":
+        snapshot = newest_readable(run_folder / "snapshots")
+    else:
+        snapshot = read_snapshot(config["resume"])
+        if snapshot.step is None:
+            raise InputError(f"resume: {snapshot.path} holds weights alone and cannot be resumed; "
+                             "reload_model_path starts from them")
+        if key := differing(config, snapshot.config, BY_NAME):
+            raise InputError(f"resume: {snapshot.path} was trained with {key}={snapshot.config.get(key)!r}, "
+                             f"now it is {config[key]!r}; to start afresh say resume=never")
+    if snapshot is not None and snapshot.step > config["n_steps"]:
+        raise InputError(f"n_steps: got {config['n_steps']}, but {snapshot.path} has {snapshot.step} steps; "
+                         "to start afresh say resume=never")
+    return snapshot
+
+
+def differing(config: Mapping[str, Any], earlier: Mapping[str, Any], allowed: set[str]) -> str | None:
+    """Return the first option, beside those that may, that is not what it was; one that did not exist had its default.
+
+    Of `path` and `datasets` only what is said of the config's own dataset counts.
+    """
+    dataset, defaults = config["dataset"], base_config()
+    for key in sorted(set(config) - allowed):
+        now, before = config[key], earlier.get(key, defaults.get(key))
+        if key in ("path", "datasets"):
+            now, before = now[dataset], before.get(dataset) if isinstance(before, Mapping) else None
+        if now != before:
+            return key
+    return None
+
+
+def _read(path: Path) -> dict:
+    """Return a JSON file's content, {} when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

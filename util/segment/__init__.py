@@ -1,0 +1,1 @@
+"""A query segmented from its supports: the protocol, whole volumes, metrics, uncertainty."""

@@ -1,0 +1,1 @@
+"""The training loop, snapshots, pretrained weights, and building a model from its options."""

@@ -1,0 +1,180 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dataloaders.episodes import EpisodeDataset
+from util.base.distributed import is_main, largest_of_processes, mean_over_processes, of_main, parallel, rank, world_size
+from util.base.episode import Episode
+from util.base.errors import InputError
+from util.base.files import remove_partial_files
+from util.base.progress import progress
+from util.base.signals import Interrupted, deferred_signals, ignore_signals
+from util.training.snapshots import Snapshot, load_model, prune_snapshots, restore_generators, save_snapshot
+
+
+class Trainer:
+    """All that changes in a training, and one step of it.
+
+    Args:
+        config: for `n_steps`, `optim`, `lr_step_gamma`, `max_iters_per_load` and `sync_batchnorm`; kept with every snapshot.
+    Attributes:
+        step: number of steps done, refused ones too.
+        history: (n_steps, losses) losses of every step, in the order of `model.loss_names`; NaN where a step was refused.
+        log: entries of the training log so far.
+        refused: a line for each step that was refused.
+    """
+
+    def __init__(self, model: nn.Module, config: Mapping[str, Any], device: torch.device):
+        self.model, self.config, self.device = model, config, device
+        model.to(device, memory_format=torch.channels_last).train()
+        self._replica = parallel(model, config["sync_batchnorm"])
+        self.optimizer = torch.optim.SGD(model.parameters(), **config["optim"], fused=True)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, config["max_iters_per_load"], config["lr_step_gamma"])
+        self.step = 0
+        self.history = torch.zeros(config["n_steps"], len(model.loss_names), device=device)
+        self.log: list[dict[str, float]] = []
+        self.refused: list[str] = []
+        self._buffers = list(model.buffers())
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
+
+    def advance(self, episode: Episode) -> dict[str, float] | None:
+        """Make one step. One whose loss or gradient is not finite is refused: its losses are returned, None otherwise.
+
+        A refused step leaves weights, optimiser and BatchNorm statistics as they were; it counts for the schedule. To know,
+        the host waits for one number per step, after the whole step is under way, as torch's own GradScaler does.
+        """
+        torch._foreach_copy_(self._buffers_before, self._buffers)
+        losses = self._replica(episode.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        means = mean_over_processes(torch.stack([losses[name] for name in self.model.loss_names]).detach())
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        accepted = (means.sum() + norm).isfinite().item()
+        if accepted:
+            self.optimizer.step()
+            self.history[self.step] = means
+        else:
+            torch._foreach_copy_(self._buffers, self._buffers_before)
+            self.history[self.step] = torch.nan
+        self.scheduler.step()
+        self.step += 1
+        if accepted:
+            return None
+        return {**{f"{name}_loss": mean.item() for name, mean in zip(self.model.loss_names, means, strict=True)},
+                "gradient": norm.item()}
+
+    def add_log_entry(self) -> dict[str, float]:
+        """Add an entry, mean losses since the last multiple of `print_interval`, and return it; resuming does not shift it."""
+        interval = self.config["print_interval"]
+        means = self.history[(self.step - 1) // interval * interval:self.step].nanmean(dim=0).tolist()
+        losses = {f"{name}_loss": mean for name, mean in zip(self.model.loss_names, means, strict=True)}
+        self.log.append({"step": self.step, **losses, "total_loss": sum(means), "lr": self.scheduler.get_last_lr()[0]})
+        return self.log[-1]
+
+    def save(self, folder: Path) -> Path:
+        """Write the snapshot of this step, by the main process, and remove those that `keep_snapshots` is over with."""
+        path = folder / f"{self.step}.pth"
+        if not is_main():
+            return path
+        save_snapshot(path, config=self.config, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
+                      scheduler=self.scheduler.state_dict(), step=self.step, history=self.history[:self.step].cpu(),
+                      log=self.log, refused=self.refused)
+        if self.config["keep_snapshots"] != "all":
+            prune_snapshots(folder, self.step, self.config["keep_snapshots"])
+        return path
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over the state of a snapshot."""
+        load_model(self.model, snapshot)
+        self.optimizer.load_state_dict(snapshot.optimizer)
+        self.scheduler.load_state_dict(snapshot.scheduler)
+        self.step, self.log, self.refused = snapshot.step, list(snapshot.log), list(snapshot.refused)
+        self.history[:self.step] = snapshot.history
+        if snapshot.generators is not None:
+            restore_generators(snapshot.generators)
+
+
+def train(model: nn.Module, episodes: EpisodeDataset, config: Mapping[str, Any], *, device: torch.device, snapshot_dir: Path,
+          log_scalar: Callable[[str, float, int], None], resume_from: Snapshot | None = None) -> Tensor:
+    """Train up to step `n_steps` and return the (n_steps, losses) losses of every step, in the order of `model.loss_names`.
+
+    Of W processes, process r takes at each step the episodes ((step − 1)·W + r)·batch_size + b, b < batch_size, so a resumed
+    run sees the episodes it would have seen. Losses and gradients are means over the processes, and the main one writes. What
+    was logged before is logged again. SIGTERM and Ctrl-C, in any process, end the training after a step, with its snapshot.
+
+    Raises:
+        InputError: more than `max_refused_steps` steps were refused; or the processes do not find the same snapshot.
+        OSError: a snapshot cannot be written.
+        Interrupted: after SIGTERM or Ctrl-C.
+    """
+    remove_partial_files(snapshot_dir)
+    trainer = Trainer(model, config, device)
+    if resume_from is not None:
+        trainer.restore(resume_from)
+    if trainer.step != of_main(trainer.step):
+        raise InputError(f"resume: process {rank()} finds step {trainer.step} in {snapshot_dir}, and the main process another; "
+                         "allowed: a path.log_dir that all machines see")
+    for entry in trainer.log:
+        _log(entry, log_scalar)
+    n_steps, per_step, stop_signal = config["n_steps"], config["batch_size"] * world_size(), 0
+    # a generator of its own, as a loader draws a number for its workers
+    loader = DataLoader(episodes, config["batch_size"], sampler=_own_episodes(trainer.step, n_steps, config["batch_size"]),
+                        num_workers=config["num_workers"], worker_init_fn=ignore_signals, generator=torch.Generator(),
+                        pin_memory=device.type == "cuda")
+    with (progress(total=n_steps * per_step, initial=trainer.step * per_step, desc="training", unit="episode") as bar,
+          deferred_signals() as stop):
+        for episode in loader:
+            bad_losses = trainer.advance(episode)
+            bar.update(per_step)
+            stop_signal = largest_of_processes(stop.number or 0)
+            if bad_losses is not None:
+                trainer.refused.append(_describe(trainer.step, bad_losses, episodes, per_step))
+                bar.write(f"refused, as it is not finite: {trainer.refused[-1]}")
+                _expect_few(trainer.refused, config["max_refused_steps"])
+            last = trainer.step == n_steps
+            if last or trainer.step % config["print_interval"] == 0:
+                entry = trainer.add_log_entry()
+                _log(entry, log_scalar)
+                bar.set_postfix({name.removesuffix("_loss"): f"{value:.3g}" for name, value in entry.items() if name != "step"})
+            if last or stop_signal or trainer.step % config["save_snapshot_every"] == 0:
+                path = trainer.save(snapshot_dir)
+            if stop_signal:
+                break
+    if stop_signal:
+        print(f"stopped after step {trainer.step} of {n_steps}; the same command, with resume=auto, goes on from {path}")
+        raise Interrupted(stop_signal)
+    return trainer.history.cpu()
+
+
+def _own_episodes(done: int, n_steps: int, batch_size: int) -> list[int]:
+    """Numbers of the episodes that this process takes in the steps after `done`."""
+    return [(step * world_size() + rank()) * batch_size + b for step in range(done, n_steps) for b in range(batch_size)]
+
+
+def _log(entry: Mapping[str, float], log_scalar: Callable[[str, float, int], None]) -> None:
+    for name, value in entry.items():
+        if name != "step":
+            log_scalar(name, value, entry["step"])
+
+
+def _describe(step: int, losses: Mapping[str, float], episodes: EpisodeDataset, per_step: int) -> str:
+    """Say what a step was made of, in all processes."""
+    drawn = [episodes.draw(index) for index in range((step - 1) * per_step, step * per_step)]
+    where = "; ".join(f"case {case}, supervoxel or class {label}, support slices {slices[:-1]}, query slice {slices[-1]}"
+                      for case, label, slices in drawn)
+    return f"step {step} ({', '.join(f'{name} {value:.4g}' for name, value in losses.items())}): {where}"
+
+
+def _expect_few(refused: list[str], allowed: int) -> None:
+    if len(refused) > allowed:
+        print("\n  ".join(["refused so far:", *refused]))
+        raise InputError(f"max_refused_steps: {len(refused)} steps had a loss or gradient that is not finite, allowed: "
+                         f"{allowed}; look at the episodes above, or lower optim.lr")

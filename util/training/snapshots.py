@@ -1,0 +1,141 @@
+"""Snapshots: the weights of a model, and all that is needed to go on training it."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from util.base.errors import InputError
+from util.base.files import replacing
+from util.training.weights import load_state, read_weights
+
+SHAPING = ("model", "encoder", "threshold", "paths", "coordinates")   # options that decide what the network is
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot file's content. A plain `state_dict`, as the published code saves it, has step None and no more.
+
+    Those of earlier versions have no generators, log or refused steps.
+    """
+
+    path: Path
+    model: Mapping[str, Tensor]
+    step: int | None = None
+    optimizer: Mapping[str, Any] | None = None
+    scheduler: Mapping[str, Any] | None = None
+    history: Tensor | None = None       # (step, losses) losses of every step so far
+    config: Mapping[str, Any] | None = None
+    generators: Mapping[str, Any] | None = None
+    log: Sequence[Mapping[str, float]] = ()     # entries of the training log so far
+    refused: Sequence[str] = ()                 # a line for each step that was refused
+
+
+def save_snapshot(path: Path, *, config: Mapping[str, Any], **state: Any) -> None:
+    """Write a snapshot, so that `path` is whole or not there. `state` has the fields of Snapshot; generators are added.
+
+    Raises:
+        OSError: with `path`, when it cannot be written, as on a full disk; nothing of it is left then.
+    """
+    content = io.BytesIO()      # torch.save has no clean way out when a write fails
+    torch.save({**state, "generators": generator_states(), "config": json.dumps(config)}, content)
+    with replacing(path) as partial:
+        partial.write_bytes(content.getbuffer())
+
+
+def read_snapshot(path: Path | str) -> Snapshot:
+    """Read a snapshot of `train.py`, or a plain `state_dict`.
+
+    Raises:
+        InputError: the file is missing, broken, or holds something else.
+    """
+    path = Path(path)
+    content = read_weights(path)
+    if "model" not in content:
+        return Snapshot(path, content)
+    try:
+        fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
+        fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
+        snapshot = Snapshot(path, **fields, config=json.loads(content["config"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
+    _expect_kinds(snapshot)
+    return snapshot
+
+
+def _expect_kinds(snapshot: Snapshot) -> None:
+    """Raise InputError where a part of a snapshot is not of the kind that `save_snapshot` writes."""
+    for name in ("model", "optimizer", "scheduler", "config"):
+        if not isinstance(getattr(snapshot, name), Mapping):
+            raise InputError(f"{snapshot.path}: not a snapshot of train.py ({name} is no dictionary)")
+    if type(snapshot.step) is not int or snapshot.step < 1:
+        raise InputError(f"{snapshot.path}: not a snapshot of train.py (step is no whole number of at least 1)")
+    history = snapshot.history
+    if not isinstance(history, Tensor) or history.ndim != 2 or len(history) != snapshot.step:
+        raise InputError(f"{snapshot.path}: not a snapshot of train.py (history is not the losses of {snapshot.step} steps)")
+
+
+def load_model(model: nn.Module, snapshot: Snapshot) -> None:
+    """Load a snapshot's weights; an InputError names the tensors that do not fit, and the options they were trained with."""
+    options = ", ".join(f"{key}={snapshot.config[key]}" for key in SHAPING if key in snapshot.config) if snapshot.config else ""
+    hint = f"; it was trained with {options}" if options else ""
+    load_state(model, snapshot.model, snapshot.path, hint)
+
+
+def newest_snapshot(run_dirs: Path) -> Path | None:
+    """Return the last snapshot of the newest run that has one, in a folder of runs numbered 1, 2, …"""
+    found = [path for path in run_dirs.glob("*/snapshots/*.pth") if path.parts[-3].isdecimal() and path.stem.isdecimal()]
+    return max(found, key=lambda path: (int(path.parts[-3]), int(path.stem)), default=None)
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """Return the snapshots `<step>.pth` of a folder, the last step first."""
+    return sorted((path for path in folder.glob("*.pth") if path.stem.isdecimal()), key=lambda path: -int(path.stem))
+
+
+def newest_readable(folder: Path) -> Snapshot | None:
+    """Return the last snapshot of a folder that is whole, or None; damaged ones are named with the one that is used instead."""
+    damaged = []
+    for path in snapshots_in(folder):
+        try:
+            found = read_snapshot(path)
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        for reason in damaged:
+            print(f"warning: {reason}; {path} is used instead")
+        return found
+    for reason in damaged:
+        print(f"warning: {reason}; there is no whole snapshot before it, training starts from the beginning")
+    return None
+
+
+def prune_snapshots(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the last `keep` snapshots up to `step`, which was just saved. Later ones, as of a damaged file, stay."""
+    for path in [path for path in snapshots_in(folder) if int(path.stem) <= step][keep:]:
+        path.unlink()
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of all global random generators, as `weights_only` loading allows them."""
+    name, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_generators(states: Mapping[str, Any]) -> None:
+    """Set the generators to what `generator_states` returned; those of CUDA only when there are as many devices as then."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,132 @@
+"""Pretrained backbones, and loading weights into a model with every tensor accounted for."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, ResNet101_Weights
+from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
+
+from util.base.errors import InputError
+from util.base.inputs import expect_file
+
+PRETRAINED_URLS = {
+    ("resnet101", "imagenet"): ResNet101_Weights.IMAGENET1K_V1.url,
+    ("resnet101", "coco"): DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1.url,
+    ("resnet50", "imagenet"): ResNet50_Weights.IMAGENET1K_V1.url,
+    ("resnet50", "coco"): DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url,
+}
+
+
+def read_weights(path: Path | str) -> dict:
+    """Read what `torch.save` wrote, tensors and plain values only, onto the CPU.
+
+    Raises:
+        InputError: the file is missing, truncated, not a checkpoint, or would run code when loaded.
+    """
+    path = expect_file(path)
+    try:
+        _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:      # a damaged pickle may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as weights ({reason})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip whose parts are larger than itself (torch stores them as they are, a zip bomb does not), and a damaged one.
+
+    torch.save writes check sums that torch.load does not look at; files older than 2020 are no zip and have none.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":      # what torch takes for a zip
+            return
+    with zipfile.ZipFile(path) as archive:
+        n_bytes = sum(part.file_size for part in archive.infolist())
+        if n_bytes > path.stat().st_size:
+            raise ValueError(f"its parts claim {n_bytes} bytes, the file has {path.stat().st_size}")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} does not have its check sum: the file is damaged")
+
+
+def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights_dir: Path | str) -> str:
+    """Load pretrained weights into a backbone and return a sentence that says how many tensors were.
+
+    Args:
+        source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` when they are not there),
+            or the path of a file. Names may be torchvision's classifier's (`layer1.…`) or its DeepLabV3's
+            (`backbone.layer1.…`).
+    Raises:
+        InputError: there are no such weights for this encoder, or no tensor of the file fits by name and shape.
+    """
+    if source == "none":
+        return "encoder: random weights (pretrained: none)"
+    path = _pretrained_file(encoder_name, source, Path(weights_dir))
+    given = {name.removeprefix("backbone."): value for name, value in read_weights(path).items() if isinstance(value, Tensor)}
+    wanted = backbone.state_dict()
+    fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
+    _expect_finite(fitting, path)
+    if not fitting:
+        raise InputError(
+            f"pretrained: of the {len(given)} tensors of {path}, none fits encoder {encoder_name!r} by name and shape")
+    backbone.load_state_dict(fitting, strict=False)
+    missing = sorted({name.partition(".")[0] for name in set(wanted) - set(fitting)})
+    left = f"; left as initialised: {', '.join(missing)}" if missing else ""
+    return f"encoder: {len(fitting)} of {len(wanted)} backbone tensors loaded from {path}{left}"
+
+
+def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
+    if source not in ("imagenet", "coco"):
+        return Path(source)
+    if (encoder_name, source) not in PRETRAINED_URLS:
+        raise InputError(f"pretrained: got {source!r}, allowed for encoder {encoder_name!r}: 'none' or the path of a file")
+    url = PRETRAINED_URLS[encoder_name, source]
+    path = weights_dir / url.rpartition("/")[2]
+    if not path.is_file():
+        weights_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+        except (URLError, OSError, RuntimeError) as error:
+            raise InputError(f"pretrained: {path} is not there and {url} could not be downloaded ({error}); "
+                             "put the file there by hand, or say pretrained=none") from None
+    return path
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str, hint: str = "") -> None:
+    """Load a state_dict whose names and shapes must all agree with the model's.
+
+    Raises:
+        InputError: they do not; the message names the first tensors of each kind of disagreement.
+    """
+    wanted = model.state_dict()
+    problems = {
+        "missing": [name for name in wanted if name not in state],
+        "unknown": [name for name in state if name not in wanted],
+        "of another shape": [f"{name} {_shape_in_words(state[name])} for {tuple(wanted[name].shape)}" for name in wanted
+                             if name in state and getattr(state[name], "shape", None) != wanted[name].shape],
+    }
+    described = [f"{len(names)} {kind} ({', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''})"
+                 for kind, names in problems.items() if names]
+    if described:
+        raise InputError(f"{origin}: weights of another architecture: tensors {'; '.join(described)}{hint}")
+    _expect_finite(state, origin)
+    model.load_state_dict(state)
+
+
+def _shape_in_words(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"({type(value).__name__})"
+
+
+def _expect_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
+    for name, tensor in state.items():
+        real = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex() or tensor.is_quantized)
+        if not real or not torch.isfinite(tensor).all():
+            raise InputError(f"{origin}: tensor {name} holds NaN, infinity or no real numbers; such weights cannot be used")
