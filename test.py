@@ -18,7 +18,7 @@ from util.base.device import resolve_device
 from util.base.distributed import is_main, join, of_main, rank, world_size
 from util.base.errors import InputError
 from util.options.config import check_config
-from util.predict.predictor import Predictor, as_trained, predict_all
+from util.predict.predictor import Predictor, as_trained, names_in, plan_queries, predict_all, read_supports
 from util.results.report import write_report
 from util.results.scores import (
     TABLE_HEADER,
@@ -66,12 +66,14 @@ def predict(_config) -> None:
         config = as_trained(plain(_config), snapshot.config)
         check_config(config)
         device = resolve_device(config["device"], config["deterministic"])
+        spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+        supports = read_supports(spec, config)
+        plan = plan_queries(config, names_in(supports, spec))
         model = build_model(config)
         load_model(model, snapshot)
-        spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
-        predictor = Predictor.from_config(model, spec, device, config)
+        predictor = Predictor.from_config(model, spec, device, config, supports)
         del model, snapshot     # the predictor has its own copy of the weights
-        failures = predict_all(predictor, config)
+        failures = predict_all(predictor, plan, config)
     print(f"written to {config['output']}")
     if failures:
         raise SystemExit("\n".join(f"error: {line}" for line in failures))
@@ -81,7 +83,7 @@ def predict(_config) -> None:
 def report(_config) -> None:
     """Make report.html of a finished evaluation: tables, plots and a viewer of every case, in one file. Give run=<run folder>."""
     with one_line_errors():
-        print(f"written: {write_report(_config['run'])}")
+        print(f"written: {write_report(_config['run'], _config['overwrite'])}")
 
 
 @experiment.main

@@ -7,10 +7,14 @@
 Options are explained in configs/base.json5; the other files of configs/ are the experiments that `with` names.
 """
 
+from pathlib import Path
+
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, world_size
+from util.base.errors import InputError
+from util.base.guard import lies_in
 from util.results.figures import loss_curve
 from util.run.experiment import (
     build_model,
@@ -39,6 +43,9 @@ def main(_run, _config) -> float:
     device = resolve_device(config["device"], config["deterministic"])
     spec, cases = open_dataset(config)
     held_out = fold_positions(len(cases), spec.n_folds, config["eval_fold"])
+    if config["reload_model_path"] is not None and lies_in(Path(config["reload_model_path"]), folder):
+        raise InputError(f"reload_model_path: {config['reload_model_path']} lies in {folder}, which this run writes to; "
+                         "allowed: a copy of it elsewhere, or resume=never")
     resume_from = snapshot_to_resume(config, folder)
     model = build_model(config)
     if resume_from is not None:

@@ -25,6 +25,7 @@ from data.preparation.inspect_case import CaseReport, inspect_case
 from data.supervoxels.generate_supervoxels import default_min_size, positive
 from dataloaders.datasets import DatasetSpec, find_cases
 from util.base.errors import InputError
+from util.base.guard import OVERWRITE_HELP, claim
 from util.options.config import check_config, load_config
 
 
@@ -44,6 +45,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="its folder (default: as path.<dataset>.data_dir in the config)")
     parser.add_argument("--n-sv", type=positive, help="which supervoxels (default: as the dataset's configs say)")
     parser.add_argument("--sheet", type=Path, help="the contact sheet (default: runs/check_<dataset>.png)")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser.parse_args(arguments)
 
 
@@ -61,7 +63,9 @@ def check(options: argparse.Namespace) -> int:
     n_sv = options.n_sv or default_min_size(options, config)
     sheet = options.sheet or Path("runs") / f"check_{name}.png"
 
-    reports = [inspect_case(case, spec) for case in tqdm(find_cases(spec, data_dir, n_sv), unit="case", desc=name)]
+    cases = find_cases(spec, data_dir, n_sv)
+    claim([sheet], [path for case in cases for path in case.files], overwrite=options.overwrite)
+    reports = [inspect_case(case, spec) for case in tqdm(cases, unit="case", desc=name)]
     problems = [problem for report in reports for problem in report.problems]
     problems += partners_without_image(spec, data_dir, n_sv, reports) + duplicates(reports)
     print_cases(reports, spec)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -28,6 +28,8 @@ from tqdm import tqdm
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from dataloaders.volumes import write_like
 from util.base.errors import InputError
+from util.base.files import LIST, replacing, write_text
+from util.base.guard import claim
 
 VERSION = 1                        # to be raised when the same parameters give other voxels
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels
@@ -211,6 +213,13 @@ def make_case(seed: int, case: int, shape: tuple[int, int, int]) -> tuple[np.nda
     return _scan(body), body.labels
 
 
+def case_files(folder: Path, case: int, min_size: int) -> tuple[Path, Path, Path]:
+    """Return the paths of a case's image, label map and supervoxels."""
+    images = folder / "chaos_MR_T2_normalized"
+    return (images / f"image_{case}.nii.gz", images / f"label_{case}.nii.gz",
+            folder / f"supervoxels_{min_size}/superpix-MIDDLE_{case}.nii.gz")
+
+
 def write_case(folder: Path, case: int, parameters: dict[str, int]) -> None:
     """Write a case's image, label map and supervoxels in LAS orientation."""
     shape = (parameters["slices"], parameters["size"], parameters["size"])
@@ -218,20 +227,21 @@ def write_case(folder: Path, case: int, parameters: dict[str, int]) -> None:
     supervoxels = generate_supervoxels(image, spacing_mm(shape), parameters["min_size"])
     affine = np.diag([*np.multiply(spacing_mm(shape)[::-1], (-1, 1, 1)), 1])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(shape[::-1]) - 1) / 2
-    image_path = folder / f"chaos_MR_T2_normalized/image_{case}.nii.gz"
-    image_path.parent.mkdir(exist_ok=True)
+    image_path, label_path, supervoxels_path = case_files(folder, case, parameters["min_size"])
     volume = nibabel.Nifti1Image(image.transpose(2, 1, 0), affine)
     volume.header.set_xyzt_units("mm")
-    nibabel.save(volume, image_path)
-    write_like(image_path, labels, image_path.with_name(f"label_{case}.nii.gz"))
-    write_like(image_path, supervoxels, folder / f"supervoxels_{parameters['min_size']}/superpix-MIDDLE_{case}.nii.gz")
+    with replacing(image_path) as partial:
+        nibabel.save(volume, partial)
+    write_like(image_path, labels, label_path)
+    write_like(image_path, supervoxels, supervoxels_path)
 
 
 def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
     """Say whether the folder holds the data set of these parameters; if not, it is one that may be written.
 
     Raises:
-        InputError: it holds something else, or a data set of other parameters that is not to be overwritten.
+        InputError: it holds something else, or a data set of other parameters that is not to be overwritten, or in which files
+            were added or changed.
     """
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return False
@@ -243,7 +253,19 @@ def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
     if found != parameters and not overwrite:
         raise InputError(f"--output: {output} was made with {found}, asked for is {parameters}; "
                          "--overwrite replaces it")
+    if found != parameters:
+        _expect_own(output, found)
     return found == parameters
+
+
+def _expect_own(output: Path, found: Mapping[str, Any]) -> None:
+    """Raise InputError when a folder that is to be replaced holds anything that `generate_phantom` did not make."""
+    own = {output / "phantom.json", *(path for case in range(1, found.get("cases", 0) + 1)
+                                      for path in case_files(output, case, found.get("min_size", 0)))}
+    files = [path for path in sorted(output.rglob("*")) if path.name != LIST and (path.is_symlink() or not path.is_dir())]
+    if strange := [path for path in files if path not in own or path.is_symlink()]:
+        raise InputError(f"--output: {strange[0]} is no part of the phantom; move it away to replace the folder")
+    claim(files, remedy=f"another --output, or deleting {output} by hand")
 
 
 def generate_phantom(output: Path, parameters: dict[str, int], overwrite: bool = False) -> None:
@@ -257,9 +279,9 @@ def generate_phantom(output: Path, parameters: dict[str, int], overwrite: bool =
         folder.mkdir()
         for case in tqdm(range(1, parameters["cases"] + 1), desc=output.name, unit="case"):
             write_case(folder, case, parameters)
-        (folder / "phantom.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        write_text(json.dumps(parameters, indent=2) + "\n", folder / "phantom.json")
         if output.exists():
-            shutil.rmtree(output)
+            output.rename(Path(partial) / "replaced")      # and removed with it
         folder.rename(output)
 
 

@@ -23,6 +23,7 @@ from data.supervoxels.generate_supervoxels import positive
 from dataloaders.datasets import Grid
 from dataloaders.resampling import IN_PLANE_PX
 from util.base.errors import InputError
+from util.base.guard import OVERWRITE_HELP
 from util.options.config import MAX_SIZE_PX, SPACING_MM
 
 LABEL_PATTERN = "label_{case}.nii.gz"
@@ -63,6 +64,7 @@ def add_common_options(command: argparse.ArgumentParser, dataset: str | None) ->
     command.add_argument("--superpixels", action="store_true", help="make 2D superpixels as well, for SSL-ALPNet")
     command.add_argument("--jobs", type=positive, default=os.cpu_count(),
                          help="cases at a time; default: one per core (%(default)s)")
+    command.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
 
 
 def add_own_options(command: argparse.ArgumentParser) -> None:
@@ -118,13 +120,12 @@ def known_recipe(options: argparse.Namespace) -> Recipe:
 
 def prepare(recipe: Recipe, options: argparse.Namespace) -> bool:
     """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
-    complete = prepare_dataset(recipe, options.source, options.target, options.jobs)
+    complete = prepare_dataset(recipe, options.source, options.target, options.jobs, options.overwrite)
     if not any(options.target.glob(recipe.spec.image.format(case="*"))):
         return False
     n_sv = options.n_sv or default_n_sv(recipe.spec.name)
-    complete &= generate_maps(recipe.spec, options.target, n_sv, options.jobs)
-    if options.superpixels:
-        complete &= generate_maps(recipe.spec, options.target, None, options.jobs)
+    for size in (n_sv, None) if options.superpixels else (n_sv,):
+        complete &= generate_maps(recipe.spec, options.target, size, options.jobs, options.overwrite)
     return complete
 
 

@@ -59,6 +59,10 @@ class Case:
     supervoxels: Path
     superpixels: Path
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.image, self.label, self.supervoxels, self.superpixels
+
 
 def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 400) -> list[Case]:
     """Return the cases whose image exists, sorted by number (names that are no number come after, by text).

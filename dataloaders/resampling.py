@@ -7,7 +7,6 @@ Clip, resample, then crop or pad is the preparation published for CHAOS and CMR.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import SimpleITK as sitk
 
 from dataloaders.volumes import MAX_VOXELS
 from util.base.errors import InputError
+from util.base.files import replacing
 
 IN_PLANE_PX = 256
 
@@ -124,11 +124,6 @@ def voxel_to_patient(image: sitk.Image) -> np.ndarray:
 
 
 def save(image: sitk.Image, path: Path) -> None:
-    """Write as NIfTI by way of a temporary name, so that a file of this name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    """Write as NIfTI."""
+    with replacing(path) as partial:
         sitk.WriteImage(image, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from dataloaders.datasets import Case, DatasetSpec
 from util.base.errors import InputError
+from util.base.files import replacing
 from util.base.inputs import expect_file
 
 MAX_VOXELS = 2**30          # of a volume; 2000 CT slices of 512×512 have half as many
@@ -188,15 +188,13 @@ def grid_distance_mm(matrix: np.ndarray, other: np.ndarray, size: Sequence[int])
 
 
 def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
-    """Write (D, H, W) values as NIfTI on the grid and with the geometry of `reference`, by way of a temporary name."""
+    """Write (D, H, W) values as NIfTI on the grid and with the geometry of `reference`."""
     header = read_header(reference)
     values = array.transpose(2, 1, 0)
     if values.shape != header.get_data_shape():
         raise ValueError(f"array: expected shape {header.get_data_shape()[::-1]}, got {array.shape}")
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     image_type = Nifti2Image if isinstance(header, Nifti2Header) else Nifti1Image
-    nibabel.save(image_type(values, header.get_best_affine(), header), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        nibabel.save(image_type(values, header.get_best_affine(), header), partial)

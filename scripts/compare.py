@@ -21,6 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from util.base.errors import InputError
+from util.base.files import write_text
+from util.base.guard import OVERWRITE_HELP, claim
 from util.options.config import read_json5
 from util.results.comparison import (
     ALL,
@@ -55,6 +57,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
                         "%(default)s")
     parser.add_argument("--metric", choices=["dice", "iou"], default="dice", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="folder; default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser.parse_args(arguments)
 
 
@@ -174,10 +177,12 @@ def box_plot(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[st
     save_figure(figure, path)
 
 
+def output_files(folder: Path) -> list[Path]:
+    return [folder / f"comparison.{ending}" for ending in ("txt", "md", "tex", "csv", "png")]
+
+
 def write(path: Path, content: str) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(content + "\n" * (not content.endswith("\n")), encoding="utf-8")
-    partial.replace(path)
+    write_text(content + "\n" * (not content.endswith("\n")), path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.baseline not in (*methods, "none"):
             raise InputError(f"--baseline: got {options.baseline!r}, allowed: 'none' or one of {list(methods)}")
         p_values = {} if options.baseline == "none" else p_values_against(options.baseline, methods, classes)
+        claim(output_files(options.output), [run.folder for run in runs], overwrite=options.overwrite)
         options.output.mkdir(parents=True, exist_ok=True)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,9 @@
 """The demo: phantom volumes → supervoxels → training → evaluation → a table and pictures.
 
-    python scripts/demo.py [options of train.py, such as n_steps=2000]
+    python scripts/demo.py [--overwrite] [options of train.py, such as n_steps=2000]
 
-Everything is written below runs/demo; the table and the pictures are gathered in demo_output.
+Everything is written below runs/demo; the table and the pictures are gathered in demo_output, where --overwrite replaces files
+that an earlier demo did not make.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+from util.base.files import replacing, write_text
+from util.base.guard import claim
 from util.base.root import ROOT
-from util.run.experiment import format_table
+from util.options.config import load_config
+from util.results.scores import file_name
+from util.run.experiment import format_table, one_line_errors
 from util.run.folders import call, newest_run
 
 RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"
@@ -24,6 +29,12 @@ def main(options: list[str]) -> None:
     if options[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return
+    overwrite = "--overwrite" in options
+    options = [option for option in options if option != "--overwrite"]
+    labels = load_config("demo")["datasets"]["PHANTOM"]["labels"].values()
+    pictures = ["loss_curve.png", *(f"overview_{file_name(label)}.png" for label in labels)]
+    with one_line_errors():
+        claim([OUTPUT / name for name in ("table.txt", *pictures)], overwrite=overwrite)
     start = time.perf_counter()
     call("data/phantom.py")
     untrained = evaluate("untrained", options)
@@ -32,13 +43,14 @@ def main(options: list[str]) -> None:
     snapshot = max((training / "snapshots").glob("*.pth"), key=lambda path: int(path.stem))
     trained = evaluate(str(snapshot), options)
 
-    OUTPUT.mkdir(exist_ok=True)
-    for picture in (training / "loss_curve.png", *trained.glob("overview_*.png")):
-        shutil.copy(picture, OUTPUT)
+    for name in pictures:
+        if (picture := (training if name == "loss_curve.png" else trained) / name).exists():
+            with replacing(OUTPUT / name) as partial:
+                shutil.copy(picture, partial)
     table = compare(*(json.loads((folder / "results.json").read_text()) for folder in (untrained, trained)))
-    (OUTPUT / "table.txt").write_text(table + "\n")
+    write_text(table + "\n", OUTPUT / "table.txt")
     print(f"\nDice on phantom volumes that were not trained on (every support of fold 0):\n\n{table}\n")
-    print(f"pictures: {', '.join(sorted(path.name for path in OUTPUT.glob('*.png')))} in {OUTPUT}")
+    print(f"pictures: {', '.join(sorted(pictures))} in {OUTPUT}")
     print(f"done in {time.perf_counter() - start:.0f} s")
 
 

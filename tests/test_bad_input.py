@@ -550,6 +550,7 @@ WRONG_OPTIONS = {
     "support_label": [*TEXT[:2], [], [3], ["a", "a"]],
     "query": TEXT,
     "output": TEXT,
+    "overwrite": SWITCH,
     "save_probs": SWITCH,
     "augment": SWITCH,
     "run": TEXT,

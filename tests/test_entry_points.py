@@ -18,7 +18,7 @@ from util.training.snapshots import read_snapshot
 
 def test_training_leaves_snapshots_metrics_and_a_curve(trained):
     assert trained.parent.name == "QNet_train_CHAOST2_cv0" and trained.name == "1"
-    assert sorted(path.name for path in (trained / "snapshots").iterdir()) == ["2.pth", "3.pth"]
+    assert sorted(path.name for path in (trained / "snapshots").glob("*.pth")) == ["2.pth", "3.pth"]
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["total_loss"]["steps"] == [2, 3]
     assert metrics["lr"]["values"] == pytest.approx([0.001 * 0.98, 0.001 * 0.98])
@@ -71,7 +71,7 @@ def test_results_are_means_of_the_rows(tested):
 def test_whole_volumes_are_scored_beside_the_protocol(tested, trained, toy_data, tmp_path):
     rows = list(csv.DictReader((tested / "scores_whole_volume.csv").open()))
     results = json.loads((tested / "results.json").read_text())["whole_volume"]
-    assert len(rows) == len(list((tested / "probabilities_whole_volume").iterdir())) == 8
+    assert len(rows) == len(list((tested / "probabilities_whole_volume").glob("*.nii.gz"))) == 8
     for row in rows:
         name = f"{row['query_case']}_{row['label_name'].replace(' ', '_')}_supp{row['support_case']}.nii.gz"
         mask = np.asanyarray(nibabel.load(tested / "predictions_whole_volume" / name).dataobj).transpose(2, 1, 0) > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from skimage.segmentation import find_boundaries
 
 from data.preparation.inspect_case import CaseReport
 from dataloaders.datasets import DatasetSpec
+from util.base.files import replacing
 
 CASES_PER_ROW = 4
 PANEL_INCHES = 2.4
@@ -40,10 +40,8 @@ def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: P
         _draw_case(axes[2 * i], axes[2 * i + 1], report, colours)
     figure.legend(handles=[Line2D([], [], color=colour, label=spec.labels[label]) for label, colour in colours.items()],
                   loc="outside upper center", ncols=7, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    figure.savefig(partial, dpi=100, format="png")
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def _draw_case(left: Axes, right: Axes, report: CaseReport, colours: dict[int, tuple]) -> None:

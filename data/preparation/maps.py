@@ -6,7 +6,15 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from data.supervoxels.generate_supervoxels import Task, default_min_size, generate_all, method, read_record, state
+from data.supervoxels.generate_supervoxels import (
+    Task,
+    default_min_size,
+    expect_writable,
+    generate_all,
+    method,
+    read_record,
+    state,
+)
 from dataloaders.datasets import DatasetSpec, find_cases
 from util.options.config import base_config
 
@@ -16,7 +24,7 @@ def default_n_sv(dataset: str) -> int:
     return default_min_size(Namespace(config=None, dataset=dataset), base_config())
 
 
-def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int) -> bool:
+def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False) -> bool:
     """Write the maps that cases below `target` lack; a map of unknown origin, such as a published one, is kept.
 
     Args:
@@ -24,8 +32,11 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
         target: its folder.
         n_sv: voxels of the smallest supervoxel; None: 2D superpixels instead, with the settings made for CHAOS.
         n_jobs: processes.
+        overwrite: maps that were changed by hand are made anew too, where their image changed.
     Returns:
         whether every case has its map; the others are named on stderr.
+    Raises:
+        InputError: as `util.base.guard.claim`.
     """
     options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
     kind, pattern, parameters = method(options, {}, spec)
@@ -34,5 +45,6 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
              for case in find_cases(spec, target, size)]
     record = read_record(tasks[0].record)
     waiting = [task for task in tasks if state(task, record.get(task.case)) == "to do"]
+    expect_writable(waiting, overwrite)
     print(f"{tasks[0].output.parent}: {len(waiting)} of {len(tasks)} cases to do", file=sys.stderr)
     return not waiting or generate_all(waiting, n_jobs) == 0

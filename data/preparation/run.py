@@ -22,13 +22,15 @@ from dataloaders.reading import RawCase, last_line
 from dataloaders.resampling import save
 from dataloaders.volumes import read_label
 from util.base.errors import InputError
+from util.base.files import write_text
+from util.base.guard import claim, expect_apart
 from util.base.inputs import read_json
 
 CLASSMAP_MIN_PX = (1, 100)
 RECORD_NAME = "preparation.json"
 
 
-def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int) -> bool:
+def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int, overwrite: bool = False) -> bool:
     """Prepare the images and labels of all cases below `source` into `target`, with their classmaps and record.
 
     A case whose files are there is skipped. A broken one is named on stderr and leaves nothing; the others go on.
@@ -36,7 +38,8 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int) -> 
     Returns:
         whether every case is complete.
     Raises:
-        InputError: as `find_raw_cases`.
+        InputError: as `find_raw_cases`; or a file that would be written is one of the download, or without `overwrite` was not
+            made by this program.
     """
     raw_cases, notes = find_raw_cases(source, recipe.find)
     if recipe.n_cases and len(raw_cases) != recipe.n_cases:
@@ -44,6 +47,7 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int) -> 
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     record = read_record(recipe.spec, target)
+    expect_writable(recipe.spec, target, raw_cases, overwrite)
     counts: Counter[str] = Counter()
     job = partial(prepare_case, recipe, source, target, dict(record))
     with tqdm(total=len(raw_cases), unit="case", desc="images and labels") as bar:
@@ -61,6 +65,25 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int) -> 
     summary = ", ".join(f"{counts[what]} {what}" for what in ("prepared", "skipped", "broken"))
     print(f"{target}: {summary}", file=sys.stderr)
     return not counts["broken"]
+
+
+def expect_writable(spec: DatasetSpec, target: Path, raw_cases: Sequence[RawCase], overwrite: bool) -> None:
+    """Raise InputError when something that is going to be written may not be: see `util.base.guard.claim`."""
+    raw_files = [path for raw in raw_cases for path in (raw.image, raw.label) if path is not None]
+    record = record_path(spec, target)
+    expect_apart([record], raw_files)       # what is in it stays
+    claim([*(path for raw in raw_cases if not is_prepared(spec, target, raw) for path in prepared_files(spec, target, raw)),
+           *(classmap_path(spec, target, min_px) for min_px in CLASSMAP_MIN_PX)], raw_files, overwrite=overwrite)
+
+
+def prepared_files(spec: DatasetSpec, target: Path, raw: RawCase) -> tuple[Path, Path]:
+    """Return the paths of a case's image and label."""
+    return target / spec.image.format(case=raw.name), target / spec.label.format(case=raw.name)
+
+
+def is_prepared(spec: DatasetSpec, target: Path, raw: RawCase) -> bool:
+    image, label = prepared_files(spec, target, raw)
+    return image.exists() and (raw.label is None or label.exists())
 
 
 def find_raw_cases(source: Path, find: Finder) -> tuple[list[RawCase], list[str]]:
@@ -113,8 +136,8 @@ def prepare_case(recipe: Recipe, source: Path, target: Path, record: dict, raw: 
     Raises:
         InputError: its raw files are broken, or it was prepared from other files or with other settings.
     """
-    image, label = (target / pattern.format(case=raw.name) for pattern in (recipe.spec.image, recipe.spec.label))
-    if not (image.exists() and (raw.label is None or label.exists())):
+    image, label = prepared_files(recipe.spec, target, raw)
+    if not is_prepared(recipe.spec, target, raw):
         write_pair(recipe, raw, image, label)
         return "prepared"
     expected = origin(recipe, source, raw)
@@ -161,7 +184,7 @@ def write_classmaps(spec: DatasetSpec, target: Path) -> None:
     for min_px in CLASSMAP_MIN_PX:
         classmap = {name: {case: np.flatnonzero(areas >= min_px).tolist() for case, areas in per_case.items()}
                     for name, per_case in areas_px.items()}
-        write_json(classmap, record_path(spec, target).with_name(f"classmap_{min_px}.json"))
+        write_json(classmap, classmap_path(spec, target, min_px))
 
 
 def origin(recipe: Recipe, source: Path, raw: RawCase) -> dict[str, str]:
@@ -174,6 +197,10 @@ def record_path(spec: DatasetSpec, target: Path) -> Path:
     return (target / spec.image).with_name(RECORD_NAME)
 
 
+def classmap_path(spec: DatasetSpec, target: Path, min_px: int) -> Path:
+    return record_path(spec, target).with_name(f"classmap_{min_px}.json")
+
+
 def read_record(spec: DatasetSpec, target: Path) -> dict[str, dict[str, str]]:
     path = record_path(spec, target)
     try:
@@ -183,6 +210,4 @@ def read_record(spec: DatasetSpec, target: Path) -> dict[str, dict[str, str]]:
 
 
 def write_json(content: dict, path: Path) -> None:
-    partial_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    partial_path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial_path.replace(path)
+    write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)

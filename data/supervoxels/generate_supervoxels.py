@@ -5,7 +5,7 @@
 Each map lies on the grid of its image. `supervoxels.json` (`superpixels.json`) beside the maps records for each case
 what made it: the algorithm and its parameters, the spacing, the SHA-256 of the image file and of the map's int32 values
 in (D, H, W) order. A case is skipped when this record agrees with what is asked for; a map without a record is somebody
-else's, such as a published one, and is never overwritten.
+else's, such as a published one, and is never overwritten. One that was changed by hand since takes --overwrite.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,7 +28,10 @@ from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from dataloaders.volumes import read_array, read_header, write_like
+from util.base.checksums import sha256
 from util.base.errors import InputError
+from util.base.files import made_in, write_text
+from util.base.guard import claim, expect_apart, is_made
 from util.base.inputs import read_json
 from util.options.config import check_config, load_config, named_configs
 
@@ -63,6 +66,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--superpixels", action="store_true", help="make 2D superpixels, slice by slice")
     parser.add_argument("--foreground-threshold", type=float, default=50.0,
                         help="with --superpixels: the body's intensity is above this; default: %(default)s, for CHAOS")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="where an image or an option changed, make also those maps anew that were changed by hand since")
     return parser.parse_args(arguments)
 
 
@@ -117,23 +122,18 @@ def read_record(path: Path) -> dict[str, dict]:
         raise InputError(f"{error}; restore it, or generate elsewhere with --output") from None
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state(task: Task, entry: Mapping | None) -> str:
-    """Return "to do", "done", or "foreign" for a map that is there without a record."""
-    if not task.output.exists():
+    """Return "to do", "done", or "foreign" for a map that is there without a record and was not made here."""
+    if not os.path.lexists(task.output):
         return "to do"
-    if entry is None:
-        return "foreign"
-    wanted = {**task.parameters, "image_sha256": file_sha256(task.image)}
+    if entry is None:      # after an interruption there may be a map that is not yet in the record
+        return "to do" if is_made(task.output, made_in(task.output.parent)) else "foreign"
+    wanted = {**task.parameters, "image_sha256": sha256(task.image)}
     return "done" if wanted.items() <= entry.items() else "to do"
 
 
 def generate(task: Task) -> dict[str, object]:
-    """Write a case's map under its temporary name and return its entry in the record.
+    """Write a case's map and return its entry in the record.
 
     Raises:
         InputError: the image cannot be read or does not suit the method.
@@ -149,22 +149,20 @@ def generate(task: Task) -> dict[str, object]:
             labels = generate_supervoxels(image, spacing_mm, min_size)
     except ValueError as error:
         raise InputError(f"{task.image}: {error}") from None
-    write_like(task.image, labels, temporary(task.output))
-    return {**task.parameters, "spacing_mm": spacing_mm, "image_sha256": file_sha256(task.image),
+    write_like(task.image, labels, task.output)
+    return {**task.parameters, "spacing_mm": spacing_mm, "image_sha256": sha256(task.image),
             "labels_sha256": hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()}
 
 
-def temporary(path: Path) -> Path:
-    return path.with_name(f".new-{path.name}")
+def add_to_record(task: Task, entry: Mapping[str, object]) -> None:
+    write_text(json.dumps({**read_record(task.record), task.case: entry}, indent=2) + "\n", task.record)
 
 
-def publish(task: Task, entry: Mapping[str, object]) -> None:
-    """Record a case, then give its map the final name: an interruption leaves no map that seems to be another's."""
-    task.output.unlink(missing_ok=True)
-    record = {**read_record(task.record), task.case: entry}
-    temporary(task.record).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary(task.record).replace(task.record)
-    temporary(task.output).replace(task.output)
+def expect_writable(tasks: Sequence[Task], overwrite: bool) -> None:
+    """Raise InputError when a map that is going to be written may not be: see `util.base.guard.claim`."""
+    images = [task.image for task in tasks]
+    expect_apart([task.record for task in tasks], images)       # what is in it stays
+    claim([task.output for task in tasks], images, overwrite=overwrite)
 
 
 def generate_all(tasks: list[Task], jobs: int) -> int:
@@ -174,7 +172,7 @@ def generate_all(tasks: list[Task], jobs: int) -> int:
         futures = {pool.submit(generate, task): task for task in tasks}
         for future in tqdm(as_completed(futures), total=len(tasks), unit="case"):
             try:
-                publish(futures[future], future.result())
+                add_to_record(futures[future], future.result())
             except (InputError, OSError, MemoryError, BrokenProcessPool) as error:
                 tqdm.write(f"error: case {futures[future].case}: {error}", file=sys.stderr)
                 n_failed += 1
@@ -187,10 +185,11 @@ def main(arguments: list[str] | None = None) -> int:
         tasks = plan(options)
         record = read_record(tasks[0].record)
         states = [state(task, record.get(task.case)) for task in tasks]
+        waiting = [task for task, its_state in zip(tasks, states, strict=True) if its_state == "to do"]
+        expect_writable(waiting, options.overwrite)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    waiting = [task for task, its_state in zip(tasks, states, strict=True) if its_state == "to do"]
     folder = tasks[0].output.parent
     print(f"{folder}: {len(waiting)} of {len(tasks)} cases to do, {states.count('done')} done before")
     if n_foreign := states.count("foreign"):

@@ -57,8 +57,10 @@ from util.base.device import (
     resolve_device,
 )
 from util.base.episode import Episode
+from util.base.files import write_text
+from util.base.guard import OVERWRITE_HELP, claim
 from util.options.config import load_config
-from util.run.experiment import format_table
+from util.run.experiment import format_table, one_line_errors
 from util.segment.metrics import dice
 from util.segment.protocol import evaluate_fold, load_fold
 from util.segment.slice_encoder import SliceEncoder
@@ -447,8 +449,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="small encoder and volumes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write {part: {plain_seconds, ours_seconds, ratio, agree, …}}")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.add_argument("--peak-of", choices=["plain", "ours"], help=argparse.SUPPRESS)   # for `memory`
     options = parser.parse_args()
+    with one_line_errors():
+        claim([options.json] if options.json else [], overwrite=options.overwrite)
     if unknown := set(options.parts) - {*functions, "all"}:
         parser.error(f"part: got {', '.join(sorted(unknown))}, allowed: {', '.join(functions)}, all")
     chosen = list(functions) if "all" in options.parts else list(dict.fromkeys(options.parts))
@@ -473,7 +478,7 @@ def main() -> None:
         print(f"{name}: {result.note}")
     print(*more, sep="\n")
     if options.json:
-        options.json.write_text(json.dumps({name: {**asdict(r), "ratio": r.ratio} for name, r in results.items()}, indent=1))
+        write_text(json.dumps({name: {**asdict(r), "ratio": r.ratio} for name, r in results.items()}, indent=1), options.json)
     if not all(result.agree for result in results.values()):
         raise SystemExit("error: plain and ours do not agree")
 

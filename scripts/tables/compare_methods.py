@@ -16,7 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.compare import output_files
 from util.base.errors import InputError
+from util.base.guard import OVERWRITE_HELP, claim
 from util.base.root import ROOT
 from util.options.config import MODELS, load_config, named_configs
 from util.run.folders import call, newest_run, run_folders
@@ -30,6 +32,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder of all run folders and of the comparison; default: "
                         "runs/compare_<experiment>")
     parser.add_argument("--options", nargs="*", default=[], help="for train.py and test.py, such as n_steps=400")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser.parse_args(arguments)
 
 
@@ -67,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = dict(option.split("=", 1) for option in options.options if "=" in option)
     output = (options.output or Path(f"runs/compare_{options.experiment}")).resolve()
     try:
+        claim(output_files(output), overwrite=options.overwrite)
         config = load_config(options.experiment)
         dataset = given.get("dataset", config["dataset"])
         data_dir = Path(given.get(f"path.{dataset}.data_dir", config["path"][dataset]["data_dir"]))
@@ -78,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     baseline = MODELS["qnet" if "qnet" in options.models else options.models[0]]
-    call("scripts/compare.py", *map(str, runs), "--baseline", baseline, "--output", str(output))
+    call("scripts/compare.py", *map(str, runs), "--baseline", baseline, "--output", str(output),
+         *(["--overwrite"] if options.overwrite else []))
     return 0
 
 

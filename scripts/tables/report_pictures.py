@@ -16,9 +16,12 @@ from pathlib import Path
 from selenium import webdriver
 
 from util.base.errors import InputError
+from util.base.files import replacing
+from util.base.guard import OVERWRITE_HELP, claim
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
+PICTURES = ("classes", "plots", "outlines", "probability")
 VIEWER_WIDTH = 880      # keeps pictures of it under 300 kB
 MEDIAN_CASE = """
     const mean = rows => rows.reduce((sum, row) => sum + row.dice, 0) / rows.length;
@@ -55,13 +58,13 @@ def take_pictures(browser: webdriver.Chrome, folder: Path) -> list[Path]:
         shown = browser.find_element("id", element)
         browser.execute_script("arguments[0].scrollIntoView()", shown)
         path = folder / f"report_{name}.png"
-        path.write_bytes(shown.screenshot_as_png)
+        with replacing(path) as partial:
+            partial.write_bytes(shown.screenshot_as_png)
         return path
 
     def redraw(script: str) -> None:
         browser.execute_async_script(f"const done = arguments[arguments.length - 1]; {script}.then(() => done());")
 
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = [picture("classes", "classes"), picture("plots", "plots")]
     browser.set_window_size(VIEWER_WIDTH, 1600)
     redraw(f"choosePair({browser.execute_script(MEDIAN_CASE)})")
@@ -75,8 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path, help="report.html in the run folder of an evaluation with whole volumes")
     parser.add_argument("output", type=Path, help="folder for the pictures")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(arguments)
     try:
+        claim([options.output / f"report_{name}.png" for name in PICTURES], [options.report], overwrite=options.overwrite)
         browser = open_report(options.report)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,8 +18,10 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
+from scripts.compare import output_files
 from util.base.errors import InputError
-from util.base.files import replacing
+from util.base.files import write_text
+from util.base.guard import OVERWRITE_HELP, claim
 from util.base.root import ROOT
 from util.results.figures import save_figure
 from util.results.scores import WHOLE
@@ -75,6 +77,7 @@ class Runner:
     def __init__(self, options: argparse.Namespace):
         self.output = options.output.resolve()
         self.tables = self.output / "tables"
+        self.overwrite = options.overwrite
         self.common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]
 
     def train(self, training: Training, fold: int) -> None:
@@ -131,8 +134,7 @@ def by_fold(runner: Runner, folds: Sequence[int]) -> None:
                  for name, values in scores.items()]
     text = format_table(["Dice in %", *(f"fold {fold}" for fold in folds), "mean"], rows)
     print(f"\n{text}\n")
-    with replacing(runner.tables / "by_fold.txt") as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_text(text + "\n", runner.tables / "by_fold.txt")
 
 
 def _summary(run: Path) -> dict:
@@ -142,7 +144,8 @@ def _summary(run: Path) -> dict:
 def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds: Sequence[int]) -> None:
     runs = [f"{evaluation.name}={run}" for evaluation in evaluations for run in runner.finished(evaluation, folds)]
     if runs:
-        call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.tables / name))
+        call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.tables / name),
+             *(["--overwrite"] if runner.overwrite else []))
 
 
 def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
@@ -171,10 +174,15 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")
     parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
     parser.add_argument("--options", nargs="*", default=[], help="for train.py and test.py, such as device=cpu num_workers=1")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/results.md were made with one thread
     runner = Runner(options)
     try:
+        if not options.no_tables:
+            claim([runner.tables / "by_fold.txt", runner.tables / "learning_curve.png",
+                   *(file for name in ("main", "others", "ablation") for file in output_files(runner.tables / name))],
+                  overwrite=options.overwrite)
         for fold in options.folds:
             for job in plan(fold):
                 (runner.train if isinstance(job, Training) else runner.evaluate)(job, fold)

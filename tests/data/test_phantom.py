@@ -11,6 +11,7 @@ import SimpleITK
 from data import phantom
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.volumes import read_image, read_label, read_supervoxels
+from util.base.files import LIST
 from util.options.config import base_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def volumes(folder):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != LIST}
 
 
 def test_folder_is_laid_out_as_the_dataset_table_says(folder):

@@ -6,6 +6,7 @@ from dataloaders.datasets import DatasetSpec, case_order, find_cases
 from dataloaders.volumes import normalise, read_array, read_label, write_like
 from tests.conftest import write
 from util.base.errors import InputError
+from util.base.files import LIST
 from util.options.config import base_config
 
 
@@ -72,6 +73,6 @@ def test_written_like_an_oblique_reference(tmp_path):
     file = nibabel.load(tmp_path / "out/mask.nii.gz")
     assert np.allclose(file.affine, affine, atol=1e-5) and file.get_data_dtype() == np.uint8
     assert np.array_equal(read_array(tmp_path / "out/mask.nii.gz"), mask)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mask.nii.gz"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mask.nii.gz", LIST}
     with pytest.raises(ValueError, match=r"expected shape \(3, 4, 5\), got \(3, 4, 4\)"):
         write_like(tmp_path / "image.nii.gz", mask[:, :, :4], tmp_path / "out/other.nii.gz")

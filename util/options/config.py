@@ -144,6 +144,7 @@ RULES: dict[str, Rule | dict[str, Rule]] = {
     "support_label": optional(either(text(), list_of(text()))),
     "query": optional(text()),
     "output": optional(text()),
+    "overwrite": boolean(),
     "save_probs": boolean(),
     "augment": boolean(),
     "run": optional(text()),

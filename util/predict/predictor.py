@@ -15,8 +15,9 @@ from torch import nn
 
 from dataloaders.datasets import DatasetSpec
 from models.inference import for_inference
-from util.base.checksums import code_sha256, content_sha256, digest
+from util.base.checksums import code_sha256, content_sha256, digest, sha256
 from util.base.errors import InputError
+from util.base.guard import claim, expect_apart
 from util.base.progress import progress
 from util.predict.scans import (
     ENDINGS,
@@ -45,7 +46,9 @@ from util.segment.whole_volume import (
 from util.segment.whole_volume import to_label_map as join_classes
 
 TRAINED_WITH = ("dataset", "datasets", "encoder", "alpha", "model", "paths", "coordinates", "threshold", "prototype_windows")
-CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from")
+GIVEN = ("reload_model_path", "support_image", "support_label")      # the files that every prediction is made of
+Supports = Sequence[tuple[Scan, np.ndarray]]      # outlined scans, with their label maps (D, H, W) on the model's grid
+CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from", "sha256")
 
 
 def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -73,6 +76,18 @@ def output_path(query: Path, output: Path, n_queries: int) -> Path:
     return output / f"{scan_name(query)}.nii.gz"
 
 
+def read_supports(spec: DatasetSpec, config: Mapping[str, Any]) -> Supports:
+    """Read the supports of a config; an InputError names what is wrong with an option or a file."""
+    if spec.grid is None:
+        raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
+    return [read_support(*pair, spec.grid) for pair in pair_paths(config["support_image"], config["support_label"])]
+
+
+def names_in(supports: Supports, spec: DatasetSpec) -> dict[int, str]:
+    """Return what every label value of the supports is called."""
+    return label_names(label_values([label_map for _, label_map in supports]), spec.labels, spec.file_values)
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A model with its support volumes, ready for queries.
@@ -93,19 +108,17 @@ class Predictor:
     augment: bool
 
     @classmethod
-    def from_config(cls, model: nn.Module, spec: DatasetSpec, device: torch.device, config: Mapping[str, Any]) -> Predictor:
-        """Read and encode the supports; an InputError names what is wrong with an option or a file."""
-        if spec.grid is None:
-            raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
+    def from_config(cls, model: nn.Module, spec: DatasetSpec, device: torch.device, config: Mapping[str, Any],
+                    read: Supports | None = None) -> Predictor:
+        """Encode the supports that `read_supports` returned; without them read them first, with its errors."""
+        read = read or read_supports(spec, config)
         options = WholeVolumeOptions.from_config(config)
-        read = [read_support(*pair, spec.grid) for pair in pair_paths(config["support_image"], config["support_label"])]
         model = for_inference(model.to(device))
         with progress(total=sum(len(label_map) for _, label_map in read), desc="supports", unit="slice") as bar:
             supports = [encode_volume(model, scan.image, label_map, device=device, batch_size=options.batch_size, bar=bar)
                         for scan, label_map in read]
-        values = label_values([label_map for _, label_map in read])
-        return cls(model, spec, device, options, supports, orientation_of(read[0][0].on_grid),
-                   label_names(values, spec.labels, spec.file_values), config["augment"])
+        return cls(model, spec, device, options, supports, orientation_of(read[0][0].on_grid), names_in(read, spec),
+                   config["augment"])
 
     def read(self, path: Path) -> Scan:
         return read_scan(path, self.spec.grid, self.orientation)
@@ -126,39 +139,97 @@ class Predictor:
         return agreement.mean_probabilities(), agreement
 
 
-def predict_all(predictor: Predictor, config: Mapping[str, Any]) -> list[str]:
-    """Predict every query of the config; return a line for each that failed, after the others are done.
+@dataclass(frozen=True)
+class Plan:
+    """What predict is going to do.
 
+    Attributes:
+        waiting: (query, path of its label map) that are to be made.
+        n_kept: how many were there already, made of the same.
+        table: path of cases.csv.
+        rows: its rows so far, by query.
+        settings: check sum of all that predictions are made of but the query.
+    """
+
+    waiting: Sequence[tuple[Path, Path]]
+    n_kept: int
+    table: Path
+    rows: Mapping[str, list[dict]]
+    settings: str
+
+
+def plan_queries(config: Mapping[str, Any], names: Mapping[int, str]) -> Plan:
+    """Find the queries of the config and what is to be written for them, and check all of it before any work.
+
+    Args:
+        config: as trained.
+        names: of the labels, as `names_in` the supports.
     Raises:
-        InputError: there is no query, or `output` does not fit.
+        InputError: there is no query, `output` does not fit, or a file may not be written: see `util.base.guard.claim`.
     """
     if not config["query"] or not config["output"]:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
-    queries = find_scans(Path(config["query"]))
-    targets = [output_path(query, Path(config["output"]), len(queries)) for query in queries]
-    if twice := [target for target, count in Counter(targets).items() if count > 1]:
-        names = ", ".join(query.name for query, target in zip(queries, targets, strict=True) if target == twice[0])
-        raise InputError(f"query: {names} would all be written to {twice[0]}; allowed: names that differ before the ending")
-    table = Path(targets[0].parent / "cases.csv")
-    rows = _earlier_rows(table) if config["resume"] != "never" else {}
-    settings, failures, n_kept = _settings(config), [], 0
-    with progress(list(zip(queries, targets, strict=True)), desc="queries", unit="scan") as bar:
+    output = Path(config["output"])
+    queries = find_scans(Path(config["query"]), output)
+    jobs = [(query, output_path(query, output, len(queries))) for query in queries]
+    if twice := [target for target, count in Counter(target for _, target in jobs).items() if count > 1]:
+        same = ", ".join(query.name for query, target in jobs if target == twice[0])
+        raise InputError(f"query: {same} would all be written to {twice[0]}; allowed: names that differ before the ending")
+    table = jobs[0][1].parent / "cases.csv"
+    rows, settings = _earlier_rows(table), _settings(config)
+    waiting = [(query, target) for query, target in jobs
+               if config["resume"] == "never" or not _is_done(query, target, rows, settings)]
+    files = {target: _files(target, names, config["save_probs"]) for _, target in jobs}
+    _expect_apart_from_maps(jobs, files)
+    inputs = [*_given(config), *queries]
+    expect_apart([table, *(file for same_query in files.values() for file in same_query)], inputs)
+    claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target])], inputs,
+          overwrite=config["overwrite"], remedy="overwrite=true")
+    return Plan(waiting, len(jobs) - len(waiting), table, rows, settings)
+
+
+def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
+    """Raise InputError when the probabilities of one query have the name of another's label map."""
+    query_of = {target: query for query, target in jobs}
+    for target, same_query in files.items():
+        if clash := [file for file in same_query if file != target and file in files]:
+            raise InputError(f"query: {query_of[target].name} and {query_of[clash[0]].name} would both be written to {clash[0]}; "
+                             "allowed: other names, or save_probs=false")
+
+
+def _is_done(query: Path, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
+    """Whether the label map is there as cases.csv lists it, and made of the same."""
+    same_query = rows.get(scan_name(query), [])
+    if not same_query or not target.is_file():
+        return False
+    try:
+        expected = {"made_from": _made_from(settings, query), "sha256": sha256(target)}
+    except OSError:      # said when the query is read
+        return False
+    return all(expected.items() <= row.items() for row in same_query)
+
+
+def _made_from(settings: str, query: Path) -> str:
+    return digest([settings, content_sha256(query)])
+
+
+def predict_all(predictor: Predictor, plan: Plan, config: Mapping[str, Any]) -> list[str]:
+    """Predict every query that is waiting; return a line for each that failed, after the others are done."""
+    rows, failures = dict(plan.rows), []
+    with progress(plan.waiting, desc="queries", unit="scan") as bar:
         for query, target in bar:
             name = scan_name(query)
             bar.set_postfix_str(name)
             try:
-                made_from = digest([settings, content_sha256(query)])
-                if target.exists() and name in rows and all(row["made_from"] == made_from for row in rows[name]):
-                    n_kept += 1
-                    continue
-                rows.pop(name, None)
-                rows[name] = [{**row, "made_from": made_from} for row in predict_one(
-                    predictor, query, target, config["save_probs"], config["largest_component"])]
-                write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, table)
+                made_from = _made_from(plan.settings, query)
+                made = predict_one(predictor, query, target, config["save_probs"], config["largest_component"])
+                rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
+                write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, plan.table)
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
                 failures.append(f"query {query.name}: {' '.join(str(error).split())}")
-    if n_kept:
-        print(f"{n_kept} of {len(queries)} queries were there already, made of the same; resume=never makes them anew")
+    if plan.n_kept:
+        print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same; "
+              "resume=never makes them anew")
     return failures
 
 
@@ -171,20 +242,26 @@ def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component:
 
 def _settings(config: Mapping[str, Any]) -> str:
     """Return a check sum of all that predictions are made of but the query: options, weights, supports, code."""
-    files = ("reload_model_path", "support_image", "support_label")
-    elsewhere = {"query", "output", "run", "resume", "device", "path", *files}
-    paths = [path for key in files for path in (config[key] if isinstance(config[key], list) else [config[key]])]
+    elsewhere = {"query", "output", "overwrite", "run", "resume", "device", "path", *GIVEN}
     return digest([{key: value for key, value in config.items() if key not in elsewhere}, code_sha256(),
-                   *(content_sha256(Path(path)) for path in paths)])
+                   *map(content_sha256, _given(config))])
+
+
+def _given(config: Mapping[str, Any]) -> list[Path]:
+    """Return the files that predictions are made of but the query."""
+    return [Path(path) for key in GIVEN for path in (config[key] if isinstance(config[key], list) else [config[key]])]
 
 
 def _earlier_rows(table: Path) -> dict[str, list[dict]]:
-    """Return the rows of an earlier cases.csv by query; none where it is missing, damaged or has other columns."""
+    """Return the rows of an earlier cases.csv by query; none where it is missing, damaged or has other columns.
+
+    Tables of earlier versions lack the check sums; so do these rows, and their queries are not taken for done.
+    """
     rows: dict[str, list[dict]] = {}
     try:
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            for row in reader if tuple(reader.fieldnames or ()) == CASE_COLUMNS else ():
+            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, CASE_COLUMNS[:-1]) else ():
                 rows.setdefault(row["query"], []).append(row)
     except FileNotFoundError:
         return {}
@@ -194,17 +271,26 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
     return rows
 
 
+def _beside(target: Path, what: str) -> Path:
+    """Return the path of a map beside a label map, such as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
+    return target.with_name(f"{scan_name(target)}_{what}.nii.gz")
+
+
+def _files(target: Path, names: Mapping[int, str], save_probs: bool) -> list[Path]:
+    """Return all that `predict_one` writes."""
+    maps = [*(f"{file_name(name)}_prob" for name in names.values()), "uncertainty"] if save_probs else []
+    return [target, *(_beside(target, what) for what in maps)]
+
+
 def predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool, largest_component: bool) -> list[dict]:
     """Write a query's label map, on its own grid, with what else was asked for; return its rows of cases.csv."""
     scan = predictor.read(query)
     probs, agreement = predictor.probabilities(scan)
     label_map = join_on_scan(probs, scan, largest_component)
-    stem = str(target).removesuffix(".gz").removesuffix(".nii")
     if save_probs:
         for label, class_probs in probs.items():
-            path = Path(f"{stem}_{file_name(predictor.names[label])}_prob.nii.gz")
-            write_on_scan(to_scan(class_probs, scan).round(3), scan, path)
-        write_on_scan(to_scan(agreement.disagreement(), scan).round(3), scan, Path(f"{stem}_uncertainty.nii.gz"))
+            write_on_scan(to_scan(class_probs, scan).round(3), scan, _beside(target, f"{file_name(predictor.names[label])}_prob"))
+        write_on_scan(to_scan(agreement.disagreement(), scan).round(3), scan, _beside(target, "uncertainty"))
     write_on_scan(label_map.astype(np.uint8 if max(predictor.names) < 256 else np.int16), scan, target)
     voxel_ml = float(np.prod(scan.original.GetSpacing())) / 1000
     return [{"query": scan.name, "label": label, "label_name": name, "volume_ml": round((label_map == label).sum() * voxel_ml, 2),

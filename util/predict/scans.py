@@ -14,6 +14,8 @@ from dataloaders.reading import RawCase, check_image, read_dicom, read_nifti, re
 from dataloaders.resampling import clip_at_percentile, save, window_to_255, with_geometry
 from dataloaders.volumes import MAX_VOXELS, normalise, write_like
 from util.base.errors import InputError
+from util.base.files import made_in
+from util.base.guard import is_same
 
 ENDINGS = (".nii", ".nii.gz")
 
@@ -33,21 +35,34 @@ class Scan:
         return normalise(sitk.GetArrayFromImage(self.on_grid).astype(np.float32))
 
 
-def find_scans(path: Path) -> list[Path]:
+def find_scans(path: Path, output: Path | None = None) -> list[Path]:
     """Return the scans that a path stands for: itself when it is a file or a folder of DICOM slices, else those in the folder.
 
+    Args:
+        path: of a file or a folder.
+        output: the folder that results are written to. Where it is `path` or in it, what this project wrote there is no scan;
+            nor is any other folder that holds nothing else.
     Raises:
         InputError: there is none.
     """
     if path.is_file() or not path.exists():
         return [path]
     inside = sorted(item for item in path.iterdir() if not item.name.startswith("."))
-    scans = [item for item in inside if item.name.endswith(ENDINGS) or item.is_dir() and any(map(Path.is_file, item.iterdir()))]
+    if output is not None:
+        written = {name for name, _ in made_in(path)} if is_same(path, output) else set()
+        inside = [item for item in inside if item.name not in written and not is_same(item, output)] or inside
+    scans = [item for item in inside if item.name.endswith(ENDINGS) or item.is_dir() and _may_be_dicom(item)]
     if not scans and any(item.is_file() for item in inside):
         return [path]
     if not scans:
         raise InputError(f"query: no NIfTI file and no DICOM folder in {path}")
     return scans
+
+
+def _may_be_dicom(folder: Path) -> bool:
+    """Whether a folder directly holds a file that this project did not write."""
+    written = {name for name, _ in made_in(folder)}
+    return any(item.is_file() and item.name not in written and not item.name.startswith(".") for item in folder.iterdir())
 
 
 def scan_name(path: Path) -> str:

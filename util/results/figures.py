@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from torch import Tensor
 
+from util.base.files import replacing
 from util.segment.metrics import dice
 from util.segment.protocol import Prediction
 
@@ -19,12 +20,10 @@ TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a PNG by way of a temporary name, and close the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial, dpi=100, format="png")
+    """Write a PNG and close the figure."""
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
     plt.close(figure)
-    partial.replace(path)
 
 
 def loss_curve(history: Tensor, path: Path) -> None:

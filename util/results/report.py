@@ -21,6 +21,8 @@ from scipy import stats
 from dataloaders.datasets import Case, DatasetSpec, find_cases
 from dataloaders.volumes import read_affine, read_array, read_header, read_image, read_label_of
 from util.base.errors import InputError
+from util.base.files import write_text
+from util.base.guard import claim
 from util.base.inputs import expect_file, read_json
 from util.base.progress import progress
 from util.options.config import check_options, run_dataset
@@ -35,11 +37,12 @@ PROBABILITY_STEP = 4      # probabilities come from a feature grid of a quarter 
 JPEG_QUALITY = 80
 
 
-def write_report(run: str | None) -> Path:
+def write_report(run: str | None, overwrite: bool = False) -> Path:
     """Write report.html into the run folder of an evaluation and return its path.
 
     Raises:
-        InputError: no run is given, it is not a finished evaluation, or its data are not where they were.
+        InputError: no run is given, it is not a finished evaluation, or its data are not where they were; or its report.html is
+            one of these data, or without `overwrite` was not made by this function.
     """
     if run is None:
         raise InputError("run: got null, allowed: the run folder of an evaluation, as runs/QNet_test_CHAOST2_cv0/1")
@@ -54,6 +57,9 @@ def write_report(run: str | None) -> Path:
     entry, data_dir = run_dataset(config, folder / "config.json")
     spec = DatasetSpec.from_config(config["dataset"], entry)
     cases = {case.name: case for case in find_cases(spec, data_dir, config["n_sv"])}
+    report = folder / "report.html"
+    claim([report], [*(path for case in cases.values() for path in case.files), *folder.glob("*.json"), *folder.glob("*.csv"),
+                     *folder.glob("*/*.nii.gz")], overwrite=overwrite, remedy="overwrite=true")
     content = {
         "title": f"{spec.name}, fold {config['eval_fold']}", "labels": {str(value): name for value, name in spec.labels.items()},
         "facts": _facts(config, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
@@ -68,10 +74,8 @@ def write_report(run: str | None) -> Path:
         content["pairs"].append({"query": query, "support": support, **_encode_predictions(folder, cases[query], spec, support)})
     page = TEMPLATE.read_text(encoding="utf-8").replace(
         "/*CONTENT*/", json.dumps(_finite(content), ensure_ascii=False).replace("</", "<\\/"))
-    partial = folder / ".partial-report.html"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(folder / "report.html")
-    return folder / "report.html"
+    write_text(page, report)
+    return report
 
 
 def _read_json(path: Path) -> dict:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dataloaders.datasets import case_order
 from dataloaders.volumes import read_spacing_mm, write_like
+from util.base.files import replacing, write_text
 from util.base.progress import progress
 from util.results.figures import overview
 from util.segment.metrics import METRICS, all_metrics, dice
@@ -102,13 +103,11 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write a CSV file by way of a temporary name."""
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    """Write a CSV file."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)
 
 
 def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
@@ -117,9 +116,7 @@ def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping
     write_rows(rows, SCORE_COLUMNS, folder / "scores.csv")
     if whole_rows:
         write_rows(whole_rows, WHOLE_COLUMNS, folder / f"scores_{WHOLE}.csv")
-    partial = folder / ".partial-results.json"
-    partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    partial.replace(folder / "results.json")
+    write_text(json.dumps(summary, indent=1), folder / "results.json")
 
 
 def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str], folder: Path) -> None:

@@ -22,6 +22,7 @@ from util.base.errors import InputError
 from util.base.files import PARTIAL, replacing
 from util.run.folders import numbered_runs
 
+CONFIG = "config.json"
 STALE_S = 3600      # a folder that is still being made after that is left from a process that was killed
 
 
@@ -47,7 +48,7 @@ class RunFolder(FileStorageObserver):
         """It is there since `__init__`, where an error is one line still."""
 
     def save_json(self, obj: Any, filename: str) -> None:
-        with _no_loss_to_the_run(), replacing(Path(self.dir) / filename) as partial:
+        with _no_loss_to_the_run(), replacing(Path(self.dir) / filename, listed=False) as partial:
             partial.write_text(json.dumps(flatten(obj), sort_keys=True, indent=2), encoding="utf-8")
 
     def save_cout(self) -> None:
@@ -63,11 +64,11 @@ def new_run_folder(folders: Path, config: Mapping[str, Any]) -> Path:
     """Make the next run folder, which has its config.json from the first moment, so that a rerun knows whose it is."""
     folders.mkdir(parents=True, exist_ok=True)
     for killed in folders.glob(f"{PARTIAL}*"):
-        if time.time() - killed.stat().st_mtime > STALE_S:
+        if time.time() - killed.stat().st_mtime > STALE_S and {path.name for path in killed.glob("*")} <= {CONFIG}:
             shutil.rmtree(killed, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folders))
     partial.chmod(0o755)
-    (partial / "config.json").write_text(json.dumps(flatten(config), sort_keys=True, indent=2), encoding="utf-8")
+    (partial / CONFIG).write_text(json.dumps(flatten(config), sort_keys=True, indent=2), encoding="utf-8")
     number = max((int(path.name) for path in numbered_runs(folders)), default=0)
     while True:
         number += 1

@@ -38,7 +38,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
         OSError: the entry cannot be written.
     """
     starts = _earlier_starts(folder / FILE)
-    files = (path for case in cases for path in (case.image, case.label, case.supervoxels, case.superpixels))
+    files = (path for case in cases for path in case.files)
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
@@ -49,7 +49,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
         "data": {str(path): sha256(path) for path in sorted(set(files)) if path.is_file()},
         "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
     }
-    with replacing(folder / FILE) as partial:
+    with replacing(folder / FILE, listed=False) as partial:
         partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
     return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]
 
@@ -83,7 +83,7 @@ def _git_state(folder: Path) -> dict[str, Any] | None:
     changes, name = _git("diff", "--binary", "HEAD") or "", None
     if changes:
         name = f"uncommitted_{hashlib.sha256(changes.encode()).hexdigest()[:8]}.diff"
-        with replacing(folder / name) as partial:
+        with replacing(folder / name, listed=False) as partial:
             partial.write_text(changes, encoding="utf-8")
     untracked = _git("ls-files", "--others", "--exclude-standard") or ""
     return {"commit": commit.strip(), "uncommitted": name, "untracked": untracked.splitlines()}

@@ -16,7 +16,7 @@ from util.training.snapshots import Snapshot, newest_readable, read_snapshot
 ANYWHERE = {"n_steps", "num_workers", "device", "print_interval", "save_snapshot_every", "keep_snapshots", "max_refused_steps",
             "resume", "protocol", "supp_idx", "n_part", "n_iters", "eval_batch_size", "whole_volume", "surface_tolerance_mm",
             "slice_margin", "location_mm", "smooth_z", "largest_component", "support_image", "support_label", "query", "output",
-            "save_probs", "augment", "run"}
+            "overwrite", "save_probs", "augment", "run"}
 # … and what may besides where the user names the snapshot
 BY_NAME = ANYWHERE | {"path", "datasets", "pretrained", "reload_model_path"}
 
@@ -35,7 +35,7 @@ def run_to_continue(config: Mapping[str, Any], mode: str) -> Path | None:
             continue
         if mode == "train" and stored.get("n_steps") not in range(config["n_steps"] + 1):
             continue
-        if differing(config, stored, ANYWHERE if mode == "train" else {"resume"}) is None:
+        if differing(config, stored, ANYWHERE if mode == "train" else {"resume", "overwrite"}) is None:
             return folder
     if runs and mode == "train" and (stored := _read(runs[0] / "config.json")):
         key = differing(config, stored, ANYWHERE) or "n_steps"

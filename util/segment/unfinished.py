@@ -71,7 +71,7 @@ def _unpack(kind: type[P], packed: Mapping[str, Any], volumes: Mapping[str, Labe
 def _write(content: list[dict[str, Any]], path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with replacing(path) as partial, gzip.open(partial, "wb", compresslevel=1) as file:
+    with replacing(path, listed=False) as partial, gzip.open(partial, "wb", compresslevel=1) as file:
         file.write(buffer.getbuffer())
 
 

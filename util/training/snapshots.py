@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from util.base.errors import InputError
-from util.base.files import replacing
+from util.base.files import made_in, replacing
+from util.base.guard import is_made
 from util.training.weights import load_state, read_weights
 
 SHAPING = ("model", "encoder", "threshold", "paths", "coordinates")   # options that decide what the network is
@@ -120,9 +121,14 @@ def newest_readable(folder: Path) -> Snapshot | None:
 
 
 def prune_snapshots(folder: Path, step: int, keep: int) -> None:
-    """Remove all but the last `keep` snapshots up to `step`, which was just saved. Later ones, as of a damaged file, stay."""
+    """Remove all but the last `keep` snapshots up to `step`, which was just saved.
+
+    Later ones, as of a damaged file, stay; so do files that no training wrote there, or that were changed since.
+    """
+    made = made_in(folder)
     for path in [path for path in snapshots_in(folder) if int(path.stem) <= step][keep:]:
-        path.unlink()
+        if is_made(path, made):
+            path.unlink()
 
 
 def generator_states() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torchvision.models import ResNet50_Weights, ResNet101_Weights
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
 
 from util.base.errors import InputError
+from util.base.files import replacing
 from util.base.inputs import expect_file
 
 PRETRAINED_URLS = {
@@ -91,9 +92,9 @@ def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
     url = PRETRAINED_URLS[encoder_name, source]
     path = weights_dir / url.rpartition("/")[2]
     if not path.is_file():
-        weights_dir.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+            with replacing(path) as partial:
+                torch.hub.download_url_to_file(url, str(partial), hash_prefix=path.stem.rpartition("-")[2])
         except (URLError, OSError, RuntimeError) as error:
             raise InputError(f"pretrained: {path} is not there and {url} could not be downloaded ({error}); "
                              "put the file there by hand, or say pretrained=none") from None

@@ -21,6 +21,7 @@ from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.volumes import read_label, read_supervoxels
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
+from util.base.files import LIST
 
 ROOT = Path(__file__).resolve().parents[3]
 OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
@@ -29,7 +30,7 @@ COARSE = empty_scan((40, 36, 6), (6.0, 6.0, 20.0))
 
 def files(folder):
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
-            for path in folder.rglob("*") if path.is_file()}
+            for path in folder.rglob("*") if path.is_file() and path.name != LIST}
 
 
 def command(download, source, target, *options):

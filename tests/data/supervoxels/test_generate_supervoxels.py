@@ -13,6 +13,7 @@ import pytest
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.generate_supervoxels import main, parse_arguments, plan
 from dataloaders.volumes import read_array
+from util.base.files import LIST
 
 ROOT = Path(__file__).resolve().parents[3]
 SPACING_ZYX = (7.7, 1.25, 1.25)
@@ -33,7 +34,7 @@ def run(data_dir, *options):
 
 
 def contents(folder):
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir() if path.name != LIST}
 
 
 @pytest.fixture

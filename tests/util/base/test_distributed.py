@@ -52,7 +52,7 @@ def together(toy_data, trained, tmp_path_factory):
 
 def test_one_process_writes_and_prints(together):
     assert [path.name for path in together.train.parent.iterdir() if path.name.isdecimal()] == ["1"]
-    assert sorted(path.name for path in (together.train / "snapshots").iterdir()) == ["1.pth", "2.pth"]
+    assert sorted(path.name for path in (together.train / "snapshots").glob("*.pth")) == ["1.pth", "2.pth"]
     assert (together.train / "loss_curve.png").is_file()
     assert "training volumes of CHAOST2" in together.printed[0][0] and "training: 100%" in together.printed[0][1]
     assert together.printed[1][0] == "" and together.printed[1][1].strip().startswith("SIGTERM: finishing this step")
@@ -91,7 +91,7 @@ def test_both_processes_hold_the_same_weights(together):
 
 
 def test_what_happens_to_one_process_all_of_them_heed(together):
-    assert [path.name for path in (together.disturbed / "snapshots").iterdir()] == ["3.pth"]
+    assert [path.name for path in (together.disturbed / "snapshots").glob("*.pth")] == ["3.pth"]
     assert [(together.folder / f"exit_status{rank}").read_text() for rank in range(2)] == ["143", "143"]
     assert json.loads((together.disturbed / "run.json").read_text())["status"] == "INTERRUPTED"
     stopped = read_snapshot(together.disturbed / "snapshots/3.pth")

@@ -14,6 +14,8 @@ from scipy import ndimage
 from dataloaders.resampling import voxel_to_patient
 from tests.conftest import ROOT, entry_point
 from tests.data.raw_downloads import write_dicom
+from util.base.checksums import sha256
+from util.base.files import LIST
 from util.predict import predictor as prediction
 from util.predict.predictor import as_trained, output_path
 
@@ -100,7 +102,7 @@ def test_a_query_that_fails_is_named_and_the_others_finish(files, tmp_path):
     (folder / "broken.nii.gz").write_bytes(files["query"].read_bytes()[:500])
     with pytest.raises(SystemExit, match=r"^error: query broken.nii.gz: .*cannot be read as NIfTI"):
         predict(**{**files, "query": folder})
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv", LIST}
 
 
 def test_a_dicom_folder_as_query(files, tmp_path):
@@ -139,8 +141,72 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     shutil.copy(images / "image_10.nii.gz", queries / "b.nii.gz")
     assert makes() == "b" and makes(location_mm=30.0) == "ab" and makes(location_mm=30.0, resume="never") == "ab"
     assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 8
-    (tmp_path / "out/cases.csv").write_bytes(b"\xff\xfe")
+    (tmp_path / "out/cases.csv").unlink()
     assert makes(location_mm=30.0) == "ab"
+    (tmp_path / "out/cases.csv").write_bytes(b"\xff\xfe")      # it may be a user's, in another encoding
+    with pytest.raises(SystemExit, match=r"^error: .*/out/cases.csv: is there and was not made by this program"):
+        makes(location_mm=30.0)
+    assert makes(location_mm=30.0, overwrite=True) == "ab"
+
+
+def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, monkeypatch):
+    queries, out = tmp_path / "queries", tmp_path / "out"
+    queries.mkdir()
+    for name, number in (("a", 2), ("b", 3)):
+        shutil.copy(toy_data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", queries / f"{name}.nii.gz")
+    predict(**{**files, "query": queries})
+    (row, *_) = csv.DictReader((out / "cases.csv").open())
+    assert row["sha256"] == sha256(out / "a.nii.gz")
+    corrected = shutil.copy(files["support_label"], out / "b.nii.gz").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(prediction, "encode_volume", lambda *_, **__: pytest.fail("work began"))
+        with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there .* changed since; .*overwrite=true"):
+            predict(**{**files, "query": queries})
+        with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there"):
+            predict(**{**files, "query": queries, "resume": "never"})
+    assert (out / "b.nii.gz").read_bytes() == corrected
+    predict(**{**files, "query": queries}, overwrite=True)
+    assert (out / "b.nii.gz").read_bytes() != corrected
+    predict(**{**files, "query": queries})
+
+
+def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
+    predict(**files)
+    table = tmp_path / "out/cases.csv"
+    rows = list(csv.DictReader(table.open()))
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, prediction.CASE_COLUMNS[:-1], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({**row, "query": "another"} for row in rows)
+    (tmp_path / "out" / LIST).unlink()
+    with pytest.raises(SystemExit, match=r"^error: .*/out/cases.csv: is there and was not made"):
+        predict(**files)
+    predict(**files, overwrite=True)
+    assert [row["query"] for row in csv.DictReader(table.open())] == ["another"] * 4 + ["image_2"] * 4
+
+
+@pytest.mark.parametrize("output", ["out", "", "a/out"])
+def test_results_among_the_scans_are_no_scans_at_the_next_run(output, files, tmp_path):
+    """In a folder of their own there, or where no name clashes beside DICOM folders; a/out holds nothing but results."""
+    scan, scans = sitk.Cast(sitk.ReadImage(files["query"]), sitk.sitkUInt16), tmp_path / "scans"
+    (scans / "b").mkdir(parents=True)
+    for z in range(scan.GetDepth()):
+        write_dicom(scans / f"b/{z}", scan, z, z + 1)
+    for _ in range(2):
+        predict(**{**files, "query": scans, "output": scans / output})
+    if output:
+        predict(**{**files, "query": scans, "output": tmp_path / "elsewhere"})
+    assert {row["query"] for row in csv.DictReader((scans / output / "cases.csv").open())} == {"b"}
+
+
+def test_probabilities_of_one_query_never_take_the_place_of_another(files, tmp_path):
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    for name in ("a", "a_liver_prob"):
+        shutil.copy(files["query"], queries / f"{name}.nii.gz")
+    with pytest.raises(SystemExit, match=r"^error: query: a.nii.gz and a_liver_prob.nii.gz would both be written to"):
+        predict(**{**files, "query": queries}, save_probs=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_own_dataset_is_known_from_the_snapshot(trained, toy_data):

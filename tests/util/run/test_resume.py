@@ -15,6 +15,7 @@ import torch
 
 from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
 from util.base.checksums import sha256
+from util.base.files import LIST, PARTIAL, partial_name
 from util.base.signals import Interrupted
 from util.options.config import MODELS
 from util.run import provenance
@@ -90,7 +91,7 @@ def test_resuming_with_other_options_is_refused(options, message, trained, toy_d
 
 def test_only_the_last_snapshots_are_kept(toy_data, tmp_path):
     folder = run("train", tmp_path, toy_data, save_snapshot_every=1, keep_snapshots=2)
-    assert sorted(path.name for path in (folder / "snapshots").iterdir()) == ["2.pth", "3.pth"]
+    assert sorted(path.name for path in (folder / "snapshots").glob("*.pth")) == ["2.pth", "3.pth"]
 
 
 def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(trained, toy_data, tmp_path, monkeypatch):
@@ -99,14 +100,14 @@ def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(traine
 
     def full_at_the_end(path, **content):
         if path.name == "3.pth":
-            path.with_name(".partial-3.pth").symlink_to("/dev/full")
+            partial_name(path).symlink_to("/dev/full")
         real(path, **content)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"^error: .*/3.pth: No space left on device$"):
         patched.setattr(train, "save_snapshot", full_at_the_end)
         run("train", tmp_path, toy_data, save_snapshot_every=2)
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
-    assert [path.name for path in (folder / "snapshots").iterdir()] == ["2.pth"]
+    assert {path.name for path in (folder / "snapshots").iterdir()} == {"2.pth", LIST}
     run("train", tmp_path, toy_data, save_snapshot_every=2)
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
 
@@ -127,7 +128,7 @@ def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
     assert f"stopped after step 1 of 3; the same command, with resume=auto, goes on from {folder}" in capsys.readouterr().out
     assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
-    assert [path.name for path in (folder / "snapshots").iterdir()] == ["1.pth"]
+    assert {path.name for path in (folder / "snapshots").iterdir()} == {"1.pth", LIST}
     run("train", tmp_path, toy_data)
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
 
@@ -167,10 +168,11 @@ def test_a_killed_training_goes_on_in_its_folder(trained, toy_data, tmp_path, mo
         patched.setattr("pathlib.Path.write_bytes", killed)
         in_another_process(lambda: run("train", tmp_path, toy_data, save_snapshot_every=1), ends_with=-signal.SIGKILL)
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
-    assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [".partial-2.pth", "1.pth"]
+    half, *others = sorted(path.name for path in (folder / "snapshots").glob("*.pth"))
+    assert half.startswith(PARTIAL) and half.endswith("-2.pth") and others == ["1.pth"]
     run("train", tmp_path, toy_data, save_snapshot_every=1)
     assert newest_run(folder.parent) == folder
-    assert sorted(path.name for path in (folder / "snapshots").iterdir()) == ["1.pth", "2.pth", "3.pth"]
+    assert sorted(path.name for path in (folder / "snapshots").iterdir()) == [LIST, "1.pth", "2.pth", "3.pth"]
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
 
 
@@ -211,7 +213,7 @@ def test_ctrl_c_on_the_command_line_with_workers_alive(toy_data, tmp_path):
     assert process.returncode == 130, errors
     assert "SIGINT: finishing this step" in errors and "Traceback" not in errors
     assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
-    last = max(int(path.stem) for path in (folder / "snapshots").iterdir())
+    last = max(int(path.stem) for path in (folder / "snapshots").glob("*.pth"))
     assert f"stopped after step {last} of 100000" in output
 
 

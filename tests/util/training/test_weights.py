@@ -1,6 +1,7 @@
 """Pretrained files under their real names, and snapshots, whole and broken."""
 
 import errno
+import shutil
 import zipfile
 
 import pytest
@@ -9,6 +10,7 @@ import torchvision
 
 from models.encoder import build_encoder
 from util.base.errors import InputError
+from util.base.files import LIST, partial_name
 from util.training.snapshots import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
 from util.training.weights import PRETRAINED_URLS, load_pretrained, load_state
 
@@ -78,7 +80,7 @@ def test_snapshot_round_trip_leaves_no_partial_file(tmp_path):
     assert snapshot.step == 1 and snapshot.config["path"] == {"log_dir": "runs"}
     assert torch.equal(snapshot.model["weight"], model.weight)
     assert snapshot.optimizer["state"][0]["momentum_buffer"] is not None
-    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["1.pth"]
+    assert {path.name for path in (tmp_path / "snapshots").iterdir()} == {"1.pth", LIST}
 
 
 def test_one_flipped_bit_in_a_tensor_is_found(tmp_path):
@@ -107,19 +109,28 @@ def test_a_damaged_snapshot_is_passed_over_and_named(tmp_path, capsys):
 
 def test_pruning_keeps_the_last_and_what_is_later_than_this_step(tmp_path):
     for step in (1, 2, 3, 10):
-        (tmp_path / f"{step}.pth").touch()
+        small_snapshot(tmp_path / f"{step}.pth", step)
     prune_snapshots(tmp_path, 3, keep=2)
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["10", "2", "3"]
+    assert sorted(path.stem for path in tmp_path.glob("*.pth")) == ["10", "2", "3"]
+
+
+def test_pruning_leaves_what_somebody_else_put_there(tmp_path):
+    for step in (2, 3, 4):
+        small_snapshot(tmp_path / f"{step}.pth", step)
+    shutil.copy(tmp_path / "2.pth", tmp_path / "1.pth")
+    shutil.copy(tmp_path / "3.pth", tmp_path / "2.pth")
+    prune_snapshots(tmp_path, 4, keep=1)
+    assert sorted(path.stem for path in tmp_path.glob("*.pth")) == ["1", "2", "4"]
 
 
 def test_a_full_disk_is_one_error_and_leaves_the_earlier_snapshot(tmp_path):
     small_snapshot(tmp_path / "1.pth")
     before = (tmp_path / "1.pth").read_bytes()
-    (tmp_path / ".partial-1.pth").symlink_to("/dev/full")       # every write to it says that the disk is full
+    partial_name(tmp_path / "1.pth").symlink_to("/dev/full")       # every write to it says that the disk is full
     with pytest.raises(OSError, match="No space left on device") as caught:
         small_snapshot(tmp_path / "1.pth")
     assert caught.value.filename == str(tmp_path / "1.pth") and caught.value.errno == errno.ENOSPC
-    assert [path.name for path in tmp_path.iterdir()] == ["1.pth"] and (tmp_path / "1.pth").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"1.pth", LIST} and (tmp_path / "1.pth").read_bytes() == before
 
 
 def test_incomplete_snapshot(tmp_path):

@@ -1,0 +1,124 @@
+"""Whole files, the list of what was written, and what may be written over."""
+
+import errno
+import os
+import re
+
+import pytest
+
+from util.base.checksums import sha256
+from util.base.errors import InputError
+from util.base.files import LIST, made_in, partial_name, replacing, write_text
+from util.base.guard import claim, expect_apart, is_made, lies_in
+
+REFUSED = "is there and was not made by this program, or was changed since"
+
+
+def refused(message, *arguments, **options):
+    with pytest.raises(InputError, match=re.escape(message)):
+        claim(*arguments, **options)
+
+
+def test_a_file_is_whole_and_listed_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    write_text("one", path)
+    assert is_made(path, made_in(path.parent)) and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "one" and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
+
+
+@pytest.mark.parametrize("full", [partial_name, lambda path: path.with_name(LIST)])
+def test_a_full_disk_names_the_file(full, tmp_path):
+    full(tmp_path / "a.txt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_text("x" * 100_000, tmp_path / "a.txt")
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "a.txt")
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_what_was_made_may_be_replaced_and_nothing_else(tmp_path):
+    made, other = tmp_path / "made.txt", tmp_path / "other.txt"
+    claim([made, other])        # neither is there
+    for text in ("first", "second"):
+        write_text(text, made)
+        claim([made])
+    other.write_text("a user's")
+    refused(f"{other}: {REFUSED}; allowed: another output, or --overwrite", [made, other])
+    refused("overwrite=true, which replaces it", [other], remedy="overwrite=true")
+    claim([made, other], overwrite=True)
+    made.write_text("corrected by hand")
+    refused(f"{made}: {REFUSED}", [made])
+    made.write_text("first")        # what it was before is as well this project's
+    claim([made])
+    made.rename(tmp_path / "kept.txt")      # under a new name it is the user's
+    refused(REFUSED, [tmp_path / "kept.txt"])
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\xff\xfe", b"[]", b'{"name": 3}', b'{"na'])
+def test_a_damaged_list_loses_no_more_than_it_held(spoilt, tmp_path):
+    write_text("one", tmp_path / "a")
+    (tmp_path / LIST).write_bytes(spoilt)
+    refused(REFUSED, [tmp_path / "a"])
+    write_text("two", tmp_path / "b")
+    claim([tmp_path / "b"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link", "device"])
+def test_only_plain_files_are_written_over(kind, tmp_path):
+    path = tmp_path / "x"
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "dangling link": lambda: path.symlink_to("nowhere"),
+     "device": lambda: path.symlink_to("/dev/null")}[kind]()
+    refused(f"{path}: is ", [path])
+    if kind != "dangling link":
+        refused(f"{path}: is a {'folder' if kind == 'folder' else 'device or pipe'}", [path], overwrite=True)
+
+
+def spellings(scan, folder):
+    """Other names of a scan, each in a way of its own."""
+    os.link(scan, folder / "hard.nii.gz")
+    (folder / "soft.nii.gz").symlink_to(scan)
+    (folder / "again.nii.gz").symlink_to(folder / "soft.nii.gz")
+    (folder / "linked").symlink_to(scan.parent, target_is_directory=True)
+    return [scan, folder / "hard.nii.gz", folder / "soft.nii.gz", folder / "again.nii.gz", folder / "linked" / scan.name,
+            scan.parent / ".." / scan.parent.name / scan.name, folder / "linked" / ".." / scan.parent.name / scan.name,
+            type(scan)(os.path.relpath(scan))]
+
+
+def test_no_input_is_written_over_under_any_name(tmp_path):
+    scan = tmp_path / "scans" / "a.nii.gz"
+    scan.parent.mkdir()
+    write_text("a scan", scan)
+    names = spellings(scan, tmp_path)
+    for name in names:
+        for overwrite in (False, True):
+            refused(f"{name}: is read, as {scan}", [name], [scan], overwrite=overwrite)
+            refused(f"{scan}: is read, as {name}", [scan], [name], overwrite=overwrite)
+    claim([scan.with_name("b.nii.gz")], [scan, tmp_path / "missing"])
+
+
+def test_nothing_is_written_into_a_folder_that_is_read_as_a_whole(tmp_path):
+    series = tmp_path / "series"
+    series.mkdir()
+    (tmp_path / "linked").symlink_to(series)
+    (series / "elsewhere").symlink_to(tmp_path)
+    for output in (series / "x", series / "new/deep/x", tmp_path / "linked/x", tmp_path / "linked/new/x"):
+        refused(f"{output}: lies in {series}, which is read as a whole", [output], [series], overwrite=True)
+    with pytest.raises(InputError):
+        expect_apart([series], [tmp_path])
+    expect_apart([tmp_path / "series.nii.gz", tmp_path / "series2/x"], [series])
+    assert lies_in(series / "x", series) and not lies_in(tmp_path / "x", series)
+
+
+def test_two_processes_list_in_one_file(tmp_path):
+    pids = []
+    for k in range(2):
+        if (pid := os.fork()) == 0:
+            for n in range(50):
+                write_text(f"{k} {n}", tmp_path / f"{k}_{n}")
+            os._exit(0)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    claim(tmp_path.glob("[01]_*"))
+    assert made_in(tmp_path) == {(path.name, sha256(path)) for path in tmp_path.glob("[01]_*")}

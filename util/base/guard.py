@@ -1,0 +1,82 @@
+"""Nothing of a user's is written over: every program asks here, before any work, whether it may write what it is going to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Set
+from functools import cache
+from pathlib import Path
+
+from util.base.checksums import sha256
+from util.base.errors import InputError
+from util.base.files import made_in
+
+OVERWRITE_HELP = "replace files that this program did not make, or that were changed since; none that it reads"
+Identity = tuple[int, int]      # device and inode: the same for a file under any spelling, by links and by hard links
+
+
+def claim(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, overwrite: bool = False, remedy: str = "--overwrite") -> None:
+    """Check that all `outputs` may be written; nothing is made or changed.
+
+    Args:
+        outputs: every file that is going to be written.
+        inputs: every file that is read or was given, and every folder that is read as a whole, such as a DICOM series or a run.
+        overwrite: files that this project did not make, or that were changed since, may be replaced; inputs never.
+        remedy: how to say so.
+    Raises:
+        InputError: an output is one of the inputs or lies in one; or is there and no plain file; or, without `overwrite`, was not
+            made by this project as it is now.
+    """
+    outputs = list(outputs)
+    expect_apart(outputs, inputs)
+    made = cache(made_in)
+    for path in outputs:
+        if not os.path.lexists(path):
+            continue
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is a {'folder' if path.is_dir() else 'device or pipe'}, allowed: a name for a file")
+        if not overwrite and not is_made(path, made(path.parent)):
+            raise InputError(f"{path}: is there and was not made by this program, or was changed since; allowed: another output, "
+                             f"or {remedy}, which replaces it")
+
+
+def expect_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise InputError when an output is one of the inputs, or lies in one, under whatever name."""
+    read = {identity: path for path in inputs if (identity := _identity(path))}
+    if not read:
+        return
+    identity_of = cache(_identity)
+    for output in outputs:
+        for place in _places(output):
+            if found := read.get(identity_of(place)):
+                what = f"lies in {found}, which is read as a whole" if found.is_dir() else f"is read, as {found}"
+                raise InputError(f"{output}: {what}; allowed: an output that is none of the inputs")
+
+
+def is_made(path: Path, made: Set[tuple[str, str]]) -> bool:
+    """Whether a file is as this project wrote it; `made` is `util.base.files.made_in` its folder."""
+    return path.is_file() and (path.name, sha256(path)) in made
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file is in a folder or in one below it, under whatever names; a folder lies in itself."""
+    return any(is_same(place, folder) for place in _places(path))
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether both are there and are the same file or folder, under whatever names."""
+    return (identity := _identity(path)) is not None and identity == _identity(other)
+
+
+def _places(output: Path) -> list[Path]:
+    """Return the file and all folders it is in; where it is a link, also the one it leads to."""
+    own, final = Path(os.path.realpath(output.parent)) / output.name, Path(os.path.realpath(output))
+    return [own, *own.parents, final, *final.parents]
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino)
