@@ -14,10 +14,11 @@ import numpy as np
 from util.base.errors import InputError
 from util.base.inputs import read_json
 from util.base.root import ROOT
-from util.options.config import MODELS, check_config, load_config
+from util.options.config import check_config, load_config
+from util.options.table import MODELS
 from util.run.experiment import format_table
 from util.run.folders import call, newest_run, run_folders
-from util.training.snapshots import SHAPING, newest_snapshot, read_snapshot
+from util.training.snapshots import SHAPES, newest_snapshot, read_snapshot
 
 CONFIGS = {
     ("CHAOST2", "1"): ["chaost2_setting1"],
@@ -65,7 +66,7 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
 def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
     """Run test.py with the network that the snapshot was trained with; return each class's mean Dice."""
     trained_with = read_snapshot(snapshot).config or {}
-    network = [f"{key}={trained_with[key]}" for key in SHAPING if key in trained_with]
+    network = [f"{key}={trained_with[key]}" for key in SHAPES if key in trained_with]
     call("test.py", "with", name, f"eval_fold={fold}", *network, *options, f"reload_model_path={snapshot}")
     path = newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json"
     try:

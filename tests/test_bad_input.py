@@ -27,7 +27,8 @@ from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dic
 from tests.util.results.test_comparison import write_run
 from util.base.errors import InputError
 from util.options import config as config_module
-from util.options.config import RULES, base_config, check_config, read_json5
+from util.options.config import base_config, check_config, read_json5
+from util.options.table import RULES
 from util.predict.scans import read_scan, read_support
 from util.results.report import write_report
 from util.results.scores import METRICS, SCORE_COLUMNS, summarise, write_scores

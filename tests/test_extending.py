@@ -7,7 +7,8 @@ import pytest
 
 from models.base import FewShotModel
 from tests.conftest import ROOT, run
-from util.options import config
+from util.options import table as option_table
+from util.options.rules import one_of
 from util.training import building as methods
 from util.training.snapshots import read_snapshot
 
@@ -19,10 +20,10 @@ def example(monkeypatch):
     source, display_name, builder = blocks
     names = dict(vars(methods))
     exec(compile(source, "models/cosnet.py", "exec"), names)
-    for table, line in ((config.MODELS, display_name), (methods.BUILDERS, builder)):
+    for table, line in ((option_table.MODELS, display_name), (methods.BUILDERS, builder)):
         for key, value in eval("{" + line + "}", names).items():
             monkeypatch.setitem(table, key, value)
-    monkeypatch.setitem(config.RULES, "model", config.one_of(*config.MODELS))   # what a restart does
+    monkeypatch.setitem(option_table.RULES, "model", one_of(*option_table.MODELS))   # what a restart does
     return "".join(blocks), names["CosNet"]
 
 

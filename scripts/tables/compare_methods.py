@@ -20,7 +20,8 @@ from scripts.compare import output_files
 from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP, claim
 from util.base.root import ROOT
-from util.options.config import MODELS, load_config, named_configs
+from util.options.config import load_config, named_configs
+from util.options.table import MODELS
 from util.run.folders import call, newest_run, run_folders
 from util.training.snapshots import newest_snapshot
 

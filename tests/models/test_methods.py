@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import run, toy_case
-from util.options.config import MODELS, check_config, load_config
+from util.options.config import check_config, load_config
+from util.options.table import MODELS
 from util.run.experiment import build_model
 from util.training.snapshots import read_snapshot
 

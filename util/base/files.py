@@ -22,8 +22,8 @@ def replacing(path: Path, *, listed: bool = True) -> Iterator[Path]:
     nothing of it stays and an earlier `path` is as it was; an OSError that names no file gets the name `path`.
 
     Args:
-        listed: note name and check sum in the folder's LIST, by which `util.base.guard.claim` knows the file again. Files that only a
-            run reads and writes, in its own folder, need none.
+        listed: note name and check sum in the folder's LIST, by which `util.base.guard.claim` knows the file again. Files
+            that only a run reads and writes, in its own folder, need none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)

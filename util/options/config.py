@@ -1,13 +1,12 @@
 """Reads `configs/*.json5` and refuses what is not allowed, before any work.
 
-`RULES` has one entry per key of `base.json5`; its `description` is what an error message gives as allowed.
+The options of the top level are in `util.options.table`, their rules in `util.options.rules`; here are those of the sections.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,139 +15,11 @@ import json5
 from util.base.errors import InputError
 from util.base.inputs import expect_file
 from util.base.root import ROOT
+from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
+from util.options.table import RULES
 
 CONFIG_DIR = ROOT / "configs"
-MAX_WHOLE, MAX_NUMBER = 2**31 - 1, 1e30
 SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # of a grid
-
-
-@dataclass(frozen=True)
-class Rule:
-    description: str
-    allows: Callable[[Any], bool]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
-
-
-def whole(low: int, high: int = MAX_WHOLE) -> Rule:
-    limit = f"of at least {low} and at most {high}" if high == MAX_WHOLE else f"from {low} to {high}"
-    return Rule(f"a whole number {limit}", lambda v: _is_whole(v) and low <= v <= high)
-
-
-def number(low: float, high: float = MAX_NUMBER, *, above: bool = False) -> Rule:
-    return Rule(f"a number {'above' if above else 'of at least'} {low} and at most {high:g}",
-                lambda v: _is_number(v) and (v > low if above else v >= low) and v <= high)
-
-
-def one_of(*values: Any) -> Rule:
-    return Rule("one of " + ", ".join(repr(v) for v in values), lambda v: any(v == x and type(v) is type(x) for x in values))
-
-
-def text() -> Rule:
-    return Rule("a non-empty text without control characters", lambda v: isinstance(v, str) and bool(v) and v.isprintable())
-
-
-def boolean() -> Rule:
-    return Rule("true or false", lambda v: isinstance(v, bool))
-
-
-def list_of(rule: Rule) -> Rule:
-    return Rule(f"a non-empty list without repeats, each item {rule.description}",
-                lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(rule.allows, v)) and len(set(v)) == len(v))
-
-
-def optional(rule: Rule) -> Rule:
-    return Rule(f"null or {rule.description}", lambda v: v is None or rule.allows(v))
-
-
-def either(first: Rule, second: Rule) -> Rule:
-    return Rule(f"{first.description}, or {second.description}", lambda v: first.allows(v) or second.allows(v))
-
-
-def _is_alpha(value: Any) -> bool:
-    return (isinstance(value, (list, tuple)) and len(value) == 2
-            and all(_is_number(v) and v >= 0 for v in value) and sum(value) > 0)
-
-
-def _is_windows(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_whole(v) and v >= 1 for v in value)
-
-
-def _is_device(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", value))
-
-
-ENCODERS = ("resnet101", "resnet50", "small")
-MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # with the names in folders and tables
-
-RULES: dict[str, Rule | dict[str, Rule]] = {
-    "dataset": text(),
-    "eval_fold": whole(0),
-    "test_label": list_of(whole(1, 254)),
-    "exclude_label": optional(list_of(whole(1, 254))),
-    "exclude_rule": one_of("any", "all"),
-    "use_gt": boolean(),
-    "pseudo_labels": one_of("supervoxels", "superpixels"),
-    "n_sv": whole(1),
-    "n_sp": whole(1),
-    "min_size": whole(0),
-    "n_way": one_of(1),
-    "n_shot": whole(1),
-    "n_query": one_of(1),
-    "batch_size": whole(1),
-    "num_workers": whole(0, 1024),
-    "model": one_of(*MODELS),
-    "encoder": one_of(*ENCODERS),
-    "pretrained": text(),
-    "paths": one_of("both", "fine", "coarse"),
-    "alpha": Rule("two numbers [fine, coarse], none negative, not both 0", _is_alpha),
-    "n_iters": whole(0),
-    "coordinates": boolean(),
-    "threshold": one_of("query", "learned", "support"),
-    "t_loss_scaler": number(0),
-    "prototype_windows": Rule("two whole numbers [in training, in testing] of at least 1", _is_windows),
-    "device": Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'", _is_device),
-    "precision": one_of("float32", "bf16"),
-    "deterministic": boolean(),
-    "seed": whole(0, 2**32 - 1),
-    "n_steps": whole(1, 10**8),
-    "optim": {"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)},
-    "lr_step_gamma": number(0, 1, above=True),
-    "max_iters_per_load": whole(1),
-    "bg_wt": number(0, above=True),
-    "ignore_label": whole(2, 255),
-    "sync_batchnorm": boolean(),
-    "print_interval": whole(1),
-    "save_snapshot_every": whole(1),
-    "keep_snapshots": either(one_of("all"), whole(1)),
-    "max_refused_steps": whole(0),
-    "resume": text(),
-    "reload_model_path": optional(text()),
-    "protocol": one_of("published", "corrected", "ep2"),
-    "supp_idx": either(one_of("all"), either(whole(0), list_of(whole(0)))),
-    "n_part": one_of(1, 3),
-    "eval_batch_size": whole(1),
-    "whole_volume": boolean(),
-    "surface_tolerance_mm": number(0, above=True),
-    "slice_margin": whole(0),
-    "location_mm": number(0),
-    "smooth_z": number(0, 1000),
-    "largest_component": boolean(),
-    "support_image": optional(either(text(), list_of(text()))),
-    "support_label": optional(either(text(), list_of(text()))),
-    "query": optional(text()),
-    "output": optional(text()),
-    "overwrite": boolean(),
-    "save_probs": boolean(),
-    "augment": boolean(),
-    "run": optional(text()),
-}
 
 
 def _is_file_name(value: Any) -> bool:
@@ -176,20 +47,20 @@ def _is_case_pattern(value: Any) -> bool:
 
 _LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", _is_label_table)
 _FILE_VALUES = Rule("{value above 0 in the file: label value}, or {}", lambda v: isinstance(v, Mapping) and all(
-    _is_label(key, MAX_WHOLE) and _is_whole(value) and 1 <= value <= 254 for key, value in v.items()))
+    _is_label(key, MAX_WHOLE) and is_whole(value) and 1 <= value <= 254 for key, value in v.items()))
 _CASE_PATTERN = Rule("a path below data_dir with {case} in its file name, without * ? [ ]", _is_case_pattern)
 
 
 def _is_grid(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == {"spacing_mm", "size_px", "orientation", "window"} and (
         _are_numbers(value["spacing_mm"], 3) and all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in value["spacing_mm"])
-        and _is_whole(value["size_px"]) and 1 <= value["size_px"] <= MAX_SIZE_PX
+        and is_whole(value["size_px"]) and 1 <= value["size_px"] <= MAX_SIZE_PX
         and (value["orientation"] is None or _is_orientation(value["orientation"]))
         and (value["window"] is None or _are_numbers(value["window"], 2) and value["window"][0] < value["window"][1]))
 
 
 def _are_numbers(value: Any, n: int) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == n and all(map(_is_number, value))
+    return isinstance(value, (list, tuple)) and len(value) == n and all(map(is_number, value))
 
 
 def _is_orientation(value: Any) -> bool:
@@ -233,6 +104,19 @@ def read_json5(path: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}: not valid JSON5 for a config: holds a {type(content).__name__}, expected an object {{…}}")
     return content
+
+
+def explanation(key: str) -> str:
+    """Return what base.json5 says of an option: the comment behind its value and in the lines below, without line breaks.
+
+    Raises:
+        KeyError: there is no such option.
+    """
+    text = (CONFIG_DIR / "base.json5").read_text(encoding="utf-8")
+    found = re.search(rf"^  {re.escape(key)}: ((?:.*\n)(?: {{3,}}//.*\n)*)", text, re.MULTILINE)
+    if found is None:
+        raise KeyError(key)
+    return " ".join(line.partition("//")[2].strip() for line in found[1].splitlines()).strip()
 
 
 def _merge(target: dict, changes: Mapping) -> None:

@@ -19,6 +19,7 @@ from util.base.checksums import code_sha256, content_sha256, digest, sha256
 from util.base.errors import InputError
 from util.base.guard import claim, expect_apart
 from util.base.progress import progress
+from util.options.table import Role, with_role
 from util.predict.scans import (
     ENDINGS,
     Scan,
@@ -45,7 +46,7 @@ from util.segment.whole_volume import (
 )
 from util.segment.whole_volume import to_label_map as join_classes
 
-TRAINED_WITH = ("dataset", "datasets", "encoder", "alpha", "model", "paths", "coordinates", "threshold", "prototype_windows")
+TRAINED_WITH = with_role(Role.TRAINED_WITH)
 GIVEN = ("reload_model_path", "support_image", "support_label")      # the files that every prediction is made of
 Supports = Sequence[tuple[Scan, np.ndarray]]      # outlined scans, with their label maps (D, H, W) on the model's grid
 CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from", "sha256")
@@ -242,8 +243,7 @@ def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component:
 
 def _settings(config: Mapping[str, Any]) -> str:
     """Return a check sum of all that predictions are made of but the query: options, weights, supports, code."""
-    elsewhere = {"query", "output", "overwrite", "run", "resume", "device", "path", *GIVEN}
-    return digest([{key: value for key, value in config.items() if key not in elsewhere}, code_sha256(),
+    return digest([{key: value for key, value in config.items() if key not in with_role(Role.ELSEWHERE)}, code_sha256(),
                    *map(content_sha256, _given(config))])
 
 

@@ -13,11 +13,12 @@ from scipy.stats import wilcoxon
 
 from util.base.errors import InputError
 from util.base.inputs import read_json
-from util.options.config import MODELS, check_options
+from util.options.config import check_options
+from util.options.table import MODELS, Role, with_role
 
 MIN_PAIRS = 6            # fewer pairs cannot give p < 0.05
 ALL = "all classes"
-COMPARED_OPTIONS = ("dataset", "model", "eval_fold", "protocol", "n_part", "exclude_label", "exclude_rule", "reload_model_path")
+COMPARED_OPTIONS = with_role(Role.COMPARED)
 
 
 class Volume(NamedTuple):

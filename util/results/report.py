@@ -26,13 +26,13 @@ from util.base.guard import claim
 from util.base.inputs import expect_file, read_json
 from util.base.progress import progress
 from util.options.config import check_options, run_dataset
+from util.options.table import Role, with_role
 from util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name
 from util.segment.metrics import METRICS
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
-SHOWN_OPTIONS = ("dataset", "eval_fold", "n_sv", "reload_model_path", "encoder", "protocol", "n_part", "n_iters",
-                 "surface_tolerance_mm")
+SHOWN_OPTIONS = with_role(Role.SHOWN)
 PROBABILITY_STEP = 4      # probabilities come from a feature grid of a quarter of the image's resolution
 JPEG_QUALITY = 80
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from util.base.errors import InputError
 from util.base.root import ROOT
-from util.options.config import MODELS
+from util.options.table import MODELS
 
 
 def run_folders(config: Mapping[str, Any], mode: str) -> Path:

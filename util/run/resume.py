@@ -9,16 +9,12 @@ from typing import Any
 
 from util.base.errors import InputError
 from util.options.config import base_config
+from util.options.table import Role, with_role
 from util.run.folders import numbered_runs, run_folders
 from util.training.snapshots import Snapshot, newest_readable, read_snapshot
 
-# what may differ between a training and its continuation
-ANYWHERE = {"n_steps", "num_workers", "device", "print_interval", "save_snapshot_every", "keep_snapshots", "max_refused_steps",
-            "resume", "protocol", "supp_idx", "n_part", "n_iters", "eval_batch_size", "whole_volume", "surface_tolerance_mm",
-            "slice_margin", "location_mm", "smooth_z", "largest_component", "support_image", "support_label", "query", "output",
-            "overwrite", "save_probs", "augment", "run"}
-# … and what may besides where the user names the snapshot
-BY_NAME = ANYWHERE | {"path", "datasets", "pretrained", "reload_model_path"}
+ANYWHERE = set(with_role(Role.RESUME))                      # may differ between a training and its continuation
+BY_NAME = ANYWHERE | set(with_role(Role.RESUME_NAMED))
 
 
 def run_to_continue(config: Mapping[str, Any], mode: str) -> Path | None:

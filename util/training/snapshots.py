@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from util.base.errors import InputError
 from util.base.files import made_in, replacing
 from util.base.guard import is_made
+from util.options.table import Role, with_role
 from util.training.weights import load_state, read_weights
 
-SHAPING = ("model", "encoder", "threshold", "paths", "coordinates")   # options that decide what the network is
+SHAPES = with_role(Role.SHAPES)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _expect_kinds(snapshot: Snapshot) -> None:
 
 def load_model(model: nn.Module, snapshot: Snapshot) -> None:
     """Load a snapshot's weights; an InputError names the tensors that do not fit, and the options they were trained with."""
-    options = ", ".join(f"{key}={snapshot.config[key]}" for key in SHAPING if key in snapshot.config) if snapshot.config else ""
+    options = ", ".join(f"{key}={snapshot.config[key]}" for key in SHAPES if key in snapshot.config) if snapshot.config else ""
     hint = f"; it was trained with {options}" if options else ""
     load_state(model, snapshot.model, snapshot.path, hint)
 

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
 from util.base.checksums import sha256
 from util.base.files import LIST, PARTIAL, partial_name
 from util.base.signals import Interrupted
-from util.options.config import MODELS
+from util.options.table import MODELS
 from util.run import provenance
 from util.run.experiment import run_commandline
 from util.run.folders import newest_run

@@ -1,0 +1,62 @@
+"""Every option stands in the table with its roles, and who builds a model reads only what a snapshot is scored with."""
+
+import pytest
+
+from util.options.config import base_config
+from util.options.table import MODELS, OPTIONS, Option, Role, with_role
+from util.run.experiment import build_model
+
+# what each reader of the table goes by; a change here is a change of what a user sees
+WITH_ROLE = {
+    Role.SHAPES: "model encoder coordinates paths alpha threshold prototype_windows",
+    Role.TRAINED_WITH: "dataset model encoder coordinates paths alpha threshold prototype_windows datasets",
+    Role.RESUME: "num_workers device n_iters n_steps print_interval save_snapshot_every keep_snapshots max_refused_steps resume "
+                 "protocol supp_idx n_part eval_batch_size whole_volume surface_tolerance_mm slice_margin location_mm smooth_z "
+                 "largest_component support_image support_label query output overwrite save_probs augment run",
+    Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
+    Role.COMPARED: "dataset eval_fold exclude_label exclude_rule model reload_model_path protocol n_part",
+    Role.SHOWN: "dataset eval_fold n_sv encoder n_iters reload_model_path protocol n_part surface_tolerance_mm",
+    Role.ELSEWHERE: "device resume reload_model_path support_image support_label query output overwrite run path",
+}
+WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler precision "
+                "deterministic seed optim lr_step_gamma max_iters_per_load bg_wt ignore_label sync_batchnorm")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_options_of_a_role(role):
+    assert set(with_role(role)) == set(WITH_ROLE[role].split())
+
+
+def test_every_option_has_roles_unless_it_is_said_to_have_none():
+    assert list(OPTIONS) == list(base_config()) and all(isinstance(option, Option) for option in OPTIONS.values())
+    assert {key for key, option in OPTIONS.items() if not option.roles} == set(WITHOUT_ROLE.split())
+
+
+def test_what_shapes_a_network_is_taken_by_predict_and_is_never_free_on_resuming():
+    shapes = set(with_role(Role.SHAPES))
+    assert shapes < set(with_role(Role.TRAINED_WITH))
+    assert not shapes & {*with_role(Role.RESUME), *with_role(Role.RESUME_NAMED)}
+
+
+class Recorded(dict):
+    """A config that knows which of its options were asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.read = set()
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
+    """Besides: weights of losses, which scoring does not compute, and what says how scoring is done (configs/base.json5)."""
+    losses, of_scoring = {"bg_wt", "ignore_label", "t_loss_scaler"}, {"seed", "precision", "n_iters"}
+    read = set()
+    for model in MODELS:
+        for threshold in ("query", "learned", "support"):
+            config = Recorded({**base_config(), "model": model, "encoder": "small", "threshold": threshold})
+            build_model(config)
+            read |= config.read
+    assert read - losses - of_scoring == set(with_role(Role.SHAPES))

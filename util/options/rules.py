@@ -1,0 +1,78 @@
+"""What a value of an option may be: rules, each with the words that an error message gives as allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_WHOLE, MAX_NUMBER = 2**31 - 1, 1e30
+
+
+@dataclass(frozen=True)
+class Rule:
+    description: str
+    allows: Callable[[Any], bool]
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
+
+
+def whole(low: int, high: int = MAX_WHOLE) -> Rule:
+    limit = f"of at least {low} and at most {high}" if high == MAX_WHOLE else f"from {low} to {high}"
+    return Rule(f"a whole number {limit}", lambda v: is_whole(v) and low <= v <= high)
+
+
+def number(low: float, high: float = MAX_NUMBER, *, above: bool = False) -> Rule:
+    return Rule(f"a number {'above' if above else 'of at least'} {low} and at most {high:g}",
+                lambda v: is_number(v) and (v > low if above else v >= low) and v <= high)
+
+
+def one_of(*values: Any) -> Rule:
+    return Rule("one of " + ", ".join(repr(v) for v in values), lambda v: any(v == x and type(v) is type(x) for x in values))
+
+
+def text() -> Rule:
+    return Rule("a non-empty text without control characters", lambda v: isinstance(v, str) and bool(v) and v.isprintable())
+
+
+def boolean() -> Rule:
+    return Rule("true or false", lambda v: isinstance(v, bool))
+
+
+def list_of(rule: Rule) -> Rule:
+    return Rule(f"a non-empty list without repeats, each item {rule.description}",
+                lambda v: isinstance(v, (list, tuple)) and len(v) > 0 and all(map(rule.allows, v)) and len(set(v)) == len(v))
+
+
+def optional(rule: Rule) -> Rule:
+    return Rule(f"null or {rule.description}", lambda v: v is None or rule.allows(v))
+
+
+def either(first: Rule, second: Rule) -> Rule:
+    return Rule(f"{first.description}, or {second.description}", lambda v: first.allows(v) or second.allows(v))
+
+
+def path_weights() -> Rule:
+    return Rule("two numbers [fine, coarse], none negative, not both 0",
+                lambda v: _is_pair(v) and all(is_number(x) and x >= 0 for x in v) and sum(v) > 0)
+
+
+def windows() -> Rule:
+    return Rule("two whole numbers [in training, in testing] of at least 1",
+                lambda v: _is_pair(v) and all(is_whole(x) and x >= 1 for x in v))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
+
+
+def device_name() -> Rule:
+    return Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'",
+                lambda v: isinstance(v, str) and bool(re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", v)))

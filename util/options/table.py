@@ -1,0 +1,130 @@
+"""The table of options: for each key of `configs/base.json5` what its value may be, and who treats it in a way of its own.
+
+What an option means stands in `base.json5` alone; `util.options.config.explanation` reads it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from util.options.rules import (
+    Rule,
+    boolean,
+    device_name,
+    either,
+    list_of,
+    number,
+    one_of,
+    optional,
+    path_weights,
+    text,
+    whole,
+    windows,
+)
+
+ENCODERS = ("resnet101", "resnet50", "small")
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # with the names in folders and tables
+
+
+class Role(Enum):
+    """Why an option is treated in a way of its own. One without a role is like most: a training with another value is another."""
+
+    SHAPES = "what the network is and what it computes: a snapshot is scored with the value that it was trained with"
+    TRAINED_WITH = "predict takes it from the snapshot: SHAPES, and the data set whose grid and labels the network knows"
+    RESUME = "may differ between a training and its continuation"
+    RESUME_NAMED = "may differ besides where the user names the snapshot to go on from"
+    COMPARED = "scripts/compare.py reads it from the run folder of an evaluation"
+    SHOWN = "the report reads it from the run folder of an evaluation"
+    ELSEWHERE = "says where predict finds and writes things, not what it computes; files count by their content"
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the top level.
+
+    Attributes:
+        rule: what is allowed; of a section the rule of each key in it; None for sections that `util.options.config` checks itself.
+        roles: empty for an option that only makes a training another one.
+    """
+
+    rule: Rule | Mapping[str, Rule] | None
+    roles: frozenset[Role]
+
+
+def _option(rule: Rule | Mapping[str, Rule] | None, *roles: Role) -> Option:
+    return Option(rule, frozenset(roles))
+
+
+def with_role(role: Role) -> tuple[str, ...]:
+    """Return the options that have a role, in the order of `base.json5`."""
+    return tuple(key for key, option in OPTIONS.items() if role in option.roles)
+
+
+OPTIONS: dict[str, Option] = {
+    "dataset": _option(text(), Role.TRAINED_WITH, Role.COMPARED, Role.SHOWN),
+    "eval_fold": _option(whole(0), Role.COMPARED, Role.SHOWN),
+    "test_label": _option(list_of(whole(1, 254))),
+    "exclude_label": _option(optional(list_of(whole(1, 254))), Role.COMPARED),
+    "exclude_rule": _option(one_of("any", "all"), Role.COMPARED),
+    "use_gt": _option(boolean()),
+    "pseudo_labels": _option(one_of("supervoxels", "superpixels")),
+    "n_sv": _option(whole(1), Role.SHOWN),
+    "n_sp": _option(whole(1)),
+    "min_size": _option(whole(0)),
+    "n_way": _option(one_of(1)),
+    "n_shot": _option(whole(1)),
+    "n_query": _option(one_of(1)),
+    "batch_size": _option(whole(1)),
+    "num_workers": _option(whole(0, 1024), Role.RESUME),
+    "model": _option(one_of(*MODELS), Role.SHAPES, Role.TRAINED_WITH, Role.COMPARED),
+    "encoder": _option(one_of(*ENCODERS), Role.SHAPES, Role.TRAINED_WITH, Role.SHOWN),
+    "pretrained": _option(text(), Role.RESUME_NAMED),
+    "coordinates": _option(boolean(), Role.SHAPES, Role.TRAINED_WITH),
+    "paths": _option(one_of("both", "fine", "coarse"), Role.SHAPES, Role.TRAINED_WITH),
+    "alpha": _option(path_weights(), Role.SHAPES, Role.TRAINED_WITH),
+    "n_iters": _option(whole(0), Role.RESUME, Role.SHOWN),
+    "threshold": _option(one_of("query", "learned", "support"), Role.SHAPES, Role.TRAINED_WITH),
+    "t_loss_scaler": _option(number(0)),
+    "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
+    "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
+    "precision": _option(one_of("float32", "bf16")),
+    "deterministic": _option(boolean()),
+    "seed": _option(whole(0, 2**32 - 1)),
+    "n_steps": _option(whole(1, 10**8), Role.RESUME),
+    "optim": _option({"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)}),
+    "lr_step_gamma": _option(number(0, 1, above=True)),
+    "max_iters_per_load": _option(whole(1)),
+    "bg_wt": _option(number(0, above=True)),
+    "ignore_label": _option(whole(2, 255)),
+    "sync_batchnorm": _option(boolean()),
+    "print_interval": _option(whole(1), Role.RESUME),
+    "save_snapshot_every": _option(whole(1), Role.RESUME),
+    "keep_snapshots": _option(either(one_of("all"), whole(1)), Role.RESUME),
+    "max_refused_steps": _option(whole(0), Role.RESUME),
+    "resume": _option(text(), Role.RESUME, Role.ELSEWHERE),
+    "reload_model_path": _option(optional(text()), Role.RESUME_NAMED, Role.COMPARED, Role.SHOWN, Role.ELSEWHERE),
+    "protocol": _option(one_of("published", "corrected", "ep2"), Role.RESUME, Role.COMPARED, Role.SHOWN),
+    "supp_idx": _option(either(one_of("all"), either(whole(0), list_of(whole(0)))), Role.RESUME),
+    "n_part": _option(one_of(1, 3), Role.RESUME, Role.COMPARED, Role.SHOWN),
+    "eval_batch_size": _option(whole(1), Role.RESUME),
+    "whole_volume": _option(boolean(), Role.RESUME),
+    "surface_tolerance_mm": _option(number(0, above=True), Role.RESUME, Role.SHOWN),
+    "slice_margin": _option(whole(0), Role.RESUME),
+    "location_mm": _option(number(0), Role.RESUME),
+    "smooth_z": _option(number(0, 1000), Role.RESUME),
+    "largest_component": _option(boolean(), Role.RESUME),
+    "support_image": _option(optional(either(text(), list_of(text()))), Role.RESUME, Role.ELSEWHERE),
+    "support_label": _option(optional(either(text(), list_of(text()))), Role.RESUME, Role.ELSEWHERE),
+    "query": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
+    "output": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
+    "overwrite": _option(boolean(), Role.RESUME, Role.ELSEWHERE),
+    "save_probs": _option(boolean(), Role.RESUME),
+    "augment": _option(boolean(), Role.RESUME),
+    "run": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
+    "path": _option(None, Role.RESUME_NAMED, Role.ELSEWHERE),
+    "datasets": _option(None, Role.TRAINED_WITH, Role.RESUME_NAMED),
+}
+
+RULES = {key: option.rule for key, option in OPTIONS.items() if option.rule is not None}
