@@ -7,23 +7,37 @@ import copy
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from models.encoder import DilatedBlock, SmallBackbone
+
+STEM = (("conv1", "bn1"),)
+BLOCK = (*STEM, ("conv2", "bn2"), ("downsample.0", "downsample.1"))
+# Where a BatchNorm is known to read what a convolution gives, and nothing else to read it. Subclasses may do otherwise.
+FOLDED = {ResNet: STEM, SmallBackbone: STEM, BasicBlock: BLOCK, DilatedBlock: BLOCK, Bottleneck: (*BLOCK, ("conv3", "bn3"))}
 
 
 def for_inference(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode, each BatchNorm folded into the convolution before it, weights channels-last.
+    """Return a copy in evaluation mode, weights channels-last, with the BatchNorms of FOLDED folded into their convolutions.
 
-    A BatchNorm that is registered right after a convolution in the same module is taken to follow it in the forward pass, as it
-    does in residual networks. Results change by rounding alone. Tensors that stay as they are belong to both.
+    Everything else is left as it is: of an encoder of another make nothing is known. Results change by rounding alone. Tensors
+    that stay as they are belong to both.
     """
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     model = copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()}).eval()
-    for module in list(model.modules()):
-        children = list(module.named_children())
-        for (_, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+    for block in list(model.modules()):
+        parts = dict(block.named_modules()) if type(block) in FOLDED else {}
+        for conv_name, norm_name in FOLDED.get(type(block), ()):
+            conv, norm = parts.get(conv_name), parts.get(norm_name)
+            if _can_be_folded(conv, norm):
                 _fold(norm, conv)
-                setattr(module, norm_name, nn.Identity())
+                block.set_submodule(norm_name, nn.Identity())
     return model.to(memory_format=torch.channels_last)
+
+
+def _can_be_folded(conv: nn.Module | None, norm: nn.Module | None) -> bool:
+    """A subclass may do more than its name says, as timm's BatchNormAct2d does, which is an activation as well."""
+    return type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not norm.training
 
 
 def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
