@@ -2,55 +2,35 @@
 
     python test.py with chaost2_setting1 eval_fold=0 reload_model_path=runs/…/snapshots/30000.pth
     python test.py with chaost2_setting1 supp_idx=all reload_model_path=untrained
+    python test.py predict with reload_model_path=… support_image=… support_label=… query=… output=…
+    python test.py report with run=…
 
 Options are explained in configs/base.json5. (Python's standard library has a package of this name too; nothing here
 imports this file.)
 """
 
 import shutil
-from functools import partial
 
-from dataloaders.datasets import DatasetSpec
-from dataloaders.folds import share_of_queries, supports_and_queries
-from dataloaders.volumes import read_spacing_mm
+from dataloaders.folds import supports_and_queries, supports_of_queries
 from models.base import FewShotModel
 from util.base.device import resolve_device
-from util.base.distributed import is_main, join, of_main, rank, world_size
+from util.base.distributed import is_main, of_main, rank, world_size
 from util.base.errors import InputError
 from util.options.config import check_config
-from util.predict.predictor import Predictor, as_trained, names_in, plan_queries, predict_all, read_supports
+from util.options.sections import DataOptions, EvaluationOptions, ModelOptions, PredictOptions, WholeVolumeOptions, section
+from util.predict.batch import predict_all, settings_digest
+from util.predict.predictor import Predictor
+from util.results.evaluation import save_query, write_evaluation
 from util.results.report import write_report
-from util.results.scores import (
-    TABLE_HEADER,
-    WHOLE,
-    WHOLE_HEADER,
-    row_order,
-    save_prediction,
-    save_whole,
-    score_rows,
-    summarise,
-    table_rows,
-    whole_score_rows,
-    write_overviews,
-    write_scores,
-)
-from util.run.experiment import (
-    build_model,
-    format_table,
-    initialise,
-    make_experiment,
-    one_line_errors,
-    open_dataset,
-    plain,
-    run_commandline,
-    run_dir,
-)
+from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import record_start
-from util.segment.protocol import Prediction, evaluate_fold, load_fold
+from util.segment.evaluate import evaluate
 from util.segment.slice_encoder import SliceEncoder
+from util.segment.task import read_tasks
 from util.segment.unfinished import FOLDER as UNFINISHED
-from util.segment.unfinished import continued
-from util.segment.whole_volume import WholePrediction, WholeVolumeOptions, evaluate_whole
+from util.segment.unfinished import Unfinished
+from util.training.as_trained import as_trained
+from util.training.building import build_model, initialise
 from util.training.snapshots import load_model, read_snapshot
 
 experiment = make_experiment("test")
@@ -65,15 +45,12 @@ def predict(_config) -> None:
         snapshot = read_snapshot(_config["reload_model_path"])
         config = as_trained(plain(_config), snapshot.config)
         check_config(config)
-        device = resolve_device(config["device"], config["deterministic"])
-        spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
-        supports = read_supports(spec, config)
-        plan = plan_queries(config, names_in(supports, spec))
-        model = build_model(config)
+        model = build_model(ModelOptions.of(config))
         load_model(model, snapshot)
-        predictor = Predictor.from_config(model, spec, device, config, supports)
+        predictor = Predictor(model, DataOptions.of(config).spec, resolve_device(config["device"], config["deterministic"]),
+                              section(WholeVolumeOptions, config), augment=config["augment"])
         del model, snapshot     # the predictor has its own copy of the weights
-        failures = predict_all(predictor, plan, config)
+        failures = predict_all(predictor, section(PredictOptions, config), settings_digest(config))
     print(f"written to {config['output']}")
     if failures:
         raise SystemExit("\n".join(f"error: {line}" for line in failures))
@@ -91,65 +68,42 @@ def report(_config) -> None:
 def main(_run, _config) -> float | None:
     """Evaluate and return the mean Dice over classes. Of several processes each has its share of the query volumes."""
     config, folder = plain(_config), run_dir(_run)
+    data, options = DataOptions.of(config), section(EvaluationOptions, config)
     device = resolve_device(config["device"], config["deterministic"])
-    spec, cases = open_dataset(config)
-    pairs = supports_and_queries(len(cases), spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])
-    model = build_model(config)
-    print(load_weights(model, config))
-    positions = sorted({position for support, queries in pairs for position in (support, *queries)})
-    if is_main() and record_start(folder, device, [cases[position] for position in positions], config["reload_model_path"]):
+    cases = data.cases()
+    supports_of = supports_of_queries(supports_and_queries(
+        len(cases), data.spec.n_folds, data.eval_fold, options.protocol, options.supp_idx))
+    model = loaded_model(ModelOptions.of(config), config["reload_model_path"])
+    used = [cases[position] for position in sorted({p for query, supports in supports_of for p in (query, *supports)})]
+    if is_main() and record_start(folder, device, used, config["reload_model_path"]):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # it was made of something else
     of_main(None)       # the other processes wait for that
-    volumes = dict(zip(positions, load_fold([cases[position] for position in positions], spec), strict=True))
 
-    encoder = SliceEncoder(model, device, config["eval_batch_size"], keep_all=config["whole_volume"])
+    tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label)
+    encoder = SliceEncoder(model, device, options.eval_batch_size, whole=options.whole_volume, tasks=tasks)
     del model       # the encoder has its own copy of the weights
-    pairs = [(volumes[s], [volumes[q] for q in queries]) for s, queries in share_of_queries(pairs, rank(), world_size())]
-    by_protocol = partial(evaluate_fold, encoder, labels=config["test_label"], n_part=config["n_part"],
-                          every_slice=config["protocol"] == "ep2")
-    predictions = []
-    for prediction in continued(Prediction, by_protocol, pairs, folder / UNFINISHED / config["protocol"]):
-        save_prediction(prediction, spec.labels[prediction.label], folder / "predictions")
-        predictions.append(prediction)
-
-    whole = []
-    if config["whole_volume"]:
-        whole_volumes = partial(evaluate_whole, encoder, labels=config["test_label"],
-                                options=WholeVolumeOptions.from_config(config),
-                                pixel_mm=read_spacing_mm(cases[positions[0]].image)[2])
-        for prediction in continued(WholePrediction, whole_volumes, pairs, folder / UNFINISHED / WHOLE):
-            save_whole(prediction, spec.labels[prediction.label], folder)
-            whole.append(prediction)
-
-    rows = sorted(join(score_rows(predictions, spec.labels, config["surface_tolerance_mm"])), key=row_order)
-    whole_rows = sorted(join(whole_score_rows(whole, spec.labels, config["surface_tolerance_mm"])), key=row_order)
-    predictions = join(predictions)
-    if not is_main():
-        return None
-    if not rows:
-        raise InputError(f"test_label: fold {config['eval_fold']} has no support and query that both hold a class of "
-                         f"{config['test_label']}")
-    summary = summarise(rows) | ({WHOLE: summarise(whole_rows)} if whole_rows else {})
-    write_scores(rows, whole_rows, summary, folder)
-    write_overviews(predictions, spec.labels, folder)
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    print(f"\n{spec.name}, fold {config['eval_fold']}, {config['protocol']} protocol, "
-          f"support {', '.join(summary['supports'])} (mean ± standard deviation over volumes; Dice, IoU, surface Dice in %)\n")
-    print(format_table([*TABLE_HEADER, *([WHOLE_HEADER] if whole_rows else [])], table_rows(summary)))
-    print(f"\nscores.csv, results.json, predictions/ and pictures: {folder}")
-    return summary["mean"]["dice_mean"]
+    results = []
+    for result in evaluate(encoder, tasks, options, section(WholeVolumeOptions, config), Unfinished(folder / UNFINISHED)):
+        save_query(result, data.spec.labels, folder)
+        results.append(result)
+    mean_dice = write_evaluation(results, data, options, folder)
+    if is_main():
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return mean_dice
 
 
-def load_weights(model: FewShotModel, config: dict) -> str:
-    """Load the snapshot of `reload_model_path`, or with "untrained" what training would start from."""
-    path = config["reload_model_path"]
-    if path is None:
+def loaded_model(options: ModelOptions, weights: str | None) -> FewShotModel:
+    """Return the model with a snapshot's weights, or with "untrained" what training would start from."""
+    if weights is None:
         raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
-    if path == "untrained":
-        return f"untrained network; {initialise(model, config)}"
-    snapshot = read_snapshot(path)
+    model = build_model(options)
+    if weights == "untrained":
+        print(f"untrained network; {initialise(model, options)}")
+        return model
+    snapshot = read_snapshot(weights)
     load_model(model, snapshot)
-    return f"weights of {path}" + (f", step {snapshot.step}" if snapshot.step else "")
+    print(f"weights of {weights}" + (f", step {snapshot.step}" if snapshot.step else ""))
+    return model
 
 
 if __name__ == "__main__":

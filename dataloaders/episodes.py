@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
-from dataloaders.volumes import expect_same_shape, normalise, read_image, read_label_of, read_supervoxels
+from dataloaders.volumes import expect_same_shape, read_supervoxels, read_volume
 from util.base.episode import Episode
 from util.base.errors import InputError
 from util.base.progress import progress
@@ -49,19 +49,16 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_l
     """
     volumes = []
     for case in progress(cases, desc="reading training volumes", unit="volume"):
-        image = read_image(case.image)
-        label_map = None
-        if exclude_label or use_gt:
-            label_map = read_label_of(case, spec, image)
+        volume = read_volume(case, spec, labels=bool(exclude_label or use_gt))
         if use_gt:
-            classes = np.where(np.isin(label_map, test_label), 0, label_map)
+            classes = np.where(np.isin(volume.label_map, test_label), 0, volume.label_map)
         else:
             path = getattr(case, pseudo_labels)
             classes = read_supervoxels(path)
-            expect_same_shape(case, image, classes, path)
-        allowed = (allowed_slices(label_map, exclude_label, exclude_rule) if exclude_label
-                   else np.ones(len(image), bool))
-        volumes.append(TrainingVolume(case.name, normalise(image), classes, allowed))
+            expect_same_shape(case, volume.image, classes, path)
+        allowed = (allowed_slices(volume.label_map, exclude_label, exclude_rule) if exclude_label
+                   else np.ones(len(volume.image), bool))
+        volumes.append(TrainingVolume(case.name, volume.image, classes, allowed))
     return volumes
 
 

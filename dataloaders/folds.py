@@ -57,11 +57,10 @@ def supports_and_queries(n_cases: int, n_folds: int, fold: int, protocol: str,
     return [(support, [position for position in positions if position != support]) for support in supports]
 
 
-def share_of_queries(pairs: Sequence[tuple[int, Sequence[int]]], rank: int, n_processes: int) -> list[tuple[int, list[int]]]:
-    """Return what one of several processes evaluates: every n-th query volume, with each of its supports."""
-    mine = set(sorted({query for _, queries in pairs for query in queries})[rank::n_processes])
-    shared = [(support, [query for query in queries if query in mine]) for support, queries in pairs]
-    return [(support, queries) for support, queries in shared if queries]
+def supports_of_queries(pairs: Sequence[tuple[int, Sequence[int]]]) -> list[tuple[int, list[int]]]:
+    """Return (query, its supports), queries ascending, from (support, its queries): a query is the unit of an evaluation."""
+    queries = sorted({query for _, of_support in pairs for query in of_support})
+    return [(query, [support for support, of_support in pairs if query in of_support]) for query in queries]
 
 
 @dataclass(frozen=True)

@@ -72,17 +72,29 @@ def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tup
     image = check_image(read_nifti(case.image), case.image)
     if case.label is None:
         return image, None
-    labels = read_nifti(case.label)
+    return image, labels_on(image, read_nifti(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)
+
+
+def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, label_name: Path | str, *,
+              trust_image_geometry: bool = False) -> sitk.Image:
+    """Return labels as whole numbers with the geometry of their image.
+
+    Args:
+        image_name, label_name: what errors call them.
+        trust_image_geometry: give the labels the image's geometry whatever they say of their own.
+    Raises:
+        InputError: labels that are not whole numbers, or whose size or place in the patient is not the image's.
+    """
     if labels.GetSize() != image.GetSize():
-        raise InputError(f"{case.label}: size (x, y, z) = {labels.GetSize()}, but {case.image} has {image.GetSize()}")
+        raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
     distance_mm = grid_distance_mm(voxel_to_patient(image), voxel_to_patient(labels), image.GetSize())
     if distance_mm > min(image.GetSpacing()) / 2 and not trust_image_geometry:
-        raise InputError(f"{case.label}: lies up to {distance_mm:.1f} mm away from {case.image} in the patient; "
+        raise InputError(f"{label_name}: lies up to {distance_mm:.1f} mm away from {image_name} in the patient; "
                          "if only its header is wrong, prepare with --trust-image-geometry")
-    return image, with_geometry(_whole_numbers(sitk.GetArrayViewFromImage(labels), case.label), image)
+    return with_geometry(_whole_numbers(sitk.GetArrayViewFromImage(labels), label_name), image)
 
 
-def check_image(image: sitk.Image, path: Path) -> sitk.Image:
+def check_image(image: sitk.Image, path: Path | str) -> sitk.Image:
     """Return the image, or raise InputError when a value is not finite in single precision or all are equal."""
     with np.errstate(over="ignore"):      # becomes infinite
         array = sitk.GetArrayViewFromImage(image).astype(np.float32)
@@ -93,7 +105,7 @@ def check_image(image: sitk.Image, path: Path) -> sitk.Image:
     return image
 
 
-def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
+def _whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
     values = np.unique(array)
     whole = (values >= 0) & (values < 2**15) & (values % 1 == 0)     # False for NaN
     if not whole.all():

@@ -29,12 +29,45 @@ UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error
 
 
 @dataclass(frozen=True)
-class LabelledVolume:
-    """A case of the test fold: z-scored image and label map, both (D, H, W)."""
+class Volume:
+    """A scan on a grid of its own.
 
-    case: Case
+    Attributes:
+        name: the case's, or for a scan of one's own the file's; different volumes of one evaluation have different names.
+        image: (D, H, W) float32, z-scored.
+        label_map: (D, H, W) whole numbers, 0 for background; None where nobody has outlined the scan.
+        spacing_mm: (z, y, x).
+        case: its files, where it is of a data set.
+    Raises:
+        ValueError: image and label map do not have one shape of three axes, or the spacing is not three numbers above 0.
+    """
+
+    name: str
     image: np.ndarray
-    label_map: np.ndarray
+    label_map: np.ndarray | None
+    spacing_mm: tuple[float, float, float]
+    case: Case | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3:
+            raise ValueError(f"image: expected axes (D H W), got shape {self.image.shape}")
+        if self.label_map is not None and self.label_map.shape != self.image.shape:
+            raise ValueError(f"label_map: expected the image's shape {self.image.shape}, got {self.label_map.shape}")
+        if len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm: expected three numbers (z, y, x) above 0, got {self.spacing_mm}")
+
+
+def read_volume(case: Case, spec: DatasetSpec, *, labels: bool = True) -> Volume:
+    """Read a case of a data set.
+
+    Args:
+        labels: read its label file as well.
+    Raises:
+        InputError: a file is missing, broken, or its label file is of another shape or place than its image.
+    """
+    image = read_image(case.image)
+    label_map = read_label_of(case, spec, image) if labels else None
+    return Volume(case.name, normalise(image), label_map, read_spacing_mm(case.image), case)
 
 
 def read_header(path: Path) -> Nifti1Header:
@@ -113,7 +146,8 @@ def read_affine(path: Path) -> np.ndarray:
 
 def read_spacing_mm(path: Path) -> tuple[float, float, float]:
     """Return a NIfTI file's spacing in mm, (z, y, x)."""
-    return tuple(float(s) for s in voxel_sizes(read_affine(path))[::-1])
+    x_mm, y_mm, z_mm = (float(s) for s in voxel_sizes(read_affine(path)))
+    return z_mm, y_mm, x_mm
 
 
 def normalise(image: np.ndarray) -> np.ndarray:

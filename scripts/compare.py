@@ -23,6 +23,7 @@ import numpy as np
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim
+from util.base.tables import format_table
 from util.options.config import read_json5
 from util.results.comparison import (
     ALL,
@@ -36,7 +37,6 @@ from util.results.comparison import (
     p_values_against,
 )
 from util.results.figures import save_figure
-from util.run.experiment import format_table
 
 PUBLISHED = Path(__file__).resolve().parent / "published_dice.json5"
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from util.base.files import replacing, write_text
 from util.base.guard import claim
 from util.base.root import ROOT
+from util.base.tables import format_table
 from util.options.config import load_config
 from util.results.scores import file_name
-from util.run.experiment import format_table, one_line_errors
+from util.run.experiment import one_line_errors
 from util.run.folders import call, newest_run
 
 RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"

@@ -14,9 +14,9 @@ import numpy as np
 from util.base.errors import InputError
 from util.base.inputs import read_json
 from util.base.root import ROOT
+from util.base.tables import format_table
 from util.options.config import check_config, load_config
 from util.options.table import MODELS
-from util.run.experiment import format_table
 from util.run.folders import call, newest_run, run_folders
 from util.training.snapshots import SHAPES, newest_snapshot, read_snapshot
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+
+from dataloaders.volumes import Volume
+from util.segment.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (1, 2, 3, 10, 12)
@@ -27,6 +31,19 @@ def toy_case(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image = 200 + 150 * label_map + rng.normal(0, 20, label_map.shape)
     supervoxels = np.where(label_map > 0, label_map, 5 + (y >= 32) * 2 + (x >= 32))
     return image.astype(np.float32), label_map, supervoxels.astype(np.int32)
+
+
+def toy_volume(number: int, spacing_mm: tuple[float, float, float] = (7.7, 2.0, 2.0)) -> Volume:
+    """A toy case as evaluations take it."""
+    image, label_map, _ = toy_case(number)
+    return Volume(str(number), (image - image.mean()) / image.std(), label_map, spacing_mm)
+
+
+def tasks_of(pairs: Sequence[tuple[Volume, Sequence[Volume]]], labels: Sequence[int]) -> list[Task]:
+    """Turn (support, its queries) into tasks."""
+    queries = {query.name: query for _, of_support in pairs for query in of_support}
+    return [Task(query, tuple(support for support, of_support in pairs if any(query is other for other in of_support)),
+                 tuple(labels)) for query in queries.values()]
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:

@@ -48,10 +48,19 @@ from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.progress import progress
 from util.options.config import CONFIG_DIR, base_config, check_config, named_configs, read_json5
-from util.predict.predictor import as_trained
+from util.options.sections import (
+    DataOptions,
+    EpisodeOptions,
+    EvaluationOptions,
+    ModelOptions,
+    PredictOptions,
+    TrainOptions,
+    WholeVolumeOptions,
+    section,
+)
 from util.predict.scans import read_scan
 from util.run.experiment import check_update, plain, run_folders
-from util.segment.whole_volume import WholeVolumeOptions
+from util.training.as_trained import as_trained
 from util.training.snapshots import load_model, read_snapshot, save_snapshot
 from util.training.weights import load_pretrained
 
@@ -208,8 +217,11 @@ def _use_config(config: dict, folder: Path) -> None:
     """Do with a config that was accepted what the programs do with it before there is any data."""
     config = plain(config)
     str(run_folders(config, "train")).encode()
-    WholeVolumeOptions.from_config(config)
-    spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+    for cls in (WholeVolumeOptions, EvaluationOptions, EpisodeOptions, PredictOptions):
+        section(cls, config)
+    for part in (ModelOptions, TrainOptions):
+        part.of(config)
+    spec = DataOptions.of(config).spec
     torch.manual_seed(config["seed"])
     for use in (lambda: resolve_device(config["device"]), lambda: find_cases(spec, folder, config["n_sv"], config["n_sp"]),
                 lambda: supports_and_queries(20, spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])):

@@ -20,6 +20,7 @@ from data.supervoxels import generate_supervoxels
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.episodes import load_training_volumes
 from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
+from dataloaders.volumes import read_volume
 from scripts import compare, val
 from tests import damage as d
 from tests.conftest import TINY, entry_point, run, toy_case, write
@@ -28,12 +29,13 @@ from tests.util.results.test_comparison import write_run
 from util.base.errors import InputError
 from util.options import config as config_module
 from util.options.config import base_config, check_config, read_json5
+from util.options.sections import ModelOptions
 from util.options.table import RULES
 from util.predict.scans import read_scan, read_support
 from util.results.report import write_report
 from util.results.scores import METRICS, SCORE_COLUMNS, summarise, write_scores
-from util.run.experiment import build_model, make_experiment, run_commandline
-from util.segment.protocol import load_fold
+from util.run.experiment import make_experiment, run_commandline
+from util.training.building import build_model
 from util.training.snapshots import load_model, read_snapshot
 from util.training.weights import load_pretrained
 
@@ -256,7 +258,7 @@ def chaos(tmp_path):
 
 @functools.cache
 def small_model():
-    return build_model({**base_config(), **TINY})
+    return build_model(ModelOptions.of({**base_config(), **TINY}))
 
 
 def report(folder):
@@ -274,8 +276,8 @@ FILES = {
     "supervoxels": ("case", lambda case: case.supervoxels, lambda case: load_training_volumes([case], SPEC), SUPERVOXELS),
     "superpixels": ("case", lambda case: case.superpixels,
                     lambda case: load_training_volumes([case], SPEC, pseudo_labels="superpixels"), SUPERVOXELS),
-    "test image": ("case", lambda case: case.image, lambda case: load_fold([case], SPEC), IMAGE),
-    "test label": ("case", lambda case: case.label, lambda case: load_fold([case], SPEC), LABEL),
+    "test image": ("case", lambda case: case.image, lambda case: read_volume(case, SPEC), IMAGE),
+    "test label": ("case", lambda case: case.label, lambda case: read_volume(case, SPEC), LABEL),
     "query": ("case", lambda case: case.image, lambda case: read_scan(case.image, GRID), SCAN),
     "support image": ("case", lambda case: case.image, lambda case: read_support(case.image, case.label, GRID), IMAGE),
     "support label": ("case", lambda case: case.label, lambda case: read_support(case.image, case.label, GRID), SUPPORT_LABEL),

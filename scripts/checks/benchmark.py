@@ -42,7 +42,7 @@ from data.supervoxels.felzenszwalb import segment_volume
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, TrainingVolume
 from dataloaders.folds import fold_positions, parts
-from dataloaders.volumes import LabelledVolume, read_image, read_supervoxels
+from dataloaders.volumes import Volume, read_image, read_supervoxels, read_volume
 from models.encoder import Features, build_encoder
 from models.qnet import QNet
 from tests.reference import qnet as reference
@@ -59,11 +59,13 @@ from util.base.device import (
 from util.base.episode import Episode
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim
+from util.base.tables import format_table
 from util.options.config import load_config
-from util.run.experiment import format_table, one_line_errors
+from util.run.experiment import one_line_errors
 from util.segment.metrics import dice
-from util.segment.protocol import evaluate_fold, load_fold
+from util.segment.protocol import segment_by_protocol
 from util.segment.slice_encoder import SliceEncoder
+from util.segment.task import Task
 
 T = TypeVar("T")
 LABELS = [1, 2, 3, 4]
@@ -113,8 +115,9 @@ class Bench:
             model.encoder.reduce1d.bias.fill_(-18)
         return model
 
-    def fold(self) -> list[LabelledVolume]:
-        return load_fold([self.cases[k] for k in fold_positions(len(self.cases), self.spec.n_folds, 0)], self.spec)
+    def fold(self) -> list[Volume]:
+        """Return the volumes of fold 0."""
+        return [read_volume(self.cases[k], self.spec) for k in fold_positions(len(self.cases), self.spec.n_folds, 0)]
 
     def encoder_flops(self, shape: tuple[int, int]) -> int:
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -208,9 +211,18 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
             return features
 
     timed = Timed(model.encoder, model.alpha, model.n_iters)
-    run = evaluate_fold(SliceEncoder(timed, bench.device, bench.batch_size), pairs, labels, n_part=3)
-    spent.predictions, spent.seconds = bench.timed(lambda: list(run))
+    tasks = _tasks(pairs, labels)
+    encoder = SliceEncoder(timed, bench.device, bench.batch_size, tasks=tasks)
+    spent.predictions, spent.seconds = bench.timed(
+        lambda: [prediction for task in tasks for prediction in segment_by_protocol(encoder, task, 3)])
     return spent
+
+
+def _tasks(pairs: list, labels: Sequence[int]) -> list[Task]:
+    """Turn (support, its queries) into tasks."""
+    queries = {query.name: query for _, of_support in pairs for query in of_support}
+    return [Task(query, tuple(support for support, of_support in pairs if any(query is other for other in of_support)),
+                 tuple(labels)) for query in queries.values()]
 
 
 def _plain(bench: Bench, model: QNet, pairs: list, ours: list) -> tuple[float, bool, str]:
@@ -240,8 +252,8 @@ def peak_megabytes(bench: Bench, procedure: str) -> float:
     """Segment one query volume by one procedure (a few of its slices, for the plain one) and return the process's peak memory."""
     volumes = bench.fold()[:2]
     if procedure == "ours":
-        encoder = SliceEncoder(bench.model(), bench.device, bench.batch_size)
-        list(evaluate_fold(encoder, [(volumes[0], volumes[1:])], LABELS, n_part=3))
+        task = Task(volumes[1], (volumes[0],), tuple(LABELS))
+        segment_by_protocol(SliceEncoder(bench.model(), bench.device, bench.batch_size, tasks=[task]), task, 3)
     else:
         model = bench.model()
         with freed_memory_handed_back():
@@ -282,13 +294,13 @@ def scaling(bench: Bench) -> str:
     return "three volumes, each with every class in every slice:\n" + format_table(header, rows)
 
 
-def _middle(volume: LabelledVolume, n_slices: int) -> LabelledVolume:
+def _middle(volume: Volume, n_slices: int) -> Volume:
     """Some slices from the middle of a volume, in which every class is drawn as a square if it is not there."""
     start = (len(volume.image) - n_slices) // 2
     label_map = volume.label_map[start:start + n_slices].copy()
     for label in LABELS:
         label_map[:, 8 * label:8 * label + 6, 8:14] = label
-    return LabelledVolume(volume.case, volume.image[start:start + n_slices], label_map)
+    return Volume(volume.name, volume.image[start:start + n_slices], label_map, volume.spacing_mm)
 
 
 def head(bench: Bench) -> dict[str, Result]:

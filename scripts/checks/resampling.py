@@ -21,16 +21,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.datasets import DatasetSpec
 from dataloaders.resampling import with_geometry
-from util.base.device import resolve_device
 from util.base.errors import InputError
-from util.options.config import base_config
-from util.predict.predictor import Predictor, as_trained, join_on_scan
-from util.predict.scans import Scan
-from util.run.experiment import build_model, format_table
+from util.base.tables import format_table
+from util.predict.predictor import Predictor, Segmentation, join_on_scan
 from util.segment.metrics import dice
-from util.training.snapshots import load_model, read_snapshot
 
 ORIENTATIONS = ("SPR", "IRA")      # of the turned support and query
 INTERPOLATORS = {"linear": sitk.sitkLinear, "spline": sitk.sitkBSpline}
@@ -65,32 +60,26 @@ def check(snapshot_path: Path, support: Path, support_label: Path, query: Path, 
     Raises:
         InputError: a file is missing or damaged.
     """
-    snapshot = read_snapshot(snapshot_path)
-    config = as_trained(base_config() | options, snapshot.config)
-    model = build_model(config)
-    load_model(model, snapshot)
-    spec = DatasetSpec.from_config(config["dataset"], config["datasets"][config["dataset"]])
+    def outlined(files: Mapping[str, Path]) -> Segmentation:
+        predictor = Predictor.load(snapshot_path, **options)
+        predictor.add_support(files["support"], files["support_label"])
+        return predictor.segment(files["query"])
 
-    def outlined(files: Mapping[str, Path]) -> tuple[Predictor, Scan, dict[int, np.ndarray]]:
-        predictor = Predictor.from_config(model, spec, resolve_device(config["device"]), config | {
-            "support_image": str(files["support"]), "support_label": str(files["support_label"])})
-        scan = predictor.read(files["query"])
-        return predictor, scan, predictor.probabilities(scan)[0]
-
-    def label_map(probs: Mapping[int, np.ndarray], scan: Scan) -> sitk.Image:
-        return with_geometry(join_on_scan(probs, scan, config["largest_component"]), scan.original)
+    def on_original(found: Segmentation) -> sitk.Image:
+        return with_geometry(found.label_map, found.scan.original)
 
     files, rows = {"support": support, "support_label": support_label, "query": query}, []
-    predictor, scan, probs = outlined(files)
-    plain = label_map(probs, scan)
+    found = outlined(files)
+    plain, labels = on_original(found), list(found.names)
     for condition in conditions:
         with tempfile.TemporaryDirectory() as folder:
             turned = {what: turn(path, what, condition, Path(folder)) for what, path in files.items()}
-            _, turned_scan, turned_probs = outlined(turned)
-        undisturbed = label_map(probs, replace(scan, original=turned_scan.original))
-        rows.append([*condition, *overlaps(plain, label_map(turned_probs, turned_scan), list(predictor.names)),
-                     *overlaps(plain, undisturbed, list(predictor.names))])
-    return list(predictor.names.values()), rows
+            of_turned = outlined(turned)
+        original = of_turned.scan.original
+        undisturbed = join_on_scan(found.on_grid, replace(found.scan, original=original), options.get("largest_component", True))
+        rows.append([*condition, *overlaps(plain, on_original(of_turned), labels),
+                     *overlaps(plain, with_geometry(undisturbed, original), labels)])
+    return list(found.names.values()), rows
 
 
 def turn(path: Path, what: str, condition: tuple, folder: Path) -> Path:

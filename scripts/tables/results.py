@@ -23,9 +23,9 @@ from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim
 from util.base.root import ROOT
+from util.base.tables import format_table
 from util.results.figures import save_figure
 from util.results.scores import WHOLE
-from util.run.experiment import format_table
 from util.run.folders import call
 from util.training.snapshots import read_snapshot
 

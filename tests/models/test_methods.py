@@ -8,8 +8,9 @@ import pytest
 
 from tests.conftest import run, toy_case
 from util.options.config import check_config, load_config
+from util.options.sections import ModelOptions
 from util.options.table import MODELS
-from util.run.experiment import build_model
+from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
 METHODS = {"adnet": ["adnet"], "alpnet": ["alpnet"], "panet": ["panet"], "qnet": []}   # named configs of each
@@ -71,7 +72,7 @@ def test_parts_can_be_swapped(options, toy_data, tmp_path):
 
 def test_options_of_the_parts_reach_the_model():
     def built(*named, **options):
-        return build_model({**load_config(*named), "encoder": "small", **options})
+        return build_model(ModelOptions.of({**load_config(*named), "encoder": "small", **options}))
 
     assert built(paths="fine", alpha=[0.0, 1.0]).alpha == (1.0,) and built(alpha=[0.6, 0.4]).alpha == (0.6, 0.4)
     assert built(threshold="learned", t_loss_scaler=0.5).t_loss_scaler == 0.5 and built().t is None

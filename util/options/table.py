@@ -45,7 +45,7 @@ class Option:
     """An option of the top level.
 
     Attributes:
-        rule: what is allowed; of a section the rule of each key in it; None for sections that `util.options.config` checks itself.
+        rule: what is allowed; of a section the rule of each key in it; None where `util.options.config` has a check of its own.
         roles: empty for an option that only makes a training another one.
     """
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
-from dataloaders.reading import RawCase, check_image, read_dicom, read_nifti, read_nifti_pair
-from dataloaders.resampling import clip_at_percentile, save, window_to_255, with_geometry
+from dataloaders.reading import check_image, labels_on, read_dicom, read_nifti
+from dataloaders.resampling import clip_at_percentile, save, voxel_to_patient, window_to_255, with_geometry
 from dataloaders.volumes import MAX_VOXELS, normalise, write_like
 from util.base.errors import InputError
 from util.base.files import made_in
@@ -20,14 +21,29 @@ from util.base.guard import is_same
 ENDINGS = (".nii", ".nii.gz")
 
 
+Image = sitk.Image | nibabel.spatialimages.SpatialImage
+
+
 @dataclass(frozen=True)
 class Scan:
-    """A scan as it is on disk, and the same on the model's grid."""
+    """A scan as it was given, and the same on the model's grid.
+
+    Attributes:
+        name: its file's name without the ending, or its folder's; "scan" for an image in memory.
+        given: the path of a NIfTI file or of a folder of DICOM slices, or an image in memory.
+        original: on its own voxels.
+        on_grid: prepared as the training data was.
+    """
 
     name: str
-    path: Path              # a NIfTI file, or a folder of DICOM slices
+    given: Path | Image
     original: sitk.Image
-    on_grid: sitk.Image     # prepared as the training data was
+    on_grid: sitk.Image
+
+    @property
+    def path(self) -> Path | None:
+        """Where it was read from; None for an image in memory."""
+        return self.given if isinstance(self.given, Path) else None
 
     @property
     def image(self) -> np.ndarray:
@@ -70,17 +86,59 @@ def scan_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def read_scan(path: Path, grid: Grid, orientation: str | None = None) -> Scan:
-    """Read a NIfTI file or a DICOM folder and bring it to the grid.
+def read_scan(given: Path | str | Image, grid: Grid, orientation: str | None = None) -> Scan:
+    """Bring a scan to the grid: a NIfTI file, a DICOM folder, or an image in memory.
 
     Args:
         orientation: where the axes shall point when the grid does not say; None: as in the file.
     Raises:
         InputError: it is missing, damaged, constant, or holds values that are not finite.
     """
-    original = check_image(read_dicom(path) if path.is_dir() else read_nifti(path), path)
-    _expect_room(original, grid, path)
-    return Scan(scan_name(path), path, original, check_image(prepare_image(original, grid, orientation), path))
+    name, given, image = _open(given, "scan")
+    original = check_image(image, name)
+    return _on_grid(given, original, grid, orientation, name)
+
+
+def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk.Image]:
+    """Return what errors call a scan, what was given, with a text as the path that it is, and its image."""
+    if isinstance(given, sitk.Image):
+        if given.GetDimension() != 3 or given.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(f"{role}: expected a volume with 3 axes, got {given.GetDimension()} axes with "
+                             f"{given.GetNumberOfComponentsPerPixel()} values a voxel")
+        return role, given, given
+    if isinstance(given, nibabel.spatialimages.SpatialImage):
+        return role, given, from_nibabel(given, role)
+    path = Path(given)
+    return str(path), path, read_dicom(path) if path.is_dir() else read_nifti(path)
+
+
+def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid, orientation: str | None, name: str) -> Scan:
+    _expect_room(original, grid, name)
+    prepared = check_image(prepare_image(original, grid, orientation), name)
+    return Scan(scan_name(given) if isinstance(given, Path) else name, given, original, prepared)
+
+
+def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.Image:
+    """Return a nibabel image, whose axes point to right, anterior and superior, as SimpleITK has it: left, posterior, superior.
+
+    Raises:
+        InputError: it is not a volume of three axes of real numbers, or its axes are not at right angles.
+    """
+    if len(image.shape) != 3:
+        raise InputError(f"{name}: expected a volume with 3 axes, got shape {image.shape}")
+    array = np.asanyarray(image.dataobj)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected whole or real numbers, got values of type {array.dtype}")
+    to_lps = np.diag([-1.0, -1.0, 1.0]) @ image.affine[:3]
+    spacing = np.linalg.norm(to_lps[:, :3], axis=0)
+    direction = to_lps[:, :3] / spacing
+    if not np.isfinite(to_lps).all() or not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        raise InputError(f"{name}: its axes are not at right angles, affine {image.affine[:3].round(3).tolist()}")
+    result = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    result.SetSpacing(spacing.tolist())
+    result.SetDirection(direction.ravel().tolist())
+    result.SetOrigin(to_lps[:, 3].tolist())
+    return result
 
 
 def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
@@ -121,11 +179,11 @@ def _model_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
     return target
 
 
-def _expect_room(image: sitk.Image, grid: Grid, path: Path) -> None:
+def _expect_room(image: sitk.Image, grid: Grid, name: str) -> None:
     """Raise InputError when a scan's spacing makes it larger than MAX_VOXELS on the grid."""
     longest_mm = max(np.multiply(image.GetSize(), image.GetSpacing()))
     if longest_mm / min(grid.spacing_mm) * grid.size_px**2 > MAX_VOXELS:
-        raise InputError(f"{path}: spans {longest_mm:.0f} mm, which is too large for the grid of the model: "
+        raise InputError(f"{name}: spans {longest_mm:.0f} mm, which is too large for the grid of the model: "
                          f"size (x, y, z) = {image.GetSize()}, spacing {image.GetSpacing()} mm")
 
 
@@ -139,18 +197,19 @@ def orientation_of(image: sitk.Image) -> str:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
-def read_support(image: Path, label: Path, grid: Grid) -> tuple[Scan, np.ndarray]:
-    """Return an outlined NIfTI scan and its labels (D, H, W) on the grid, with the values of the label file.
+def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid) -> tuple[Scan, np.ndarray]:
+    """Return an outlined scan and its labels (D, H, W) on the grid, with the values that they have.
 
     Raises:
         InputError: a file is missing or damaged, they do not belong together, or no label is left on the grid.
     """
-    original, labels = read_nifti_pair(RawCase(scan_name(image), image, label))
-    _expect_room(original, grid, image)
-    label_map = prepare_labels(labels, grid)
+    name, given, read = _open(image, "support image")
+    original = check_image(read, name)
+    label_name, _, read_labels = _open(labels, "support labels")
+    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid)
     if not label_map.any():
-        raise InputError(f"{label}: holds no label, only background, on the grid of the model")
-    return Scan(scan_name(image), image, original, check_image(prepare_image(original, grid, None), image)), label_map
+        raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
+    return _on_grid(given, original, grid, None, name), label_map
 
 
 def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:
@@ -161,10 +220,21 @@ def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:
 
 def write_on_scan(values: np.ndarray, scan: Scan, path: Path) -> None:
     """Write (D, H, W) values on the scan's own grid as NIfTI with exactly its geometry."""
-    if scan.path.is_dir():
-        save(with_geometry(values, scan.original), path)
-    else:
+    if scan.path is not None and scan.path.is_file():
         write_like(scan.path, values, path)
+    else:
+        save(with_geometry(values, scan.original), path)
+
+
+def like_given(values: np.ndarray, scan: Scan) -> Image:
+    """Return (D, H, W) values as an image of the kind that the scan was given as, with its geometry; nibabel for a path."""
+    if isinstance(scan.given, sitk.Image):
+        return with_geometry(values, scan.original)
+    if isinstance(scan.given, Path):
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ voxel_to_patient(scan.original)
+    else:
+        affine = scan.given.affine
+    return nibabel.Nifti1Image(values.transpose(2, 1, 0), affine)
 
 
 def label_values(label_maps: Sequence[np.ndarray]) -> list[int]:
@@ -177,7 +247,7 @@ def label_names(values: Sequence[int], names: Mapping[int, str], file_values: Ma
     return {value: names.get(file_values.get(value, value), f"label {value}") for value in values}
 
 
-def pair_paths(images: Sequence[str] | str, labels: Sequence[str] | str) -> Iterator[tuple[Path, Path]]:
+def pair_paths(images: Sequence[str] | str | None, labels: Sequence[str] | str | None) -> Iterator[tuple[Path, Path]]:
     """Yield the support image and label of each pair of the options.
 
     Raises:

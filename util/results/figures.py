@@ -14,7 +14,7 @@ from torch import Tensor
 
 from util.base.files import replacing
 from util.segment.metrics import dice
-from util.segment.protocol import Prediction
+from util.segment.predictions import Prediction
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
 
@@ -49,9 +49,9 @@ def overview(predictions: Sequence[Prediction], name: str, path: Path) -> None:
     for column, (word, (score, prediction, support_slice, z)) in enumerate(chosen.items()):
         support, query = prediction.support, prediction.query
         _draw(axes[0, column], support.image[support_slice], {TRUTH: support.label_map[support_slice] == prediction.label})
-        axes[0, column].set_title(f"support: case {support.case.name}, slice {support_slice}", fontsize=10)
+        axes[0, column].set_title(f"support: case {support.name}, slice {support_slice}", fontsize=10)
         _draw(axes[1, column], query.image[z], {TRUTH: query.label_map[z] == prediction.label, PREDICTED: prediction.mask[z]})
-        axes[1, column].set_title(f"{word}: case {query.case.name}, slice {z}, Dice {score:.2f}", fontsize=10)
+        axes[1, column].set_title(f"{word}: case {query.name}, slice {z}, Dice {score:.2f}", fontsize=10)
     save_figure(figure, path)
 
 

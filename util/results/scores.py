@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from dataloaders.datasets import case_order
-from dataloaders.volumes import read_spacing_mm, write_like
-from util.base.files import replacing, write_text
+from dataloaders.volumes import write_like
+from util.base.files import write_text
 from util.base.progress import progress
+from util.base.tables import write_rows
 from util.results.figures import overview
 from util.segment.metrics import METRICS, all_metrics, dice
-from util.segment.protocol import Prediction
+from util.segment.predictions import Prediction, WholePrediction
 from util.segment.uncertainty import mean_margin
-from util.segment.whole_volume import WholePrediction
 
 STATISTICS = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
@@ -38,7 +37,7 @@ def save_prediction(prediction: Prediction | WholePrediction, label_name: str, f
     """Write the mask as `<case>_<label name>_supp<support case>.nii.gz`, on the query's grid, with its geometry."""
     query = prediction.query.case
     write_like(query.image, prediction.mask.astype(np.uint8),
-               folder / prediction_name(query.name, label_name, prediction.support.case.name))
+               folder / prediction_name(query.name, label_name, prediction.support.name))
 
 
 def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> None:
@@ -46,16 +45,15 @@ def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> No
     save_prediction(prediction, label_name, folder / f"predictions_{WHOLE}")
     query = prediction.query.case
     write_like(query.image, (prediction.probs * 255).round().astype(np.uint8),
-               folder / f"probabilities_{WHOLE}" / prediction_name(query.name, label_name, prediction.support.case.name))
+               folder / f"probabilities_{WHOLE}" / prediction_name(query.name, label_name, prediction.support.name))
 
 
 def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mapping[int, str],
                tolerance_mm: float) -> list[dict[str, Any]]:
     """Return one row (SCORE_COLUMNS) per class and query."""
-    spacings_mm = {p.query.case.name: read_spacing_mm(p.query.case.image) for p in predictions}
-    return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.case.name,
-             "query_case": p.query.case.name,
-             **all_metrics(p.mask, p.query.label_map == p.label, spacings_mm[p.query.case.name], tolerance_mm)}
+    return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.name,
+             "query_case": p.query.name,
+             **all_metrics(p.mask, p.query.label_map == p.label, p.query.spacing_mm, tolerance_mm)}
             for p in progress(predictions, desc="scoring", unit="mask")]
 
 
@@ -71,7 +69,7 @@ def whole_score_rows(predictions: Sequence[WholePrediction], names: Mapping[int,
     "agreement" is the mean Dice with what the other supports give, None with one support; "margin" is `mean_margin`.
     """
     rows = score_rows(predictions, names, tolerance_mm)
-    found = {(p.label, p.support.case.name, p.query.case.name): p for p in predictions}
+    found = {(p.label, p.support.name, p.query.name): p for p in predictions}
     for row in rows:
         own = found[row["label"], row["support_case"], row["query_case"]]
         others = [dice(own.mask, p.mask) for p in predictions if p is not own and p.label == own.label and p.query is own.query]
@@ -102,14 +100,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**of(rows), "supports": {case: of([row for row in rows if row["support_case"] == case]) for case in supports}}
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write a CSV file."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
                  folder: Path) -> None:
     """Write scores.csv and results.json, and scores_whole_volume.csv if there are such rows."""
@@ -121,7 +111,7 @@ def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping
 
 def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str], folder: Path) -> None:
     """Write one picture per class, `overview_<label name>.png`; the order of the predictions changes nothing."""
-    ordered = sorted(predictions, key=lambda p: (case_order(p.support.case.name), case_order(p.query.case.name)))
+    ordered = sorted(predictions, key=lambda p: (case_order(p.support.name), case_order(p.query.name)))
     for label in sorted({p.label for p in predictions}):
         name = names[label]
         overview([p for p in ordered if p.label == label], name, folder / f"overview_{file_name(name)}.png")

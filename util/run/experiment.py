@@ -1,4 +1,4 @@
-"""What train.py and test.py share: the Sacred experiment, the run folder, the data and the model of a config."""
+"""The Sacred experiment of train.py and test.py: its configs, its command line, its observer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import ast
 import contextlib
 import json
 import logging
-import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from docopt import docopt
 from sacred import SETTINGS, Experiment
 from sacred.run import Run
 
-from dataloaders.datasets import Case, DatasetSpec, find_cases
-from models.base import FewShotModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, meet, of_main, part, silence
 from util.base.errors import InputError
@@ -29,8 +24,6 @@ from util.options.config import base_config, check_config, named_configs
 from util.run.folders import run_folders
 from util.run.observer import RunFolder
 from util.run.resume import is_finished, run_to_continue
-from util.training.building import BUILDERS
-from util.training.weights import load_pretrained
 
 SETTINGS.CAPTURE_MODE = "sys"
 # check_config knows which types and which new entries are allowed, so sacred's own warnings about both would only confuse
@@ -145,36 +138,3 @@ def run_dir(run: Run) -> Path:
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config as plain dictionaries and lists."""
     return json.loads(json.dumps(config))
-
-
-def open_dataset(config: Mapping[str, Any]) -> tuple[DatasetSpec, list[Case]]:
-    """Return the description and the sorted cases of the config's dataset; an InputError says what is not there."""
-    name = config["dataset"]
-    spec = DatasetSpec.from_config(name, config["datasets"][name])
-    return spec, find_cases(spec, config["path"][name]["data_dir"], config["n_sv"], config["n_sp"])
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def build_model(config: Mapping[str, Any]) -> FewShotModel:
-    """Return the model as initialised by the config's seed, without pretrained weights."""
-    seed_everything(config["seed"])
-    return BUILDERS[config["model"]](config)
-
-
-def initialise(model: FewShotModel, config: Mapping[str, Any]) -> str:
-    """Load the config's pretrained weights into the encoder; returns what was loaded, in words."""
-    return load_pretrained(model.encoder.backbone, config["encoder"], config["pretrained"], config["path"]["weights_dir"])
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a text table, the first column to the left and the others to the right."""
-    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
-                       for k, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in [header, *rows]]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -29,19 +29,22 @@ def body_box(image: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def location_weight(masks: np.ndarray, z: int, support_box: tuple[int, int, int, int], query_box: tuple[int, int, int, int],
-                    size: tuple[int, int], sigma_px: float) -> np.ndarray:
+                    size: tuple[int, ...], sigma_mm: float, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Return (H, W) weights for a query slice: 1 within the support's outline, exp(−d²/2σ²) at distance d from it.
+
+    Distances are the support's: the query's body is laid over the support's, whatever the size of its pixels.
 
     Args:
         masks: (D, H, W) bool of the support; the outline is that of slice z and its neighbours, which is not empty.
         z: support slice.
         support_box, query_box: from `body_box`; the support's is laid over the query's.
         size: (H, W) of the query.
-        sigma_px: σ in pixels.
+        sigma_mm: σ.
+        spacing_mm: (y, x) of the support.
     """
     outline = masks[max(0, z - NEIGHBOURS):z + NEIGHBOURS + 1].any(axis=0)
-    distance = ndimage.distance_transform_edt(~outline)
+    distance_mm = ndimage.distance_transform_edt(~outline, sampling=spacing_mm)
     scale = [(support_box[k + 1] - support_box[k]) / (query_box[k + 1] - query_box[k]) for k in (0, 2)]
     offset = [support_box[k] - s * query_box[k] for k, s in zip((0, 2), scale, strict=True)]
-    moved = ndimage.affine_transform(distance, scale, offset=offset, output_shape=size, order=1, mode="nearest")
-    return np.exp(-((moved / sigma_px) ** 2) / 2).astype(np.float32)
+    moved = ndimage.affine_transform(distance_mm, scale, offset=offset, output_shape=size, order=1, mode="nearest")
+    return np.exp(-((moved / sigma_mm) ** 2) / 2).astype(np.float32)

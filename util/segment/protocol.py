@@ -1,9 +1,8 @@
-"""The field's evaluation protocol for one fold, with every slice encoded once."""
+"""The field's evaluation protocol for one query, with every slice encoded once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,91 +10,67 @@ import torch
 import tqdm
 from torch import nn
 
-from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.folds import Part, parts, slices_with, support_slices
-from dataloaders.volumes import LabelledVolume, normalise, read_image, read_label_of
+from dataloaders.folds import parts, slices_with, support_slices
+from dataloaders.volumes import Volume
 from models.base import hard_mask
 from models.encoder import Features
-from util.base.progress import progress
-from util.segment.metrics import dice, iou
+from util.segment.predictions import Prediction
 from util.segment.slice_encoder import SliceEncoder, batches
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class of one query volume, segmented from one support volume.
-
-    `mask` is (D, H, W) and False in slices that were not segmented; the scores are those of the segmented slices, stacked.
-    """
-
-    label: int
-    support: LabelledVolume
-    query: LabelledVolume
-    parts: tuple[Part, ...]
-    mask: np.ndarray
-    dice: float
-    iou: float
-
-
-def load_fold(cases: Sequence[Case], spec: DatasetSpec) -> list[LabelledVolume]:
-    """Read the cases of a test fold; an InputError names the first file that is missing, broken, or of another shape or place."""
-    volumes = []
-    for case in progress(cases, desc="reading test volumes", unit="volume"):
-        image = read_image(case.image)
-        volumes.append(LabelledVolume(case, normalise(image), read_label_of(case, spec, image)))
-    return volumes
+from util.segment.task import Task
 
 
 @torch.inference_mode()
-def evaluate_fold(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]],
-                  labels: Sequence[int], *, n_part: int, every_slice: bool = False) -> Iterator[Prediction]:
-    """Yield the prediction of every class and support for each query volume, one query volume after the other.
+def segment_by_protocol(encoder: SliceEncoder, task: Task, n_part: int, every_slice: bool = False,
+                        bar: tqdm.tqdm | None = None) -> list[Prediction]:
+    """Return the prediction of every support and class; classes that the support or the query lacks are left out.
 
-    The support slices come first and become prototypes. Then each query volume is streamed, a batch of slices at a time; a
-    slice's features serve all classes and supports before they are let go (unless the encoder is to keep them). Classes that
-    the support or the query lacks are left out.
+    The supports' slices become prototypes, once for all tasks. Then the query is streamed, a batch of slices at a time; a
+    slice's features serve all classes and supports before they are let go.
 
     Args:
         encoder: holds the model.
-        pairs: (support, queries).
-        labels: classes to segment.
         n_part: parts of the protocol, 3 or 1.
-        every_slice: segment all slices of the queries, in place of those that hold the class.
+        every_slice: segment all slices of the query, in place of those that hold the class.
+        bar: moved on by every slice that passes through the network.
     """
-    queries = {query.case.name: query for _, volumes in pairs for query in volumes}
-    query_slices = {name: np.flatnonzero(every_slice | np.isin(query.label_map, labels).any(axis=(1, 2))).tolist()
-                    for name, query in queries.items()}
-    support_work = {support.case.name: _support_slices(support, labels, n_part) for support, _ in pairs}
-    needed = [(volume, {z for slices in support_work.get(name, {}).values() for z in slices} | set(query_slices.get(name, ())))
-              for name, volume in ({support.case.name: support for support, _ in pairs} | queries).items()]
-    with progress(total=encoder.n_new(needed), desc="segmenting", unit="slice") as bar:
-        prototypes = {support.case.name: _prototypes(encoder, support, support_work[support.case.name], bar,
-                                                     reused=query_slices.get(support.case.name, ()))
-                      for support, _ in pairs}
-        for name, query in queries.items():
-            jobs = [_Job(label, support, query, prototypes[support.case.name][label], n_part, every_slice)
-                    for support, volumes in pairs if any(query is volume for volume in volumes)
-                    for label in labels if label in prototypes[support.case.name]]
-            for slices in batches(query_slices[name], encoder.batch_size):
-                features = encoder.encode(query, slices, bar)
-                for k, z in enumerate(slices):
-                    _segment_slice(encoder.model, features[k:k + 1], z, jobs)
-            yield from (job.prediction() for job in jobs if job.parts)
+    jobs = []
+    for support in task.supports:
+        of_label = prototypes_of(encoder, support, task.labels, n_part, bar)
+        jobs += [_Job(label, support, task.query, of_label[label], n_part, every_slice) for label in task.labels
+                 if label in of_label]
+    if task.query.name in encoder.supports:      # now, as its slices are encoded only once
+        prototypes_of(encoder, task.query, task.labels, n_part, bar)
+    for slices in batches(query_slices(task, every_slice), encoder.batch_size):
+        features = encoder.encode(task.query, slices, bar)
+        for k, z in enumerate(slices):
+            _segment_slice(encoder.model, features[k:k + 1], z, jobs)
+    return [job.prediction() for job in jobs if job.parts]
 
 
-def _support_slices(support: LabelledVolume, labels: Sequence[int], n_part: int) -> dict[int, list[int]]:
-    """Support slice of each part, for each class that the support holds."""
+def query_slices(task: Task, every_slice: bool) -> list[int]:
+    """Return the slices of the query that hold one of the labels, or all of them."""
+    return np.flatnonzero(every_slice | np.isin(task.query.label_map, task.labels).any(axis=(1, 2))).tolist()
+
+
+def slices_of_support(support: Volume, labels: Sequence[int], n_part: int) -> dict[int, list[int]]:
+    """Return the support slice of each part, for each class that the support holds."""
     present = {label: slices_with(support.label_map, label) for label in labels}
     return {label: support_slices(slices, n_part) for label, slices in present.items() if slices}
 
 
-def _prototypes(encoder: SliceEncoder, support: LabelledVolume, slices_of_label: dict[int, list[int]], bar: tqdm.tqdm,
-                reused: Sequence[int]) -> dict[int, list[Any]]:
-    """What the model keeps of each class, for each part."""
+def prototypes_of(encoder: SliceEncoder, support: Volume, labels: Sequence[int], n_part: int,
+                  bar: tqdm.tqdm | None = None) -> dict[int, list[Any]]:
+    """Return what the model keeps of each class, for each part; made once for each support."""
+    return encoder.once(("prototypes", support.name, tuple(labels), n_part),
+                        lambda: _prototypes(encoder, support, slices_of_support(support, labels, n_part), bar))
+
+
+def _prototypes(encoder: SliceEncoder, support: Volume, slices_of_label: dict[int, list[int]],
+                bar: tqdm.tqdm | None) -> dict[int, list[Any]]:
     slices = sorted({z for slices in slices_of_label.values() for z in slices})
     if not slices:
         return {}
-    features = encoder.encode(support, slices, bar, reused)
+    features = encoder.encode_support(support, slices, bar)
     of_label: dict[int, list[Any]] = {}
     for label, chosen in slices_of_label.items():
         masks = torch.from_numpy((support.label_map[chosen] == label).astype(np.float32)).to(encoder.device)
@@ -108,8 +83,7 @@ def _prototypes(encoder: SliceEncoder, support: LabelledVolume, slices_of_label:
 class _Job:
     """One class of one query volume, to be segmented from one support volume."""
 
-    def __init__(self, label: int, support: LabelledVolume, query: LabelledVolume,
-                 prototypes: list[Any], n_part: int, every_slice: bool):
+    def __init__(self, label: int, support: Volume, query: Volume, prototypes: list[Any], n_part: int, every_slice: bool):
         self.label, self.support, self.query, self.prototypes = label, support, query, prototypes
         self.parts = parts(support.label_map, query.label_map, label, n_part, every_slice)
         self.mask = np.zeros(query.label_map.shape, bool)
@@ -120,9 +94,7 @@ class _Job:
         return next((prototypes for part, prototypes in of_parts if z in part.query_slices), None)
 
     def prediction(self) -> Prediction:
-        segmented = [z for part in self.parts for z in part.query_slices]
-        mask, truth = self.mask[segmented], self.query.label_map[segmented] == self.label
-        return Prediction(self.label, self.support, self.query, tuple(self.parts), self.mask, dice(mask, truth), iou(mask, truth))
+        return Prediction.scored(self.label, self.support, self.query, self.parts, self.mask)
 
 
 def _segment_slice(model: nn.Module, features: Features, z: int, jobs: Sequence[_Job]) -> None:

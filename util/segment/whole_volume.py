@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,118 +11,79 @@ import tqdm
 from scipy import ndimage
 from torch import Tensor, nn
 
-from dataloaders.volumes import LabelledVolume
+from dataloaders.volumes import Volume
 from models.encoder import Features
-from util.base.progress import progress
+from util.options.sections import WholeVolumeOptions
 from util.segment.location import body_box, location_weight
+from util.segment.predictions import WholePrediction
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
-
-
-@dataclass(frozen=True)
-class WholeVolumeOptions:
-    """The options of base.json5 that begin with `whole_` or say how a label map is cleaned."""
-
-    margin: int
-    location_mm: float
-    largest_component: bool
-    smooth_z: float
-    batch_size: int
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> WholeVolumeOptions:
-        return cls(config["slice_margin"], config["location_mm"], config["largest_component"], config["smooth_z"],
-                   config["eval_batch_size"])
-
-
-@dataclass(frozen=True)
-class WholePrediction:
-    """One class of one query volume, segmented from one support volume without a look at the query's labels."""
-
-    label: int
-    support: LabelledVolume
-    query: LabelledVolume
-    probs: np.ndarray     # (D, H, W)
-    mask: np.ndarray      # (D, H, W) bool
+from util.segment.task import Task
 
 
 class EncodedVolume:
-    """A volume's features, its (D, H, W) image, and for a support its label map."""
+    """A volume with the features of all its slices."""
 
-    def __init__(self, features: Features, image: np.ndarray, label_map: np.ndarray | None = None):
-        self.features, self.image, self.label_map = features, image, label_map
+    def __init__(self, volume: Volume, features: Features):
+        self.volume, self.features = volume, features
 
     @cached_property
     def box(self) -> tuple[int, int, int, int]:
-        return body_box(self.image)
+        """First and last row, first and last column of the body."""
+        return body_box(self.volume.image)
 
     @cached_property
     def descriptors(self) -> Tensor:
+        """(D, K): what the slices are matched by."""
         return describe_slices(self.features)
 
 
 @torch.inference_mode()
-def encode_volume(model: nn.Module, image: np.ndarray, label_map: np.ndarray | None = None, *, device: torch.device,
-                  batch_size: int, bar: tqdm.tqdm | None = None) -> EncodedVolume:
-    """Encode all slices of a z-scored (D, H, W) image with a model that is on `device` and in evaluation mode.
+def segment_whole(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
+                  bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
+    """Return the prediction of every support and every class that it holds, over the whole query.
+
+    A voxel that several classes claim goes to the likeliest.
 
     Args:
-        label_map: (D, H, W), for a support.
-        bar: moved on by every slice.
+        encoder: encodes whole volumes, and keeps those of supports.
+        bar: moved on by every slice that passes through the network.
     """
-    parts = []
-    for start in range(0, len(image), batch_size):
-        batch = torch.from_numpy(np.ascontiguousarray(image[start:start + batch_size])).to(device)
-        parts.append(model.encode(batch.unsqueeze(1).expand(-1, 3, -1, -1)))
-        if bar is not None:
-            bar.update(len(batch))
-    return EncodedVolume(Features.cat(parts), image, label_map)
+    predictions = []
+    for support, raw in probabilities(encoder, task, options, bar):
+        probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
+        label_map = to_label_map(probs.items(), task.query.image.shape)
+        if options.largest_component:
+            label_map = largest_components(label_map)
+        predictions += [WholePrediction(label, support, task.query, probs[label], label_map == label) for label in probs]
+    return predictions
 
 
 @torch.inference_mode()
-def segment_whole(model: nn.Module, query: EncodedVolume, support: EncodedVolume, labels: Sequence[int],
-                  options: WholeVolumeOptions, pixel_mm: float) -> dict[int, np.ndarray]:
-    """Return the (D, H, W) foreground probability of each class that the support holds; 0 where it is not expected.
+def probabilities(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
+                  bar: tqdm.tqdm | None = None) -> list[tuple[Volume, dict[int, np.ndarray]]]:
+    """Return for each support the (D, H, W) foreground probability of each class that it holds; 0 where it is not expected."""
+    def encoded(volume: Volume) -> EncodedVolume:
+        return encoder.once(("whole", volume.name), lambda: EncodedVolume(volume, encoder.encode_whole(volume, bar)))
 
-    Args:
-        pixel_mm: width of a pixel, of the query and of the support.
-    """
+    of_supports = [encoded(support) for support in task.supports]
+    query = encoded(task.query) if task.query.name in encoder.supports else \
+        EncodedVolume(task.query, encoder.encode_whole(task.query, bar))
+    return [(support.volume, _of_support(encoder.model, query, support, task.labels, options)) for support in of_supports]
+
+
+def _of_support(model: nn.Module, query: EncodedVolume, support: EncodedVolume, labels: Sequence[int],
+                options: WholeVolumeOptions) -> dict[int, np.ndarray]:
     matches = align_slices(query.descriptors, support.descriptors)
     result = {}
     for label in labels:
-        masks = support.label_map == label
-        chosen = choose_support_slices(matches, masks.any(axis=(1, 2)), options.margin)
+        masks = support.volume.label_map == label
+        chosen = choose_support_slices(matches, masks.any(axis=(1, 2)), options.slice_margin)
         if masks.any():
-            result[label] = _segment_class(model, query.features, support.features, masks, chosen, options.batch_size)
+            result[label] = _segment_class(model, query.features, support.features, masks, chosen, options.eval_batch_size)
             if options.location_mm:
-                _weigh_by_location(result[label], chosen, masks, support.box, query.box, options.location_mm / pixel_mm)
+                _weigh_by_location(result[label], chosen, masks, support, query, options.location_mm)
     return result
-
-
-@torch.inference_mode()
-def evaluate_whole(encoder: SliceEncoder, pairs: Sequence[tuple[LabelledVolume, Sequence[LabelledVolume]]],
-                   labels: Sequence[int], options: WholeVolumeOptions, pixel_mm: float) -> Iterator[WholePrediction]:
-    """Yield the prediction of every class that the support holds, for each support and query, whole volumes throughout.
-
-    Supports stay in memory with their features; queries come and go. A voxel that several classes claim goes to the likeliest.
-    """
-    queries = {query.case.name: query for _, volumes in pairs for query in volumes}
-
-    def encoded(volume: LabelledVolume) -> EncodedVolume:
-        features = encoder.encode(volume, range(len(volume.image)))
-        encoder.release(volume)
-        return EncodedVolume(features, volume.image, volume.label_map)
-
-    supports = {support.case.name: encoded(support) for support, _ in pairs}
-    for query in progress(queries.values(), desc="whole volumes", unit="volume"):
-        as_query = supports.get(query.case.name) or encoded(query)
-        for support in (support for support, volumes in pairs if any(query is volume for volume in volumes)):
-            raw = segment_whole(encoder.model, as_query, supports[support.case.name], labels, options, pixel_mm)
-            probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
-            label_map = to_label_map(probs.items(), query.image.shape)
-            if options.largest_component:
-                label_map = largest_components(label_map)
-            yield from (WholePrediction(label, support, query, probs[label], label_map == label) for label in probs)
 
 
 def _segment_class(model: nn.Module, query: Features, support: Features, masks: np.ndarray, chosen: np.ndarray,
@@ -144,10 +103,11 @@ def _segment_class(model: nn.Module, query: Features, support: Features, masks: 
     return probs
 
 
-def _weigh_by_location(probs: np.ndarray, chosen: np.ndarray, masks: np.ndarray, support_box: tuple[int, int, int, int],
-                       query_box: tuple[int, int, int, int], sigma_px: float) -> None:
+def _weigh_by_location(probs: np.ndarray, chosen: np.ndarray, masks: np.ndarray, support: EncodedVolume, query: EncodedVolume,
+                       sigma_mm: float) -> None:
     for z in np.unique(chosen[chosen >= 0]):
-        probs[chosen == z] *= location_weight(masks, int(z), support_box, query_box, probs.shape[1:], sigma_px)
+        probs[chosen == z] *= location_weight(masks, int(z), support.box, query.box, probs.shape[1:], sigma_mm,
+                                              support.volume.spacing_mm[1:])
 
 
 def smooth_along_z(probs: np.ndarray, n_slices: float) -> np.ndarray:

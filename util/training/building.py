@@ -1,9 +1,12 @@
-"""Builds the model that the option `model` names, from a config. Display names are in `util.options.config.MODELS`."""
+"""Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
 
 from models.adnet import ADNet
 from models.alpnet import ALPNet
@@ -11,23 +14,44 @@ from models.base import FewShotModel
 from models.encoder import SinglePathEncoder, build_encoder, build_single_path_encoder
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
+from util.options.sections import ModelOptions
+from util.training.weights import load_pretrained
 
 
-def _qnet(config: Mapping[str, Any]) -> QNet:
-    encoder = build_encoder(config["encoder"], config["precision"] == "bf16", config["paths"], config["threshold"] != "learned",
-                            config["coordinates"])
-    alpha = config["alpha"] if config["paths"] == "both" else [1.0]
-    method = SupportThresholdQNet if config["threshold"] == "support" else QNet
-    return method(encoder, alpha, config["n_iters"], config["bg_wt"], config["ignore_label"], config["t_loss_scaler"])
+def build_model(options: ModelOptions) -> FewShotModel:
+    """Return the model as initialised by the option `seed`, without pretrained weights."""
+    seed_everything(options.seed)
+    return BUILDERS[options.model](options)
 
 
-def single_path(config: Mapping[str, Any]) -> SinglePathEncoder:
-    return build_single_path_encoder(config["encoder"], config["precision"] == "bf16", config["coordinates"])
+def initialise(model: FewShotModel, options: ModelOptions) -> str:
+    """Load the pretrained weights that the options name into the encoder; return what was loaded, in words."""
+    return load_pretrained(model.encoder.backbone, options.encoder, options.pretrained, options.weights_dir)
 
 
-BUILDERS: dict[str, Callable[[Mapping[str, Any]], FewShotModel]] = {
+def seed_everything(seed: int) -> None:
+    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _qnet(options: ModelOptions) -> QNet:
+    encoder = build_encoder(options.encoder, options.precision == "bf16", options.paths, options.threshold != "learned",
+                            options.coordinates)
+    alpha = options.alpha if options.paths == "both" else (1.0,)
+    method = SupportThresholdQNet if options.threshold == "support" else QNet
+    return method(encoder, alpha, options.n_iters, options.bg_wt, options.ignore_label, options.t_loss_scaler)
+
+
+def single_path(options: ModelOptions) -> SinglePathEncoder:
+    """Return the encoder of ADNet, SSL-ALPNet and PANet."""
+    return build_single_path_encoder(options.encoder, options.precision == "bf16", options.coordinates)
+
+
+BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel]] = {
     "qnet": _qnet,
-    "adnet": lambda config: ADNet(single_path(config), config["bg_wt"], config["ignore_label"], config["t_loss_scaler"]),
-    "alpnet": lambda config: ALPNet(single_path(config), config["prototype_windows"], config["bg_wt"], config["ignore_label"]),
-    "panet": lambda config: PANet(single_path(config), config["bg_wt"], config["ignore_label"]),
+    "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
+    "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
+    "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
 }

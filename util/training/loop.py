@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from util.base.errors import InputError
 from util.base.files import remove_partial_files
 from util.base.progress import progress
 from util.base.signals import Interrupted, deferred_signals, ignore_signals
+from util.options.sections import Config, TrainOptions
 from util.training.snapshots import Snapshot, load_model, prune_snapshots, restore_generators, save_snapshot
 
 
@@ -24,7 +25,8 @@ class Trainer:
     """All that changes in a training, and one step of it.
 
     Args:
-        config: for `n_steps`, `optim`, `lr_step_gamma`, `max_iters_per_load` and `sync_batchnorm`; kept with every snapshot.
+        options: how the training goes.
+        config: the whole config, only to be kept with every snapshot.
     Attributes:
         step: number of steps done, refused ones too.
         history: (n_steps, losses) losses of every step, in the order of `model.loss_names`; NaN where a step was refused.
@@ -32,14 +34,14 @@ class Trainer:
         refused: a line for each step that was refused.
     """
 
-    def __init__(self, model: nn.Module, config: Mapping[str, Any], device: torch.device):
-        self.model, self.config, self.device = model, config, device
+    def __init__(self, model: nn.Module, options: TrainOptions, device: torch.device, config: Config):
+        self.model, self.options, self.device, self.config = model, options, device, config
         model.to(device, memory_format=torch.channels_last).train()
-        self._replica = parallel(model, config["sync_batchnorm"])
-        self.optimizer = torch.optim.SGD(model.parameters(), **config["optim"], fused=True)
-        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, config["max_iters_per_load"], config["lr_step_gamma"])
+        self._replica = parallel(model, options.sync_batchnorm)
+        self.optimizer = torch.optim.SGD(model.parameters(), **asdict(options.optim), fused=True)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, options.max_iters_per_load, options.lr_step_gamma)
         self.step = 0
-        self.history = torch.zeros(config["n_steps"], len(model.loss_names), device=device)
+        self.history = torch.zeros(options.n_steps, len(model.loss_names), device=device)
         self.log: list[dict[str, float]] = []
         self.refused: list[str] = []
         self._buffers = list(model.buffers())
@@ -73,7 +75,7 @@ class Trainer:
 
     def add_log_entry(self) -> dict[str, float]:
         """Add an entry, mean losses since the last multiple of `print_interval`, and return it; resuming does not shift it."""
-        interval = self.config["print_interval"]
+        interval = self.options.print_interval
         means = self.history[(self.step - 1) // interval * interval:self.step].nanmean(dim=0).tolist()
         losses = {f"{name}_loss": mean for name, mean in zip(self.model.loss_names, means, strict=True)}
         self.log.append({"step": self.step, **losses, "total_loss": sum(means), "lr": self.scheduler.get_last_lr()[0]})
@@ -87,8 +89,8 @@ class Trainer:
         save_snapshot(path, config=self.config, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                       scheduler=self.scheduler.state_dict(), step=self.step, history=self.history[:self.step].cpu(),
                       log=self.log, refused=self.refused)
-        if self.config["keep_snapshots"] != "all":
-            prune_snapshots(folder, self.step, self.config["keep_snapshots"])
+        if self.options.keep_snapshots != "all":
+            prune_snapshots(folder, self.step, self.options.keep_snapshots)
         return path
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -102,8 +104,8 @@ class Trainer:
             restore_generators(snapshot.generators)
 
 
-def train(model: nn.Module, episodes: EpisodeDataset, config: Mapping[str, Any], *, device: torch.device, snapshot_dir: Path,
-          log_scalar: Callable[[str, float, int], None], resume_from: Snapshot | None = None) -> Tensor:
+def train(model: nn.Module, episodes: EpisodeDataset, options: TrainOptions, *, device: torch.device, config: Config,
+          snapshot_dir: Path, log_scalar: Callable[[str, float, int], None], resume_from: Snapshot | None = None) -> Tensor:
     """Train up to step `n_steps` and return the (n_steps, losses) losses of every step, in the order of `model.loss_names`.
 
     Of W processes, process r takes at each step the episodes ((step − 1)·W + r)·batch_size + b, b < batch_size, so a resumed
@@ -116,7 +118,7 @@ def train(model: nn.Module, episodes: EpisodeDataset, config: Mapping[str, Any],
         Interrupted: after SIGTERM or Ctrl-C.
     """
     remove_partial_files(snapshot_dir)
-    trainer = Trainer(model, config, device)
+    trainer = Trainer(model, options, device, config)
     if resume_from is not None:
         trainer.restore(resume_from)
     if trainer.step != of_main(trainer.step):
@@ -124,10 +126,10 @@ def train(model: nn.Module, episodes: EpisodeDataset, config: Mapping[str, Any],
                          "allowed: a path.log_dir that all machines see")
     for entry in trainer.log:
         _log(entry, log_scalar)
-    n_steps, per_step, stop_signal = config["n_steps"], config["batch_size"] * world_size(), 0
+    n_steps, per_step, stop_signal = options.n_steps, options.batch_size * world_size(), 0
     # a generator of its own, as a loader draws a number for its workers
-    loader = DataLoader(episodes, config["batch_size"], sampler=_own_episodes(trainer.step, n_steps, config["batch_size"]),
-                        num_workers=config["num_workers"], worker_init_fn=ignore_signals, generator=torch.Generator(),
+    loader = DataLoader(episodes, options.batch_size, sampler=_own_episodes(trainer.step, n_steps, options.batch_size),
+                        num_workers=options.num_workers, worker_init_fn=ignore_signals, generator=torch.Generator(),
                         pin_memory=device.type == "cuda")
     with (progress(total=n_steps * per_step, initial=trainer.step * per_step, desc="training", unit="episode") as bar,
           deferred_signals() as stop):
@@ -138,13 +140,13 @@ def train(model: nn.Module, episodes: EpisodeDataset, config: Mapping[str, Any],
             if bad_losses is not None:
                 trainer.refused.append(_describe(trainer.step, bad_losses, episodes, per_step))
                 bar.write(f"refused, as it is not finite: {trainer.refused[-1]}")
-                _expect_few(trainer.refused, config["max_refused_steps"])
+                _expect_few(trainer.refused, options.max_refused_steps)
             last = trainer.step == n_steps
-            if last or trainer.step % config["print_interval"] == 0:
+            if last or trainer.step % options.print_interval == 0:
                 entry = trainer.add_log_entry()
                 _log(entry, log_scalar)
                 bar.set_postfix({name.removesuffix("_loss"): f"{value:.3g}" for name, value in entry.items() if name != "step"})
-            if last or stop_signal or trainer.step % config["save_snapshot_every"] == 0:
+            if last or stop_signal or trainer.step % options.save_snapshot_every == 0:
                 path = trainer.save(snapshot_dir)
             if stop_signal:
                 break

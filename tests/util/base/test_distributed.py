@@ -12,14 +12,15 @@ import torch
 
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
-from dataloaders.folds import fold_positions, share_of_queries
+from dataloaders.folds import fold_positions, supports_of_queries
 from tests.conftest import ROOT, run
 from util.base.device import resolve_device
 from util.base.distributed import parallel
 from util.base.episode import Episode
 from util.base.errors import InputError
 from util.options.config import load_config
-from util.run.experiment import build_model
+from util.options.sections import ModelOptions
+from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
 
@@ -67,7 +68,7 @@ def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_
     held_out = fold_positions(len(cases), spec.n_folds, 0)
     volumes = load_training_volumes([case for k, case in enumerate(cases) if k not in held_out], spec)
     episodes = EpisodeDataset(volumes, 4, config["seed"], min_size=config["min_size"])
-    model = build_model(config).train()
+    model = build_model(ModelOptions.of(config)).train()
     losses = []
     for index in range(2):      # gradients add up
         batch = type(episodes[index])(*(tensor[None] for tensor in episodes[index]))
@@ -120,12 +121,12 @@ def test_the_tables_are_those_of_one_process(together, trained, toy_data, tmp_pa
 @pytest.mark.parametrize("n_processes", [1, 2, 3, 7])
 def test_every_query_of_every_support_is_evaluated_once_and_by_one_process(n_processes):
     pairs = [(3, [0, 5, 9]), (5, [0, 3, 9])]
-    shares = [share_of_queries(pairs, rank, n_processes) for rank in range(n_processes)]
-    done = sorted((support, query) for share in shares for support, queries in share for query in queries)
+    shares = [supports_of_queries(pairs)[rank::n_processes] for rank in range(n_processes)]
+    done = sorted((support, query) for share in shares for query, supports in share for support in supports)
     assert done == sorted((support, query) for support, queries in pairs for query in queries)
-    owners = [{query for _, queries in share for query in queries} for share in shares]
-    assert sum(map(len, owners)) == 4 and all(queries for share in shares for _, queries in share)
-    assert n_processes > 1 or shares == [pairs]
+    owners = [{query for query, _ in share} for share in shares]
+    assert sum(map(len, owners)) == 4 == sum(map(len, shares))
+    assert n_processes > 1 or shares == [[(0, [3, 5]), (3, [5]), (5, [3]), (9, [3, 5])]]
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_sync_batchnorm_is_refused_on_the_cpu(one_of_two):
     {"model": "qnet", "threshold": "learned", "paths": "coarse"}, {"model": "adnet"}, {"model": "alpnet"}, {"model": "panet"}])
 def test_every_trained_parameter_gets_a_gradient(options, predicts_anything):
     """Else DistributedDataParallel, which waits for all of them, would stop at the second step."""
-    model = build_model({**load_config(), "encoder": "small", **options}).train()
+    model = build_model(ModelOptions.of({**load_config(), "encoder": "small", **options})).train()
     with torch.no_grad():       # a threshold above, or below, all scores; and a support with, or without foreground
         for name, parameter in model.named_parameters():
             if name in ("t", "encoder.reduce1d.bias"):

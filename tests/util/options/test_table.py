@@ -3,8 +3,9 @@
 import pytest
 
 from util.options.config import base_config
+from util.options.sections import ModelOptions
 from util.options.table import MODELS, OPTIONS, Option, Role, with_role
-from util.run.experiment import build_model
+from util.training.building import build_model
 
 # what each reader of the table goes by; a change here is a change of what a user sees
 WITH_ROLE = {
@@ -38,16 +39,15 @@ def test_what_shapes_a_network_is_taken_by_predict_and_is_never_free_on_resuming
     assert not shapes & {*with_role(Role.RESUME), *with_role(Role.RESUME_NAMED)}
 
 
-class Recorded(dict):
-    """A config that knows which of its options were asked for."""
+class Recorded:
+    """Options that know which of them were asked for."""
 
-    def __init__(self, values):
-        super().__init__(values)
-        self.read = set()
+    def __init__(self, options):
+        self.options, self.read = options, set()
 
-    def __getitem__(self, key):
-        self.read.add(key)
-        return super().__getitem__(key)
+    def __getattr__(self, name):
+        self.read.add(name)
+        return getattr(self.options, name)
 
 
 def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
@@ -56,7 +56,8 @@ def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
     read = set()
     for model in MODELS:
         for threshold in ("query", "learned", "support"):
-            config = Recorded({**base_config(), "model": model, "encoder": "small", "threshold": threshold})
-            build_model(config)
-            read |= config.read
+            config = {**base_config(), "model": model, "encoder": "small", "threshold": threshold}
+            options = Recorded(ModelOptions.of(config))
+            build_model(options)
+            read |= options.read
     assert read - losses - of_scoring == set(with_role(Role.SHAPES))

@@ -16,8 +16,10 @@ from tests.conftest import ROOT, entry_point
 from tests.data.raw_downloads import write_dicom
 from util.base.checksums import sha256
 from util.base.files import LIST
-from util.predict import predictor as prediction
-from util.predict.predictor import as_trained, output_path
+from util.predict import batch
+from util.predict.batch import output_path
+from util.predict.predictor import Predictor
+from util.training.as_trained import as_trained
 
 
 def predict(**options):
@@ -122,8 +124,8 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     queries.mkdir()
     for name, number in (("a", 2), ("b", 3)):
         shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
-    made, predict_one = [], prediction.predict_one
-    monkeypatch.setattr(prediction, "predict_one", lambda predictor, query, *rest: made.append(query.name[0])
+    made, predict_one = [], batch._predict_one
+    monkeypatch.setattr(batch, "_predict_one", lambda predictor, query, *rest: made.append(query.name[0])
                         or predict_one(predictor, query, *rest))
 
     def makes(**changes):
@@ -159,7 +161,7 @@ def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, 
     assert row["sha256"] == sha256(out / "a.nii.gz")
     corrected = shutil.copy(files["support_label"], out / "b.nii.gz").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(prediction, "encode_volume", lambda *_, **__: pytest.fail("work began"))
+        patched.setattr(Predictor, "encode_supports", lambda _: pytest.fail("work began"))
         with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there .* changed since; .*overwrite=true"):
             predict(**{**files, "query": queries})
         with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there"):
@@ -175,7 +177,7 @@ def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     table = tmp_path / "out/cases.csv"
     rows = list(csv.DictReader(table.open()))
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, prediction.CASE_COLUMNS[:-1], extrasaction="ignore")
+        writer = csv.DictWriter(file, batch.CASE_COLUMNS[:-1], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "query": "another"} for row in rows)
     (tmp_path / "out" / LIST).unlink()

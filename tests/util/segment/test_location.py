@@ -26,7 +26,7 @@ def test_the_outline_follows_the_body():
     """An organ in the left upper quarter of a body is looked for in that quarter of another, larger one."""
     masks = np.zeros((3, 40, 40), bool)
     masks[1, 12:16, 12:16] = True
-    weight = location_weight(masks, 1, (10, 30, 10, 30), (0, 60, 20, 80), (64, 100), sigma_px=2)
+    weight = location_weight(masks, 1, (10, 30, 10, 30), (0, 60, 20, 80), (64, 100), 2, (1, 1))
     assert weight.shape == (64, 100)
     inside = weight > 0.999
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -38,7 +38,7 @@ def test_the_weight_falls_with_the_distance():
     masks = np.zeros((1, 1, 30), bool)
     masks[0, 0, :5] = True
     box = (0, 1, 0, 29)
-    weight = location_weight(masks, 0, box, box, (1, 30), sigma_px=4)
+    weight = location_weight(masks, 0, box, box, (1, 30), 8, (1, 2))
     np.testing.assert_allclose(weight[0], np.exp(-np.maximum(0, np.arange(30) - 4) ** 2 / 32), rtol=1e-5)
 
 
@@ -46,5 +46,5 @@ def test_neighbouring_slices_count():
     masks = np.zeros((4, 8, 8), bool)
     masks[1, 2, 2], masks[2, 6, 6] = True, True
     box = (0, 7, 0, 7)
-    weight = location_weight(masks, 1, box, box, (8, 8), 1.0)
+    weight = location_weight(masks, 1, box, box, (8, 8), 1.0, (1, 1))
     assert weight[2, 2] == weight[6, 6] == 1

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.datasets import Case
 from dataloaders.folds import parts
-from dataloaders.volumes import LabelledVolume
+from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.conftest import toy_case
+from tests.conftest import tasks_of, toy_volume
 from tests.reference import qnet as reference
+from util.options.sections import EvaluationOptions, WholeVolumeOptions
+from util.segment.evaluate import evaluate_query, needed_slices
 from util.segment.metrics import dice
-from util.segment.protocol import evaluate_fold
+from util.segment.protocol import segment_by_protocol
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.whole_volume import WholeVolumeOptions, evaluate_whole
 
 LABELS = [1, 2, 3, 4]
 
@@ -38,14 +38,10 @@ def model():
     return model.eval()
 
 
-def volume(number: int) -> LabelledVolume:
-    image, label_map, _ = toy_case(number)
-    image = (image - image.mean()) / image.std()
-    return LabelledVolume(Case(str(number), *(None,) * 4), image, label_map)
-
-
 def evaluate(model, pairs, labels=LABELS, n_part=3, batch_size=3):
-    return list(evaluate_fold(SliceEncoder(model, torch.device("cpu"), batch_size), pairs, labels, n_part=n_part))
+    tasks = tasks_of(pairs, labels)
+    encoder = SliceEncoder(model, torch.device("cpu"), batch_size, tasks=tasks)
+    return [prediction for task in tasks for prediction in segment_by_protocol(encoder, task, n_part)]
 
 
 def plain(model, support, query, label, n_part=3):
@@ -59,7 +55,7 @@ def plain(model, support, query, label, n_part=3):
 
 
 def test_equal_to_the_plain_procedure(model):
-    volumes = [volume(number) for number in (1, 2, 3)]
+    volumes = [toy_volume(number) for number in (1, 2, 3)]
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
     predictions = evaluate(model, pairs)
     assert len(predictions) == 3 * 2 * len(LABELS)
@@ -72,7 +68,7 @@ def test_equal_to_the_plain_procedure(model):
 @pytest.mark.parametrize("labels", [[1], LABELS])
 @pytest.mark.parametrize("n_supports", [1, 3])
 def test_cost_grows_with_slices_and_not_with_classes_and_supports(model, labels, n_supports):
-    volumes = [volume(number) for number in (1, 2, 3)]
+    volumes = [toy_volume(number) for number in (1, 2, 3)]
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:n_supports]]
     model.counted.clear()
     evaluate(model, pairs, labels)
@@ -85,27 +81,43 @@ def test_cost_grows_with_slices_and_not_with_classes_and_supports(model, labels,
 
 
 def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
-    volumes = [volume(number) for number in (1, 2, 3)]
+    volumes = [toy_volume(number) for number in (1, 2, 3)]
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:2]]
     model.counted.clear()
-    encoder = SliceEncoder(model, torch.device("cpu"), 3, keep_all=True)
-    protocol = list(evaluate_fold(encoder, pairs, LABELS, n_part=3))
-    whole = list(evaluate_whole(encoder, pairs, LABELS, WholeVolumeOptions(0, 0, False, 0, 3), 2.0))
-    assert len(protocol) == len(whole) == 4 * len(LABELS)
-    assert sum(model.counted) == sum(len(v.image) for v in volumes)
-    assert not encoder.kept
+    tasks = tasks_of(pairs, LABELS)
+    encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks)
+    options = EvaluationOptions(LABELS, "published", "all", 3, 3, True, 3.0)
+    n_slices = encoder.n_new(needed_slices(tasks, options))
+    results = [evaluate_query(encoder, task, options, WholeVolumeOptions(0, 0, 0, False, 3)) for task in tasks]
+    assert sum(len(result.by_protocol) for result in results) == sum(len(result.whole) for result in results) == 4 * len(LABELS)
+    assert sum(model.counted) == sum(len(v.image) for v in volumes) == n_slices
+    assert encoder.volumes.keys() == {"1", "2"}      # the supports; the query that is none is let go
+
+
+def test_a_query_gives_the_same_alone_and_among_others(model):
+    volumes = [toy_volume(number) for number in (1, 2, 3)]
+    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
+    options, whole = EvaluationOptions(LABELS, "published", "all", 3, 3, True, 3.0), WholeVolumeOptions(0, 25.0, 0, True, 3)
+    tasks = tasks_of(pairs, LABELS)
+    together = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks)
+    for task in tasks:
+        alone = evaluate_query(SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=[task]), task, options, whole)
+        among = evaluate_query(together, task, options, whole)
+        for one, other in zip([*alone.by_protocol, *alone.whole], [*among.by_protocol, *among.whole], strict=True):
+            assert (one.label, one.support.name) == (other.label, other.support.name)
+            np.testing.assert_array_equal(one.mask, other.mask)
 
 
 def test_class_that_the_query_or_the_support_lacks_is_left_out(model):
-    support, query = volume(1), volume(2)
+    support, query = toy_volume(1), toy_volume(2)
     query.label_map[query.label_map == 3] = 0
     support.label_map[support.label_map == 4] = 0
     assert {prediction.label for prediction in evaluate(model, [(support, [query])])} == {1, 2}
 
 
 def test_one_slice_volume(model):
-    support = volume(1)
-    query = LabelledVolume(Case("one", *(None,) * 4), support.image[4:5], support.label_map[4:5])
+    support = toy_volume(1)
+    query = Volume("one", support.image[4:5], support.label_map[4:5], support.spacing_mm)
     predictions = evaluate(model, [(support, [query])])
     assert [prediction.mask.shape for prediction in predictions] == [(1, 64, 64)] * 4
     for prediction in predictions:
@@ -113,14 +125,15 @@ def test_one_slice_volume(model):
 
 
 def test_mask_touching_the_border_and_odd_size(model):
-    support, query = (LabelledVolume(v.case, v.image[:, :51, :37], v.label_map[:, :51, :37]) for v in (volume(1), volume(2)))
+    support, query = (Volume(v.name, v.image[:, :51, :37], v.label_map[:, :51, :37], v.spacing_mm)
+                      for v in (toy_volume(1), toy_volume(2)))
     assert support.label_map[:, -1].any() or support.label_map[:, :, -1].any()
     for prediction in evaluate(model, [(support, [query])]):
         assert dice(prediction.mask, plain(model, support, query, prediction.label)) > 0.99
 
 
 def test_class_of_one_pixel_and_gap_in_the_query(model):
-    support, query = volume(1), volume(2)
+    support, query = toy_volume(1), toy_volume(2)
     support.label_map[support.label_map == 2] = 0
     support.label_map[3, -1, -1] = 2
     held = np.flatnonzero((query.label_map == 2).any(axis=(1, 2)))

@@ -5,9 +5,11 @@ import signal
 
 import pytest
 
-from tests.conftest import entry_point, run
+from tests.conftest import run
 from util.base.signals import Interrupted
+from util.results import evaluation
 from util.run.folders import newest_run
+from util.segment import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +23,8 @@ def undisturbed(options, toy_data, tmp_path_factory):
 
 
 def interrupt_after(n, monkeypatch, toy_data, log_dir, function, **options):
-    """Run test.py until it has called `function` n times, and return the run folder."""
-    module, calls = entry_point("test"), []
+    """Run test.py until it has called `function` of util/results/evaluation.py n times, and return the run folder."""
+    module, calls = evaluation, []
     real = getattr(module, function)
 
     def counted(*arguments):
@@ -43,15 +45,14 @@ def contents(folder):
 
 
 @pytest.mark.parametrize(("function", "n", "left"), [
-    pytest.param("save_prediction", 5, [1], marks=pytest.mark.slow), ("save_whole", 6, [])])
+    pytest.param("save_prediction", 5, ["2"], marks=pytest.mark.slow), ("save_whole", 6, ["2"])])
 def test_goes_on_after_the_finished_queries(function, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
-    """Two queries with four classes each; `left` has the number of queries of each call of evaluate_fold."""
+    """Two queries with four classes each; `left` says which queries are evaluated again."""
     folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, function, **options)
     assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
-    module, evaluated = entry_point("test"), []
-    real = module.evaluate_fold
-    monkeypatch.setattr(module, "evaluate_fold", lambda encoder, pairs, **named: evaluated.append(
-        sum(len(queries) for _, queries in pairs)) or real(encoder, pairs, **named))
+    evaluated = []
+    monkeypatch.setattr(evaluate, "evaluate_query", lambda encoder, task, *rest, real=evaluate.evaluate_query: evaluated.append(
+        task.query.name) or real(encoder, task, *rest))
     assert run("test", tmp_path, toy_data, **options) == folder and evaluated == left
     found, wanted = contents(folder), contents(undisturbed)
     assert [name for name in wanted if found.get(name) != wanted[name]] == [] and len(wanted) == 3 + 3 * 8 + 4

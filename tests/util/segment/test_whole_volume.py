@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.datasets import Case
-from dataloaders.volumes import LabelledVolume
+from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.conftest import toy_case
+from tests.conftest import toy_volume
+from util.options.sections import WholeVolumeOptions
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.whole_volume import WholeVolumeOptions, evaluate_whole, largest_components, smooth_along_z, to_label_map
+from util.segment.task import Task
+from util.segment.whole_volume import largest_components, segment_whole, smooth_along_z, to_label_map
 
 
 def test_conflicts_go_to_the_likeliest_class_above_one_half():
@@ -32,11 +33,6 @@ def test_smoothing_along_z_fills_a_slice_that_was_missed():
     assert smooth_along_z(probs, 1.0).shape == probs.shape
 
 
-def volume(number: int) -> LabelledVolume:
-    image, label_map, _ = toy_case(number)
-    return LabelledVolume(Case(str(number), *(None,) * 4), (image - image.mean()) / image.std(), label_map)
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(0)
@@ -47,15 +43,16 @@ def model():
 
 
 def evaluate(model, support, query, **options):
-    defaults = {"margin": 0, "location_mm": 0, "largest_component": False, "smooth_z": 0, "batch_size": 3}
+    defaults = {"slice_margin": 0, "location_mm": 0, "largest_component": False, "smooth_z": 0, "eval_batch_size": 3}
     options = WholeVolumeOptions(**{**defaults, **options})
-    encoder = SliceEncoder(model, torch.device("cpu"), options.batch_size)
-    return {p.label: p for p in evaluate_whole(encoder, [(support, [query])], [1, 2, 3, 4], options, 2.0)}
+    task = Task(query, (support,), (1, 2, 3, 4))
+    encoder = SliceEncoder(model, torch.device("cpu"), options.eval_batch_size, whole=True, tasks=[task])
+    return {p.label: p for p in segment_whole(encoder, task, options)}
 
 
 def test_the_querys_labels_are_never_looked_at(model):
-    support, query = volume(1), volume(2)
-    blind = LabelledVolume(query.case, query.image, np.zeros_like(query.label_map))
+    support, query = toy_volume(1), toy_volume(2)
+    blind = Volume(query.name, query.image, np.zeros_like(query.label_map), query.spacing_mm)
     seen, unseen = evaluate(model, support, query), evaluate(model, support, blind)
     assert seen.keys() == {1, 2, 3, 4}
     for label, prediction in seen.items():
@@ -64,7 +61,7 @@ def test_the_querys_labels_are_never_looked_at(model):
 
 
 def test_a_volume_that_is_its_own_support_is_segmented_where_the_class_is_and_nowhere_else(model):
-    support = volume(1)
+    support = toy_volume(1)
     for label, prediction in evaluate(model, support, support).items():
         holds_class = (support.label_map == label).any(axis=(1, 2))
         assert not prediction.probs[~holds_class].any()
@@ -72,13 +69,13 @@ def test_a_volume_that_is_its_own_support_is_segmented_where_the_class_is_and_no
 
 
 def test_a_class_that_the_support_lacks_has_no_prediction(model):
-    support = volume(1)
-    without = LabelledVolume(support.case, support.image, np.where(support.label_map == 3, 0, support.label_map))
-    assert evaluate(model, without, volume(2)).keys() == {1, 2, 4}
+    support = toy_volume(1)
+    without = Volume(support.name, support.image, np.where(support.label_map == 3, 0, support.label_map), support.spacing_mm)
+    assert evaluate(model, without, toy_volume(2)).keys() == {1, 2, 4}
 
 
 def test_batch_size_changes_nothing(model):
-    support, query = volume(1), volume(2)
-    one, many = evaluate(model, support, query, batch_size=1), evaluate(model, support, query, batch_size=8)
+    support, query = toy_volume(1), toy_volume(2)
+    one, many = evaluate(model, support, query, eval_batch_size=1), evaluate(model, support, query, eval_batch_size=8)
     for label in one:
         np.testing.assert_allclose(one[label].probs, many[label].probs, atol=2e-3)

@@ -9,7 +9,8 @@ from dataloaders.episodes import EpisodeDataset
 from tests.conftest import TINY, run
 from util.base.episode import Episode
 from util.options.config import load_config
-from util.run.experiment import build_model
+from util.options.sections import ModelOptions, TrainOptions
+from util.training.building import build_model
 from util.training.loop import Trainer
 from util.training.snapshots import read_snapshot
 
@@ -26,7 +27,7 @@ def episode(value=None):
 @pytest.fixture
 def trainer():
     config = {**load_config(), **TINY}
-    return Trainer(build_model(config), config, torch.device("cpu"))
+    return Trainer(build_model(ModelOptions.of(config)), TrainOptions.of(config), torch.device("cpu"), config)
 
 
 def everything(trainer):

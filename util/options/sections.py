@@ -1,0 +1,170 @@
+"""The options that a part of the code takes: frozen dataclasses, made once, in the entry points.
+
+A field has the name of its option, so `configs/base.json5` explains it. Nothing but this module turns a config into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dataloaders.datasets import Case, DatasetSpec, find_cases
+
+Config = Mapping[str, Any]      # a config as `util.options.config` has checked it: plain dictionaries, lists and values
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data set, where it is, and which fold is held out."""
+
+    spec: DatasetSpec
+    data_dir: Path
+    eval_fold: int
+    n_sv: int
+    n_sp: int
+
+    @classmethod
+    def of(cls, config: Config) -> DataOptions:
+        """Take them from a checked config."""
+        name = config["dataset"]
+        return cls(DatasetSpec.from_config(name, config["datasets"][name]), Path(config["path"][name]["data_dir"]),
+                   config["eval_fold"], config["n_sv"], config["n_sp"])
+
+    def cases(self) -> list[Case]:
+        """Return the cases of the data set, sorted; an InputError says what is not there."""
+        return find_cases(self.spec, self.data_dir, self.n_sv, self.n_sp)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the network is, what it computes and what its losses weigh."""
+
+    model: str
+    encoder: str
+    pretrained: str
+    coordinates: bool
+    paths: str
+    alpha: tuple[float, float]
+    n_iters: int
+    threshold: str
+    t_loss_scaler: float
+    prototype_windows: tuple[int, int]
+    precision: str
+    bg_wt: float
+    ignore_label: int
+    seed: int
+    weights_dir: Path
+
+    @classmethod
+    def of(cls, config: Config) -> ModelOptions:
+        """Take them from a checked config."""
+        return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]))
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """What training episodes are drawn from."""
+
+    exclude_label: tuple[int, ...] | None
+    exclude_rule: str
+    use_gt: bool
+    test_label: tuple[int, ...]
+    pseudo_labels: str
+    min_size: int
+    n_shot: int
+    seed: int
+
+    @property
+    def same_slice(self) -> bool:
+        """Whether support and query are one slice: superpixels do not go on from slice to slice."""
+        return self.pseudo_labels == "superpixels" and not self.use_gt
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """SGD's; field by field `optim` of the config."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the training goes."""
+
+    n_steps: int
+    batch_size: int
+    num_workers: int
+    optim: OptimizerOptions
+    lr_step_gamma: float
+    max_iters_per_load: int
+    sync_batchnorm: bool
+    print_interval: int
+    save_snapshot_every: int
+    keep_snapshots: int | str
+    max_refused_steps: int
+
+    @classmethod
+    def of(cls, config: Config) -> TrainOptions:
+        """Take them from a checked config."""
+        return section(cls, config, optim=OptimizerOptions(**config["optim"]))
+
+
+@dataclass(frozen=True)
+class WholeVolumeOptions:
+    """How a volume is segmented without a look at its labels, and how its label map is cleaned."""
+
+    slice_margin: int
+    location_mm: float
+    smooth_z: float
+    largest_component: bool
+    eval_batch_size: int
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is scored, from which supports, and how."""
+
+    test_label: tuple[int, ...]
+    protocol: str
+    supp_idx: int | str | tuple[int, ...]
+    n_part: int
+    eval_batch_size: int
+    whole_volume: bool
+    surface_tolerance_mm: float
+
+    @property
+    def every_slice(self) -> bool:
+        """Whether all slices of a query are segmented, with or without the class (ADNet's EP2)."""
+        return self.protocol == "ep2"
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Scans of one's own: which are outlined, which are to be, and what is written where."""
+
+    support_image: tuple[str, ...] | str | None
+    support_label: tuple[str, ...] | str | None
+    query: str | None
+    output: str | None
+    overwrite: bool
+    save_probs: bool
+    augment: bool
+    largest_component: bool
+    resume: str
+    reload_model_path: str | None
+
+
+def section(cls: type[T], config: Config, **given: Any) -> T:
+    """Return a section whose fields are the options of the same names; `given` are those that are made otherwise."""
+    values = {field.name: _frozen(config[field.name]) for field in fields(cls) if field.name not in given}
+    return cls(**values, **given)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists become tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value

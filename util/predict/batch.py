@@ -1,0 +1,199 @@
+"""Outlines all scans of a folder: `python test.py predict`."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from util.base.checksums import code_sha256, content_sha256, digest, sha256
+from util.base.errors import InputError
+from util.base.guard import claim, expect_apart
+from util.base.progress import progress
+from util.base.tables import write_rows
+from util.options.sections import Config, PredictOptions
+from util.options.table import Role, with_role
+from util.predict.predictor import Predictor
+from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, write_on_scan
+from util.results.scores import file_name
+
+CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from", "sha256")
+
+
+def predict_all(predictor: Predictor, options: PredictOptions, settings: str) -> list[str]:
+    """Read the supports and outline every query that is not there already; return a line for each that failed.
+
+    Args:
+        predictor: without supports.
+        settings: `settings_digest` of the config.
+    Raises:
+        InputError: a support cannot be read, there is no query, or something may not be written; before any work.
+    """
+    for pair in pair_paths(options.support_image, options.support_label):
+        predictor.add_support(*pair)
+    plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]))
+    if plan.waiting:
+        predictor.encode_supports()
+    failures = _predict_waiting(predictor, plan, options)
+    if plan.n_kept:
+        print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same; "
+              "resume=never makes them anew")
+    return failures
+
+
+def settings_digest(config: Config) -> str:
+    """Return a check sum of the options that predictions depend on, and of the code; files count by their content elsewhere."""
+    return digest([{key: value for key, value in config.items() if key not in with_role(Role.ELSEWHERE)}, code_sha256()])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What predict is going to do.
+
+    Attributes:
+        waiting: (query, path of its label map) that are to be made.
+        n_kept: how many were there already, made of the same.
+        table: path of cases.csv.
+        rows: its rows so far, by query.
+        settings: check sum of all that predictions are made of but the query.
+    """
+
+    waiting: Sequence[tuple[Path, Path]]
+    n_kept: int
+    table: Path
+    rows: Mapping[str, list[dict]]
+    settings: str
+
+
+def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str) -> Plan:
+    """Find the queries and what is to be written for them, and check all of it before any work.
+
+    Args:
+        names: of the labels.
+        settings: check sum of all that predictions are made of but the query.
+    Raises:
+        InputError: there is no query, `output` does not fit, or a file may not be written: see `util.base.guard.claim`.
+    """
+    if not options.query or not options.output:
+        raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
+    output = Path(options.output)
+    queries = find_scans(Path(options.query), output)
+    jobs = [(query, output_path(query, output, len(queries))) for query in queries]
+    if twice := [target for target, count in Counter(target for _, target in jobs).items() if count > 1]:
+        same = ", ".join(query.name for query, target in jobs if target == twice[0])
+        raise InputError(f"query: {same} would all be written to {twice[0]}; allowed: names that differ before the ending")
+    table = jobs[0][1].parent / "cases.csv"
+    rows = _earlier_rows(table)
+    waiting = [(query, target) for query, target in jobs
+               if options.resume == "never" or not _is_done(query, target, rows, settings)]
+    files = {target: _files(target, names, options.save_probs) for _, target in jobs}
+    _expect_apart_from_maps(jobs, files)
+    inputs = [*_given(options), *queries]
+    expect_apart([table, *(file for same_query in files.values() for file in same_query)], inputs)
+    claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target])], inputs,
+          overwrite=options.overwrite, remedy="overwrite=true")
+    return Plan(waiting, len(jobs) - len(waiting), table, rows, settings)
+
+
+def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
+    """Raise InputError when the probabilities of one query have the name of another's label map."""
+    query_of = {target: query for query, target in jobs}
+    for target, same_query in files.items():
+        if clash := [file for file in same_query if file != target and file in files]:
+            raise InputError(f"query: {query_of[target].name} and {query_of[clash[0]].name} would both be written to {clash[0]}; "
+                             "allowed: other names, or save_probs=false")
+
+
+def _is_done(query: Path, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
+    """Whether the label map is there as cases.csv lists it, and made of the same."""
+    same_query = rows.get(scan_name(query), [])
+    if not same_query or not target.is_file():
+        return False
+    try:
+        expected = {"made_from": _made_from(settings, query), "sha256": sha256(target)}
+    except OSError:      # said when the query is read
+        return False
+    return all(expected.items() <= row.items() for row in same_query)
+
+
+def _made_from(settings: str, query: Path) -> str:
+    return digest([settings, content_sha256(query)])
+
+
+def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) -> list[str]:
+    rows, failures = dict(plan.rows), []
+    with progress(plan.waiting, desc="queries", unit="scan") as bar:
+        for query, target in bar:
+            name = scan_name(query)
+            bar.set_postfix_str(name)
+            try:
+                made_from = _made_from(plan.settings, query)
+                made = _predict_one(predictor, query, target, options.save_probs)
+                rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
+                write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, plan.table)
+            except (InputError, OSError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
+                failures.append(f"query {query.name}: {' '.join(str(error).split())}")
+    return failures
+
+
+def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool) -> list[dict]:
+    """Write a query's label map, on its own grid, with what else was asked for; return its rows of cases.csv."""
+    found = predictor.segment(query)
+    if save_probs:
+        for label in found.on_grid:
+            path = _beside(target, f"{file_name(found.names[label])}_prob")
+            write_on_scan(found.probability(label).round(3), found.scan, path)
+        write_on_scan(found.uncertainty().round(3), found.scan, _beside(target, "uncertainty"))
+    write_on_scan(found.label_map, found.scan, target)
+    return found.numbers()
+
+
+def _given(options: PredictOptions) -> list[Path]:
+    """Return the files that predictions are made of but the query."""
+    given = (options.reload_model_path, options.support_image, options.support_label)
+    return [Path(path) for paths in given for path in (paths if isinstance(paths, tuple) else [paths])]
+
+
+def output_path(query: Path, output: Path, n_queries: int) -> Path:
+    """Return the label map's path: `output` itself where it is a NIfTI name (for one query), else a file in that folder.
+
+    Raises:
+        InputError: one file name for several queries.
+    """
+    if output.name.endswith(ENDINGS):
+        if n_queries > 1:
+            raise InputError(f"output: got the file {output} for {n_queries} queries, allowed: a folder")
+        return output
+    return output / f"{scan_name(query)}.nii.gz"
+
+
+def _earlier_rows(table: Path) -> dict[str, list[dict]]:
+    """Return the rows of an earlier cases.csv by query; none where it is missing, damaged or has other columns.
+
+    Tables of earlier versions lack the check sums; so do these rows, and their queries are not taken for done.
+    """
+    rows: dict[str, list[dict]] = {}
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, CASE_COLUMNS[:-1]) else ():
+                rows.setdefault(row["query"], []).append(row)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, csv.Error) as error:
+        print(f"warning: {table}: damaged ({error}); all queries are segmented again")
+        return {}
+    return rows
+
+
+def _beside(target: Path, what: str) -> Path:
+    """Return the path of a map beside a label map, such as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
+    return target.with_name(f"{scan_name(target)}_{what}.nii.gz")
+
+
+def _files(target: Path, names: Mapping[int, str], save_probs: bool) -> list[Path]:
+    """Return all that `predict_one` writes."""
+    maps = [*(f"{file_name(name)}_prob" for name in names.values()), "uncertainty"] if save_probs else []
+    return [target, *(_beside(target, what) for what in maps)]
