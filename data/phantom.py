@@ -247,6 +247,8 @@ def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
         return False
     try:
         found = json.loads((output / "phantom.json").read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(isinstance(value, int) for value in found.values()):
+            raise ValueError("no parameters")
     except (OSError, ValueError):
         raise InputError(f"--output: {output} holds no phantom data set; allowed: a new or an empty folder, or one "
                          "that this command made") from None
@@ -260,7 +262,7 @@ def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
 
 def _expect_own(output: Path, found: Mapping[str, Any]) -> None:
     """Raise InputError when a folder that is to be replaced holds anything that `generate_phantom` did not make."""
-    own = {output / "phantom.json", *(path for case in range(1, found.get("cases", 0) + 1)
+    own = {output / "phantom.json", *(path for case in range(1, min(found.get("cases", 0), LIMITS["cases"][1]) + 1)
                                       for path in case_files(output, case, found.get("min_size", 0)))}
     files = [path for path in sorted(output.rglob("*")) if path.name != LIST and (path.is_symlink() or not path.is_dir())]
     if strange := [path for path in files if path not in own or path.is_symlink()]:

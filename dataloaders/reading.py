@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,19 @@ from dataloaders.volumes import GZIP_RATIO, MAX_VOXELS, grid_distance_mm, read_a
 from util.base.errors import InputError
 
 CHAOS_GREY_LEVELS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}   # label value: its grey levels in a PNG
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep off stderr what ITK and the libraries in it (GDCM, libpng) print about a file, beside the error that they raise."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,8 @@ def read_nifti(path: Path) -> sitk.Image:
     header.SetFileName(path)
     header.SetImageIO("NiftiImageIO")
     try:
-        header.ReadImageInformation()
+        with quiet():
+            header.ReadImageInformation()
         image = sitk.GetImageFromArray(array.astype(array.dtype.newbyteorder("=")))
         image.SetOrigin(header.GetOrigin())
         image.SetDirection(header.GetDirection())
@@ -188,6 +205,7 @@ def _by_position(folder: Path, slices: dict[int, Path]) -> list[int]:
     return numbers
 
 
+@quiet()
 def _read_header(path: Path) -> sitk.ImageFileReader:
     header = sitk.ImageFileReader()
     header.SetFileName(path)
@@ -203,6 +221,7 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
     return header
 
 
+@quiet()
 def _read_series(paths: list[Path]) -> sitk.Image:
     try:
         return _plain_spacing(sitk.ReadImage(paths, imageIO="GDCMImageIO"))
@@ -210,6 +229,7 @@ def _read_series(paths: list[Path]) -> sitk.Image:
         raise InputError(f"{paths[0].parent}: cannot be read as a DICOM series ({last_line(error)})") from None
 
 
+@quiet()
 def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Return a CHAOS PNG as labels (H, W), grey levels turned into label values by their meaning."""
     reader = sitk.ImageFileReader()

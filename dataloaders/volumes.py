@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import logging
 import math
 import zlib
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel import Nifti1Header, Nifti1Image, Nifti2Header, Nifti2Image
+from nibabel import Nifti1Header, Nifti1Image, Nifti2Header, Nifti2Image, imageglobals
 from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
@@ -25,6 +26,7 @@ from util.base.inputs import expect_file
 MAX_VOXELS = 2**30          # of a volume; 2000 CT slices of 512×512 have half as many
 GZIP_RATIO = 1032           # deflate makes nothing smaller than this
 MAX_SUPERVOXEL = 2**16 - 1
+imageglobals.logger.setLevel(logging.CRITICAL)      # its remarks on headers name no file, and what matters is raised too
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error, HeaderDataError)
 
 

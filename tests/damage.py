@@ -132,6 +132,29 @@ huge_but_packed = claims((1000, 1000, 1000), 10**6)      # a gzip file of 1 KB
 no_voxels = claims((5, 0, 5), 0)
 
 
+def header_field(name: str, value: float) -> Damage:
+    """Return the damage that changes one number of the header, whatever that makes of it."""
+    def damage(path: Path) -> None:
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        header = nibabel.Nifti1Header(bytes(content[:348]))
+        header[name] = value
+        content[:348] = header.binaryblock
+        path.write_bytes(gzip.compress(bytes(content)))
+
+    return damage
+
+
+offset_in_header = header_field("vox_offset", 100)
+
+
+# ---- PNG ----
+
+def wrong_checksum(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[29] ^= 255      # of the header's chunk
+    path.write_bytes(content)
+
+
 # ---- DICOM ----
 
 def wide(path: Path) -> None:

@@ -7,6 +7,7 @@ for what they print and exit with. WRONG_OPTIONS has every option of configs/bas
 import functools
 import json
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,7 @@ from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from dataloaders.volumes import read_volume
 from scripts import compare, val
 from tests import damage as d
-from tests.conftest import TINY, entry_point, run, toy_case, write
+from tests.conftest import ROOT, TINY, entry_point, run, toy_case, write
 from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dicom
 from tests.util.results.test_comparison import write_run
 from util.base.errors import InputError
@@ -62,6 +63,7 @@ NIFTI = OPENED | {
     d.colours: "expected whole or real numbers, got values of type RGB",
     d.huge: "expected at most 1073741824 voxels, got shape (32767, 32767, 32767)",
     d.huge_but_packed: "cannot be read as NIfTI (shape (1000, 1000, 1000) takes 2000000352 bytes, the file has",
+    d.offset_in_header: "cannot be read as NIfTI (vox offset 100 too low",
     d.flat: "its header gives the voxels no place in space",
     d.nowhere: "its header gives the voxels no place in space",
 }
@@ -190,6 +192,7 @@ CHAOS_MASK = {
     d.truncated: "cannot be read as PNG",
     d.a_text: "cannot be read as PNG",
     d.a_folder: "cannot be read as PNG",
+    d.wrong_checksum: "cannot be read as PNG",
     d.missing: "do not pair up: number 2",
 }
 
@@ -319,6 +322,33 @@ def test_damaged_file(file, damage, message, request, tmp_path):
     assert message in said and "\n" not in said
     assert path.name in said or path.parent.name in said
     assert not (tmp_path / "canary").exists()
+
+
+READ_IT = """
+import sys
+from pathlib import Path
+from dataloaders.reading import RawCase, read_chaos, read_nifti
+from util.base.errors import InputError
+try:
+    path = Path(sys.argv[1])
+    read_chaos(RawCase("case", path / "DICOM_anon", path / "Ground")) if path.is_dir() else read_nifti(path)
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("fixture", "spoilt", "damage"), [
+    ("chaos", "Ground/IMG-0004-00002.png", d.wrong_checksum),      # libpng prints
+    ("case", "chaos_MR_T2_normalized/image_1.nii.gz", d.offset_in_header),     # nibabel logs
+    ("case", "chaos_MR_T2_normalized/image_1.nii.gz", d.header_field("srow_x", [2, 9, 0, 0])),      # ITK warns, then raises
+], ids=lambda value: getattr(value, "__name__", None))
+def test_libraries_print_nothing_beside_our_line(fixture, spoilt, damage, request, tmp_path):
+    request.getfixturevalue(fixture)
+    path = tmp_path / "case" / spoilt if fixture == "chaos" else tmp_path / spoilt
+    damage(path)
+    done = subprocess.run([sys.executable, "-c", READ_IT, str(tmp_path / "case") if fixture == "chaos" else str(path)], cwd=ROOT,
+                          capture_output=True, encoding="utf-8")
+    assert done.stderr == "" and path.name in done.stdout and done.stdout.count("\n") == 1, done.stderr
 
 
 # ---- programs: what they exit with ----

@@ -153,6 +153,13 @@ def test_other_parameters_are_refused_unless_overwritten(tmp_path, capsys):
     assert len(list(tmp_path.rglob("image_*"))) == 1
 
 
+@pytest.mark.parametrize("record", ["[]", "3", '{"cases": "many"}', "{"])
+def test_a_record_of_something_else_is_not_taken_for_a_phantom(record, tmp_path, capsys):
+    (tmp_path / "phantom.json").write_text(record)
+    assert phantom.main(["--output", str(tmp_path), *SMALL, "--overwrite"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output: {tmp_path} holds no phantom")
+
+
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 def test_files_of_others_are_never_replaced(tmp_path, capsys, overwrite):
     (tmp_path / "image_1.nii.gz").write_bytes(b"a patient")
