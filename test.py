@@ -16,7 +16,6 @@ from models.base import FewShotModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, rank, world_size
 from util.base.errors import InputError
-from util.options.config import check_config
 from util.options.sections import DataOptions, EvaluationOptions, ModelOptions, PredictOptions, WholeVolumeOptions, section
 from util.predict.batch import predict_all, settings_digest
 from util.predict.predictor import Predictor
@@ -29,7 +28,6 @@ from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import read_tasks
 from util.segment.unfinished import FOLDER as UNFINISHED
 from util.segment.unfinished import Unfinished
-from util.training.as_trained import as_trained
 from util.training.building import build_model, initialise
 from util.training.snapshots import load_model, read_snapshot
 
@@ -43,8 +41,7 @@ def predict(_config) -> None:
         if _config["reload_model_path"] is None:
             raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
         snapshot = read_snapshot(_config["reload_model_path"])
-        config = as_trained(plain(_config), snapshot.config)
-        check_config(config)
+        config = plain(_config)
         model = build_model(ModelOptions.of(config))
         load_model(model, snapshot)
         predictor = Predictor(model, DataOptions.of(config).spec, resolve_device(config["device"], config["deterministic"]),

@@ -18,7 +18,7 @@ from util.base.tables import format_table
 from util.options.config import check_config, load_config
 from util.options.table import MODELS
 from util.run.folders import call, newest_run, run_folders
-from util.training.snapshots import SHAPES, newest_snapshot, read_snapshot
+from util.training.snapshots import newest_snapshot, read_snapshot
 
 CONFIGS = {
     ("CHAOST2", "1"): ["chaost2_setting1"],
@@ -52,7 +52,7 @@ def settings(name: str, fold: int, options: list[str]) -> dict:
 
 
 def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[tuple[str, int], Path]:
-    """Return the newest snapshot of each config and fold, all of them found before any is evaluated."""
+    """Return the newest snapshot of each config and fold, all of them found and whole before any is evaluated."""
     found = {}
     for name in configs:
         for fold in folds:
@@ -60,14 +60,13 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
             found[name, fold] = newest_snapshot(ROOT / folder)
             if found[name, fold] is None:
                 raise InputError(f"{folder}: no snapshot of {name}, fold {fold}; train it first")
+            read_snapshot(found[name, fold])
     return found
 
 
 def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
-    """Run test.py with the network that the snapshot was trained with; return each class's mean Dice."""
-    trained_with = read_snapshot(snapshot).config or {}
-    network = [f"{key}={trained_with[key]}" for key in SHAPES if key in trained_with]
-    call("test.py", "with", name, f"eval_fold={fold}", *network, *options, f"reload_model_path={snapshot}")
+    """Run test.py, which takes the network as the snapshot was trained; return each class's mean Dice."""
+    call("test.py", "with", name, f"eval_fold={fold}", *options, f"reload_model_path={snapshot}")
     path = newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json"
     try:
         return {label: float(entry["dice_mean"]) for label, entry in read_json(path)["classes"].items()}

@@ -1,6 +1,6 @@
 """Every program that writes, times the ways in which that could hit what is a user's: one line, and every file stays.
 
-Part of the table of bad input (tests/test_bad_input.py); tests/util/base/test_files.py has what the one guard takes for the same file.
+Part of the table of bad input (tests/test_bad_input.py). What the guard takes for the same file: tests/util/base/test_files.py.
 """
 
 import json

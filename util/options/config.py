@@ -89,7 +89,7 @@ def load_config(*names: str) -> dict:
     for name in names:
         if name not in known:
             raise InputError(f"config {name!r}: no file configs/{name}.json5; known: {sorted(known)}")
-        _merge(config, known[name])
+        merge(config, known[name])
     return config
 
 
@@ -119,10 +119,11 @@ def explanation(key: str) -> str:
     return " ".join(line.partition("//")[2].strip() for line in found[1].splitlines()).strip()
 
 
-def _merge(target: dict, changes: Mapping) -> None:
+def merge(target: dict, changes: Mapping) -> None:
+    """Lay changes over a config, section by section."""
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
+            merge(target[key], value)
         else:
             target[key] = value
 

@@ -140,7 +140,7 @@ class Predictor:
             InputError: the file is missing, broken or something else, or an option is not allowed.
         """
         found = read_snapshot(snapshot)
-        config = as_trained(base_config(), found.config) | options
+        config = as_trained(base_config() | options, found.config, given=options)
         check_config(config)
         model = build_model(ModelOptions.of(config))
         load_model(model, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import json
 import logging
 import sys
@@ -13,17 +14,20 @@ from typing import Any
 
 from docopt import docopt
 from sacred import SETTINGS, Experiment
+from sacred.config.config_files import load_config_file
 from sacred.run import Run
+from sacred.utils import convert_to_nested_dict
 
 from util.base.device import resolve_device
 from util.base.distributed import is_main, meet, of_main, part, silence
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import base_config, check_config, named_configs
+from util.options.config import base_config, check_config, merge, named_configs
 from util.run.folders import run_folders
 from util.run.observer import RunFolder
 from util.run.resume import is_finished, run_to_continue
+from util.training.as_trained import scored_config
 
 SETTINGS.CAPTURE_MODE = "sys"
 # check_config knows which types and which new entries are allowed, so sacred's own warnings about both would only confuse
@@ -43,24 +47,76 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
 
 
+class _Experiment(Experiment):
+    """Sacred's experiment, with the config checked, and completed by what a snapshot or an earlier run says, before a run starts.
+
+    A hook of sacred's could not do that: what it returns gives way to named configs. So sacred gets the whole config as one.
+    """
+
+    base: dict[str, Any]
+    of_names: dict[str, dict[str, Any]]     # named configs
+
+    def run(self, command_name: str | None = None, config_updates: dict | None = None, named_configs: Sequence[str] = (),
+            *rest: Any, **options: Any) -> Run:
+        self.observers.clear()
+        self.configurations.clear()
+        self.add_config(self.base)
+        if (command := command_name or self.default_command) in ("main", "predict"):
+            with one_line_errors():
+                used = self._used(command, config_updates or {}, named_configs)
+            self.configurations.clear()
+            self.add_config(used)
+            config_updates, named_configs = {}, ()
+        return super().run(command_name, config_updates, named_configs, *rest, **options)
+
+    def _used(self, command: str, config_updates: dict, names: Sequence[str]) -> dict[str, Any]:
+        """Return the whole checked config that the run goes by; for "main" also find the run folder to go on in, if any."""
+        config, given = copy.deepcopy(self.base), {}
+        for name in names:
+            if name in self.of_names:
+                merge(config, copy.deepcopy(self.of_names[name]))
+            else:
+                content = _read_config_file(name)
+                merge(config, copy.deepcopy(content))
+                merge(given, content)      # a file that the user names by its path is the command line's
+        for target in (config, given):
+            merge(target, convert_to_nested_dict(config_updates))
+        check_config(config)
+        used = plain(config)
+        if self.path == "test":
+            used = scored_config(used, plain(given), command)
+        if command == "main":
+            make_writable(run_folders(used, self.path))
+            self.observers[:] = _observers(used, self.path)
+        return used
+
+
+def _read_config_file(path: str) -> dict[str, Any]:
+    try:
+        content = load_config_file(path)
+    except Exception as error:      # json, yaml and pickle each have their own
+        raise InputError(f"{path}: cannot be read as a config ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, expected an object {{…}}")
+    return content
+
+
 def make_experiment(mode: str) -> Experiment:
     """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
     if not is_main():
         silence()
     logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have none
-    experiment = Experiment(mode, base_dir=str(ROOT), save_git_info=False)
+    experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False)
     with one_line_errors():
-        experiment.add_config(base_config())
-        for name, config in named_configs().items():
+        experiment.base, experiment.of_names = base_config(), named_configs()
+        for name, config in experiment.of_names.items():
             experiment.add_named_config(name, config)
 
     @experiment.config_hook
-    def check_and_observe(config: dict, command_name: str, logger: Any) -> dict:
+    def check(config: dict, command_name: str, logger: Any) -> dict:
+        """For the commands that only print."""
         with one_line_errors():
             check_config(config)
-            if command_name == "main":
-                make_writable(run_folders(config, mode))
-            experiment.observers[:] = _observers(config, mode) if command_name == "main" else []
         return {}
 
     return experiment

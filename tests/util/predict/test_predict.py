@@ -1,6 +1,7 @@
 """test.py predict, whole, on the toy data."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
 
 from dataloaders.resampling import voxel_to_patient
@@ -211,12 +213,30 @@ def test_probabilities_of_one_query_never_take_the_place_of_another(files, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_an_own_dataset_is_known_from_the_snapshot(trained, toy_data):
-    own = {"datasets": {"MINE": {"labels": {"1": "lesion"}}}, "dataset": "MINE", "encoder": "small", "alpha": [0.6, 0.4],
-           "seed": 3}
-    merged = as_trained({"datasets": {"CMR": {}}, "dataset": "CMR", "encoder": "resnet101", "alpha": [0.9, 0.1], "seed": 1}, own)
-    assert merged == {**own, "seed": 1}
-    assert as_trained({"encoder": "resnet50"}, None) == {"encoder": "resnet50"}
+def test_an_own_dataset_is_known_from_the_snapshot(files, tmp_path, capsys):
+    content = torch.load(files["reload_model_path"], weights_only=True)
+    config = json.loads(content["config"])
+    for section in ("datasets", "path"):
+        config[section]["MINE"] = config[section].pop("CHAOST2")
+    config["datasets"]["MINE"]["labels"]["1"] = "lesion"
+    own = tmp_path / "own.pth"
+    torch.save({**content, "config": json.dumps({**config, "dataset": "MINE"})}, own)
+    predict(**{**files, "reload_model_path": own})
+    assert {row["label_name"] for row in csv.DictReader((tmp_path / "out/cases.csv").open())} >= {"lesion", "spleen"}
+    predict(**{**files, "reload_model_path": own}, dataset="CHAOST2")
+    assert "dataset: CHAOST2 from the command line; the snapshot was trained with MINE\n" in capsys.readouterr().out
+    assert "lesion" not in (tmp_path / "out/cases.csv").read_text()
+
+
+def test_a_snapshots_options_are_laid_over_the_config():
+    config = {"datasets": {"CMR": {}}, "path": {"CMR": {}}, "dataset": "CMR", "encoder": "resnet101", "alpha": [0.9, 0.1],
+              "seed": 1}
+    own = {"datasets": {"MINE": {"labels": {"1": "lesion"}}}, "path": {"MINE": {}}, "dataset": "MINE", "encoder": "small",
+           "alpha": [0.6, 0.4], "seed": 3}
+    both = {"datasets": {**config["datasets"], **own["datasets"]}, "path": {"CMR": {}, "MINE": {}}}
+    assert as_trained(config, own) == {**own, **both, "seed": 1}
+    assert as_trained(config, own, given={"alpha": [0, 1]}) == {**own, **both, "seed": 1, "alpha": [0, 1]}
+    assert as_trained(config, None) == config
 
 
 def test_where_the_results_go(tmp_path):
