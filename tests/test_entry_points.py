@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY, entry_point, run, toy_case
+from tests.conftest import CASES, ROOT, TINY, entry_point, run, toy_case, write, write_toy_data
 from util.run.experiment import run_commandline
 from util.training.snapshots import read_snapshot
+
+FINE = np.diag([-1.0, 1.0, 5.0, 1.0])       # voxels of 1 × 1 × 5 mm; those of the toy data have 2 × 2 × 7.7
 
 
 def test_training_leaves_snapshots_metrics_and_a_curve(trained):
@@ -82,6 +84,35 @@ def test_whole_volumes_are_scored_beside_the_protocol(tested, trained, toy_data,
     without = run("test", tmp_path, toy_data, supp_idx=0, whole_volume=False,
                   reload_model_path=str(trained / "snapshots/3.pth"))
     assert not list(without.glob("*whole_volume*"))
+
+
+def test_each_volume_has_its_own_spacing(tested, trained, toy_data, tmp_path):
+    """Two spacings in one data set: what a pair gives is what it gives where all volumes have its support's spacing."""
+    fine, mixed = (write_toy_data(tmp_path / name) for name in ("fine", "mixed"))
+    for data, cases in ((fine, CASES), (mixed, [2])):
+        for number in cases:
+            image, label_map, _ = toy_case(number)
+            write(data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", image, FINE)
+            write(data / f"chaos_MR_T2_normalized/label_{number}.nii.gz", label_map, FINE)
+    options = {"supp_idx": "all", "test_label": [1, 4], "reload_model_path": str(trained / "snapshots/3.pth")}
+    of_spacing = {name: run("test", tmp_path / name, data, **options) for name, data in (("fine", fine), ("mixed", mixed))}
+    of_spacing["coarse"] = tested
+
+    def probs(spacing, support, query, label):
+        name = f"{query}_{label}_supp{support}.nii.gz"
+        return np.asanyarray(nibabel.load(of_spacing[spacing] / "probabilities_whole_volume" / name).dataobj)
+
+    for label in ("liver", "spleen"):
+        np.testing.assert_array_equal(probs("mixed", 1, 2, label), probs("coarse", 1, 2, label))
+        np.testing.assert_array_equal(probs("mixed", 2, 1, label), probs("fine", 2, 1, label))
+        assert (probs("mixed", 2, 1, label) != probs("coarse", 2, 1, label)).any()
+    for row in csv.DictReader((of_spacing["mixed"] / "scores_whole_volume.csv").open()):
+        voxel_ml = 1 * 1 * 5 / 1000 if row["query_case"] == "2" else 2 * 2 * 7.7 / 1000
+        n_voxels = float(row["volume_difference_ml"]) / voxel_ml
+        assert n_voxels == pytest.approx(round(n_voxels), abs=1e-3)
+    lengths = [[float(row["assd_mm"]) for row in csv.DictReader((of_spacing[name] / "scores.csv").open())
+                if row["query_case"] == "2" and row["label_name"] in ("liver", "spleen")] for name in ("mixed", "fine", "coarse")]
+    assert lengths[0] == pytest.approx(lengths[1]) and lengths[0] != pytest.approx(lengths[2])
 
 
 def test_one_picture_per_class(tested):

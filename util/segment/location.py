@@ -29,10 +29,10 @@ def body_box(image: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def location_weight(masks: np.ndarray, z: int, support_box: tuple[int, int, int, int], query_box: tuple[int, int, int, int],
-                    size: tuple[int, ...], sigma_mm: float, spacing_mm: tuple[float, ...]) -> np.ndarray:
+                    size: tuple[int, ...], sigma_mm: float, pixel_mm: tuple[float, ...]) -> np.ndarray:
     """Return (H, W) weights for a query slice: 1 within the support's outline, exp(−d²/2σ²) at distance d from it.
 
-    Distances are the support's: the query's body is laid over the support's, whatever the size of its pixels.
+    Distances are those in the support, before it is laid over the query; so the query's spacing does not matter.
 
     Args:
         masks: (D, H, W) bool of the support; the outline is that of slice z and its neighbours, which is not empty.
@@ -40,11 +40,12 @@ def location_weight(masks: np.ndarray, z: int, support_box: tuple[int, int, int,
         support_box, query_box: from `body_box`; the support's is laid over the query's.
         size: (H, W) of the query.
         sigma_mm: σ.
-        spacing_mm: (y, x) of the support.
+        pixel_mm: height and width of a pixel of the support.
     """
     outline = masks[max(0, z - NEIGHBOURS):z + NEIGHBOURS + 1].any(axis=0)
-    distance_mm = ndimage.distance_transform_edt(~outline, sampling=spacing_mm)
+    height_mm, width_mm = pixel_mm
+    distance = ndimage.distance_transform_edt(~outline, sampling=(height_mm / width_mm, 1))      # in widths
     scale = [(support_box[k + 1] - support_box[k]) / (query_box[k + 1] - query_box[k]) for k in (0, 2)]
     offset = [support_box[k] - s * query_box[k] for k, s in zip((0, 2), scale, strict=True)]
-    moved = ndimage.affine_transform(distance_mm, scale, offset=offset, output_shape=size, order=1, mode="nearest")
-    return np.exp(-((moved / sigma_mm) ** 2) / 2).astype(np.float32)
+    moved = ndimage.affine_transform(distance, scale, offset=offset, output_shape=size, order=1, mode="nearest")
+    return np.exp(-((moved / (sigma_mm / width_mm)) ** 2) / 2).astype(np.float32)

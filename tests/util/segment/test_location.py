@@ -26,7 +26,7 @@ def test_the_outline_follows_the_body():
     """An organ in the left upper quarter of a body is looked for in that quarter of another, larger one."""
     masks = np.zeros((3, 40, 40), bool)
     masks[1, 12:16, 12:16] = True
-    weight = location_weight(masks, 1, (10, 30, 10, 30), (0, 60, 20, 80), (64, 100), 2, (1, 1))
+    weight = location_weight(masks, 1, (10, 30, 10, 30), (0, 60, 20, 80), (64, 100), sigma_mm=4, pixel_mm=(2.0, 2.0))
     assert weight.shape == (64, 100)
     inside = weight > 0.999
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -38,7 +38,7 @@ def test_the_weight_falls_with_the_distance():
     masks = np.zeros((1, 1, 30), bool)
     masks[0, 0, :5] = True
     box = (0, 1, 0, 29)
-    weight = location_weight(masks, 0, box, box, (1, 30), 8, (1, 2))
+    weight = location_weight(masks, 0, box, box, (1, 30), sigma_mm=6, pixel_mm=(1.0, 1.5))
     np.testing.assert_allclose(weight[0], np.exp(-np.maximum(0, np.arange(30) - 4) ** 2 / 32), rtol=1e-5)
 
 
@@ -46,5 +46,18 @@ def test_neighbouring_slices_count():
     masks = np.zeros((4, 8, 8), bool)
     masks[1, 2, 2], masks[2, 6, 6] = True, True
     box = (0, 7, 0, 7)
-    weight = location_weight(masks, 1, box, box, (8, 8), 1.0, (1, 1))
+    weight = location_weight(masks, 1, box, box, (8, 8), 1.0, (1.0, 1.0))
     assert weight[2, 2] == weight[6, 6] == 1
+
+
+@pytest.mark.parametrize("pixel_mm", [(1.0, 1.0), (2.0, 1.0), (1.0, 0.5)])
+def test_distances_are_in_mm_whatever_the_pixels_of_support_and_query(pixel_mm):
+    """An organ of 8 mm in a body of 40 mm, drawn on pixels of any size: the weights are the same where the body is the same."""
+    y_mm, x_mm = pixel_mm
+    masks = np.zeros((1, int(40 / y_mm), int(40 / x_mm)), bool)
+    masks[0, int(16 / y_mm):int(24 / y_mm), int(16 / x_mm):int(24 / x_mm)] = True
+    corner_to_corner = (0, masks.shape[1] - 1, 0, masks.shape[2] - 1)
+    weight = location_weight(masks, 0, corner_to_corner, (0, 79, 0, 79), (80, 80), sigma_mm=5, pixel_mm=pixel_mm)    # 0.5 mm
+    away_mm = np.array([4, 8, 12])
+    for line in (weight[40, 48 + 2 * away_mm], weight[48 + 2 * away_mm, 40]):      # to the right of the organ, and below it
+        np.testing.assert_allclose(line, np.exp(-(away_mm / 5) ** 2 / 2), atol=0.12)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,3 +81,21 @@ def test_batch_size_changes_nothing(model):
     one, many = evaluate(model, support, query, eval_batch_size=1), evaluate(model, support, query, eval_batch_size=8)
     for label in one:
         np.testing.assert_allclose(one[label].probs, many[label].probs, atol=2e-3)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_support_counts_mm_in_its_own_spacing(model, order):
+    """What a pair gives does not depend on the other volumes of the data set."""
+    fine, coarse, query = (toy_volume(number, (7.7, pixel_mm, pixel_mm)) for number, pixel_mm in ((1, 0.5), (3, 2.0), (2, 1.0)))
+    task = Task(query, (fine, coarse)[::order], (1, 2, 3, 4))
+    together = segment_whole(SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=[task]), task,
+                             WholeVolumeOptions(0, 5, 0, False, 3))
+    for support in (fine, coarse):
+        alone = evaluate(model, support, query, location_mm=5)
+        in_pixels = evaluate(model, replace(support, spacing_mm=(1.0, 1.0, 1.0)), query, location_mm=5 / support.spacing_mm[2])
+        found = {p.label: p.probs for p in together if p.support is support}
+        assert found.keys() == {1, 2, 3, 4}
+        for label, probs in found.items():
+            np.testing.assert_array_equal(probs, alone[label].probs)
+            np.testing.assert_array_equal(probs, in_pixels[label].probs)
+            assert (probs != evaluate(model, support, query)[label].probs).any()      # the location does count
