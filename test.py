@@ -71,8 +71,9 @@ def main(_run, _config) -> float | None:
     supports_of = supports_of_queries(supports_and_queries(
         len(cases), data.spec.n_folds, data.eval_fold, options.protocol, options.supp_idx))
     model = loaded_model(ModelOptions.of(config), config["reload_model_path"])
+    print(f"on {device} in {config['precision']}")
     used = [cases[position] for position in sorted({p for query, supports in supports_of for p in (query, *supports)})]
-    if is_main() and record_start(folder, device, used, config["reload_model_path"]):
+    if is_main() and record_start(folder, device, config["precision"], used, config["reload_model_path"]):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # it was made of something else
     of_main(None)       # the other processes wait for that
 

@@ -42,13 +42,14 @@ def main(_run, _config) -> float:
     expect_elsewhere(config["reload_model_path"], folder)
     resume_from = snapshot_to_resume(config, folder)
     model = starting_model(ModelOptions.of(config), resume_from, config["reload_model_path"])
-    changed = of_main(record_start(folder, device, cases, config["reload_model_path"]) if is_main() else None)
+    changed = of_main(record_start(folder, device, config["precision"], cases, config["reload_model_path"])
+                      if is_main() else None)
     if resume_from is not None and changed:
         print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
               "its results need not be those of an undisturbed run")
     episodes = training_episodes(cases, data, section(EpisodeOptions, config), options)
-    print(f"{len(episodes.volumes)} training volumes of {data.spec.name}, fold {data.eval_fold} held out, on {device}"
-          f"{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
+    print(f"{len(episodes.volumes)} training volumes of {data.spec.name}, fold {data.eval_fold} held out, on {device} "
+          f"in {config['precision']}{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
     history = train(model, episodes, options, device=device, config=config, snapshot_dir=folder / "snapshots",
                     log_scalar=_run.log_scalar, resume_from=resume_from)
     if is_main():

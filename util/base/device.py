@@ -1,4 +1,4 @@
-"""Turns the option `device` into a torch device, and sets the process up for it."""
+"""Turns the options `device` and `precision` into a torch device, set up for the process, and the arithmetic for it."""
 
 import ctypes
 import os
@@ -39,6 +39,42 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     if device.type == "cpu":
         keep_freed_memory()
     return device
+
+
+# values of ONEDNN_MAX_CPU_ISA that keep oneDNN from bf16 instructions
+WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+SLOW_BF16 = "convolutions take about 10 times as long as in float32, and large matrix products up to 165 times"
+FAST_BF16 = "about twice as fast"      # a training step, docs/results.md and docs/performance.md
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Tell whether a device is faster in bf16: CUDA from compute capability 8 on, and CPUs with AVX-512 BF16 or AMX.
+
+    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which keep PyTorch and oneDNN from such instructions, count.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported() and torch.cuda.get_device_capability(device) >= (8, 0)
+    return (device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+            and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BF16)
+
+
+def resolve_precision(name: str, device: torch.device, begun: str | None = None) -> str:
+    """Return "float32" or "bf16" for the option `precision`, and warn where that is slower on this device than the other.
+
+    Args:
+        name: "auto" takes what is faster on the device.
+        begun: what a run that goes on was begun with; "auto" stays with it.
+    """
+    fastest = "bf16" if bf16_is_fast(device) else "float32"
+    used = name if name != "auto" else begun or fastest
+    why = "the run goes on as it began, in" if name == "auto" else "got"
+    if used == "bf16" != fastest:
+        this = f"processor has no instructions for it: {SLOW_BF16}" if device.type == "cpu" else "GPU has no instructions for it"
+        print(f"warning: precision: {why} bf16, but this {this}")
+    elif name == "auto" and used != fastest:
+        print(f"warning: precision: {why} float32, where bf16 is {FAST_BF16}; precision=bf16 starts another run")
+    return used
 
 
 # glibc's malloc.h

@@ -89,7 +89,7 @@ OPTIONS: dict[str, Option] = {
     "t_loss_scaler": _option(number(0)),
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
-    "precision": _option(one_of("float32", "bf16")),
+    "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),
     "seed": _option(whole(0, 2**32 - 1)),
     "n_steps": _option(whole(1, 10**8), Role.RESUME),

@@ -21,7 +21,7 @@ from torch import nn
 
 from dataloaders.datasets import DatasetSpec
 from dataloaders.volumes import Volume
-from util.base.device import resolve_device
+from util.base.device import resolve_device, resolve_precision
 from util.base.errors import InputError
 from util.base.guard import claim
 from util.base.progress import progress
@@ -142,10 +142,11 @@ class Predictor:
         found = read_snapshot(snapshot)
         config = as_trained(base_config() | options, found.config, given=options)
         check_config(config)
+        device = resolve_device(config["device"], config["deterministic"])
+        config["precision"] = resolve_precision(config["precision"], device)
         model = build_model(ModelOptions.of(config))
         load_model(model, found)
-        return cls(model, DataOptions.of(config).spec, resolve_device(config["device"], config["deterministic"]),
-                   section(WholeVolumeOptions, config), augment=config["augment"])
+        return cls(model, DataOptions.of(config).spec, device, section(WholeVolumeOptions, config), augment=config["augment"])
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add an outlined scan; all values above 0 of its labels will be looked for in others.

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from docopt import docopt
 from sacred import SETTINGS, Experiment
 from sacred.config.config_files import load_config_file
 from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
-from util.base.device import resolve_device
+from util.base.device import resolve_device, resolve_precision
 from util.base.distributed import is_main, meet, of_main, part, silence
 from util.base.errors import InputError
 from util.base.root import ROOT
@@ -26,7 +27,7 @@ from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import base_config, check_config, merge, named_configs
 from util.run.folders import run_folders
 from util.run.observer import RunFolder
-from util.run.resume import is_finished, run_to_continue
+from util.run.resume import begun_with, is_finished, run_to_continue
 from util.training.as_trained import scored_config
 
 SETTINGS.CAPTURE_MODE = "sys"
@@ -87,8 +88,25 @@ class _Experiment(Experiment):
             used = scored_config(used, plain(given), command)
         if command == "main":
             make_writable(run_folders(used, self.path))
-            self.observers[:] = _observers(used, self.path)
-        return used
+            return self._taken_up(used)
+        device = resolve_device(used["device"], used["deterministic"])
+        return {**used, "precision": resolve_precision(used["precision"], device)}
+
+    def _taken_up(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Find the run folder to go on in and its precision; a training that is finished ends here. Returns the config with both.
+
+        Of several processes the main one decides, and has the observer.
+        """
+        device = resolve_device(config["device"], config["deterministic"])
+        meet(device)
+        folder, finished, precision = of_main(_earlier_run(config, self.path, device) if is_main() else None)
+        if finished:
+            print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
+                  "to train it once more say resume=never")
+            raise SystemExit(0)
+        config = {**config, "precision": precision}
+        self.observers[:] = [RunFolder(run_folders(config, self.path), folder, config)] if is_main() else []
+        return config
 
 
 def _read_config_file(path: str) -> dict[str, Any]:
@@ -130,24 +148,12 @@ def make_writable(folder: Path) -> None:
         raise InputError(f"path.log_dir: {folder} cannot be made ({error.strerror})") from None
 
 
-def _observers(config: Mapping[str, Any], mode: str) -> list[RunFolder]:
-    """Return the observer of a run, in the folder of an earlier one where it goes on; a training that is finished ends here.
-
-    Of several processes the main one decides where to go on, and has the observer.
-    """
-    meet(resolve_device(config["device"], config["deterministic"]))
-    folder, finished = of_main(_earlier_run(config, mode) if is_main() else None)
-    if finished:
-        print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
-              "to train it once more say resume=never")
-        raise SystemExit(0)
-    return [RunFolder(run_folders(config, mode), folder, plain(config))] if is_main() else []
-
-
-def _earlier_run(config: Mapping[str, Any], mode: str) -> tuple[Path | None, bool]:
-    """Return the run folder to go on in, or None, and whether nothing is left to train there."""
-    folder = run_to_continue(plain(config), mode)
-    return folder, mode == "train" and folder is not None and is_finished(folder, config)
+def _earlier_run(config: Mapping[str, Any], mode: str, device: torch.device) -> tuple[Path | None, bool, str]:
+    """Return the run folder to go on in, or None; whether nothing is left to train there; and the precision to run with."""
+    folder = run_to_continue(config, mode)
+    if mode == "train" and folder is not None and is_finished(folder, config):
+        return folder, True, config["precision"]
+    return folder, False, resolve_precision(config["precision"], device, begun_with(config, folder, mode))
 
 
 def run_commandline(experiment: Experiment) -> None:

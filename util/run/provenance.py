@@ -26,10 +26,11 @@ FILE = "provenance.json"
 DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # entries that results depend on
 
 
-def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weights: str | None) -> list[str]:
+def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None) -> list[str]:
     """Add an entry about this start to a run folder's provenance.json; return what differs from the start before.
 
     Args:
+        precision: what the option `precision` came to.
         cases: all files of these that exist get a check sum.
         weights: `reload_model_path`; a check sum too where it is a file.
     Returns:
@@ -45,7 +46,7 @@ def record_start(folder: Path, device: torch.device, cases: Sequence[Case], weig
         "code": code_sha256(), "git": _git_state(folder),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
-        "device": _device(device), "threads": torch.get_num_threads(), "processes": world_size(),
+        "device": _device(device), "precision": precision, "threads": torch.get_num_threads(), "processes": world_size(),
         "data": {str(path): sha256(path) for path in sorted(set(files)) if path.is_file()},
         "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
     }

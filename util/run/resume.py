@@ -45,6 +45,15 @@ def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
             and _read(folder / "config.json").get("n_steps") == config["n_steps"])
 
 
+def begun_with(config: Mapping[str, Any], run_folder: Path | None, mode: str) -> str | None:
+    """Return the precision of the run in a folder, or of the snapshot that the option `resume` names; None at a new start."""
+    if run_folder is not None:
+        return _read(run_folder / "config.json").get("precision")
+    if mode == "train" and config["resume"] not in ("auto", "never"):
+        return (read_snapshot(config["resume"]).config or {}).get("precision")
+    return None
+
+
 def snapshot_to_resume(config: Mapping[str, Any], run_folder: Path) -> Snapshot | None:
     """Return the snapshot that the option `resume` asks for, or None to start at step 0.
 
@@ -74,10 +83,10 @@ def snapshot_to_resume(config: Mapping[str, Any], run_folder: Path) -> Snapshot 
 def differing(config: Mapping[str, Any], earlier: Mapping[str, Any], allowed: set[str]) -> str | None:
     """Return the first option, beside those that may, that is not what it was; one that did not exist had its default.
 
-    Of `path` and `datasets` only what is said of the config's own dataset counts.
+    Of `path` and `datasets` only what is said of the config's own dataset counts; precision "auto" is what it was.
     """
     dataset, defaults = config["dataset"], base_config()
-    for key in sorted(set(config) - allowed):
+    for key in sorted(set(config) - allowed - ({"precision"} if config.get("precision") == "auto" else set())):
         now, before = config[key], earlier.get(key, defaults.get(key))
         if key in ("path", "datasets"):
             now, before = now[dataset], before.get(dataset) if isinstance(before, Mapping) else None

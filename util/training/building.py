@@ -1,4 +1,7 @@
-"""Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`."""
+"""Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`.
+
+`precision` is "bf16" or "float32" here; "auto", which a run's config no longer has, builds as float32 does.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ from util.training.as_trained import as_trained
 
 def predict(**options):
     entry_point("test").experiment.run("predict", config_updates={
-        "device": "cpu", "n_iters": 1, "eval_batch_size": 9, **{key: str(value) if not isinstance(value, (bool, int, float, list))
+        "device": "cpu", "precision": "float32", "n_iters": 1, "eval_batch_size": 9,
+        **{key: str(value) if not isinstance(value, (bool, int, float, list))
                                                                else value for key, value in options.items()}})
 
 

@@ -254,15 +254,15 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     for name in ("code", "1", "2", "3"):
         (tmp_path / name).mkdir()
     cpu = torch.device("cpu")
-    record_start(tmp_path / "1", cpu, [], None)
+    record_start(tmp_path / "1", cpu, "float32", [], None)
     git("init", "--quiet")
     (tmp_path / "code/a.py").write_text("x = 1\n")
     git("add", "a.py")
     git("commit", "--quiet", "--message", "first")
-    record_start(tmp_path / "2", cpu, [], None)
+    record_start(tmp_path / "2", cpu, "float32", [], None)
     (tmp_path / "code/a.py").write_text("x = 2\n")
     (tmp_path / "code/b.py").touch()
-    assert record_start(tmp_path / "2", cpu, [], None) == ["code"]
+    assert record_start(tmp_path / "2", cpu, "float32", [], None) == ["code"]
     without = json.loads((tmp_path / "1/provenance.json").read_text())[0]["git"]
     clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text()))
     assert without is None and clean["uncommitted"] is None
@@ -271,7 +271,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     git("apply", str(tmp_path / "2" / changed["uncommitted"]))
     assert (tmp_path / "code/a.py").read_text() == "x = 2\n"
     monkeypatch.setenv("PATH", "")
-    assert record_start(tmp_path / "3", cpu, [], None) == []
+    assert record_start(tmp_path / "3", cpu, "float32", [], None) == []
     assert json.loads((tmp_path / "3/provenance.json").read_text())[0]["git"] is None
 
 

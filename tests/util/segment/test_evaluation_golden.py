@@ -24,7 +24,7 @@ def test_published_scores(tmp_path):
     torch.save(weights, tmp_path / "recipe.pth")
     run = entry_point("test").experiment.run(named_configs=["chaost2_setting1"], config_updates={
         "eval_fold": golden["eval_fold"], "supp_idx": golden["supp_idx"], "alpha": golden["alpha"], "n_iters": golden["n_iters"],
-        "n_part": golden["n_part"], "reload_model_path": str(tmp_path / "recipe.pth"), "device": "cpu",
+        "n_part": golden["n_part"], "reload_model_path": str(tmp_path / "recipe.pth"), "device": "cpu", "precision": "float32",
         "path": {"log_dir": str(tmp_path), "CHAOST2": {"data_dir": str(CHAOST2)}}})
     rows = list(csv.DictReader((Path(run.observers[0].dir) / "scores.csv").read_text().splitlines()))
     got = {(row["label"], row["query_case"]): row for row in rows}

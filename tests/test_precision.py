@@ -1,0 +1,125 @@
+"""precision: auto takes what is fast on the device, and a run stays with it on another machine."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, run
+from tests.util.predict.test_predict import predict
+from util.base.device import bf16_is_fast, resolve_precision
+from util.options.config import load_config, named_configs
+from util.training.snapshots import read_snapshot
+
+CPU = torch.device("cpu")
+NAMES = {True: "bf16", False: "float32"}
+SLOW = "no instructions for it: convolutions take about 10 times as long as in float32, and large matrix products up to 165 times"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make this machine one where bf16 is fast, or one where it is not."""
+    return lambda fast: monkeypatch.setattr("util.base.device.bf16_is_fast", lambda device: fast)
+
+
+def used(folder):
+    """The precision of a run, by every file that says it."""
+    starts = json.loads((folder / "provenance.json").read_text())
+    said = {json.loads((folder / "config.json").read_text())["precision"], *(start["precision"] for start in starts),
+            *(read_snapshot(path).config["precision"] for path in folder.glob("snapshots/*.pth"))}
+    assert len(said) == 1
+    return said.pop()
+
+
+# ---- which devices are fast ----
+
+@pytest.mark.parametrize(("bf16", "amx", "capability", "isa", "fast"), [
+    (True, False, "AVX512", None, True), (False, True, "AVX512", None, True), (True, True, "AVX512", "ALL", True),
+    (True, False, "AVX512", "AVX512_CORE_AMX", True), (False, False, "AVX512", None, False), (False, False, "AVX2", None, False),
+    (True, False, "AVX2", None, False), (True, False, "AVX512", "AVX2", False), (True, True, "AVX512", "avx512_core", False),
+])
+def test_processors(bf16, amx, capability, isa, fast, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if isa:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert bf16_is_fast(CPU) is fast
+
+
+@pytest.mark.parametrize(("supported", "capability", "fast"), [(True, (8, 0), True), (True, (9, 0), True), (True, (7, 5), False),
+                                                               (False, (8, 6), False)])
+def test_gpus(supported, capability, fast, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: supported)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert bf16_is_fast(torch.device("cuda", 1)) is fast
+
+
+def test_a_processor_that_is_imitated_counts_as_that_one():
+    code = "import torch; from util.base.device import bf16_is_fast; print(bf16_is_fast(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"})
+    assert done.stdout == "False\n"
+
+
+# ---- what a run does with it ----
+
+def test_auto_is_the_default_and_only_the_demo_names_another():
+    assert {name for name in named_configs() if load_config(name)["precision"] != "auto"} == {"demo"}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy_data, tmp_path, capsys):
+    machine(fast)
+    trained = run("train", tmp_path, toy_data, n_steps=1, precision="auto")
+    scored = run("test", tmp_path, toy_data, precision="auto", supp_idx=0, whole_volume=False,
+                 reload_model_path=str(trained / "snapshots/1.pth"))
+    images = toy_data / "chaos_MR_T2_normalized"
+    predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
+            support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
+    assert used(trained) == used(scored) == NAMES[fast]
+    out = capsys.readouterr().out
+    assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_run_goes_on_as_it_began_on_another_kind_of_machine(fast, machine, toy_data, tmp_path, capsys):
+    machine(fast)
+    first = run("train", tmp_path, toy_data, n_steps=1, precision="auto")
+    machine(not fast)
+    assert run("train", tmp_path, toy_data, n_steps=2, precision="auto") == first
+    assert used(first) == NAMES[fast]
+    goes_on = f"warning: precision: the run goes on as it began, in {NAMES[fast]}, "
+    out = capsys.readouterr().out
+    assert out.count(goes_on) == 1 and (SLOW if fast else "where bf16 is about twice as fast") in out
+    named = run("train", tmp_path / "named", toy_data, n_steps=2, precision="auto", resume=str(first / "snapshots/1.pth"))
+    assert used(named) == NAMES[fast] and goes_on in capsys.readouterr().out
+    histories = [read_snapshot(folder / "snapshots/2.pth").history for folder in (first, named)]
+    assert torch.equal(*histories)
+
+
+def test_another_precision_by_name_is_another_run(machine, toy_data, tmp_path, capsys):
+    machine(True)
+    first = run("train", tmp_path, toy_data, n_steps=1, precision="auto")
+    assert run("train", tmp_path, toy_data, n_steps=1, precision="float32").name == "2"
+    assert "the newest, 1, differs in precision" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="was trained with precision='bf16', now it is 'float32'"):
+        run("train", tmp_path, toy_data, n_steps=2, precision="float32", resume=str(first / "snapshots/1.pth"))
+
+
+def test_bf16_by_name_on_a_processor_without_it_warns_once(machine, toy_data, tmp_path, capsys):
+    machine(False)
+    assert used(run("train", tmp_path, toy_data, n_steps=1, precision="bf16")) == "bf16"
+    out = capsys.readouterr().out
+    assert out.count("warning: precision") == 1 and f"warning: precision: got bf16, but this processor has {SLOW}" in out
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_float32_by_name_says_nothing(fast, machine, capsys):
+    machine(fast)
+    assert resolve_precision("float32", CPU) == "float32" and resolve_precision("float32", CPU, "float32") == "float32"
+    assert capsys.readouterr().out == ""
