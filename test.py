@@ -1,4 +1,4 @@
-"""Score a snapshot on a test fold by the field's protocol.
+"""Score a snapshot on a test fold by the field's protocol; predict segments scans of one's own, report shows an evaluation.
 
     python test.py with chaost2_setting1 eval_fold=0 reload_model_path=runs/…/snapshots/30000.pth
     python test.py with chaost2_setting1 supp_idx=all reload_model_path=untrained
@@ -31,7 +31,7 @@ from util.segment.unfinished import Unfinished
 from util.training.building import build_model, initialise
 from util.training.snapshots import load_model, read_snapshot
 
-experiment = make_experiment("test")
+experiment = make_experiment("test", __doc__)
 
 
 @experiment.command

@@ -28,7 +28,7 @@ from util.training.building import build_model, initialise
 from util.training.loop import train
 from util.training.snapshots import Snapshot, load_model, read_snapshot
 
-experiment = make_experiment("train")
+experiment = make_experiment("train", __doc__)
 
 
 @experiment.main

@@ -3,21 +3,79 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PYTHONUTF8=1    # file names, tables and progress bars are UTF-8 whatever the locale
 
+TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+
 # Print the comment block at the head of a script: its help.
 help_of() { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; }
 
-# Make .venv from requirements.txt when it is missing or out of date, and use it.
+# Make .venv from requirements.txt when it is missing or out of date, and use it. TORCH=cpu or TORCH=cuda says which build of
+# PyTorch; without it the build that is installed stays, and the first one is chosen by whether an NVIDIA GPU is seen.
 use_environment() {
-    if ! cmp -s requirements.txt .venv/installed-requirements.txt; then
+    local installed=.venv/installed-requirements.txt build
+    build=$(torch_build "$installed") || exit 2
+    if ! cmp -s <(environment_record "$build") "$installed"; then
         local python=${PYTHON:-python3}
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
             echo "error: $python is not Python 3.11 or newer; name another with PYTHON=… $0" >&2; exit 1; }
-        echo "setting up .venv from requirements.txt (once; a few minutes)"
+        say_what_is_installed "$build"
         "$python" -m venv .venv
-        .venv/bin/python -m pip install --quiet --requirement requirements.txt
-        cp requirements.txt .venv/installed-requirements.txt
+        install_requirements "$build" "$installed"
+        environment_record "$build" > "$installed"
     fi
     source .venv/bin/activate
+}
+
+# environment_record BUILD: what .venv is made of, to know whether it is out of date.
+environment_record() { echo "# TORCH=$1"; cat requirements.txt; }
+
+# installed_build FILE: the build in an environment's record; nothing where there is none.
+installed_build() { sed -n '1s/^# TORCH=//p' "$1" 2>/dev/null || true; }
+
+# torch_build FILE: "cpu" or "cuda": TORCH, or what the record FILE has, or what fits the machine.
+torch_build() {
+    case ${TORCH:-} in
+        cpu|cuda) echo "$TORCH"; return ;;
+        ?*) echo "error: TORCH: got '$TORCH', allowed: cpu, cuda, or unset" >&2; return 2 ;;
+    esac
+    local seen=cpu installed
+    ! sees_nvidia_gpu || seen=cuda
+    installed=$(installed_build "$1")
+    [[ $installed != cpu || $seen != cuda ]] ||
+        echo "note: .venv has PyTorch's CPU build, and an NVIDIA GPU is seen; TORCH=cuda before the command installs the other" >&2
+    echo "${installed:-$seen}"
+}
+
+sees_nvidia_gpu() { [[ -e /dev/nvidia0 || -e /proc/driver/nvidia/version ]] || nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; }
+
+# Sizes: on Linux with an x86 processor; those of the CPU build are reckoned from the other's.
+say_what_is_installed() {
+    echo "setting up .venv from requirements.txt (once; a few minutes)"
+    case $1 in
+        cpu)  echo "PyTorch's CPU build: about 0.6 GB to download, 2 GB on the disk. TORCH=cuda before the command takes the build for NVIDIA GPUs" ;;
+        cuda) echo "PyTorch's build for NVIDIA GPUs: about 3.3 GB to download, 6.5 GB on the disk. TORCH=cpu before the command takes the CPU build" ;;
+    esac
+}
+
+# install_requirements BUILD FILE: fill .venv; FILE is the record of what is there. On Linux the default index has the CUDA build alone,
+# elsewhere what fits the machine.
+install_requirements() {
+    local pip=(.venv/bin/python -m pip) pinned found
+    pinned=($(sed -nE 's/^(torch(vision)?==[^ #]+).*/\1/p' requirements.txt))
+    found=$(installed_build "$2")
+    rm -f "$2"      # until all is there
+    [[ -z $found || $found == "$1" ]] || remove_torch
+    if [[ $1 == cpu && $(uname -s) == Linux ]]; then
+        "${pip[@]}" install --quiet --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" "${pinned[@]}" ||
+            echo "PyTorch's own index cannot be reached: taking PyTorch from the default one, 3.3 GB to download in all"
+    fi
+    "${pip[@]}" install --quiet --requirement requirements.txt
+}
+
+# Take PyTorch and CUDA's libraries out of .venv: pip would take one build for the other.
+remove_torch() {
+    local names
+    names=$(.venv/bin/python -m pip list --format freeze | sed -nE 's/^((torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*))==.*/\1/p')
+    [[ -z $names ]] || .venv/bin/python -m pip uninstall --quiet --yes $names
 }
 
 # split_arguments "$@": folds=(what stands before --) and options=(what stands after it); no fold means all five.

@@ -59,9 +59,11 @@ cd "$root"
 export PYTHONUTF8=1
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # torchrun on several machines: addresses are forgotten when it starts again
 source .venv/bin/activate
+training='' stopped='' status=0
+trap 'stopped=1; [[ -z $training ]] || kill -TERM "$training" || true' TERM
 "${command[@]}" &
-training=$! stopped='' status=0
-trap 'stopped=1; kill -TERM "$training" || true' TERM
+training=$!
+[[ -z $stopped ]] || kill -TERM "$training" || true     # the signal came before the number was known
 wait "$training" || status=$?
 if [[ -n $stopped ]]; then      # the signal ended that wait, not the training
     status=0

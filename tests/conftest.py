@@ -1,6 +1,7 @@
 """A small data set in the CHAOST2 layout, and the entry points as tests call them."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,12 @@ def run(name: str, log_dir: Path, data: Path, *named: str, **options: object) ->
 def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a finished training on the toy data; read it only."""
     return run("train", tmp_path_factory.mktemp("trained"), toy_data, save_snapshot_every=2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_do_not_warn_of_encodings() -> None:
+    """What scripts/run_tests.sh sets is for the tests' own process; a program that a test starts would print the warnings."""
+    os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,7 +34,7 @@ def truncated(path: Path) -> None:
 
 
 def a_text(path: Path) -> None:
-    path.write_text("not what it should be\n")
+    path.write_text("not what it should be\n", encoding="utf-8")
 
 
 def a_folder(path: Path) -> None:
@@ -221,19 +221,20 @@ def zip_bomb(path: Path) -> None:
 # ---- JSON and tables ----
 
 def json_with(**changes: object) -> Damage:
-    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}), encoding="utf-8")
 
 
 def json_without(key: str) -> Damage:
-    return lambda path: path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
+    return lambda path: path.write_text(json.dumps({k: v for k, v in json.loads(path.read_bytes()).items() if k != key}),
+                                        encoding="utf-8")
 
 
 def a_list(path: Path) -> None:
-    path.write_text("[1, 2]")
+    path.write_text("[1, 2]", encoding="utf-8")
 
 
 def deep(path: Path) -> None:
-    path.write_text("[" * 100_000)
+    path.write_text("[" * 100_000, encoding="utf-8")
 
 
 def not_utf8(path: Path) -> None:
@@ -241,8 +242,8 @@ def not_utf8(path: Path) -> None:
 
 
 def header_only(path: Path) -> None:
-    path.write_text(path.read_text().splitlines()[0] + "\n")
+    path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
 
 
 def cell(old: str, new: str) -> Damage:
-    return lambda path: path.write_text(path.read_text().replace(old, new))
+    return lambda path: path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")

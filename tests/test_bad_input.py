@@ -219,7 +219,7 @@ def pretrained(tmp_path):
 
 @pytest.fixture
 def json5_file(tmp_path):
-    (tmp_path / "x.json5").write_text("{seed: 3}")
+    (tmp_path / "x.json5").write_text("{seed: 3}", encoding="utf-8")
     return tmp_path / "x.json5"
 
 
@@ -233,7 +233,7 @@ def run_folder(tmp_path, toy_data):
     write_scores(rows, [], summarise(rows), folder)
     config = base_config()
     config["path"]["CHAOST2"]["data_dir"] = str(toy_data)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     write(folder / "predictions/2_liver_supp1.nii.gz", toy_case(2)[1])
     return folder
 
@@ -453,7 +453,7 @@ def test_a_damaged_named_config_stops_every_program(damage, tmp_path, monkeypatc
     monkeypatch.setattr(config_module, "CONFIG_DIR", tmp_path)
     damage(tmp_path / "panet.json5")
     with pytest.raises(SystemExit, match=r"^error: .*panet.json5: [^\n]*$"):
-        make_experiment("train")
+        make_experiment("train", "")
 
 
 @pytest.fixture

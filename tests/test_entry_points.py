@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -40,7 +41,7 @@ def tested(trained, toy_data, tmp_path_factory):
 
 
 def test_scores_agree_with_the_predictions_on_disk(tested):
-    rows = list(csv.DictReader((tested / "scores.csv").open()))
+    rows = list(csv.DictReader((tested / "scores.csv").open(encoding="utf-8")))
     assert list(rows[0]) == ["label_name", "label", "support_case", "query_case", "dice", "iou", "precision", "recall",
                              "hd95_mm", "assd_mm", "surface_dice", "volume_difference_ml"]
     fold = {"1", "2"}                                   # five cases, five folds: a case and the next fold's first
@@ -60,8 +61,8 @@ def test_scores_agree_with_the_predictions_on_disk(tested):
 
 
 def test_results_are_means_of_the_rows(tested):
-    rows = list(csv.DictReader((tested / "scores.csv").open()))
-    results = json.loads((tested / "results.json").read_text())
+    rows = list(csv.DictReader((tested / "scores.csv").open(encoding="utf-8")))
+    results = json.loads((tested / "results.json").read_text(encoding="utf-8"))
     for name, entry in results["classes"].items():
         values = [float(row["dice"]) for row in rows if row["label_name"] == name]
         assert entry["n"] == len(values)
@@ -123,14 +124,15 @@ def test_one_picture_per_class(tested):
 def test_batch_size_changes_no_score(tested, trained, toy_data, tmp_path):
     other = run("test", tmp_path, toy_data, supp_idx="all", eval_batch_size=1,
                 reload_model_path=str(trained / "snapshots/3.pth"))
-    read = [[float(row["dice"]) for row in csv.DictReader((folder / "scores.csv").open())] for folder in (tested, other)]
+    read = [[float(row["dice"]) for row in csv.DictReader((folder / "scores.csv").open(encoding="utf-8"))]
+            for folder in (tested, other)]
     assert read[0] == pytest.approx(read[1], abs=2e-3)
 
 
 def test_corrected_protocol_uses_the_extra_case(trained, toy_data, tmp_path):
     folder = run("test", tmp_path, toy_data, protocol="corrected", supp_idx=0,
                  reload_model_path=str(trained / "snapshots/3.pth"))
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    rows = list(csv.DictReader((folder / "scores.csv").open(encoding="utf-8")))
     assert {(row["support_case"], row["query_case"]) for row in rows} == {("2", "1")}
 
 
@@ -158,7 +160,27 @@ def test_missing_data_folder_on_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "train.py", "with", *(f"{key}={value}" for key, value in TINY.items()),
          f"path.log_dir={tmp_path}", f"path.CHAOST2.data_dir={tmp_path / 'nowhere'}"],
-        cwd=ROOT, capture_output=True, text=True)
+        cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - train - Failed after"))]
     assert errors == [f"error: path.CHAOST2.data_dir: no folder {tmp_path / 'nowhere'}; data/README.md says how to get the data"]
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["train", "--help"], "Train a method on the supervoxels"), (["test", "--help"], "Score a snapshot on a test fold"),
+    (["test", "help", "predict"], "Segment scans of one's own"), (["test", "help", "report"], "Make report.html"),
+    (["test", "help", "main"], "Evaluate and return"), (["train", "help", "main"], "Train and return")])
+def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"{arguments[0]}.py", *arguments[1:]])
+    monkeypatch.setattr("util.run.experiment.raise_on_signals", lambda: None)
+    with pytest.raises(SystemExit) as stop:
+        run_commandline(entry_point(arguments[0]).experiment)
+    printed = capsys.readouterr().out
+    assert not stop.value.code and said in printed and "What train.py and test.py share" not in printed
+
+
+@pytest.mark.parametrize("program", ["test.py", "scripts/tables/compare_methods.py"])
+def test_help_on_a_terminal_of_ascii(program):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, program, "--help"], cwd=ROOT, env={**os.environ, **ascii_only}, capture_output=True)
+    assert done.returncode == 0 and done.stdout.isascii() and len(done.stdout) > 500, done.stderr

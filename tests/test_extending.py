@@ -36,5 +36,5 @@ def test_example_trains_and_scores_by_the_same_commands(example, toy_data, tmp_p
     assert snapshot.model["scale"] != 20 and snapshot.model["bias"] != -10
     assert snapshot.history.isfinite().all()
     folder = run("test", tmp_path, toy_data, model="cosnet", supp_idx="all", reload_model_path=str(trained / "snapshots/6.pth"))
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    rows = list(csv.DictReader((folder / "scores.csv").open(encoding="utf-8")))
     assert len(rows) == 8 and any(float(row["dice"]) > 0 for row in rows)

@@ -264,7 +264,7 @@ def peak_megabytes(bench: Bench, procedure: str) -> float:
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     # getrusage would give the peak of the process that started this one, where that is larger
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
@@ -273,7 +273,7 @@ def memory(bench: Bench) -> str:
     def child(procedure: str) -> float:
         arguments = ["--encoder", bench.encoder, "--device", str(bench.device), "--data-dir", str(bench.data_dir),
                      "--peak-of", procedure]
-        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, encoding="utf-8", check=True)
         return float(done.stdout.split()[-1])
 
     plain, ours = child("plain"), child("ours")

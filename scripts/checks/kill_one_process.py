@@ -49,7 +49,7 @@ def _train(options: Sequence[str], folder: Path, victim: int | None) -> Snapshot
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1",
                "train.py", "with", *options, "device=cpu", "resume=auto", f"n_steps={N_STEPS}",
                f"save_snapshot_every={SAVE_EVERY}", f"path.log_dir={folder}"]
-    with (folder / "printed.txt").open("w+") as printed:
+    with (folder / "printed.txt").open("w+", encoding="utf-8") as printed:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=printed, stderr=printed)
         try:
             if victim is not None:
@@ -75,8 +75,9 @@ def _wait_for(folder: Path, pattern: str, process: subprocess.Popen) -> None:
 
 def _worker(launcher: int, rank: int) -> int:
     """Return the process of a rank among the children of torchrun (Linux)."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return next(int(child) for child in children if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"))
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text(encoding="utf-8").split()
+    wanted = f"RANK={rank}".encode()
+    return next(int(child) for child in children if wanted in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"))
 
 
 if __name__ == "__main__":

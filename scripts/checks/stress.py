@@ -75,7 +75,7 @@ def kills(stress: Stress) -> list[str]:
             whole, killed = stress.folder / f"whole_{n_workers}", stress.folder / f"killed_{n_workers}"
             began = time.monotonic()
             if stress.train(whole, num_workers=n_workers) != 0:
-                return [f"{n_workers} workers: the undisturbed training failed\n{(whole / 'output.txt').read_text()}"]
+                return [f"{n_workers} workers: the undisturbed training failed\n{read(whole / 'output.txt')}"]
             duration = time.monotonic() - began
             n_kills, trainings = 0, 0
             while n_kills < total // 3:
@@ -84,7 +84,7 @@ def kills(stress: Stress) -> list[str]:
                 n_kills, trainings = n_kills + n, trainings + 1
                 if status != 0:
                     failures.append(f"{n_workers} workers: a training ended with status {status}\n"
-                                    f"{(log_dir / 'output.txt').read_text()[-2000:]}")
+                                    f"{read(log_dir / 'output.txt')[-2000:]}")
                     break
                 failures += [f"{n_workers} workers, after {n} kills: {difference}" for difference in differences(whole, log_dir)]
                 if len(list((log_dir / RUNS).glob("[0-9]*"))) != 1:
@@ -112,6 +112,10 @@ def _kill_until_done(stress: Stress, log_dir: Path, n_workers: int, duration: fl
         else:
             return n_kills, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return n_kills, 0 if _last(log_dir).step == OPTIONS["n_steps"] else 1
+
+
+def read(output: Path) -> str:
+    return output.read_text(encoding="utf-8", errors="replace")
 
 
 def _last(log_dir: Path) -> Snapshot | None:
@@ -158,7 +162,7 @@ def full_disk(stress: Stress) -> list[str]:
         failures += _after_no_space(disk / "runs", status, "No space left on device")
         ballast.unlink()
         if stress.train(disk / "runs", keep_snapshots=1) != 0:
-            failures.append(f"did not go on with room on the disk: {(disk / 'runs/output.txt').read_text()[-1000:]}")
+            failures.append(f"did not go on with room on the disk: {read(disk / 'runs/output.txt')[-1000:]}")
         else:
             failures += differences(whole, disk / "runs")
     return failures
@@ -178,7 +182,7 @@ def _limited_files(stress: Stress, whole: Path) -> list[str]:
 
 def _after_no_space(log_dir: Path, status: int, message: str) -> list[str]:
     """Check what a training left that could not write a snapshot."""
-    lines = [line for line in (log_dir / "output.txt").read_text().splitlines() if line.startswith("SystemExit: error:")]
+    lines = [line for line in read(log_dir / "output.txt").splitlines() if line.startswith("SystemExit: error:")]
     left = [path.name for path in log_dir.rglob(".partial-*")]
     last = _last(log_dir)
     return [text for text, bad in [

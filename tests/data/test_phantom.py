@@ -149,7 +149,7 @@ def test_other_parameters_are_refused_unless_overwritten(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "'cases': 2" in error and "'cases': 1" in error and "--overwrite" in error
     assert phantom.main([*few, "1", "--overwrite"]) == 0
-    assert json.loads((tmp_path / "phantom.json").read_text())["cases"] == 1
+    assert json.loads((tmp_path / "phantom.json").read_text(encoding="utf-8"))["cases"] == 1
     assert len(list(tmp_path.rglob("image_*"))) == 1
 
 
@@ -192,6 +192,6 @@ def test_bad_options_give_one_line(option, value, allowed, tmp_path, capsys):
 
 def test_runs_as_a_script(tmp_path):
     done = subprocess.run([sys.executable, "data/phantom.py", "--output", tmp_path / "a" / "PHANTOM", "--cases", "1",
-                           "--size", "32", "--slices", "10"], cwd=ROOT, capture_output=True, text=True)
+                           "--size", "32", "--slices", "10"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("PHANTOM: cases 1 to 1, supervoxels_31\n")

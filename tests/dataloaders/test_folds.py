@@ -71,7 +71,7 @@ def test_class_absent_gives_no_parts():
 @needs_goldens
 @needs_chaost2
 def test_protocol_golden():
-    golden = json.loads((GOLDENS / "protocol_chaost2.json").read_text())
+    golden = json.loads((GOLDENS / "protocol_chaost2.json").read_text(encoding="utf-8"))
     label_maps = {case: read_array(CHAOST2 / f"chaos_MR_T2_normalized/label_{case}.nii.gz") for case in CHAOST2_CASES}
     for fold in range(5):
         want = golden[f"fold{fold}"]

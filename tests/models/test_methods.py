@@ -37,7 +37,7 @@ def test_trains_into_a_folder_of_its_own_and_resumes(method, toy_data, tmp_path)
 def test_scores_by_the_published_protocol(method, toy_data, tmp_path):
     name, trained = method
     folder = run("test", tmp_path, toy_data, model=name, reload_model_path=str(trained / "snapshots/3.pth"), supp_idx="all")
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    rows = list(csv.DictReader((folder / "scores.csv").open(encoding="utf-8")))
     assert folder.parent.name == f"{MODELS[name]}_test_CHAOST2_cv0" and len(rows) == 8
     assert any(0 < float(row["dice"]) < 1 for row in rows)
 
@@ -45,7 +45,7 @@ def test_scores_by_the_published_protocol(method, toy_data, tmp_path):
 def test_ep2_scores_whole_volumes_from_the_middle_support_slice(method, toy_data, tmp_path):
     name, trained = method
     folder = run("test", tmp_path, toy_data, "ep2", model=name, reload_model_path=str(trained / "snapshots/3.pth"), supp_idx=0)
-    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    rows = list(csv.DictReader((folder / "scores.csv").open(encoding="utf-8")))
     assert len(rows) == 4
     outside = 0
     for row in rows:

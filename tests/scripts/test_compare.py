@@ -33,8 +33,8 @@ def test_writes_every_format(runs, tmp_path, capsys):
     assert float(rows["ADNet", "liver"]["p_holm"]) == pytest.approx(2 / 2**8)
     assert float(rows["ADNet", "mean"]["p_holm"]) == pytest.approx(2 / 2**16, rel=1e-4)
     assert rows["QNet", "liver"]["p_holm"] == ""
-    assert "57.00 ± 5.66" in text and "57.00 ± 5.66" in (output / "comparison.md").read_text()
-    latex = (output / "comparison.tex").read_text()
+    assert "57.00 ± 5.66" in text and "57.00 ± 5.66" in (output / "comparison.md").read_text(encoding="utf-8")
+    latex = (output / "comparison.tex").read_text(encoding="utf-8")
     assert r"57.00 $\pm$ 5.66" in latex and r"$<$ 0.001" in latex and latex.count(r"\begin{tabular}") == 2
     assert (output / "comparison.png").read_bytes().startswith(b"\x89PNG")
 

@@ -16,12 +16,13 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("
 
 
 def dry_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["bash", str(SCRIPT), "--dry-run", *arguments], env=CLEAN | environment, capture_output=True, text=True)
+    return subprocess.run(["bash", str(SCRIPT), "--dry-run", *arguments], env=CLEAN | environment, capture_output=True,
+                          encoding="utf-8")
 
 
 def test_syntax_and_help():
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
-    shown = subprocess.run(["bash", str(SCRIPT), "--help"], env=CLEAN, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(["bash", str(SCRIPT), "--help"], env=CLEAN, capture_output=True, encoding="utf-8", check=True).stdout
     assert "--dry-run" in shown and "#SBATCH" not in shown
 
 
@@ -60,12 +61,12 @@ def test_the_signal_reaches_the_training_whose_task_is_queued_again_unless_it_is
     for folder in ("scripts", ".venv/bin", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / "scripts/common.sh", tmp_path / "scripts")
-    (tmp_path / ".venv/bin/activate").write_text(f"PATH={tmp_path}/bin:$PATH\n")
+    (tmp_path / ".venv/bin/activate").write_text(f"PATH={tmp_path}/bin:$PATH\n", encoding="utf-8")
     write_program(tmp_path / "bin/scontrol", 'echo "scontrol $*"')
     write_program(tmp_path / "bin/python",
                   f"trap 'sleep 0.2; echo saved; exit {exit_status}' TERM\necho ready\nfor i in $(seq 100); do sleep 0.1; done")
     environment = CLEAN | {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_JOB_ID": "55", "SLURM_ARRAY_TASK_ID": "2"}
-    process = subprocess.Popen(["bash", str(SCRIPT)], env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(["bash", str(SCRIPT)], env=environment, stdout=subprocess.PIPE, encoding="utf-8")
     lines = [process.stdout.readline(), process.stdout.readline()]
     process.send_signal(signal.SIGTERM)
     rest = process.communicate(timeout=60)[0].splitlines()
@@ -75,5 +76,5 @@ def test_the_signal_reaches_the_training_whose_task_is_queued_again_unless_it_is
 
 
 def write_program(path: Path, lines: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\n{lines}\n")
+    path.write_text(f"#!/usr/bin/env bash\n{lines}\n", encoding="utf-8")
     path.chmod(0o755)

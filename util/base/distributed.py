@@ -43,7 +43,7 @@ def is_main() -> bool:
 
 def silence() -> None:
     """Print nothing but errors from now on."""
-    sys.stdout = Path(os.devnull).open("w")    # noqa: SIM115
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")    # noqa: SIM115
     logging.disable(logging.WARNING)
 
 

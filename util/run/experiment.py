@@ -119,12 +119,16 @@ def _read_config_file(path: str) -> dict[str, Any]:
     return content
 
 
-def make_experiment(mode: str) -> Experiment:
-    """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts."""
+def make_experiment(mode: str, description: str) -> Experiment:
+    """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts.
+
+    `description` is what `--help` says; sacred takes the text of the module that makes the experiment, which is this one.
+    """
     if not is_main():
         silence()
     logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have none
     experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False)
+    experiment.doc = description
     with one_line_errors():
         experiment.base, experiment.of_names = base_config(), named_configs()
         for name, config in experiment.of_names.items():

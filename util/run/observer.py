@@ -94,7 +94,7 @@ def lock(folder: Path) -> Any:
     Raises:
         InputError: another process holds it.
     """
-    file = (folder / ".lock").open("a")
+    file = (folder / ".lock").open("a", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # of this process alone: loader workers that outlive it do not keep it
     except OSError as error:

@@ -75,7 +75,7 @@ def test_chaos_from_download_to_a_checked_dataset(tmp_path, capsys):
     spec = table_entry("CHAOST2")
     cases = find_cases(spec, target, 500)
     assert [case.name for case in cases] == ["2", "5", "10"]
-    classmaps = {n: json.loads((target / folder / f"classmap_{n}.json").read_text()) for n in (1, 100)}
+    classmaps = {n: json.loads((target / folder / f"classmap_{n}.json").read_text(encoding="utf-8")) for n in (1, 100)}
     for case in cases:
         image, label = nibabel.load(case.image), read_label(case.label, spec)
         np.testing.assert_allclose(nibabel.load(case.supervoxels).affine, image.affine)
@@ -110,7 +110,7 @@ def test_cmr_stays_in_its_own_frame_with_its_stored_values(tmp_path, no_maps):
     inner = organs(label, (1, 2, 3), shrink=0.35)
     label_map = read_label(cases[0].label, spec)
     assert (label_map[inner > 0] == inner[inner > 0]).all()
-    classmap = json.loads((tmp_path / "out/cmr_MR_normalized/classmap_1.json").read_text())
+    classmap = json.loads((tmp_path / "out/cmr_MR_normalized/classmap_1.json").read_text(encoding="utf-8"))
     assert classmap["LV blood pool"]["12"] == np.flatnonzero((label_map == 2).any(axis=(1, 2))).tolist()
 
 
@@ -176,7 +176,7 @@ def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, m
     printed = capsys.readouterr()
     assert "note: no label for 5 of 6 cases: b, c, d, e, f" in printed.err
     assert [path.name for path in (tmp_path / "MINE/images").glob("label_*")] == ["label_a.nii.gz"]
-    assert json.loads((tmp_path / "MINE/images/classmap_1.json").read_text())["label 1"].keys() == {"a"}
+    assert json.loads((tmp_path / "MINE/images/classmap_1.json").read_text(encoding="utf-8"))["label 1"].keys() == {"a"}
     assert prepare.main([*nifti, "--n-sv", "300"]) == 0
     assert "0 prepared, 6 skipped" in capsys.readouterr().err
 
@@ -269,7 +269,7 @@ def test_two_chaos_folders_of_one_case_are_an_error(tmp_path, capsys):
 def test_a_damaged_record_is_named(tmp_path, no_maps, capsys):
     nifti = own_files(tmp_path)
     assert prepare.main(nifti) == 0
-    (tmp_path / "MINE/images/preparation.json").write_text("{")
+    (tmp_path / "MINE/images/preparation.json").write_text("{", encoding="utf-8")
     assert prepare.main(nifti) == 2
     assert "preparation.json: not valid JSON" in capsys.readouterr().err
 

@@ -139,7 +139,7 @@ def truncated_slice(folder):
 
 
 def slice_that_is_no_dicom(folder):
-    dicom(folder, 7).write_text("404 not found")
+    dicom(folder, 7).write_text("404 not found", encoding="utf-8")
 
 
 def other_series(folder):

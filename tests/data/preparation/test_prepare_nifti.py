@@ -61,7 +61,7 @@ def empty_file(case):
 
 
 def text_file(case):
-    case.label.write_text("<html>Please log in</html>")
+    case.label.write_text("<html>Please log in</html>", encoding="utf-8")
 
 
 def truncated_image(case):

@@ -56,7 +56,7 @@ def test_command_writes_maps_on_the_image_grid_and_their_record(data_dir):
     np.testing.assert_array_equal(read_array(folder / "superpix-MIDDLE_2.nii.gz"), expected)
     np.testing.assert_allclose(written.affine, nibabel.load(image_path).affine)
     assert written.get_data_dtype() == np.int32 and expected.max() > 1
-    assert json.loads((folder / "supervoxels.json").read_text())["2"] == {
+    assert json.loads((folder / "supervoxels.json").read_text(encoding="utf-8"))["2"] == {
         "algorithm": "felzenszwalb 3d, stable sort", "scale": 1.0, "min_size": 50, "spacing_mm": list(SPACING_ZYX),
         "image_sha256": hashlib.sha256(image_path.read_bytes()).hexdigest(),
         "labels_sha256": hashlib.sha256(expected.tobytes()).hexdigest()}
@@ -105,7 +105,7 @@ def test_superpixels_have_their_own_folder_and_depend_on_the_threshold(data_dir,
     assert run(data_dir, "--superpixels", "--cases", "1") == 0
     folder = data_dir / "superpixels_50"
     assert sorted(contents(folder)) == ["superpix-MIDDLE_1.nii.gz", "superpixels.json"]
-    assert json.loads((folder / "superpixels.json").read_text())["1"]["foreground_threshold"] == 50
+    assert json.loads((folder / "superpixels.json").read_text(encoding="utf-8"))["1"]["foreground_threshold"] == 50
     assert read_array(folder / "superpix-MIDDLE_1.nii.gz").any()
     assert run(data_dir, "--superpixels", "--cases", "1", "--foreground-threshold", "900") == 0
     assert "1 of 1 cases to do" in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_mistakes_are_one_line(data_dir, capsys, arguments, message):
 def test_damaged_record_stops_before_any_work(data_dir, capsys):
     record = data_dir / "supervoxels_50" / "supervoxels.json"
     record.parent.mkdir()
-    record.write_text("{")
+    record.write_text("{", encoding="utf-8")
     assert run(data_dir) != 0
     assert capsys.readouterr().err.startswith(f"error: {record}: not valid JSON")
     assert list(record.parent.iterdir()) == [record]

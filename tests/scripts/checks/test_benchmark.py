@@ -19,7 +19,7 @@ def run(monkeypatch, *arguments):
 
 def test_parts_agree_and_are_written(tmp_path, monkeypatch, capsys):
     run(monkeypatch, "head", "load", "supervoxels", "--json", str(tmp_path / "out.json"))
-    written = json.loads((tmp_path / "out.json").read_text())
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert set(written) == {"head", "load", "supervoxels"}
     printed = capsys.readouterr().out
     for name, result in written.items():
@@ -58,6 +58,6 @@ def test_memory_is_kept_again_after_the_plain_procedure(monkeypatch):
 @pytest.mark.slow
 def test_everything_runs(tmp_path, monkeypatch):
     run(monkeypatch, "--json", str(tmp_path / "out.json"))
-    assert set(json.loads((tmp_path / "out.json").read_text())) == {
+    assert set(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))) == {
         "evaluate_one_support", "evaluate_all_supports", "evaluate_bf16", "head", "train_step", "train_step_bf16", "load",
         "supervoxels"}

@@ -33,6 +33,6 @@ def test_all_methods(toy_data, tmp_path):
     options = [f"{key}={value}" for key, value in {**TINY, "n_steps": 2, "supp_idx": "all"}.items()]
     assert main(["chaost2_setting1", "--output", str(tmp_path), "--options", *options,
                  f"path.CHAOST2.data_dir={toy_data}"]) == 0
-    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").open(encoding="utf-8")))
     measured = {row["method"] for row in rows if "published" not in row["method"]}
     assert measured == {f"{name}{suffix}" for name in ("QNet", "ADNet", "ALPNet", "PANet") for suffix in ("", " (untrained)")}

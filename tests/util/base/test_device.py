@@ -23,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_used_again_without_new_pages():
     if not keep_freed_memory():
         pytest.skip("the C library is not glibc")
-    faults = {how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+    faults = {how: int(subprocess.run([sys.executable, "-c", FAULTS, how], stdout=subprocess.PIPE, check=True).stdout)
               for how in ("handed back", "kept")}
     assert faults["kept"] < 100 < 3 * 48 * 2**20 / resource.getpagesize() * 0.9 < faults["handed back"]
 

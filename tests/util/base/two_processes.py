@@ -23,7 +23,7 @@ def main(data: Path, folder: Path, snapshot: str) -> None:
     try:
         run_experiment("train", folder / "disturbed", data, n_steps=9)
     except Interrupted as error:
-        (folder / f"exit_status{rank()}").write_text(str(error.exit_status))
+        (folder / f"exit_status{rank()}").write_text(str(error.exit_status), encoding="utf-8")
     torch.save([dict(model.named_parameters()) for model in built], folder / f"rank{rank()}.pth")
     run_experiment("test", folder, data, supp_idx="all", test_label=[1, 4], reload_model_path=snapshot)
     part()

@@ -53,6 +53,6 @@ def test_unknown_named_config():
 
 @pytest.mark.parametrize("text", ["{a: }", "{a: 1, a: 2}", ""])
 def test_broken_json5_names_the_file(tmp_path, text):
-    (tmp_path / "broken.json5").write_text(text)
+    (tmp_path / "broken.json5").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="broken.json5: not valid JSON5"):
         read_json5(tmp_path / "broken.json5")

@@ -59,7 +59,7 @@ def test_a_label_map_on_the_querys_own_grid(files, tmp_path):
     uncertainty = read(tmp_path / "out/image_2_uncertainty.nii.gz")
     # made on the model's grid and resampled after, here made of what was resampled
     np.testing.assert_allclose(uncertainty, (1 - np.abs(2 * probs - 1)).max(axis=0), atol=0.05)
-    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open(encoding="utf-8")))
     assert [row["label_name"] for row in rows] == ["liver", "right kidney", "left kidney", "spleen"]
     for row in rows:
         assert float(row["volume_ml"]) == pytest.approx((label_map == int(row["label"])).sum() * 2 * 2 * 7.7 / 1000, abs=0.01)
@@ -85,7 +85,7 @@ def test_several_supports_and_altered_copies_tell_how_far_they_agree(files, toy_
     several = {"support_image": [str(images / f"image_{n}.nii.gz") for n in (1, 3)],
                "support_label": [str(images / f"label_{n}.nii.gz") for n in (1, 3)]}
     predict(**{**files, **several}, augment=True)
-    for row in csv.DictReader((tmp_path / "out/cases.csv").open()):
+    for row in csv.DictReader((tmp_path / "out/cases.csv").open(encoding="utf-8")):
         assert 0 <= float(row["agreement"]) <= 1
 
 
@@ -137,8 +137,8 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
         return "".join(made)
 
     assert makes() == "ab"
-    table = (tmp_path / "out/cases.csv").read_text()
-    assert makes() == "" and (tmp_path / "out/cases.csv").read_text() == table
+    table = (tmp_path / "out/cases.csv").read_text(encoding="utf-8")
+    assert makes() == "" and (tmp_path / "out/cases.csv").read_text(encoding="utf-8") == table
     (tmp_path / "out/a.nii.gz").unlink()
     assert makes() == "a"
     assert makes(reload_model_path=trained / "snapshots/2.pth") == "ab"       # these are not of the snapshot that is asked for

@@ -26,8 +26,8 @@ SUPPORTS, QUERIES = ("1", "2"), ("3", "5", "8", "10")
 def write_run(folder, shift=0.0, labels=("liver", "spleen"), supports=SUPPORTS, **changes):
     """A finished run with made-up scores; `shift` moves all of them, each by a little more than the one before."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
-    with (folder / "scores.csv").open("w", newline="") as file:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf-8")
+    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["label_name", "label", "support_case", "query_case", "dice", "iou"])
         for k, (label, support, query) in enumerate((a, b, c) for a in labels for b in supports for c in QUERIES):
@@ -122,8 +122,8 @@ def test_the_same_volumes_twice_are_refused(tmp_path):
 def test_folders_without_runs(tmp_path):
     with pytest.raises(InputError, match="no finished run of test.py"):
         find_runs([str(tmp_path)])
-    (tmp_path / "scores.csv").write_text("dice\n0.5\n")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "scores.csv").write_text("dice\n0.5\n", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match="config.json: dataset: got nothing, allowed: a non-empty text"):
         find_runs([str(tmp_path)])
     with pytest.raises(InputError, match="expected a folder, or NAME=FOLDER"):

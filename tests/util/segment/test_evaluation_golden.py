@@ -17,7 +17,7 @@ from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
 @needs_goldens
 @needs_chaost2
 def test_published_scores(tmp_path):
-    golden = json.loads((GOLDENS / "evaluation_chaost2.json").read_text())
+    golden = json.loads((GOLDENS / "evaluation_chaost2.json").read_text(encoding="utf-8"))
     state = QNet(build_encoder("resnet101"), alpha=golden["alpha"]).state_dict()
     weights = recipe(state, golden["weight_seed"], golden["threshold_bias"])
     weights["encoder.reduce1d.weight"] *= golden["threshold_weight_scale"]
@@ -26,7 +26,7 @@ def test_published_scores(tmp_path):
         "eval_fold": golden["eval_fold"], "supp_idx": golden["supp_idx"], "alpha": golden["alpha"], "n_iters": golden["n_iters"],
         "n_part": golden["n_part"], "reload_model_path": str(tmp_path / "recipe.pth"), "device": "cpu", "precision": "float32",
         "path": {"log_dir": str(tmp_path), "CHAOST2": {"data_dir": str(CHAOST2)}}})
-    rows = list(csv.DictReader((Path(run.observers[0].dir) / "scores.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((Path(run.observers[0].dir) / "scores.csv").read_text(encoding="utf-8").splitlines()))
     got = {(row["label"], row["query_case"]): row for row in rows}
     want = {(label, case): scores for label, cases in golden["scores"].items() for case, scores in cases.items()}
     assert got.keys() == want.keys()

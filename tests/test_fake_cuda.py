@@ -1,0 +1,170 @@
+"""No tensor is left on the CPU: whatever a method does runs on a CUDA device that is made believe (tests/fake_cuda.py)."""
+
+import copy
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.datasets import Case
+from dataloaders.volumes import LabelledVolume
+from models import qnet
+from models.base import FewShotModel
+from models.encoder import Features
+from tests.conftest import TINY, toy_case
+from tests.fake_cuda import FakeCuda, fake_cuda
+from util.base.device import resolve_device
+from util.base.episode import Episode
+from util.options.config import load_config
+from util.run.experiment import build_model
+from util.segment.protocol import evaluate_fold
+from util.segment.slice_encoder import SliceEncoder
+from util.segment.whole_volume import WholeVolumeOptions, evaluate_whole
+from util.training.loop import Trainer
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there; tests/test_cuda.py uses it")
+
+VARIANTS = {"qnet": {}, "learned threshold": {"threshold": "learned"}, "threshold of the support": {"threshold": "support"},
+            "fine path": {"paths": "fine"}, "coordinates": {"coordinates": True}, "adnet": {"model": "adnet"},
+            "alpnet": {"model": "alpnet"}, "panet": {"model": "panet"}}
+
+
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch):
+    monkeypatch.setattr(qnet.SupportThresholdQNet, "N_CANDIDATES", 3)
+
+
+def config_of(variant):
+    return {**load_config(), **TINY, "n_iters": 2, **VARIANTS[variant]}
+
+
+def model_of(variant):
+    """With a threshold that leaves part of the image as foreground."""
+    model = build_model(config_of(variant))
+    with torch.no_grad():
+        if getattr(model.encoder, "reduce1d", None) is not None:
+            model.encoder.reduce1d.bias.fill_(-18)
+    return model
+
+
+def episode():
+    generator = torch.Generator().manual_seed(1)
+    images, masks = torch.randn(4, 1, 3, 32, 32, generator=generator), torch.zeros(4, 1, 32, 32)
+    masks[..., 8:24, 8:24] = 1
+    return Episode(images[:2], masks[:2], images[2:, 0], masks[2:, 0])
+
+
+def volume(number):
+    """Four slices, for the operations on what is made believe take their time."""
+    image, label_map, _ = (array[2:6] for array in toy_case(number))
+    return LabelledVolume(Case(str(number), *(None,) * 4), (image - image.mean()) / image.std(), label_map)
+
+
+def assert_close(cpu, cuda):
+    assert isinstance(cuda, FakeCuda) and cuda.device.type == "cuda"
+    torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses(variant):
+    model = model_of(variant).train()
+    wanted = copy.deepcopy(model)(episode())
+    with fake_cuda() as device:
+        got = model.to(device)(episode().to(device))
+        for name in model.loss_names:
+            assert_close(wanted[name].detach(), got[name].detach())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_step_but_for_its_backward_pass(variant):
+    with fake_cuda() as device:
+        trainer = Trainer(model_of(variant), config_of(variant), device)
+        parameters = list(trainer.model.parameters())
+        before = parameters[0].detach().cpu().clone()
+
+        def backward(loss):
+            assert loss.device == device
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+
+        with mock.patch.object(torch.Tensor, "backward", backward):
+            assert trainer.advance(episode()) is None
+        assert trainer.history[0].cpu().isfinite().all() and not torch.equal(parameters[0].detach().cpu(), before)
+        assert trainer.add_log_entry()["step"] == 1
+
+
+def pairs():
+    return [(volume(1), [volume(2)])]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_by_the_protocol(variant):
+    def masks(device):
+        encoder = SliceEncoder(model_of(variant), device, 3)
+        return [prediction.mask for prediction in evaluate_fold(encoder, pairs(), [1, 4], n_part=3)]
+
+    wanted = masks(torch.device("cpu"))
+    with fake_cuda() as device:
+        got = masks(device)
+    assert len(got) == 2 and np.mean(np.stack(wanted) != np.stack(got)) < 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_whole_volumes(variant):
+    options = WholeVolumeOptions(margin=1, location_mm=20, largest_component=True, smooth_z=0.5, batch_size=3)
+
+    def probabilities(device):
+        encoder = SliceEncoder(model_of(variant), device, 3, keep_all=True)
+        return [p.probs for p in evaluate_whole(encoder, pairs(), [1, 4], options, 2.0)]
+
+    wanted = probabilities(torch.device("cpu"))
+    with fake_cuda() as device:
+        got = probabilities(device)
+    assert len(got) == 2
+    np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=1e-3)
+
+
+def test_the_device_is_chosen():
+    with fake_cuda() as device:
+        assert resolve_device("auto").type == "cuda" and resolve_device("cuda:0") == device
+
+
+
+class Planted(FewShotModel):
+    """A tensor that is made in `segment` stays on the CPU."""
+
+    def prototypes(self, support_features, support_masks):
+        return support_features.maps[0].mean((2, 3))
+
+    def segment(self, query_features, prototypes):
+        return query_features.maps[0][:, :2] * torch.linspace(0, 1, 2)[:, None, None]
+
+
+def test_planted_mistakes_are_caught():
+    features = Features((torch.ones(1, 4, 8, 8),), None, (8, 8))
+    model = Planted(torch.nn.Identity(), 0.1).eval()
+    assert model.segment(features, None).shape == (1, 2, 8, 8)
+    with fake_cuda() as device:
+        on_device = Features((features.maps[0].to(device),), None, (8, 8))
+        with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+            model.segment(on_device, None)
+        with pytest.raises(TypeError, match="numpy"):
+            on_device.maps[0].numpy()
+        with pytest.raises(TypeError, match="numpy"):
+            np.asarray(on_device.maps[0])
+        with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+            torch.stack([on_device.maps[0], features.maps[0]])
+        with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+            torch.zeros(4, 8, 8).mul_(on_device.maps[0][0])
+        with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+            torch.zeros(8, device=device)[:3] + torch.zeros(3)
+
+
+def test_a_mistake_planted_into_q_net_is_caught(monkeypatch):
+    original = qnet.refine
+    monkeypatch.setattr(qnet, "refine", lambda features, p, *rest: original(features, p, *rest) + torch.zeros(p.shape[-1]))
+    with fake_cuda() as device:
+        encoder = SliceEncoder(model_of("qnet"), device, 3)
+        with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+            list(evaluate_fold(encoder, pairs(), [1], n_part=1))
