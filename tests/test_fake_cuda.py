@@ -76,6 +76,7 @@ def test_losses(variant):
             assert_close(wanted[name].detach(), got[name].detach())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_step_but_for_its_backward_pass(variant):
     with fake_cuda() as device:
@@ -98,6 +99,7 @@ def pairs():
     return [(volume(1), [volume(2)])]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_evaluation_by_the_protocol(variant):
     def masks(device):
@@ -110,6 +112,7 @@ def test_evaluation_by_the_protocol(variant):
     assert len(got) == 2 and np.mean(np.stack(wanted) != np.stack(got)) < 1e-3
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_whole_volumes(variant):
     options = WholeVolumeOptions(margin=1, location_mm=20, largest_component=True, smooth_z=0.5, batch_size=3)
@@ -161,6 +164,7 @@ def test_planted_mistakes_are_caught():
             torch.zeros(8, device=device)[:3] + torch.zeros(3)
 
 
+@pytest.mark.whole
 def test_a_mistake_planted_into_q_net_is_caught(monkeypatch):
     original = qnet.refine
     monkeypatch.setattr(qnet, "refine", lambda features, p, *rest: original(features, p, *rest) + torch.zeros(p.shape[-1]))

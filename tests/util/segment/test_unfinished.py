@@ -44,12 +44,13 @@ def contents(folder):
             if path.is_file() and path.suffix in (".csv", ".gz", ".png") or path.name == "results.json"}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("function", "n", "left"), [
     pytest.param("save_prediction", 5, ["2"], marks=pytest.mark.slow), ("save_whole", 6, ["2"])])
 def test_goes_on_after_the_finished_queries(function, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
     """Two queries with four classes each; `left` says which queries are evaluated again."""
     folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, function, **options)
-    assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
     evaluated = []
     monkeypatch.setattr(evaluate, "evaluate_query", lambda encoder, task, *rest, real=evaluate.evaluate_query: evaluated.append(
         task.query.name) or real(encoder, task, *rest))
@@ -59,6 +60,7 @@ def test_goes_on_after_the_finished_queries(function, n, left, options, undistur
     assert not (folder / "unfinished").exists()
 
 
+@pytest.mark.whole
 def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
     options = {**options, "whole_volume": False}
     folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
@@ -70,6 +72,7 @@ def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_
     assert (folder / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
 
 
+@pytest.mark.whole
 def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp_path, monkeypatch):
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())
