@@ -61,7 +61,7 @@ def test_gpus(supported, capability, fast, monkeypatch):
 
 def test_a_processor_that_is_imitated_counts_as_that_one():
     code = "import torch; from util.base.device import bf16_is_fast; print(bf16_is_fast(torch.device('cpu')))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True,
                           env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert done.stdout == "False\n"
 
