@@ -17,10 +17,11 @@ import SimpleITK as sitk
 import torch
 
 from data import check, prepare
+from data.preparation.chaos import read_chaos
+from data.preparation.raw import RawCase, read_nifti_pair
 from data.supervoxels import generate_supervoxels
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.episodes import load_training_volumes
-from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from dataloaders.volumes import read_volume
 from scripts import compare, val
 from tests import damage as d
@@ -329,7 +330,9 @@ def test_damaged_file(file, damage, message, request, tmp_path):
 READ_IT = """
 import sys
 from pathlib import Path
-from dataloaders.reading import RawCase, read_chaos, read_nifti
+from data.preparation.chaos import read_chaos
+from data.preparation.raw import RawCase
+from dataloaders.nifti import read_nifti
 from util.base.errors import InputError
 try:
     path = Path(sys.argv[1])

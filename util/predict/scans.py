@@ -12,9 +12,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
-from dataloaders.reading import check_image, labels_on, read_dicom, read_nifti
-from dataloaders.resampling import clip_at_percentile, save, voxel_to_patient, window_to_255, with_geometry
-from dataloaders.volumes import MAX_VOXELS, normalise, write_like
+from dataloaders.dicom import read_dicom
+from dataloaders.itk import check_image, labels_on, voxel_to_patient, with_geometry
+from dataloaders.nifti import MAX_VOXELS, read_nifti, save, write_like
+from dataloaders.resampling import clip_at_percentile, window_to_255
+from dataloaders.volumes import normalise
 from util.base.errors import InputError
 from util.base.files import made_in
 from util.base.guard import is_same

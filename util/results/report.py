@@ -19,7 +19,8 @@ from nibabel.affines import voxel_sizes
 from scipy import stats
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.volumes import read_affine, read_array, read_header, read_image, read_label_of
+from dataloaders.nifti import read_affine, read_array, read_header
+from dataloaders.volumes import read_image, read_label_of
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import claim

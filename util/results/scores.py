@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.datasets import case_order
-from dataloaders.volumes import write_like
+from dataloaders.nifti import write_like
 from util.base.files import write_text
 from util.base.progress import progress
 from util.base.tables import write_rows

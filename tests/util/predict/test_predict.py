@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from dataloaders.resampling import voxel_to_patient
+from dataloaders.itk import voxel_to_patient
 from tests.conftest import ROOT, entry_point
 from tests.data.raw_downloads import write_dicom
 from util.base.checksums import sha256
