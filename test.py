@@ -42,10 +42,12 @@ def predict(_config) -> None:
             raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
         snapshot = read_snapshot(_config["reload_model_path"])
         config = plain(_config)
+        device = resolve_device(config["device"], config["deterministic"])
+        print(f"on {device} in {config['precision']}")
         model = build_model(ModelOptions.of(config))
         load_model(model, snapshot)
-        predictor = Predictor(model, DataOptions.of(config).spec, resolve_device(config["device"], config["deterministic"]),
-                              section(WholeVolumeOptions, config), augment=config["augment"])
+        predictor = Predictor(model, DataOptions.of(config).spec, device, section(WholeVolumeOptions, config),
+                              augment=config["augment"])
         del model, snapshot     # the predictor has its own copy of the weights
         failures = predict_all(predictor, section(PredictOptions, config), settings_digest(config))
     print(f"written to {config['output']}")

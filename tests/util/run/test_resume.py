@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
+from util.base import checksums
 from util.base.checksums import sha256
 from util.base.files import LIST, PARTIAL, partial_name
 from util.base.signals import Interrupted
@@ -250,6 +251,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
                        stdout=subprocess.DEVNULL)
 
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "code")
+    monkeypatch.setattr(checksums, "ROOT", tmp_path / "code")
     for name in ("code", "1", "2", "3"):
         (tmp_path / name).mkdir()
     cpu = torch.device("cpu")
