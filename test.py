@@ -41,6 +41,7 @@ def predict(_config) -> None:
     """Segment scans of one's own from outlined ones: support_image, support_label, query, output in configs/base.json5."""
     with one_line_errors():
         config = plain(_config)
+        print(f"on {resolve_device(config['device'], config['deterministic'])} in {config['precision']}")
         predictor = Predictor.from_config(config)
         failures = predict_all(predictor, section(PredictOptions, config), settings_digest(config))
     print(f"written to {config['output']}")
