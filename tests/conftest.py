@@ -79,7 +79,7 @@ def entry_point(name: str) -> ModuleType:
 
 
 TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0, "print_interval": 2, "min_size": 20,
-        "device": "cpu", "precision": "float32", "max_iters_per_load": 2}     # float32: the same bits on every kind of processor
+        "device": "cpu", "precision": "float32", "lr_step_every": 2}     # float32: the same bits on every kind of processor
 
 
 def run_experiment(name: str, log_dir: Path, data: Path, *named: str, **options: object) -> Any:

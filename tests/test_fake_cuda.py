@@ -27,7 +27,7 @@ from util.training.loop import Trainer
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there; tests/test_cuda.py uses it")
 
 VARIANTS = {"qnet": {}, "learned threshold": {"threshold": "learned"}, "threshold of the support": {"threshold": "support"},
-            "fine path": {"paths": "fine"}, "coordinates": {"coordinates": True}, "adnet": {"model": "adnet"},
+            "fine path": {"encoder_paths": "fine"}, "coordinates": {"coordinates": True}, "adnet": {"model": "adnet"},
             "alpnet": {"model": "alpnet"}, "panet": {"model": "panet"}}
 
 

@@ -53,7 +53,7 @@ class Evaluation(NamedTuple):
 
 MAIN = Training("trained", n_steps=N_STEPS)
 LEARNED = Training("learned threshold", ("threshold=learned",))
-FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", ("paths=coarse",))
+FINE, COARSE = Training("fine path", ("encoder_paths=fine",)), Training("coarse path", ("encoder_paths=coarse",))
 
 REPORTED = [
     Evaluation("untrained", None),

@@ -1,6 +1,6 @@
 """.ci/run: a browser for the report's tests where one can be installed, and the tests in any case."""
 
-import os
+import pathlib
 import shutil
 import subprocess
 
@@ -15,7 +15,7 @@ def ci(tmp_path):
     """Run a copy of .ci/run with none but a few programs; returns what it printed."""
     for tool in ("bash", "dirname", "timeout", "env"):
         (tmp_path / "bin").mkdir(exist_ok=True)
-        os.symlink(shutil.which(tool), tmp_path / "bin" / tool)
+        pathlib.Path(tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     program(tmp_path / "scripts/run_tests.sh", 'echo "tests $*"')

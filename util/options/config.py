@@ -16,7 +16,7 @@ from util.base.errors import InputError
 from util.base.inputs import expect_file
 from util.base.root import ROOT
 from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
-from util.options.table import RULES
+from util.options.table import RULES, current_names
 
 CONFIG_DIR = ROOT / "configs"
 SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # of a grid
@@ -76,7 +76,7 @@ DATASET_RULES = {"image": _CASE_PATTERN, "label": _CASE_PATTERN, "supervoxels": 
 
 def named_configs() -> dict[str, dict]:
     """Return every experiment file of `configs/`, by its name without the ending."""
-    return {path.stem: read_json5(path) for path in sorted(CONFIG_DIR.glob("*.json5")) if path.stem != "base"}
+    return {path.stem: current_names(read_json5(path)) for path in sorted(CONFIG_DIR.glob("*.json5")) if path.stem != "base"}
 
 
 def base_config() -> dict:
@@ -155,9 +155,12 @@ def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) 
         InputError: one of them is missing or not allowed; the message begins with the file, `origin`.
     """
     for key in keys:
-        if key not in config or not RULES[key].allows(config[key]):
+        rule = RULES[key]
+        if isinstance(rule, Mapping):
+            raise TypeError(f"{key}: a section is checked as a whole")
+        if key not in config or not rule.allows(config[key]):
             got = _shown(config[key]) if key in config else "nothing"
-            raise InputError(f"{origin}: {key}: got {got}, allowed: {RULES[key].description}")
+            raise InputError(f"{origin}: {key}: got {got}, allowed: {rule.description}")
 
 
 def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any], Path]:

@@ -75,7 +75,7 @@ class ModelOptions:
     encoder: str
     pretrained: str
     coordinates: bool
-    paths: str
+    encoder_paths: str
     alpha: tuple[float, float]
     n_iters: int
     threshold: str
@@ -134,7 +134,7 @@ class TrainOptions:
     num_workers: int
     optim: OptimizerOptions
     lr_step_gamma: float
-    max_iters_per_load: int
+    lr_step_every: int
     sync_batchnorm: bool
     print_interval: int
     save_snapshot_every: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from util.options.rules import (
     Rule,
@@ -60,6 +61,14 @@ def _option(rule: Rule | Mapping[str, Rule] | None, *roles: Role) -> Option:
     return Option(rule, frozenset(roles))
 
 
+OLD_NAMES = {"paths": "encoder_paths", "max_iters_per_load": "lr_step_every"}      # still read, wherever an option is named
+
+
+def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options, by name, with those that had another name before under the one of today."""
+    return {OLD_NAMES.get(key, key): value for key, value in options.items()}
+
+
 def with_role(role: Role) -> tuple[str, ...]:
     """Return the options that have a role, in the order of `base.json5`."""
     return tuple(key for key, option in OPTIONS.items() if role in option.roles)
@@ -85,7 +94,7 @@ OPTIONS: dict[str, Option] = {
     "encoder": _option(one_of(*ENCODERS), Role.SHAPES, Role.TRAINED_WITH, Role.SHOWN),
     "pretrained": _option(text(), Role.RESUME_NAMED),
     "coordinates": _option(boolean(), Role.SHAPES, Role.TRAINED_WITH),
-    "paths": _option(one_of("both", "fine", "coarse"), Role.SHAPES, Role.TRAINED_WITH),
+    "encoder_paths": _option(one_of("both", "fine", "coarse"), Role.SHAPES, Role.TRAINED_WITH),
     "alpha": _option(path_weights(), Role.SHAPES, Role.TRAINED_WITH),
     "n_iters": _option(whole(0), Role.RESUME, Role.SHOWN),
     "threshold": _option(one_of("query", "learned", "support"), Role.SHAPES, Role.TRAINED_WITH),
@@ -94,11 +103,11 @@ OPTIONS: dict[str, Option] = {
     "registration": _option({
         "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
         "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000)},
-        Role.SHAPES, Role.TRAINED_WITH),
+        Role.RESUME),
     "guided": _option({
         "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
         "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
-        Role.SHAPES, Role.TRAINED_WITH),
+        Role.RESUME),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
     "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),
@@ -106,7 +115,7 @@ OPTIONS: dict[str, Option] = {
     "n_steps": _option(whole(1, 10**8), Role.RESUME),
     "optim": _option({"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)}),
     "lr_step_gamma": _option(number(0, 1, above=True)),
-    "max_iters_per_load": _option(whole(1)),
+    "lr_step_every": _option(whole(1)),
     "bg_wt": _option(number(0, above=True)),
     "ignore_label": _option(whole(2, 255)),
     "sync_batchnorm": _option(boolean()),

@@ -25,6 +25,7 @@ from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import base_config, check_config, merge, named_configs
+from util.options.table import current_names
 from util.run.folders import run_folders
 from util.run.observer import RunFolder
 from util.run.resume import begun_with, is_finished, run_to_continue
@@ -59,12 +60,13 @@ class _Experiment(Experiment):
 
     def run(self, command_name: str | None = None, config_updates: dict | None = None, named_configs: Sequence[str] = (),
             *rest: Any, **options: Any) -> Run:
+        config_updates = current_names(config_updates or {})
         self.observers.clear()
         self.configurations.clear()
         self.add_config(self.base)
         if (command := command_name or self.default_command) in ("main", "predict"):
             with one_line_errors():
-                used = self._used(command, config_updates or {}, named_configs)
+                used = self._used(command, config_updates, named_configs)
             self.configurations.clear()
             self.add_config(used)
             config_updates, named_configs = {}, ()
@@ -77,7 +79,7 @@ class _Experiment(Experiment):
             if name in self.of_names:
                 merge(config, copy.deepcopy(self.of_names[name]))
             else:
-                content = _read_config_file(name)
+                content = current_names(_read_config_file(name))
                 merge(config, copy.deepcopy(content))
                 merge(given, content)      # a file that the user names by its path is the command line's
         for target in (config, given):

@@ -9,7 +9,7 @@ from typing import Any
 
 from util.base.errors import InputError
 from util.options.config import base_config
-from util.options.table import Role, with_role
+from util.options.table import Role, current_names, with_role
 from util.run.folders import numbered_runs, run_folders
 from util.training.snapshots import Snapshot, newest_readable, read_snapshot
 
@@ -101,4 +101,4 @@ def _read(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return current_names(content) if isinstance(content, dict) else {}

@@ -67,9 +67,9 @@ def seed_everything(seed: int) -> None:
 
 
 def _qnet(options: ModelOptions) -> QNet:
-    encoder = build_encoder(options.encoder, options.precision == "bf16", options.paths, options.threshold != "learned",
+    encoder = build_encoder(options.encoder, options.precision == "bf16", options.encoder_paths, options.threshold != "learned",
                             options.coordinates)
-    alpha = options.alpha if options.paths == "both" else (1.0,)
+    alpha = options.alpha if options.encoder_paths == "both" else (1.0,)
     method = SupportThresholdQNet if options.threshold == "support" else QNet
     return method(encoder, alpha, options.n_iters, options.bg_wt, options.ignore_label, options.t_loss_scaler)
 

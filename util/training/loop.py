@@ -39,7 +39,7 @@ class Trainer:
         model.to(device, memory_format=torch.channels_last).train()
         self._replica = parallel(model, options.sync_batchnorm)
         self.optimizer = torch.optim.SGD(model.parameters(), **asdict(options.optim), fused=True)
-        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, options.max_iters_per_load, options.lr_step_gamma)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, options.lr_step_every, options.lr_step_gamma)
         self.step = 0
         self.history = torch.zeros(options.n_steps, len(model.loss_names), device=device)
         self.log: list[dict[str, float]] = []

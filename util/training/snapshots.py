@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from util.base.errors import InputError
 from util.base.files import made_in, replacing
 from util.base.guard import is_made
-from util.options.table import Role, with_role
+from util.options.table import Role, current_names, with_role
 from util.training.weights import load_state, read_weights
 
 SHAPES = with_role(Role.SHAPES)
@@ -67,11 +67,16 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        snapshot = Snapshot(path, **fields, config=json.loads(content["config"]))
+        snapshot = Snapshot(path, **fields, config=_current(json.loads(content["config"])))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
     _expect_kinds(snapshot)
     return snapshot
+
+
+def _current(config: Any) -> Any:
+    """A config of an earlier version, under the names of today; what is no config is told by `_expect_kinds`."""
+    return current_names(config) if isinstance(config, Mapping) else config
 
 
 def _expect_kinds(snapshot: Snapshot) -> None:

@@ -155,9 +155,10 @@ def test_sync_batchnorm_is_refused_on_the_cpu(one_of_two):
 
 @pytest.mark.parametrize("predicts_anything", [True, False])
 @pytest.mark.parametrize("options", [
-    {"model": "qnet"}, {"model": "qnet", "paths": "fine"}, {"model": "qnet", "paths": "coarse"},
-    {"model": "qnet", "threshold": "learned"}, {"model": "qnet", "threshold": "learned", "paths": "fine"},
-    {"model": "qnet", "threshold": "learned", "paths": "coarse"}, {"model": "adnet"}, {"model": "alpnet"}, {"model": "panet"}])
+    {"model": "qnet"}, {"model": "qnet", "encoder_paths": "fine"}, {"model": "qnet", "encoder_paths": "coarse"},
+    {"model": "qnet", "threshold": "learned"}, {"model": "qnet", "threshold": "learned", "encoder_paths": "fine"},
+    {"model": "qnet", "threshold": "learned", "encoder_paths": "coarse"},
+    {"model": "adnet"}, {"model": "alpnet"}, {"model": "panet"}])
 def test_every_trained_parameter_gets_a_gradient(options, predicts_anything):
     """Else DistributedDataParallel, which waits for all of them, would stop at the second step."""
     model = build_model(ModelOptions.of({**load_config(), "encoder": "small", **options})).train()

@@ -15,6 +15,7 @@ from tests.conftest import TINY, entry_point, run
 from util.options.config import base_config
 from util.options.table import Role, with_role
 from util.run.experiment import run_commandline
+from util.training.building import BUILDERS
 from util.training.snapshots import read_snapshot
 
 # an option that changes what a network computes: a value that is not the default, what it needs besides, how the model shows it
@@ -22,7 +23,7 @@ CHANGED = {
     "model": ("adnet", {}, lambda model: isinstance(model, ADNet)),
     "encoder": ("small", {}, lambda model: isinstance(model.encoder.backbone, SmallBackbone)),
     "coordinates": (True, {}, lambda model: model.encoder.coordinates),
-    "paths": ("coarse", {}, lambda model: model.encoder.reduce1 is None and model.alpha == (1.0,)),
+    "encoder_paths": ("coarse", {}, lambda model: model.encoder.reduce1 is None and model.alpha == (1.0,)),
     "alpha": ([0.6, 0.4], {}, lambda model: model.alpha == (0.6, 0.4)),
     "threshold": ("support", {}, lambda model: isinstance(model, SupportThresholdQNet)),
     "prototype_windows": ([2, 1], {"model": "alpnet"}, lambda model: isinstance(model, ALPNet) and model.windows == (2, 1)),
@@ -33,9 +34,9 @@ DEFAULT = {key: value for key, value in TINY.items() if key not in CHANGED}     
 @pytest.fixture
 def built(monkeypatch):
     """The models that test.py builds."""
-    module, models = entry_point("test"), []
-    real = module.build_model
-    monkeypatch.setattr(module, "build_model", lambda config: models.append(real(config)) or models[-1])
+    models = []
+    for name, build in BUILDERS.items():
+        monkeypatch.setitem(BUILDERS, name, lambda options, build=build: models.append(build(options)) or models[-1])
     return models
 
 
