@@ -1,6 +1,6 @@
 """Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`.
 
-`precision` is "bf16" or "float32" here; "auto", which a run's config no longer has, builds as float32 does.
+`precision` is "bf16" or "float32" here, as a run has resolved it. "auto" builds the same model as "float32".
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from util.training.weights import load_pretrained
 
 
 def build_model(options: ModelOptions) -> FewShotModel:
-    """Return the model as initialised by the option `seed`, without pretrained weights."""
+    """Return the model with random weights from the option `seed`, without pretrained weights."""
     seed_everything(options.seed)
     return BUILDERS[options.model](options)
 
 
 def initialise(model: FewShotModel, options: ModelOptions) -> str:
-    """Load the pretrained weights that the options name into the encoder; return what was loaded, in words."""
-    return load_pretrained(model.encoder.backbone, options.encoder, options.pretrained, options.weights_dir)
+    """Load the pretrained weights that the options name into the encoder, and return a sentence about them.
+
+    Raises:
+        InputError: there are no such weights, or they do not fit.
+    """
+    return load_pretrained(model.encoder.get_submodule("backbone"), options.encoder, options.pretrained, options.weights_dir)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
+    """Seed the global random generators. Only initial weights depend on them; each episode has its own generator."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
