@@ -1,4 +1,4 @@
-"""Evaluates query by query: `evaluate_query` is the work, `evaluate` goes through the tasks and skips what is there already."""
+"""Evaluates queries: `evaluate_query` does one task, `evaluate` all tasks that are not finished yet."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from util.segment.whole_volume import segment_whole
 
 def evaluate_query(encoder: SliceEncoder, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                    bar: tqdm.tqdm | None = None) -> QueryResult:
-    """Segment one query from its supports. The result depends on the arguments alone; the encoder only saves work.
+    """Segment one query from its supports. What the encoder keeps only saves work and does not change the result.
 
     Args:
         encoder: holds the model.
-        bar: moved on by every slice that passes through the network.
+        whole: how whole volumes are segmented, if `options.whole_volume`.
+        bar: advances by one for every slice that is encoded.
     """
     by_protocol = segment_by_protocol(encoder, task, options.n_part, options.every_slice, bar)
     of_whole = segment_whole(encoder, task, whole, bar) if options.whole_volume else []
@@ -33,9 +34,12 @@ def evaluate_query(encoder: SliceEncoder, task: Task, options: EvaluationOptions
 
 def evaluate(encoder: SliceEncoder, tasks: Sequence[Task], options: EvaluationOptions, whole: WholeVolumeOptions,
              unfinished: Unfinished) -> Iterator[QueryResult]:
-    """Yield the result of each task. Those that `unfinished` holds are not made again; it gets the others.
+    """Yield the result of each task, in order. Results in `unfinished` are used again; new results are added to it.
 
-    A result is kept once the caller has asked for the next one, and so has done with it what it wanted.
+    A result is added when the caller asks for the next one, as the caller has then written it.
+
+    Raises:
+        OSError: a result cannot be written.
     """
     known = {task.query.name: result for task in tasks if (result := unfinished.read(task)) is not None}
     left = [task for task in tasks if task.query.name not in known]
@@ -50,7 +54,7 @@ def evaluate(encoder: SliceEncoder, tasks: Sequence[Task], options: EvaluationOp
 
 
 def needed_slices(tasks: Sequence[Task], options: EvaluationOptions) -> list[tuple[Volume, set[int]]]:
-    """Return the slices of each volume that the protocol looks at."""
+    """Return each volume with the slices that the protocol needs."""
     volumes: dict[str, Volume] = {}
     slices: dict[str, set[int]] = {}
     for task in tasks:
