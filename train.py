@@ -17,11 +17,13 @@ from dataloaders.datasets import Case
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
 from models.base import FewShotModel
+from models.volume import VolumeModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, world_size
 from util.base.errors import InputError
 from util.base.guard import lies_in
 from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, TrainOptions, section
+from util.options.table import MODELS, UNTRAINED_MODELS
 from util.results.figures import loss_curve
 from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import FILE as PROVENANCE
@@ -83,9 +85,12 @@ def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights:
     """Return the model to train, and print what it starts from. `util.training.loop.train` restores `resume_from`.
 
     Raises:
-        InputError: the weights cannot be read or do not fit.
+        InputError: the model needs no training, or the weights cannot be read or do not fit.
     """
     model = build_model(options)
+    if isinstance(model, VolumeModel):
+        raise InputError(f"model: got {options.model!r}, which needs no training: test.py evaluates it as it is; allowed: "
+                         f"{', '.join(name for name in MODELS if name not in UNTRAINED_MODELS)}")
     if resume_from is not None:
         print(f"going on from step {resume_from.step}: {resume_from.path}")
     elif weights is not None:

@@ -8,7 +8,7 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
-use_environment
+use_environment requirements-dev.txt
 ruff check .
 if [[ ${1:-} == --slow ]]; then
     shift

@@ -20,5 +20,5 @@ case ${1:-} in
 esac
 shift
 split_arguments "$@"
-use_environment
+use_environment requirements.txt
 train_folds "${configs[@]}"

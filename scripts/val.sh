@@ -15,5 +15,5 @@ case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
 dataset=$1 setting=$2
 shift 2
 split_arguments "$@"
-use_environment
+use_environment requirements.txt
 python scripts/val.py "$dataset" "$setting" --folds "${folds[@]}" --options "${options[@]}"

@@ -2,7 +2,7 @@
 
     from util.predict.predictor import Predictor
 
-    predictor = Predictor.load("runs/…/snapshots/30000.pth")
+    predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth")
     predictor.add_support("support.nii.gz", "support_labels.nii.gz")
     predictor.segment("scan.nii.gz").save("scan_labels.nii.gz")
 """
@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from dataloaders.datasets import DatasetSpec
+from dataloaders.datasets import DatasetSpec, Grid
 from dataloaders.volumes import Volume
-from models.base import FewShotModel
+from models.volume import VolumeModel
 from util.base.device import resolve_device, resolve_precision
 from util.base.errors import InputError
 from util.base.guard import claim
-from util.base.progress import progress
 from util.options.config import base_config, check_config
-from util.options.sections import DataOptions, ModelOptions, WholeVolumeOptions, section
+from util.options.sections import Config, DataOptions, ModelOptions, WholeVolumeOptions, section
 from util.predict.scans import (
     Image,
     Scan,
@@ -39,14 +37,15 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
+from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
-from util.segment.whole_volume import largest_components, probabilities, smooth_along_z
+from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
 from util.training.as_trained import as_trained
-from util.training.building import build_model
-from util.training.snapshots import load_model, read_snapshot
+from util.training.building import build_model, expect_no_weights, load_weights
+from util.training.snapshots import read_snapshot
 
 
 @dataclass(frozen=True)
@@ -118,22 +117,20 @@ class Predictor:
     """A model with its supports, which segments scans.
 
     Args:
-        model: with its weights.
-        spec: the data set that it was trained on. Scans are resampled to its grid.
-        device: where the model computes.
+        segmenter: holds the model.
+        spec: the data set that the model was trained on. Scans are resampled to its grid, and its names of labels are used.
+            None for a model that takes scans on their own grid.
         options: how whole volumes are segmented.
         augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
     Raises:
         InputError: the data set has no grid.
     """
 
-    def __init__(self, model: FewShotModel, spec: DatasetSpec, device: torch.device, options: WholeVolumeOptions, *,
-                 augment: bool = False):
-        if spec.grid is None:
+    def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False):
+        if spec is not None and spec.grid is None:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
-        self.spec, self.grid, self.options, self.augment = spec, spec.grid, options, augment
+        self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
         self.supports: list[Support] = []
-        self._encoder = SliceEncoder(model, device, options.eval_batch_size, whole=True)
 
     @classmethod
     def load(cls, snapshot: Path | str, **options: Any) -> Predictor:
@@ -145,14 +142,39 @@ class Predictor:
         Raises:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
-        found = read_snapshot(snapshot)
-        config = as_trained(base_config() | options, found.config, given=options)
+        return cls.from_config(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
+                               | {"reload_model_path": str(snapshot)})
+
+    @classmethod
+    def untrained(cls, model: str = "guided", **options: Any) -> Predictor:
+        """Return a predictor for a model that needs no training.
+
+        Args:
+            model: "guided" or "registration".
+            options: as for `load`.
+        Raises:
+            InputError: the model needs training, or an option is not allowed.
+        """
+        return cls.from_config(base_config() | options | {"model": model, "reload_model_path": None})
+
+    @classmethod
+    def from_config(cls, config: Config) -> Predictor:
+        """Return a predictor for a complete config, whose network is as its snapshot was trained.
+
+        Raises:
+            InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
+        """
         check_config(config)
         device = resolve_device(config["device"], config["deterministic"])
-        config["precision"] = resolve_precision(config["precision"], device)
-        model = build_model(ModelOptions.of(config))
-        load_model(model, found)
-        return cls(model, DataOptions.of(config).spec, device, section(WholeVolumeOptions, config), augment=config["augment"])
+        options = ModelOptions.of({**config, "precision": resolve_precision(config["precision"], device)})
+        whole = section(WholeVolumeOptions, config)
+        model = build_model(options)
+        if isinstance(model, VolumeModel):
+            expect_no_weights(options.model, config["reload_model_path"])
+            return cls(VolumeSegmenter(model, device), None, whole, augment=config["augment"])
+        load_weights(model, options, config["reload_model_path"])
+        segmenter = SliceSegmenter(SliceEncoder(model, device, whole.eval_batch_size, whole=True))
+        return cls(segmenter, DataOptions.of(config).spec, whole, augment=config["augment"])
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
@@ -161,24 +183,32 @@ class Predictor:
             image: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
             labels: whole numbers on the same grid: a file or an image, too.
         Raises:
-            InputError: they cannot be read, do not belong together, or no label is left on the model's grid.
+            InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
-        scan, label_map = read_support(image, labels, self.grid)
-        name = f"support {len(self.supports) + 1}"
-        self.supports.append(Support(scan, Volume(name, scan.image, label_map, self._spacing_mm)))
-        self._encoder.supports.add(name)
+        scan, label_map = read_support(image, labels, self._grid, self._orientation)
+        volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
+        self.supports.append(Support(scan, volume))
+        self.segmenter.keep(volume)
 
     @property
-    def _spacing_mm(self) -> tuple[float, float, float]:
-        """The spacing (z, y, x) of the model's grid."""
-        x_mm, y_mm, z_mm = self.grid.spacing_mm
-        return z_mm, y_mm, x_mm
+    def _grid(self) -> Grid | None:
+        return None if self.spec is None else self.spec.grid
+
+    @property
+    def _orientation(self) -> str | None:
+        """The directions of the axes if the grid does not fix them: those of the first support."""
+        return orientation_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
     def names(self) -> dict[int, str]:
         """The names of all label values of the supports."""
         values = label_values([label_map_of(support.volume) for support in self.supports])
-        return label_names(values, self.spec.labels, self.spec.file_values)
+        known, stored = ({}, {}) if self.spec is None else (self.spec.labels, self.spec.file_values)
+        return label_names(values, known, stored)
+
+    def prepare(self) -> None:
+        """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so."""
+        self.segmenter.prepare([support.volume for support in self.supports])
 
     def segment(self, scan: Image | Path | str) -> Segmentation:
         """Segment a scan of any spacing, orientation and size.
@@ -190,30 +220,23 @@ class Predictor:
         """
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
-        read = read_scan(scan, self.grid, orientation_of(self.supports[0].scan.on_grid))
+        read = read_scan(scan, self._grid, self._orientation)
         agreement = self._agreement(read)
-        on_grid = agreement.mean_probabilities()
+        on_grid, names = agreement.mean_probabilities(), self.names
         label_map = join_on_scan(on_grid, read, self.options.largest_component)
-        names = self.names
         return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement)
-
-    def encode_supports(self) -> None:
-        """Encode the supports now, with a progress bar. Otherwise the first call of `segment` does so."""
-        volumes = [support.volume for support in self.supports]
-        with progress(total=sum(len(volume.image) for volume in volumes), desc="supports", unit="slice") as bar:
-            for volume in volumes:
-                self._encoder.encode_whole(volume, bar)
 
     def _agreement(self, scan: Scan) -> Agreement:
         """Return the members of a scan: one for each support and, if `augment`, for each augmented copy of the scan."""
         image, agreement = scan.image, Agreement()
         supports = tuple(support.volume for support in self.supports)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
-            query = Volume("query", augmentation.apply(image), None, self._spacing_mm)
-            for _, raw in probabilities(self._encoder, Task(query, supports, tuple(self.names)), self.options):
-                agreement.add({label: smooth_along_z(augmentation.undo(probs), self.options.smooth_z)
-                               for label, probs in raw.items()})
-            self._encoder.release(query)
+            query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
+            for member in self.segmenter.members(Task(query, supports, tuple(self.names)), self.options):
+                probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
+                         for label, of_label in member.probs.items()}
+                agreement.add(probs, member.confidence)
+            self.segmenter.release(query)
         return agreement
 
 

@@ -47,6 +47,7 @@ class WholePrediction:
     Attributes:
         probs: (D, H, W) foreground probability, 0 to 1.
         mask: (D, H, W) bool.
+        confidence: 0 to 1; None if the model has none.
     """
 
     label: int
@@ -54,6 +55,7 @@ class WholePrediction:
     query: Volume
     probs: np.ndarray
     mask: np.ndarray
+    confidence: float | None = None
 
 
 class QueryResult(NamedTuple):

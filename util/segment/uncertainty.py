@@ -58,14 +58,18 @@ class Agreement:
         label_maps: the (D, H, W) int16 label map of each member.
         totals: by label, the (D, H, W) sum of the probabilities.
         counts: by label, the number of members that have it.
+        confidences: by label, the confidence of each member that has one, 0 to 1.
     """
 
     label_maps: list[np.ndarray] = field(default_factory=list)
     totals: dict[int, np.ndarray] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    confidences: dict[int, list[float]] = field(default_factory=dict)
 
-    def add(self, member: Mapping[int, np.ndarray]) -> None:
-        """Add a member: (D, H, W) probabilities by label."""
+    def add(self, member: Mapping[int, np.ndarray], confidence: Mapping[int, float] | None = None) -> None:
+        """Add a member: (D, H, W) probabilities by label, and confidences (0 to 1) by label if the model has them."""
+        for label, value in (confidence or {}).items():
+            self.confidences.setdefault(label, []).append(value)
         self.label_maps.append(to_label_map(member.items(), next(iter(member.values())).shape).astype(np.int16))
         for label, probs in member.items():
             self.totals[label] = self.totals.get(label, 0) + probs
@@ -89,13 +93,15 @@ class Agreement:
         return float(np.mean(scores)) if scores else None
 
     def numbers(self, label: int, probs: np.ndarray | None) -> dict[str, float | None]:
-        """Return "agreement" and "margin" (`mean_margin`) of a label, rounded to 4 digits.
+        """Return mean "confidence", "agreement" and "margin" (`mean_margin`) of a label, rounded to 4 digits.
 
         Args:
             probs: (D, H, W) probability of the label; None if it was not segmented.
         """
-        rounded = {"agreement": self.agreement(label), "margin": None if probs is None else mean_margin(probs)}
-        return {name: None if value is None else round(value, 4) for name, value in rounded.items()}
+        confidence = float(np.mean(self.confidences[label])) if label in self.confidences else None
+        margin = None if probs is None else mean_margin(probs)
+        numbers = {"confidence": confidence, "agreement": self.agreement(label), "margin": margin}
+        return {name: None if value is None else round(value, 4) for name, value in numbers.items()}
 
 
 def mean_margin(probs: np.ndarray) -> float | None:

@@ -16,7 +16,6 @@ from models.base import FewShotModel
 from models.encoder import Features
 from util.options.sections import WholeVolumeOptions
 from util.segment.location import body_box, location_weight
-from util.segment.predictions import WholePrediction
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
 from util.segment.task import Task, label_map_of
@@ -40,32 +39,15 @@ class EncodedVolume:
 
 
 @torch.inference_mode()
-def segment_whole(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
-                  bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
-    """Return the prediction for every support and every class that it holds, over the whole query.
-
-    Where several classes claim a voxel, the most probable one gets it.
-
-    Args:
-        encoder: holds the model; it must encode whole volumes.
-        bar: advances by one for every slice that is encoded.
-    """
-    predictions = []
-    for support, raw in probabilities(encoder, task, options, bar):
-        probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
-        label_map = to_label_map(probs.items(), task.query.image.shape)
-        if options.largest_component:
-            label_map = largest_components(label_map)
-        predictions += [WholePrediction(label, support, task.query, probs[label], label_map == label) for label in probs]
-    return predictions
-
-
-@torch.inference_mode()
 def probabilities(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
                   bar: tqdm.tqdm | None = None) -> list[tuple[Volume, dict[int, np.ndarray]]]:
     """Return for each support the (D, H, W) foreground probability of each class that it holds.
 
-    The probability is 0 in slices where the class is not expected. The arguments are those of `segment_whole`.
+    The probability is 0 in slices where the class is not expected.
+
+    Args:
+        encoder: holds the model; it must encode whole volumes.
+        bar: advances by one for every slice that is encoded.
     """
     def encoded(volume: Volume) -> EncodedVolume:
         return encoder.once(("whole", volume.name), lambda: EncodedVolume(volume, encoder.encode_whole(volume, bar)))
