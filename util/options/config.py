@@ -172,10 +172,13 @@ def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) 
     """
     for key in keys:
         rule = RULES[key]
-        assert isinstance(rule, Rule)       # `optim`, the one section, is never asked for
-        if key not in config or not rule.allows(config[key]):
-            got = _shown(config[key]) if key in config else "nothing"
-            raise InputError(f"{origin}: {key}: got {got}, allowed: {rule.description}")
+        if key not in config:
+            allowed = rule.description if isinstance(rule, Rule) else f"a section with the keys {sorted(rule)}"
+            raise InputError(f"{origin}: {key}: got nothing, allowed: {allowed}")
+        try:
+            _check_value(key, config[key], rule)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from None
 
 
 def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any], Path]:
@@ -212,7 +215,7 @@ def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return config[key]
 
 
-def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping | None]) -> None:
+def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping[str, Rule] | None]) -> None:
     if not isinstance(values, Mapping):
         raise InputError(f"{prefix.rstrip('.')}: got {_shown(values)}, allowed: a section with the keys {sorted(rules)}")
     for problem, keys in (("unknown", set(values) - set(rules)), ("missing", set(rules) - set(values))):
@@ -220,10 +223,15 @@ def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping 
             names = ", ".join(prefix + (str(key) if str(key).isprintable() else repr(key)) for key in sorted(keys, key=str))
             raise InputError(f"{problem} option {names}; allowed here: {', '.join(sorted(rules))}")
     for key, rule in rules.items():
-        if isinstance(rule, Mapping):
-            _check_section(f"{prefix}{key}.", values[key], rule)
-        elif rule is not None and not rule.allows(values[key]):
-            raise InputError(f"{prefix}{key}: got {_shown(values[key])}, allowed: {rule.description}")
+        if rule is not None:
+            _check_value(prefix + key, values[key], rule)
+
+
+def _check_value(name: str, value: Any, rule: Rule | Mapping[str, Rule]) -> None:
+    if isinstance(rule, Mapping):
+        _check_section(f"{name}.", value, rule)
+    elif not rule.allows(value):
+        raise InputError(f"{name}: got {_shown(value)}, allowed: {rule.description}")
 
 
 def _check_paths(paths: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:
