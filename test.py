@@ -1,18 +1,20 @@
-"""Score a snapshot on a test fold by the field's protocol; predict segments scans of one's own, report shows an evaluation.
+"""Evaluate a snapshot on a test fold. `predict` segments your own scans; `report` shows an evaluation as HTML.
 
     python test.py with chaost2_setting1 eval_fold=0 reload_model_path=runs/…/snapshots/30000.pth
     python test.py with chaost2_setting1 supp_idx=all reload_model_path=untrained
     python test.py predict with reload_model_path=… support_image=… support_label=… query=… output=…
     python test.py report with run=…
 
-Options are explained in configs/base.json5. (Python's standard library has a package of this name too; nothing here
-imports this file.)
+Options are explained in configs/base.json5. (Python's standard library has a package of the same name, so no file imports
+this one.)
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from sacred.run import Run
 
 from dataloaders.folds import supports_and_queries, supports_of_queries
 from models.volume import VolumeModel
@@ -37,8 +39,8 @@ experiment = make_experiment("test", __doc__)
 
 
 @experiment.command
-def predict(_config) -> None:
-    """Segment scans of one's own from outlined ones: support_image, support_label, query, output in configs/base.json5."""
+def predict(_config: Mapping[str, Any]) -> None:
+    """Segment your own scans from labelled ones. Options: support_image, support_label, query, output, reload_model_path."""
     with one_line_errors():
         config = plain(_config)
         print(f"on {resolve_device(config['device'], config['deterministic'])} in {config['precision']}")
@@ -50,16 +52,16 @@ def predict(_config) -> None:
 
 
 @experiment.command
-def report(_config) -> None:
-    """Make report.html of a finished evaluation: tables, plots and a viewer of every case, in one file. Give run=<run folder>."""
+def report(_config: Mapping[str, Any]) -> None:
+    """Write report.html of a finished evaluation: tables, plots and a viewer of every case. Give run=<run folder>."""
     with one_line_errors():
         print(f"written: {write_report(_config['run'], _config['overwrite'])}")
 
 
 @experiment.main
 @one_line_errors()
-def main(_run, _config) -> float | None:
-    """Evaluate and return the mean Dice over classes. Of several processes each has its share of the query volumes."""
+def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
+    """Evaluate, and return the mean Dice over classes. Each of several processes evaluates its share of the queries."""
     config, folder = plain(_config), run_dir(_run)
     data, options = DataOptions.of(config), section(EvaluationOptions, config)
     device = resolve_device(config["device"], config["deterministic"])
@@ -69,8 +71,8 @@ def main(_run, _config) -> float | None:
     print(f"on {device} in {config['precision']}")
     used = [cases[position] for position in sorted({p for query, supports in supports_of for p in (query, *supports)})]
     if is_main() and record_start(folder, device, config["precision"], used, config["reload_model_path"]):
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # it was made of something else
-    of_main(None)       # the other processes wait for that
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
+    of_main(None)       # the other processes wait here
 
     tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label)
     segmenter = segmenter_of(ModelOptions.of(config), config["reload_model_path"], device, options, tasks)
@@ -86,7 +88,13 @@ def main(_run, _config) -> float | None:
 
 def segmenter_of(options: ModelOptions, weights: str | None, device: torch.device, evaluation: EvaluationOptions,
                  tasks: Sequence[Task]) -> Segmenter:
-    """Return the method, with a snapshot's weights, or with "untrained" what training would start from."""
+    """Return the segmenter of a model, and print what its weights are.
+
+    Args:
+        weights: the path of a snapshot, or "untrained" for the weights that training would start from.
+    Raises:
+        InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights.
+    """
     model = build_model(options)
     if isinstance(model, VolumeModel):
         expect_no_weights(options.model, weights)

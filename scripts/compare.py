@@ -28,7 +28,7 @@ from util.options.config import read_json5
 from util.results.comparison import (
     ALL,
     MIN_PAIRS,
-    Volume,
+    Scored,
     by_method,
     common_config,
     find_runs,
@@ -65,7 +65,7 @@ def percent(value: float) -> str:
     return "–" if np.isnan(value) else f"{100 * value:.2f}"
 
 
-def measured_rows(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str]) -> list[list[str]]:
+def measured_rows(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str]) -> list[list[str]]:
     rows = []
     for method, scores in methods.items():
         cells = [mean_and_std(column) for column in group_means(scores, classes).T]
@@ -88,7 +88,7 @@ def published_rows(common: Mapping[str, Any], classes: Sequence[str], metric: st
     return rows
 
 
-def score_table(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str], common: Mapping[str, Any],
+def score_table(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], common: Mapping[str, Any],
                 metric: str) -> Table:
     published = published_rows(common, classes, metric)
     groups = {volume[:2] for scores in methods.values() for volume in scores}
@@ -140,7 +140,7 @@ def _latex_text(text: str) -> str:
     return text
 
 
-def as_csv(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str], p_values: Mapping[tuple[str, str], float],
+def as_csv(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], p_values: Mapping[tuple[str, str], float],
            published: Sequence[Sequence[str]]) -> str:
     """One line for each method and class; the class "mean" is the mean of classes, whose p is that of all volumes."""
     file = io.StringIO()
@@ -162,7 +162,7 @@ def as_csv(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str]
     return file.getvalue()
 
 
-def box_plot(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str], metric: str, path: Path) -> None:
+def box_plot(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], metric: str, path: Path) -> None:
     """Draw each volume's score: a group of boxes per class, a box per method."""
     figure, axes = plt.subplots(figsize=(max(7, 0.4 * len(methods) * len(classes)), 4.5), layout="constrained")
     width = 0.8 / len(methods)

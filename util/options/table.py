@@ -1,6 +1,6 @@
-"""The table of options: for each key of `configs/base.json5` what its value may be, and who treats it in a way of its own.
+"""The table of options: the rule and the roles of each key of `configs/base.json5`.
 
-What an option means stands in `base.json5` alone; `util.options.config.explanation` reads it from there.
+Only `base.json5` explains what an option means; `util.options.config.explanation` reads that text.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from util.options.rules import (
 
 ENCODERS = ("resnet101", "resnet50", "small")
 MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "registration": "Registration",
-          "guided": "Guided"}      # with the names in folders and tables
-UNTRAINED_MODELS = ("registration", "guided")      # have no weights
+          "guided": "Guided"}      # the names in folders and tables
+UNTRAINED_MODELS = ("registration", "guided")      # these have no weights
 
 
 class Role(Enum):
-    """Why an option is treated in a way of its own. One without a role is like most: a training with another value is another."""
+    """Why an option is treated specially. Without a role, another value makes another training."""
 
-    SHAPES = "what the network is and what it computes: a snapshot is scored with the value that it was trained with"
-    TRAINED_WITH = "predict takes it from the snapshot: SHAPES, and the data set whose grid and labels the network knows"
-    RESUME = "may differ between a training and its continuation"
-    RESUME_NAMED = "may differ besides where the user names the snapshot to go on from"
+    SHAPES = "it shapes the network or what the network computes: a snapshot is evaluated with the value that it was trained with"
+    TRAINED_WITH = "predict takes it from the snapshot: all of SHAPES, and the data set with its grid and labels"
+    RESUME = "it may differ when a training is resumed"
+    RESUME_NAMED = "it may also differ when the user names the snapshot to resume"
     COMPARED = "scripts/compare.py reads it from the run folder of an evaluation"
     SHOWN = "the report reads it from the run folder of an evaluation"
-    ELSEWHERE = "says where predict finds and writes things, not what it computes; files count by their content"
+    ELSEWHERE = "it says where predict reads and writes, not what it computes; files are compared by content"
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the top level.
+    """An option at the top level of a config.
 
     Attributes:
-        rule: what is allowed; of a section the rule of each key in it; None where `util.options.config` has a check of its own.
-        roles: empty for an option that only makes a training another one.
+        rule: what is allowed. A section has one rule per key. None: `util.options.config` checks the option by itself.
+        roles: why the option is treated specially; empty for most.
     """
 
     rule: Rule | Mapping[str, Rule] | None
@@ -70,7 +70,7 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_role(role: Role) -> tuple[str, ...]:
-    """Return the options that have a role, in the order of `base.json5`."""
+    """Return the keys of the options that have a role, in the order of `base.json5`."""
     return tuple(key for key, option in OPTIONS.items() if role in option.roles)
 
 

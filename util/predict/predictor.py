@@ -1,9 +1,9 @@
-"""Outlines scans from outlined ones, in Python: no config, no run folder.
+"""The Python API: segments scans from supports, without a config or a run folder.
 
     from util.predict.predictor import Predictor
 
     predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth")
-    predictor.add_support("outlined.nii.gz", "outlined_labels.nii.gz")
+    predictor.add_support("support.nii.gz", "support_labels.nii.gz")
     predictor.segment("scan.nii.gz").save("scan_labels.nii.gz")
 """
 
@@ -39,7 +39,7 @@ from util.predict.scans import (
 )
 from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
+from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
 from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
@@ -50,7 +50,7 @@ from util.training.snapshots import read_snapshot
 
 @dataclass(frozen=True)
 class Support:
-    """An outlined scan on the model's grid; the label map has the values of the label file."""
+    """A support scan, and its volume on the model's grid. The label map has the values of the label file."""
 
     scan: Scan
     volume: Volume
@@ -58,13 +58,14 @@ class Support:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What was found in a scan.
+    """The segmentation of a scan.
 
     Attributes:
-        label_map: (D, H, W) whole numbers on the scan's own voxels, with the values of the supports' labels.
-        names: what each value is called.
-        on_grid: each label's (D, H, W) probability on the model's grid.
-        agreement: of the supports, and of altered copies of the scan.
+        scan: the scan.
+        label_map: (D, H, W) uint8 or int16 on the scan's own grid, with the values of the supports' labels.
+        names: by value.
+        on_grid: by value, the (D, H, W) probability on the model's grid, 0 to 1.
+        agreement: of the supports, and of augmented copies of the scan.
     """
 
     scan: Scan
@@ -75,19 +76,23 @@ class Segmentation:
 
     @cached_property
     def image(self) -> Image:
-        """The label map as what the scan was given as: a nibabel or a SimpleITK image; nibabel for a path."""
+        """The label map as an image, of the kind that the scan was given as: nibabel or SimpleITK. For a path, nibabel."""
         return like_given(self.label_map, self.scan)
 
     def probability(self, label: int) -> np.ndarray:
-        """Return a label's probability, (D, H, W) on the scan's own voxels."""
+        """Return the probability of a label, (D, H, W) on the scan's own grid, 0 to 1.
+
+        Raises:
+            KeyError: the label was not segmented.
+        """
         return to_scan(self.on_grid[label], self.scan)
 
     def uncertainty(self) -> np.ndarray:
-        """Return 0 (sure) to 1, (D, H, W) on the scan's own voxels; see `Agreement.disagreement`."""
+        """Return the uncertainty, (D, H, W) on the scan's own grid, 0 (certain) to 1. See `Agreement.disagreement`."""
         return to_scan(self.agreement.disagreement(), self.scan)
 
     def numbers(self) -> list[dict[str, Any]]:
-        """Return for each label its volume in ml, its number of slices, and how far it can be trusted."""
+        """Return for each label its volume in ml, its number of slices, and `Agreement.numbers`."""
         voxel_ml = float(np.prod(self.scan.original.GetSpacing())) / 1000
         return [{"query": self.scan.name, "label": label, "label_name": name,
                  "volume_ml": round((self.label_map == label).sum() * voxel_ml, 2),
@@ -98,9 +103,10 @@ class Segmentation:
         """Write the label map as NIfTI on the scan's own grid.
 
         Args:
-            overwrite: replace a file that this project did not make, or that was changed since; the scan itself never.
+            overwrite: replace a file that this project did not write, or that was changed since. The scan is never replaced.
         Raises:
             InputError: the file may not be written.
+            OSError: the file cannot be written.
         """
         read = [] if self.scan.path is None else [self.scan.path]
         claim([Path(path)], read, overwrite=overwrite, remedy="overwrite=True")
@@ -108,16 +114,16 @@ class Segmentation:
 
 
 class Predictor:
-    """A method with its outlined scans, ready for others.
+    """A model with its supports, which segments scans.
 
     Args:
-        segmenter: holds the method.
-        spec: of the data set that a network was trained on: scans are brought to its grid, and its names are used. None: a method
-            that takes scans on their own voxels.
+        segmenter: holds the model.
+        spec: the data set that the model was trained on. Scans are resampled to its grid, and its names of labels are used.
+            None for a model that takes scans on their own grid.
         options: how whole volumes are segmented.
-        augment: segment altered copies of each scan too, and take the mean; takes five times as long.
+        augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
     Raises:
-        InputError: the grid of the data set is not known.
+        InputError: the data set has no grid.
     """
 
     def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False):
@@ -128,34 +134,35 @@ class Predictor:
 
     @classmethod
     def load(cls, snapshot: Path | str, **options: Any) -> Predictor:
-        """Make a predictor of a snapshot, which says which network, method and grid it was trained with.
+        """Return a predictor for a snapshot. The snapshot tells its method, network and grid.
 
         Args:
             snapshot: of train.py.
-            options: others than the defaults of configs/base.json5, under the names that they have there, as `device="cpu"`.
+            options: options of configs/base.json5 with other values than there, as `device="cpu"`.
         Raises:
-            InputError: the file is missing, broken or something else, or an option is not allowed.
+            InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
         return cls.from_config(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
                                | {"reload_model_path": str(snapshot)})
 
     @classmethod
     def untrained(cls, model: str = "guided", **options: Any) -> Predictor:
-        """Make a predictor of a method that needs no training: "guided" or "registration".
+        """Return a predictor for a model that needs no training.
 
         Args:
+            model: "guided" or "registration".
             options: as for `load`.
         Raises:
-            InputError: the method needs training, or an option is not allowed.
+            InputError: the model needs training, or an option is not allowed.
         """
         return cls.from_config(base_config() | options | {"model": model, "reload_model_path": None})
 
     @classmethod
     def from_config(cls, config: Config) -> Predictor:
-        """Make a predictor of a whole config, in which the network is as its snapshot was trained.
+        """Return a predictor for a complete config, whose network is as its snapshot was trained.
 
         Raises:
-            InputError: as `load`; or `reload_model_path` is missing, or given to a method without training.
+            InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
         """
         check_config(config)
         device = resolve_device(config["device"], config["deterministic"])
@@ -170,11 +177,11 @@ class Predictor:
         return cls(segmenter, DataOptions.of(config).spec, whole, augment=config["augment"])
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
-        """Add an outlined scan; all values above 0 of its labels will be looked for in others.
+        """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
 
         Args:
-            image: a NIfTI file, or a nibabel or SimpleITK image.
-            labels: whole numbers on the same grid; a file or an image.
+            image: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
+            labels: whole numbers on the same grid: a file or an image, too.
         Raises:
             InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
@@ -189,18 +196,18 @@ class Predictor:
 
     @property
     def _orientation(self) -> str | None:
-        """Where axes point that the grid says nothing of: as in the first outlined scan."""
+        """The directions of the axes if the grid does not fix them: those of the first support."""
         return orientation_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
     def names(self) -> dict[int, str]:
-        """What every label value of the supports is called."""
-        values = label_values([support.volume.label_map for support in self.supports])
+        """The names of all label values of the supports."""
+        values = label_values([label_map_of(support.volume) for support in self.supports])
         known, stored = ({}, {}) if self.spec is None else (self.spec.labels, self.spec.file_values)
         return label_names(values, known, stored)
 
     def prepare(self) -> None:
-        """Do now what is done once for all scans, which otherwise the first one waits for."""
+        """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so."""
         self.segmenter.prepare([support.volume for support in self.supports])
 
     def segment(self, scan: Image | Path | str) -> Segmentation:
@@ -209,7 +216,7 @@ class Predictor:
         Args:
             scan: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
         Raises:
-            InputError: there is no support, or the scan is missing, damaged, constant, or holds values that are not finite.
+            InputError: there is no support, or the scan is missing, damaged, constant, or has values that are not finite.
         """
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
@@ -220,10 +227,7 @@ class Predictor:
         return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement)
 
     def _agreement(self, scan: Scan) -> Agreement:
-        """Return the members of a scan: the supports, each with the scan as it is and, with `augment`, with altered copies.
-
-        A label's probability is the mean over the members whose support holds it.
-        """
+        """Return the members of a scan: one for each support and, if `augment`, for each augmented copy of the scan."""
         image, agreement = scan.image, Agreement()
         supports = tuple(support.volume for support in self.supports)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
@@ -237,7 +241,12 @@ class Predictor:
 
 
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
-    """Return the label map of each label's (D, H, W) probability on the model's grid, on the scan's own voxels."""
+    """Return the (D, H, W) int16 label map on the scan's own grid.
+
+    Args:
+        probs: by label, the (D, H, W) probability on the model's grid.
+        largest_component: keep only the largest connected component of each label.
+    """
     on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
     label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
     return largest_components(label_map) if largest_component else label_map

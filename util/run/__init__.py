@@ -1,1 +1,1 @@
-"""A run: the Sacred experiment, its folder, what it was made of, and which earlier one goes on."""
+"""A run: the Sacred experiment, the run folder, provenance, and which earlier run is resumed."""

@@ -1,4 +1,4 @@
-"""Evaluates query by query: `evaluate_query` is the work, `evaluate` goes through the tasks and skips what is there already."""
+"""Evaluates queries: `evaluate_query` does one task, `evaluate` all tasks that are not finished yet."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from util.segment.unfinished import Unfinished
 
 def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                    bar: tqdm.tqdm | None = None) -> QueryResult:
-    """Segment one query from its supports. The result depends on the arguments alone.
+    """Segment one query from its supports. The result depends only on the arguments.
 
     Args:
-        segmenter: holds the method.
-        bar: moved on by every unit of work.
+        segmenter: holds the model.
+        whole: how whole volumes are segmented.
+        bar: advances by one for every unit of work.
     """
     by_protocol = segmenter.by_protocol(task, options, whole, bar)
     of_whole = segmenter.over_whole_volume(task, whole, bar) if options.whole_volume else []
@@ -30,9 +31,12 @@ def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions,
 
 def evaluate(segmenter: Segmenter, tasks: Sequence[Task], options: EvaluationOptions, whole: WholeVolumeOptions,
              unfinished: Unfinished) -> Iterator[QueryResult]:
-    """Yield the result of each task. Those that `unfinished` holds are not made again; it gets the others.
+    """Yield the result of each task, in order. Results in `unfinished` are used again; new results are added to it.
 
-    A result is kept once the caller has asked for the next one, and so has done with it what it wanted.
+    A result is added when the caller asks for the next one, as the caller has then written it.
+
+    Raises:
+        OSError: a result cannot be written.
     """
     known = {task.query.name: result for task in tasks if (result := unfinished.read(task)) is not None}
     left = [task for task in tasks if task.query.name not in known]

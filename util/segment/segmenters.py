@@ -1,6 +1,6 @@
-"""The two ways from supports to a query: slice by slice with a network, and whole volumes without training.
+"""Segmenters: they segment a query from its supports, by slices with a network or by whole volumes without training.
 
-A Segmenter gives for each support the members of a query: each class's probability over the whole volume.
+Both give one member per support: the probability of each class over the whole query.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.predictions import Prediction, WholePrediction
 from util.segment.protocol import query_slices, segment_by_protocol, slices_of_support
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
+from util.segment.task import Task, label_map_of
 from util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
 
 
 @dataclass(frozen=True)
 class Member:
-    """What one support says of a query.
+    """The segmentation of a query from one support.
 
     Attributes:
-        probs: (D, H, W) probability of each label that the support holds.
-        confidence: of each label, 0…1, where the method has one.
-        registered: (D, H, W) probability of each label as carried over from the support, where the method does that.
+        support: the support.
+        probs: by label that the support holds, the (D, H, W) probability.
+        confidence: by label, 0 to 1; empty if the model has none.
+        registered: by label, the (D, H, W) probability from registration alone; empty if the model does not register.
     """
 
     support: Volume
@@ -42,46 +43,50 @@ class Member:
 
 
 class Segmenter(ABC):
-    """A method, ready for tasks. Results depend on the task and the options alone."""
+    """Segments tasks with a model. Results depend only on the task and the options.
+
+    Attributes:
+        unit: name of the unit of work in progress bars.
+    """
 
     unit: str
 
     @abstractmethod
     def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
-        """Return how many units of work some tasks are, for a progress bar."""
+        """Return the number of units of work in some tasks, for a progress bar."""
 
     @abstractmethod
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
-        """Return the protocol's prediction of every support and class that both the support and the query hold."""
+        """Return the protocol's prediction for every support and every class that support and query both hold."""
 
     @abstractmethod
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
-        """Return what each support says of the whole query, without a look at its labels."""
+        """Return the member of each support, over the whole query and without the query's labels."""
 
     def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
-        """Return the prediction of every support and every class that it holds, over the whole query.
+        """Return the prediction for every support and every class that it holds, over the whole query.
 
-        A voxel that several classes claim goes to the likeliest.
+        Where several classes claim a voxel, the most probable one gets it.
         """
         return [prediction for member in self.members(task, whole, bar)
                 for prediction in whole_predictions(task.query, member, whole)]
 
     @abstractmethod
     def keep(self, support: Volume) -> None:
-        """Say that a volume will be a support of several queries. What is made of it once is then kept."""
+        """Announce a support of several queries, so that what is computed from it once is kept."""
 
     @abstractmethod
     def prepare(self, supports: Sequence[Volume]) -> None:
-        """Do now what is done once for a support, which otherwise the first query does."""
+        """Compute now what is computed once per support. Otherwise the first query does so."""
 
     @abstractmethod
     def release(self, query: Volume) -> None:
-        """Let go of what was kept of a query."""
+        """Drop what was kept of a query."""
 
 
 def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) -> list[WholePrediction]:
-    """Turn a member into a mask for each class: smoothed, joined into one label map, the largest part of each kept."""
+    """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned."""
     probs = {label: smooth_along_z(class_probs, whole.smooth_z) for label, class_probs in member.probs.items()}
     label_map = to_label_map(probs.items(), query.image.shape)
     if whole.largest_component:
@@ -91,7 +96,7 @@ def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) 
 
 
 class SliceSegmenter(Segmenter):
-    """A network that segments slices; every slice is encoded once.
+    """Segments slices with a network. Every slice is encoded once.
 
     Args:
         encoder: holds the network.
@@ -103,7 +108,7 @@ class SliceSegmenter(Segmenter):
         self.encoder = encoder
 
     def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
-        """Return how many slices have to be encoded."""
+        """Return the number of slices that must be encoded."""
         return self.encoder.n_new(needed_slices(tasks, options))
 
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
@@ -120,21 +125,22 @@ class SliceSegmenter(Segmenter):
         self.encoder.supports.add(support.name)
 
     def prepare(self, supports: Sequence[Volume]) -> None:
-        """Encode some supports."""
+        """Encode the supports."""
         with progress(total=sum(len(support.image) for support in supports), desc="supports", unit="slice") as bar:
             for support in supports:
                 self.encoder.encode_whole(support, bar)
 
     def release(self, query: Volume) -> None:
-        """Forget a query's features, unless it is a support as well."""
+        """Drop the features of a query, unless it is also a support."""
         self.encoder.release(query)
 
 
 class VolumeSegmenter(Segmenter):
-    """A method that segments whole volumes. The protocol scores the slices that it asks for, of the same label map.
+    """Segments whole volumes without training. The protocol's slices are taken from the same label map.
 
     Args:
-        device: where it computes.
+        model: segments a volume from a volume.
+        device: where the model computes.
     """
 
     unit = "pair"
@@ -152,7 +158,7 @@ class VolumeSegmenter(Segmenter):
         """See Segmenter."""
         found = []
         for prediction in self.over_whole_volume(task, whole, bar):
-            of_query = parts(prediction.support.label_map, task.query.label_map, prediction.label, options.n_part,
+            of_query = parts(label_map_of(prediction.support), label_map_of(task.query), prediction.label, options.n_part,
                              options.every_slice)
             if of_query:
                 found.append(Prediction.scored(prediction.label, prediction.support, task.query, of_query,
@@ -160,29 +166,30 @@ class VolumeSegmenter(Segmenter):
         return found
 
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
-        """See Segmenter. Those of the last query are kept, as the protocol and the whole volume ask for the same."""
+        """See Segmenter. The members of the last query are kept, as protocol and whole volume both need them."""
         if self._last is None or self._last[0] != task.query.name:
             self._last = task.query.name, [self._member(task, support, bar) for support in task.supports]
         return self._last[1]
 
     def keep(self, support: Volume) -> None:
-        """Nothing is kept of supports."""
+        """Do nothing: nothing is kept of supports."""
 
     def prepare(self, supports: Sequence[Volume]) -> None:
-        """Nothing is made of a support alone."""
+        """Do nothing: nothing is computed from a support alone."""
 
     def release(self, query: Volume) -> None:
-        """Let go of a query's members."""
+        """Drop the members of a query."""
         self._last = None
 
     @torch.no_grad()
     def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
-        labels = [label for label in task.labels if (support.label_map == label).any()]
+        label_map = label_map_of(support)
+        labels = [label for label in task.labels if (label_map == label).any()]
         if bar is not None:
             bar.update(1)
         if not labels:
             return Member(support, {})
-        masks = torch.from_numpy(np.stack([support.label_map == label for label in labels]))
+        masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
         found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
                                           task.query.spacing_mm, support.spacing_mm)
         return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
@@ -194,7 +201,7 @@ class VolumeSegmenter(Segmenter):
 
 
 def only_slices(mask: np.ndarray, of_query: Sequence[Part]) -> np.ndarray:
-    """Return a (D, H, W) mask that is False in the slices that the protocol does not ask for."""
+    """Return a (D, H, W) mask that is False outside the query slices of some parts."""
     result = np.zeros_like(mask)
     segmented = [z for part in of_query for z in part.query_slices]
     result[segmented] = mask[segmented]
@@ -202,7 +209,7 @@ def only_slices(mask: np.ndarray, of_query: Sequence[Part]) -> np.ndarray:
 
 
 def needed_slices(tasks: Sequence[Task], options: EvaluationOptions) -> list[tuple[Volume, set[int]]]:
-    """Return the slices of each volume that the protocol looks at."""
+    """Return each volume with the slices that the protocol needs."""
     volumes: dict[str, Volume] = {}
     slices: dict[str, set[int]] = {}
     for task in tasks:

@@ -1,6 +1,6 @@
 """Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`.
 
-`precision` is "bf16" or "float32" here; "auto", which a run's config no longer has, builds as float32 does.
+`precision` is "bf16" or "float32" here, as a run has resolved it. "auto" builds the same model as "float32".
 """
 
 from __future__ import annotations
@@ -28,21 +28,27 @@ from util.training.weights import load_pretrained
 
 
 def build_model(options: ModelOptions) -> FewShotModel | VolumeModel:
-    """Return the model as initialised by the option `seed`, without pretrained weights."""
+    """Return the model, with random weights from the option `seed`. Pretrained weights are not loaded."""
     seed_everything(options.seed)
     return BUILDERS[options.model](options)
 
 
 def initialise(model: FewShotModel, options: ModelOptions) -> str:
-    """Load the pretrained weights that the options name into the encoder; return what was loaded, in words."""
-    return load_pretrained(model.encoder.backbone, options.encoder, options.pretrained, options.weights_dir)
+    """Load the pretrained weights that the options name into the encoder, and return a sentence about them.
+
+    Raises:
+        InputError: there are no such weights, or they do not fit.
+    """
+    return load_pretrained(model.encoder.get_submodule("backbone"), options.encoder, options.pretrained, options.weights_dir)
 
 
 def load_weights(model: FewShotModel, options: ModelOptions, weights: str | None) -> str:
-    """Load a snapshot's weights, or with "untrained" what training would start from; return in words what was loaded.
+    """Load weights into a model, and return a sentence about them.
 
+    Args:
+        weights: the path of a snapshot, or "untrained" for the weights that training would start from.
     Raises:
-        InputError: `weights` is None, or the snapshot is missing, broken or of another network.
+        InputError: `weights` is None, or the snapshot is missing, damaged or of another network.
     """
     if weights is None:
         raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
@@ -54,13 +60,13 @@ def load_weights(model: FewShotModel, options: ModelOptions, weights: str | None
 
 
 def expect_no_weights(model: str, weights: str | None) -> None:
-    """Raise InputError where weights are given to a method that has none."""
+    """Raise InputError if weights are given for a model that has none."""
     if weights is not None:
         raise InputError(f"reload_model_path: got {weights!r}, allowed with model {model!r}, which needs no training: null")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
+    """Seed the global random generators. Only initial weights depend on them; each episode has its own generator."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

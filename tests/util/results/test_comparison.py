@@ -8,7 +8,7 @@ from scipy.stats import wilcoxon
 from util.base.errors import InputError
 from util.results.comparison import (
     ALL,
-    Volume,
+    Scored,
     by_method,
     common_config,
     find_runs,
@@ -37,7 +37,7 @@ def write_run(folder, shift=0.0, labels=("liver", "spleen"), supports=SUPPORTS, 
 
 
 def volumes(values, label="liver", support="1", fold=0):
-    return {Volume(fold, support, query, label): value for query, value in zip("abcdefghij", values, strict=False)}
+    return {Scored(fold, support, query, label): value for query, value in zip("abcdefghij", values, strict=False)}
 
 
 def test_holm_by_hand():
@@ -94,8 +94,8 @@ def test_runs_are_found_named_and_pooled(tmp_path):
     methods = by_method(runs)
     assert {name: len(scores) for name, scores in methods.items()} == {
         "ADNet (untrained)": 16, "QNet": 32, "no refinement": 16}
-    assert runs[1].scores[Volume(0, "1", "3", "liver")] == 0.5
-    assert find_runs([str(tmp_path / "other")], "iou")[0].scores[Volume(0, "1", "3", "liver")] == pytest.approx(1 / 3)
+    assert runs[1].scores[Scored(0, "1", "3", "liver")] == 0.5
+    assert find_runs([str(tmp_path / "other")], "iou")[0].scores[Scored(0, "1", "3", "liver")] == pytest.approx(1 / 3)
     assert common_config(runs)["setting"] == "1"
 
 
