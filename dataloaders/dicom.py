@@ -1,4 +1,4 @@
-"""DICOM: reading a folder of slices as one volume."""
+"""Reading a folder of DICOM slices as one volume."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from util.base.errors import InputError
 
 
 def read_dicom(folder: Path) -> sitk.Image:
-    """Return the series whose slices are the files of a folder, whatever their names and order.
+    """Return the series in a folder as one image. Names and order of the files do not matter.
 
     Raises:
-        InputError: no or damaged files, several series, or slices that are not evenly stacked.
+        InputError: files are missing or damaged, there are several series, or the slices are not evenly stacked.
     """
     slices = dict(enumerate(path for path in sorted(folder.iterdir())
                             if path.is_file() and not path.name.startswith(".") and path.name != "DICOMDIR"))
@@ -27,7 +27,11 @@ def read_dicom(folder: Path) -> sitk.Image:
 
 
 def by_position(folder: Path, slices: dict[int, Path]) -> list[int]:
-    """Return the slices' numbers in the order of their DICOM positions along the slice normal."""
+    """Return the numbers of slices in the order of their DICOM positions along the slice normal.
+
+    Raises:
+        InputError: a file is damaged, there are several series, or the slices are not evenly stacked.
+    """
     headers = {number: _read_header(path) for number, path in slices.items()}
     for what, fact in (("series", lambda header: header.GetMetaData("0020|000e")),
                        ("slice orientations", lambda header: tuple(np.round(header.GetDirection(), 4))),
@@ -55,6 +59,11 @@ def by_position(folder: Path, slices: dict[int, Path]) -> list[int]:
 
 @quiet()
 def read_series(paths: list[Path]) -> sitk.Image:
+    """Return DICOM slices, ordered by position, as one image.
+
+    Raises:
+        InputError: a file is damaged.
+    """
     try:
         return plain_spacing(sitk.ReadImage(paths, imageIO="GDCMImageIO"))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""SimpleITK images: their geometry, checks of their values, and what ITK prints. Sizes and spacings are (x, y, z)."""
+"""SimpleITK images: their geometry, checks of their values, ITK's own messages. Sizes and spacings are (x, y, z)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from util.base.errors import InputError
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep off stderr what ITK and the libraries in it (GDCM, libpng) print about a file, beside the error that they raise."""
+    """Suppress what ITK and its libraries (GDCM, libpng) print to stderr. They raise an error as well."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
 
 
 def last_line(error: Exception) -> str:
-    """Return an ITK error's last line, which says what happened; the lines before say where in ITK."""
+    """Return the last line of an ITK error. It says what happened; the lines before say where in ITK."""
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
@@ -48,23 +48,27 @@ def voxel_to_patient(image: sitk.Image) -> np.ndarray:
 
 
 def grid_distance_mm(matrix: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
-    """Return how far apart two 4×4 voxel-to-patient matrices put the corners of a grid of `size` (x, y, z), at most."""
+    """Return the largest distance in mm between corresponding corners of two grids of `size` (x, y, z).
+
+    Args:
+        matrix, other: 4×4, from voxel to patient in mm.
+    """
     corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in size))], float)
     return float(np.linalg.norm(corners @ (matrix - other).T, axis=1).max())
 
 
 def plain_spacing(image: sitk.Image) -> sitk.Image:
-    """Give the spacing as the shortest decimal of its float32, 1.36 rather than 1.3600000143.
+    """Set the spacing to the shortest decimal of its float32, 1.36 instead of 1.3600000143, and return the image.
 
-    The size after resampling, rounded down, and labels at exactly one half hang on such digits.
+    Such digits decide the size after resampling, which is rounded down, and labels at exactly one half.
     """
     image.SetSpacing([float(str(np.float32(s))) for s in image.GetSpacing()])
     return image
 
 
 def check_image(image: sitk.Image, path: Path | str) -> sitk.Image:
-    """Return the image, or raise InputError when a value is not finite in single precision or all are equal."""
-    with np.errstate(over="ignore"):      # becomes infinite
+    """Return the image. Raise InputError, which names `path`, if a value is not finite as float32 or all values are equal."""
+    with np.errstate(over="ignore"):      # large values become infinite
         array = sitk.GetArrayViewFromImage(image).astype(np.float32)
     if not np.isfinite(array).all():
         raise InputError(f"{path}: holds {np.count_nonzero(~np.isfinite(array))} values that are NaN or infinite")
@@ -78,10 +82,11 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
     """Return labels as whole numbers with the geometry of their image.
 
     Args:
-        image_name, label_name: what errors call them.
-        trust_image_geometry: give the labels the image's geometry whatever they say of their own.
+        image, labels: of one scan.
+        image_name, label_name: their names in errors.
+        trust_image_geometry: ignore the labels' own geometry.
     Raises:
-        InputError: labels that are not whole numbers, or whose size or place in the patient is not the image's.
+        InputError: the labels are not whole numbers, or their size or place in the patient differs from the image.
     """
     if labels.GetSize() != image.GetSize():
         raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")

@@ -1,4 +1,4 @@
-"""NIfTI files, read and written. Arrays are (D, H, W): slice, row, column of the file's own grid."""
+"""Reading and writing NIfTI files. Arrays are (D, H, W): slice, row, column of the file's grid."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from util.base.errors import InputError
 from util.base.files import replacing
 from util.base.inputs import expect_file
 
-MAX_VOXELS = 2**30          # of a volume; 2000 CT slices of 512×512 have half as many
-GZIP_RATIO = 1032           # deflate makes nothing smaller than this
-imageglobals.logger.setLevel(logging.CRITICAL)      # its remarks on headers name no file, and what matters is raised too
+MAX_VOXELS = 2**30          # largest volume; 2000 CT slices of 512×512 have half as many
+GZIP_RATIO = 1032           # largest compression by deflate
+imageglobals.logger.setLevel(logging.CRITICAL)      # its messages about headers name no file; errors are raised as well
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error, HeaderDataError)
 
 
 def read_header(path: Path) -> Nifti1Header:
     """Return the header of a NIfTI file (.nii or .nii.gz, version 1 or 2) that can hold the volume it claims.
 
-    Only the header's own bytes are read, so nothing is allocated that a damaged or hostile file asks for.
+    Only the bytes of the header are read. So a damaged or hostile file cannot make this allocate memory.
 
     Raises:
-        InputError: the file is missing or no NIfTI; the volume has not three axes, has more than MAX_VOXELS or more bytes
-            than fit into the file; its values are no numbers; or no place in space follows from the header.
+        InputError: the file is missing or not NIfTI; the volume has not three axes, more than MAX_VOXELS voxels, or more bytes
+            than fit into the file; its values are not numbers; or the header gives the voxels no place in space.
     """
     expect_file(path)
     try:
@@ -64,10 +64,10 @@ def read_header(path: Path) -> Nifti1Header:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Return a NIfTI file's values as (D, H, W), in the stored type (scaled when the header says so).
+    """Return a NIfTI file's values as (D, H, W) in the stored type, scaled if the header says so.
 
     Raises:
-        InputError: as `read_header`; also when the file is truncated or damaged.
+        InputError: as `read_header`, or the file is truncated or damaged.
     """
     header = read_header(path)
     try:
@@ -78,6 +78,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def one_line(error: Exception) -> str:
+    """Return the message of an error on one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -93,12 +94,12 @@ def read_spacing_mm(path: Path) -> tuple[float, float, float]:
 
 
 def read_nifti(path: Path) -> sitk.Image:
-    """Return a NIfTI volume with its geometry.
+    """Return a NIfTI volume as a SimpleITK image with its geometry.
 
     Raises:
-        InputError: the file is missing, damaged, not a volume of three axes, or its axes are not at right angles.
+        InputError: as `read_array`, or the axes are not at right angles.
     """
-    array = read_array(path)    # nibabel, as ITK reads a truncated file without complaint
+    array = read_array(path)    # by nibabel, as ITK reads a truncated file without an error
     header = sitk.ImageFileReader()
     header.SetFileName(path)
     header.SetImageIO("NiftiImageIO")
@@ -115,7 +116,12 @@ def read_nifti(path: Path) -> sitk.Image:
 
 
 def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
-    """Write (D, H, W) values as NIfTI on the grid and with the geometry of `reference`."""
+    """Write (D, H, W) values as NIfTI on the grid of the NIfTI file `reference`.
+
+    Raises:
+        ValueError: the shape of the array differs from the grid.
+        InputError: as `read_header` of `reference`.
+    """
     header = read_header(reference)
     values = array.transpose(2, 1, 0)
     if values.shape != header.get_data_shape():
@@ -128,6 +134,6 @@ def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
 
 
 def save(image: sitk.Image, path: Path) -> None:
-    """Write as NIfTI."""
+    """Write an image as NIfTI."""
     with replacing(path) as partial:
         sitk.WriteImage(image, partial)

@@ -1,4 +1,4 @@
-"""Volumes of a data set: images, label maps, supervoxels. Arrays are (D, H, W): slice, row, column of the file's own grid."""
+"""Volumes of a dataset: images, label maps, supervoxels. Arrays are (D, H, W): slice, row, column of the file's grid."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Volume:
     """A scan on a grid of its own.
 
     Attributes:
-        name: the case's, or for a scan of one's own the file's; different volumes of one evaluation have different names.
+        name: of the case, or of the file for a user's own scan. The volumes of one evaluation have different names.
         image: (D, H, W) float32, z-scored.
-        label_map: (D, H, W) whole numbers, 0 for background; None where nobody has outlined the scan.
+        label_map: (D, H, W) whole numbers, 0 for background. None if nobody has outlined the scan.
         spacing_mm: (z, y, x).
-        case: its files, where it is of a data set.
+        case: its files, if it belongs to a dataset.
     Raises:
-        ValueError: image and label map do not have one shape of three axes, or the spacing is not three numbers above 0.
+        ValueError: the image has not three axes, the label map has another shape, or the spacing is not three positive numbers.
     """
 
     name: str
@@ -43,14 +43,23 @@ class Volume:
         if len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm: expected three numbers (z, y, x) above 0, got {self.spacing_mm}")
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The label map, where the caller needs one. Raises ValueError if there is none."""
+        if self.label_map is None:
+            raise ValueError(f"label_map: expected one for {self.name}, got None")
+        return self.label_map
+
 
 def read_volume(case: Case, spec: DatasetSpec, *, labels: bool = True) -> Volume:
-    """Read a case of a data set.
+    """Read a case of a dataset.
 
     Args:
+        case: its files.
+        spec: the dataset.
         labels: read its label file as well.
     Raises:
-        InputError: a file is missing, broken, or its label file is of another shape or place than its image.
+        InputError: a file is missing or broken, or the label file differs from its image in shape or place.
     """
     image = read_image(case.image)
     label_map = read_label_of(case, spec, image) if labels else None
@@ -61,9 +70,9 @@ def read_image(path: Path) -> np.ndarray:
     """Return an image as float32 (D, H, W).
 
     Raises:
-        InputError: as `read_array`; also when a value is not finite or all are equal, as both cannot be normalised.
+        InputError: as `read_array`, or a value is not finite, or all values are equal, so that they cannot be normalised.
     """
-    with np.errstate(over="ignore"):      # becomes infinite, which is refused
+    with np.errstate(over="ignore"):      # large values become infinite, which is refused below
         image = read_array(path).astype(np.float32)
     if not np.isfinite(image).all():
         raise InputError(f"{path}: holds {np.count_nonzero(~np.isfinite(image))} values that are NaN or infinite")
@@ -73,16 +82,16 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
-    """Z-score over the whole volume, with the population standard deviation."""
+    """Return the z-scores of an image over the whole volume, float32. The standard deviation is that of the population."""
     mean, std = image.mean(dtype=np.float64), image.std(dtype=np.float64)
     return ((image - mean) / std).astype(np.float32)
 
 
 def read_label(path: Path, spec: DatasetSpec) -> np.ndarray:
-    """Return a label map as uint8 (D, H, W), stored values turned into label values.
+    """Return a label map as uint8 (D, H, W). Stored values become label values.
 
     Raises:
-        InputError: as `read_array`; also when a value is neither 0, a stored value nor a label value of the dataset.
+        InputError: as `read_array`, or a value is neither 0 nor a stored value nor a label value of the dataset.
     """
     stored = read_array(path)
     label_map = np.zeros(stored.shape, np.uint8)
@@ -99,7 +108,7 @@ def read_supervoxels(path: Path) -> np.ndarray:
     """Return a supervoxel map as int32 (D, H, W); 0 is outside the body.
 
     Raises:
-        InputError: as `read_array`; also when a value is not a whole number from 0 to MAX_SUPERVOXEL.
+        InputError: as `read_array`, or a value is not a whole number from 0 to MAX_SUPERVOXEL.
     """
     stored = read_array(path)
     wrong = ~((stored >= 0) & (stored <= MAX_SUPERVOXEL))      # NaN too
@@ -112,26 +121,26 @@ def read_supervoxels(path: Path) -> np.ndarray:
 
 
 def read_label_of(case: Case, spec: DatasetSpec, image: np.ndarray) -> np.ndarray:
-    """Return the label map of a case whose image was read.
+    """Return the label map of a case as uint8 (D, H, W), for its image (D, H, W).
 
     Raises:
-        InputError: as `read_label`; also when the label file has another shape than the image, or lies elsewhere in the patient.
+        InputError: as `read_label`, or the label file has another shape than the image or another place in the patient.
     """
     label_map = read_label(case.label, spec)
     expect_same_shape(case, image, label_map, case.label)
     distance_mm = label_distance_mm(case)
     if distance_mm > min(read_spacing_mm(case.image)) / 2:
         raise InputError(f"{case.label}: its header puts it up to {distance_mm:.1f} mm away from {case.image}, allowed: half a "
-                         "voxel; where only the header is wrong, give it the image's")
+                         "voxel; if only the header is wrong, give it the image's")
     return label_map
 
 
 def expect_same_shape(case: Case, image: np.ndarray, other: np.ndarray, path: Path) -> None:
-    """Raise InputError when a label or supervoxel map does not have its image's shape."""
+    """Raise InputError if the shape of a label or supervoxel map, read from `path`, differs from its image."""
     if image.shape != other.shape:
         raise InputError(f"{path}: shape (D, H, W) = {other.shape}, but {case.image} has {image.shape}")
 
 
 def label_distance_mm(case: Case) -> float:
-    """Return how far apart the headers of a case's image and label put the corners of the volume."""
+    """Return the largest distance in mm between the corners of the volume by the headers of image and label."""
     return grid_distance_mm(read_affine(case.image), read_affine(case.label), read_header(case.image).get_data_shape())

@@ -2,8 +2,8 @@
 
     python scripts/demo.py [--overwrite] [options of train.py, such as n_steps=2000]
 
-Everything is written below runs/demo; the table and the pictures are gathered in demo_output, where --overwrite replaces files
-that an earlier demo did not make.
+Everything is written below runs/demo. The table and the pictures are copied to demo_output. There --overwrite replaces also
+files that an earlier demo did not make.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"
 
 
 def main(options: list[str]) -> None:
+    """Run the command."""
     if options[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return
@@ -56,12 +57,13 @@ def main(options: list[str]) -> None:
 
 
 def evaluate(weights: str, options: list[str]) -> Path:
-    """Score weights on the phantom's fold 0 and return the run folder."""
+    """Score weights on the phantom's fold 0. Return the run folder."""
     call("test.py", "with", "demo", *options, f"reload_model_path={weights}")
     return newest_run(RUNS / "QNet_test_PHANTOM_cv0")
 
 
 def compare(untrained: dict, trained: dict) -> str:
+    """Return the table of mean Dice by class, from the two results.json."""
     before, after = ({**{name: entry["dice_mean"] for name, entry in results["classes"].items()},
                       "mean of classes": results["mean"]["dice_mean"]} for results in (untrained, trained))
     rows = [[name, f"{before[name]:.3f}", f"{after[name]:.3f}", f"{after[name] - before[name]:+.3f}"] for name in after]

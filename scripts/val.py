@@ -29,6 +29,7 @@ CONFIGS = {
 
 
 def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=sorted({dataset for dataset, _ in CONFIGS}))
     parser.add_argument("setting", choices=["1", "1_scratch", "2"])
@@ -41,7 +42,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def settings(name: str, fold: int, options: list[str]) -> dict:
-    """Return what of a run's config decides where its folders are."""
+    """Return the config of a run, as far as its folders depend on it."""
     given = dict(option.split("=", 1) for option in options if "=" in option)
     config = load_config(name, *(option for option in options if "=" not in option))
     config["eval_fold"] = fold
@@ -52,20 +53,29 @@ def settings(name: str, fold: int, options: list[str]) -> dict:
 
 
 def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[tuple[str, int], Path]:
-    """Return the newest snapshot of each config and fold, all of them found and whole before any is evaluated."""
+    """Return the newest snapshot of each config and fold. All of them are read before any is evaluated.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
     found = {}
     for name in configs:
         for fold in folds:
             folder = run_folders(settings(name, fold, options), "train")
-            found[name, fold] = newest_snapshot(ROOT / folder)
-            if found[name, fold] is None:
+            snapshot = newest_snapshot(ROOT / folder)
+            if snapshot is None:
                 raise InputError(f"{folder}: no snapshot of {name}, fold {fold}; train it first")
-            read_snapshot(found[name, fold])
+            read_snapshot(snapshot)
+            found[name, fold] = snapshot
     return found
 
 
 def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
-    """Run test.py, which takes the network as the snapshot was trained; return each class's mean Dice."""
+    """Run test.py, with the network of the snapshot. Return the mean Dice of each class.
+
+    Raises:
+        InputError: test.py left no valid results.json.
+    """
     call("test.py", "with", name, f"eval_fold={fold}", *options, f"reload_model_path={snapshot}")
     path = newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json"
     try:
@@ -75,7 +85,7 @@ def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[s
 
 
 def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: each class's Dice in every fold, and mean ± standard deviation (population) over the folds."""
+    """Return header and rows: the Dice of each class in every fold, and mean ± population standard deviation over the folds."""
     classes = list(dict.fromkeys(name for by_class in scores.values() for name in by_class))
     lines = {name: [by_class.get(name, np.nan) for by_class in scores.values()] for name in classes}
     lines["mean of classes"] = np.nanmean(list(lines.values()), axis=0).tolist()
@@ -85,11 +95,12 @@ def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str
 
 
 def main(given: list[str] | None = None) -> None:
+    """Run the command."""
     arguments = parse_arguments(given)
     configs = CONFIGS[arguments.dataset, arguments.setting]
     try:
         found = snapshots(configs, arguments.folds, arguments.options)
-        scores = {fold: {} for fold in arguments.folds}
+        scores: dict[int, dict[str, float]] = {fold: {} for fold in arguments.folds}
         for (name, fold), snapshot in found.items():
             scores[fold] |= evaluate(name, fold, snapshot, arguments.options)
     except InputError as error:

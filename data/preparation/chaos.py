@@ -1,4 +1,4 @@
-"""CHAOS as downloaded: DICOM series with PNG masks."""
+"""Reading CHAOS as downloaded: DICOM series with PNG masks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from dataloaders.dicom import by_position, read_series
 from dataloaders.itk import check_image, last_line, quiet, with_geometry
 from util.base.errors import InputError
 
-CHAOS_GREY_LEVELS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}   # label value: its grey levels in a PNG
+CHAOS_GREY_LEVELS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}   # label value: first and last grey level in a PNG
 
 
 def read_chaos(case: RawCase) -> tuple[sitk.Image, sitk.Image]:
-    """Return a CHAOS case's image and labels 1…4 in LAS order, whatever the order and orientation of the DICOM series.
+    """Return a CHAOS case's image and labels 1…4 in LAS order, for any order and orientation of the DICOM series.
 
-    A PNG belongs to the DICOM slice with the same number in its file name, and has the same rows and columns; the
+    A PNG belongs to the DICOM slice with the same number in its file name, and has the same rows and columns. The
     slice's place comes from its DICOM position.
 
     Raises:
-        InputError: no or damaged files, several series, slices that are not evenly stacked, a slice without a mask or a
-            mask without a slice, a mask of another size or with a grey level that CHAOS gives no meaning.
+        InputError: files are missing or damaged, there are several series, slices are not evenly stacked, slices and masks do
+            not pair up, or a mask has another size or an unknown grey level.
     """
+    assert case.label is not None      # as `find_chaos` makes it
     slices = _numbered(case.image, "dcm")
     masks = _numbered(case.label, "png")
     if odd := sorted(set(slices) ^ set(masks)):
@@ -39,7 +40,7 @@ def read_chaos(case: RawCase) -> tuple[sitk.Image, sitk.Image]:
 
 
 def _numbered(folder: Path, ending: str) -> dict[int, Path]:
-    """Return the files of a folder by the last number in their name; hidden ones are left out."""
+    """Return the files of a folder, without hidden ones, by the last number in their names."""
     files: dict[int, Path] = {}
     for path in sorted(folder.glob(f"[!.]*.{ending}")):
         digits = re.findall(r"\d+", path.stem)
@@ -53,7 +54,7 @@ def _numbered(folder: Path, ending: str) -> dict[int, Path]:
 
 @quiet()
 def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Return a CHAOS PNG as labels (H, W), grey levels turned into label values by their meaning."""
+    """Return a CHAOS PNG as labels (H, W). Grey levels become label values."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     reader.SetImageIO("PNGImageIO")

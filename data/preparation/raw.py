@@ -1,4 +1,4 @@
-"""A case as it was downloaded, and reading one whose files are NIfTI."""
+"""A case as downloaded, and reading one with NIfTI files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataloaders.nifti import read_nifti
 
 @dataclass(frozen=True)
 class RawCase:
-    """One scan of a download: files, or in CHAOS the folders of its DICOM slices and of its PNG masks.
+    """One scan of a download: its files, or in CHAOS the folders of its DICOM slices and PNG masks.
 
-    `label` is None for an own scan that nobody has outlined.
+    `label` is None for a user's own scan that nobody has outlined.
     """
 
     name: str
@@ -24,14 +24,13 @@ class RawCase:
 
 
 def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tuple[sitk.Image, sitk.Image | None]:
-    """Return a case's image and its labels, as whole numbers on the image's grid; None where the case has no label file.
+    """Return a case's image and its labels, as whole numbers on the image's grid. None if the case has no label file.
 
     Args:
         case: its NIfTI files.
-        trust_image_geometry: give the labels the image's geometry whatever their own file says.
+        trust_image_geometry: ignore the labels' own geometry.
     Raises:
-        InputError: as `read_nifti`; an image with values that are not finite, or all equal; labels that are not whole
-            numbers, or whose size or place in the patient is not the image's.
+        InputError: as `read_nifti`, `check_image` and `labels_on`.
     """
     image = check_image(read_nifti(case.image), case.image)
     if case.label is None:
