@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 import pytest
 
 from scripts.checks.imports import ARROWS, PAGE, drawn_page, main, own_room, room_of, wrong_arrows
-from tests.conftest import ROOT
+from util.base.root import ROOT
 
 
 def test_every_import_is_allowed():

@@ -5,7 +5,6 @@ for what they print and exit with. WRONG_OPTIONS has every option of configs/bas
 """
 
 import functools
-import json
 import shutil
 import subprocess
 import sys
@@ -24,17 +23,17 @@ from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from dataloaders.volumes import read_volume
 from scripts import compare, val
 from tests import damage as d
-from tests.conftest import ROOT, TINY, entry_point, run, toy_case, write
 from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dicom
-from tests.util.results.test_comparison import write_run
+from tests.programs import TINY, entry_point, run
+from tests.runs import write_evaluation, write_run
 from util.base.errors import InputError
+from util.base.root import ROOT
 from util.options import config as config_module
 from util.options.config import base_config, check_config, read_json5
 from util.options.sections import ModelOptions
 from util.options.table import RULES
 from util.predict.scans import read_scan, read_support
 from util.results.report import write_report
-from util.results.scores import METRICS, SCORE_COLUMNS, summarise, write_scores
 from util.run.experiment import make_experiment, run_commandline
 from util.training.building import build_model
 from util.training.snapshots import load_model, read_snapshot
@@ -226,16 +225,7 @@ def json5_file(tmp_path):
 @pytest.fixture
 def run_folder(tmp_path, toy_data):
     """What report reads of an evaluation, with one prediction."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    rows = [{"label_name": "liver", "label": 1, "support_case": "1", "query_case": "2", **dict.fromkeys(METRICS, 0.5)}]
-    assert set(rows[0]) == set(SCORE_COLUMNS)
-    write_scores(rows, [], summarise(rows), folder)
-    config = base_config()
-    config["path"]["CHAOST2"]["data_dir"] = str(toy_data)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write(folder / "predictions/2_liver_supp1.nii.gz", toy_case(2)[1])
-    return folder
+    return write_evaluation(tmp_path / "run", toy_data)
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CASES, ROOT, TINY, entry_point, run, toy_case, write, write_toy_data
+from tests.programs import TINY, entry_point, run
+from tests.toy import CASES, toy_case, write, write_toy_data
+from util.base.root import ROOT
 from util.run.experiment import run_commandline
 from util.training.snapshots import read_snapshot
 

@@ -13,7 +13,7 @@ import pytest
 from data import check, phantom, prepare
 from data.supervoxels import generate_supervoxels
 from scripts import benchmark, compare, compare_methods, demo, report_pictures, results
-from tests.conftest import entry_point, run
+from tests.programs import entry_point, run
 from tests.test_bad_input import run_folder, write_run  # noqa: F401
 from util.base.files import sha256, write_text
 

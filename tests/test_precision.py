@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import ROOT, run
-from tests.util.predict.test_predict import predict
+from tests.programs import predict, run
 from util.base.device import bf16_is_fast, resolve_precision
+from util.base.root import ROOT
 from util.options.config import load_config, named_configs
 from util.training.snapshots import read_snapshot
 

@@ -4,7 +4,7 @@ import pytest
 
 from dataloaders.datasets import DatasetSpec, case_order, find_cases
 from dataloaders.volumes import normalise, read_array, read_label, write_like
-from tests.conftest import write
+from tests.toy import write
 from util.base.errors import InputError
 from util.base.files import LIST
 from util.options.config import base_config

@@ -14,21 +14,15 @@ import torch
 from scipy import ndimage
 
 from dataloaders.resampling import voxel_to_patient
-from tests.conftest import ROOT, entry_point
 from tests.data.raw_downloads import write_dicom
+from tests.programs import predict
 from util.base.checksums import sha256
 from util.base.files import LIST
+from util.base.root import ROOT
 from util.predict import batch
 from util.predict.batch import output_path
 from util.predict.predictor import Predictor
 from util.training.as_trained import as_trained
-
-
-def predict(**options):
-    entry_point("test").experiment.run("predict", config_updates={
-        "device": "cpu", "precision": "float32", "n_iters": 1, "eval_batch_size": 9,
-        **{key: str(value) if not isinstance(value, (bool, int, float, list))
-                                                               else value for key, value in options.items()}})
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 import nibabel
 import numpy as np
 
-from tests.conftest import ROOT
+from util.base.root import ROOT
 
 
 def test_the_lines_of_the_readme(trained, toy_data, tmp_path, monkeypatch, capsys):

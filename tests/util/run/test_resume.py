@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
+from tests.programs import TINY, entry_point, run
+from tests.toy import write_toy_data
 from util.base.checksums import sha256
 from util.base.files import LIST, PARTIAL, partial_name
+from util.base.root import ROOT
 from util.base.signals import Interrupted
 from util.run import provenance
 from util.run.experiment import run_commandline

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.conftest import run
+from tests.programs import run
 from util.base.signals import Interrupted
 from util.results import evaluation
 from util.run.folders import newest_run

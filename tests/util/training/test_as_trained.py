@@ -11,7 +11,7 @@ from models.alpnet import ALPNet
 from models.encoder import SmallBackbone
 from models.qnet import SupportThresholdQNet
 from scripts import val
-from tests.conftest import TINY, entry_point, run
+from tests.programs import TINY, entry_point, run
 from util.options.config import base_config
 from util.options.table import Role, with_role
 from util.run.experiment import run_commandline
