@@ -19,6 +19,7 @@ from util.base.distributed import is_main, of_main, world_size
 from util.base.errors import InputError
 from util.base.guard import lies_in
 from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, TrainOptions, section
+from util.options.table import MODELS, UNTRAINED_MODELS
 from util.results.figures import loss_curve
 from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import FILE as PROVENANCE
@@ -74,6 +75,9 @@ def expect_elsewhere(weights: str | None, folder: Path) -> None:
 
 def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights: str | None) -> FewShotModel:
     """Return the model to train, and print what it starts from; the training itself restores `resume_from`."""
+    if options.model in UNTRAINED_MODELS:
+        raise InputError(f"model: got {options.model!r}, which needs no training: test.py evaluates it as it is; allowed: "
+                         f"{', '.join(model for model in MODELS if model not in UNTRAINED_MODELS)}")
     model = build_model(options)
     if resume_from is not None:
         print(f"going on from step {resume_from.step}: {resume_from.path}")

@@ -26,7 +26,7 @@ from scipy import fft, ndimage
 from tqdm import tqdm
 
 from data.supervoxels.felzenszwalb import generate_supervoxels
-from dataloaders.volumes import write_like
+from dataloaders.nifti import write_like
 from util.base.errors import InputError
 from util.base.files import LIST, replacing, write_text
 from util.base.guard import claim

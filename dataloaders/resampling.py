@@ -8,23 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.volumes import MAX_VOXELS
+from dataloaders.itk import with_geometry
+from dataloaders.nifti import MAX_VOXELS
 from util.base.errors import InputError
-from util.base.files import replacing
 
 IN_PLANE_PX = 256
-
-
-def with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
-    """Return (D, H, W) values as an image with the geometry of `reference`, which has the same size."""
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(reference)
-    return image
 
 
 def clip_at_percentile(image: sitk.Image, percentile: float = 99.5) -> sitk.Image:
@@ -113,17 +105,3 @@ def labels_to_grid(labels: sitk.Image, spacing_mm: Sequence[float], size_px: int
 def labels_to_scan(labels: sitk.Image, scan: sitk.Image) -> sitk.Image:
     """Bring a label map from the model's grid back to a scan's own: nearest voxel, 0 outside the map."""
     return sitk.Resample(labels, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-
-
-def voxel_to_patient(image: sitk.Image) -> np.ndarray:
-    """Return the 4×4 matrix from index (x, y, z) to millimetres in the patient (LPS)."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    matrix[:3, 3] = image.GetOrigin()
-    return matrix
-
-
-def save(image: sitk.Image, path: Path) -> None:
-    """Write as NIfTI."""
-    with replacing(path) as partial:
-        sitk.WriteImage(image, partial)

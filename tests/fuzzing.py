@@ -31,19 +31,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.folds import supports_and_queries
-from dataloaders.reading import RawCase, read_nifti_pair
-from dataloaders.volumes import (
-    MAX_SUPERVOXEL,
-    normalise,
-    read_array,
-    read_image,
-    read_label,
-    read_spacing_mm,
-    read_supervoxels,
-    write_like,
-)
+from dataloaders.nifti import read_array, read_spacing_mm, write_like
+from dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
 from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.progress import progress

@@ -16,10 +16,11 @@ import SimpleITK as sitk
 import torch
 
 from data import check, prepare
+from data.preparation.chaos import read_chaos
+from data.preparation.raw import RawCase, read_nifti_pair
 from data.supervoxels import generate_supervoxels
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.episodes import load_training_volumes
-from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from dataloaders.volumes import read_volume
 from scripts import compare, val
 from tests import damage as d
@@ -91,7 +92,9 @@ SCAN = IMAGE | {
     d.a_folder: "no DICOM file in it",
     d.vast: "which is too large for the grid of the model",
 }
+SUPPORT_IMAGE = IMAGE | {d.a_folder: "no DICOM file in it"}
 SUPPORT_LABEL = NIFTI | {
+    d.a_folder: "no DICOM file in it",
     NAN: "holds nan, allowed in labels: whole numbers from 0 to 32767",
     FRACTION: "holds 1.5, allowed in labels",
     NEGATIVE: "holds -1, allowed in labels",
@@ -272,7 +275,7 @@ FILES = {
     "test image": ("case", lambda case: case.image, lambda case: read_volume(case, SPEC), IMAGE),
     "test label": ("case", lambda case: case.label, lambda case: read_volume(case, SPEC), LABEL),
     "query": ("case", lambda case: case.image, lambda case: read_scan(case.image, GRID), SCAN),
-    "support image": ("case", lambda case: case.image, lambda case: read_support(case.image, case.label, GRID), IMAGE),
+    "support image": ("case", lambda case: case.image, lambda case: read_support(case.image, case.label, GRID), SUPPORT_IMAGE),
     "support label": ("case", lambda case: case.label, lambda case: read_support(case.image, case.label, GRID), SUPPORT_LABEL),
     "own image": ("case", lambda case: case.image, lambda case: read_nifti_pair(RawCase("1", case.image, case.label)), IMAGE),
     "snapshot": ("snapshot", lambda path: path, lambda path: load_model(small_model(), read_snapshot(path)), SNAPSHOT),
@@ -317,7 +320,9 @@ def test_damaged_file(file, damage, message, request, tmp_path):
 READ_IT = """
 import sys
 from pathlib import Path
-from dataloaders.reading import RawCase, read_chaos, read_nifti
+from data.preparation.chaos import read_chaos
+from data.preparation.raw import RawCase
+from dataloaders.nifti import read_nifti
 from util.base.errors import InputError
 try:
     path = Path(sys.argv[1])

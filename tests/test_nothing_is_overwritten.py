@@ -12,10 +12,13 @@ import pytest
 
 from data import check, phantom, prepare
 from data.supervoxels import generate_supervoxels
-from scripts import benchmark, compare, compare_methods, demo, report_pictures, results
+from scripts import compare, demo
+from scripts.checks import benchmark
+from scripts.tables import compare_methods, report_pictures, results
 from tests.programs import entry_point, run
 from tests.test_bad_input import run_folder, write_run  # noqa: F401
-from util.base.files import sha256, write_text
+from util.base.checksums import sha256
+from util.base.files import write_text
 
 IMAGES = "chaos_MR_T2_normalized"
 PREDICT = {"reload_model_path": "{data}/w.pth", "support_image": f"{{data}}/{IMAGES}/image_1.nii.gz",

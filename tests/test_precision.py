@@ -12,6 +12,7 @@ from tests.programs import predict, run
 from util.base.device import bf16_is_fast, resolve_precision
 from util.base.root import ROOT
 from util.options.config import load_config, named_configs
+from util.predict.predictor import Predictor
 from util.training.snapshots import read_snapshot
 
 CPU = torch.device("cpu")
@@ -61,7 +62,7 @@ def test_gpus(supported, capability, fast, monkeypatch):
 
 def test_a_processor_that_is_imitated_counts_as_that_one():
     code = "import torch; from util.base.device import bf16_is_fast; print(bf16_is_fast(torch.device('cpu')))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True,
                           env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert done.stdout == "False\n"
 
@@ -81,6 +82,7 @@ def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
             support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
+    assert Predictor.load(trained / "snapshots/1.pth", device="cpu")._encoder.model.encoder.bf16 is fast
     assert used(trained) == used(scored) == NAMES[fast]
     out = capsys.readouterr().out
     assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out

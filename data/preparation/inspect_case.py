@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_spacing_mm, read_supervoxels
+from dataloaders.nifti import read_spacing_mm
+from dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_supervoxels
 from util.base.errors import InputError
 
 

@@ -9,9 +9,9 @@ import json5
 import nibabel
 import numpy as np
 
+from data.preparation.raw import RawCase
 from dataloaders.datasets import DatasetSpec, Grid
-from dataloaders.reading import RawCase
-from dataloaders.volumes import read_affine, read_array
+from dataloaders.nifti import read_affine, read_array
 from util.base.errors import InputError
 
 MAX_LABEL = 254

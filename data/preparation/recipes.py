@@ -10,8 +10,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from data.preparation.chaos import read_chaos
+from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import DatasetSpec
-from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from dataloaders.resampling import (
     IN_PLANE_PX,
     image_to_grid,

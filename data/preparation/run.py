@@ -16,10 +16,11 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from data.preparation.raw import RawCase
 from data.preparation.recipes import Finder, Recipe
 from dataloaders.datasets import DatasetSpec, find_cases
-from dataloaders.reading import RawCase, last_line
-from dataloaders.resampling import save
+from dataloaders.itk import last_line
+from dataloaders.nifti import save
 from dataloaders.volumes import read_label
 from util.base.errors import InputError
 from util.base.files import write_text

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
-from dataloaders.volumes import read_array, read_header, write_like
+from dataloaders.nifti import read_array, read_header, write_like
 from util.base.checksums import sha256
 from util.base.errors import InputError
 from util.base.files import made_in, write_text

@@ -5,6 +5,7 @@
     python scripts/checks/benchmark.py all --quick             # small encoder: minutes, to see that everything runs
     python scripts/checks/benchmark.py evaluate --data-dir data/CHAOST2
 
+Where bf16 is slower than float32 (util/base/device.py: bf16_is_fast) its parts are left out, which is said.
 Each part alternates plain and ours after a warm-up, takes medians, checks that both give the same numbers, and states the ratio.
 The plain evaluation and training step run with the C library's memory management as it is by itself, ours with what
 `util/base/device.py` sets.
@@ -52,6 +53,7 @@ from util.base.device import (
     M_MMAP_THRESHOLD,
     M_TOP_PAD,
     M_TRIM_THRESHOLD,
+    bf16_is_fast,
     keep_freed_memory,
     mallopt,
     resolve_device,
@@ -95,6 +97,12 @@ class Bench:
         self.encoder = "small" if options.quick else options.encoder
         self.spec, self.cases = self._cases(options.data_dir, folder)
         self.repeats, self.batch_size = 2, 8 if self.device.type == "cuda" else 2
+        self.bf16 = bf16_is_fast(self.device)     # without instructions for it a large product takes minutes
+
+    @property
+    def train_steps(self) -> dict[str, bool]:
+        """The name of each training step that is timed, and whether it is in bf16."""
+        return {"train_step": False} | ({"train_step_bf16": True} if self.bf16 else {})
 
     def _cases(self, data_dir: Path | None, folder: Path):
         name, n_sv = ("CHAOST2", 5000) if data_dir else ("PHANTOM", 1000)
@@ -126,13 +134,21 @@ class Bench:
 
     def rate(self, dtype: torch.dtype = torch.float32) -> float:
         """Floating-point operations per second of a large matrix product or a convolution, whichever has more."""
-        matrix = torch.randn(2048, 2048, device=self.device).to(dtype)
+        side, n_images, repeats = (512, 1, 3) if self.quick else (2048, 4, 15)
+        matrix = torch.randn(side, side, device=self.device).to(dtype)
         images, weights = (torch.randn(size, device=self.device).to(dtype, memory_format=torch.channels_last)
-                           for size in ((4, 256, 64, 64), (256, 256, 3, 3)))
+                           for size in ((n_images, 256, 64, 64), (256, 256, 3, 3)))
         with torch.inference_mode():
             product, convolution = self.alternate(lambda: matrix @ matrix, lambda: F.conv2d(images, weights, padding=1),
-                                                  repeats=15)
-        return max(2 * 2048**3 / product, 2 * images.numel() * 256 * 9 / convolution)
+                                                  repeats=repeats)
+        return max(2 * side**3 / product, 2 * images.numel() * 256 * 9 / convolution)
+
+    def describe_rates(self) -> str:
+        """Say how fast the machine is in float32 and in bf16, or that it has no bf16."""
+        rates = f"a large matrix product or convolution runs at {self.rate() / 1e9:.0f} Gflop/s in float32"
+        if self.bf16:
+            return f"{rates}, {self.rate(torch.bfloat16) / 1e9:.0f} in bf16"
+        return f"{rates}\nleft out: evaluate_bf16, train_step_bf16; {self.device} is slower in bf16 than in float32"
 
     def alternate(self, *functions: Callable[[], object], repeats: int = 5) -> list[float]:
         """Median seconds of each function, called in turn after a warm-up."""
@@ -181,6 +197,8 @@ def evaluate(bench: Bench) -> dict[str, Result]:
         plain, agree, note = _plain(bench, model, pairs, timed.predictions)
         results[name] = Result(plain, timed.seconds, agree, f"{note}; {timed.encoder_share:.0%} of ours inside the encoder, "
                                f"{timed.n_encoded} slices", timed.n_encoded * flops / rate)
+    if not bench.bf16:
+        return results
     exact, fast = ours["evaluate_one_support"], _ours(bench, bench.model(bf16=True), one)
     gap = max(abs(_mean_dice(exact.predictions, label) - _mean_dice(fast.predictions, label)) for label in LABELS)
     results["evaluate_bf16"] = Result(exact.seconds, fast.seconds, gap <= 0.005, f"against ours in float32; largest gap of a "
@@ -326,7 +344,7 @@ def train(bench: Bench) -> dict[str, Result]:
     episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0), 1)))
     episode = episode.to(bench.device)
     results = {}
-    for name, bf16 in (("train_step", False), ("train_step_bf16", True)):
+    for name, bf16 in bench.train_steps.items():
         plain_model, model = bench.model().train(), bench.model(bf16).train()
         model.to(memory_format=torch.channels_last)   # as util/training/loop.py does
         plain_step, our_step = _trainer(plain_model, _plain_loss), _trainer(model, _our_loss)
@@ -369,8 +387,8 @@ def loss_curves(bench: Bench, volumes: list[TrainingVolume], n_steps: int = 200)
 
     curves = {}
     others = [(f"plain from {change:g}", False, 1 + change, _plain_loss) for change in (1e-6, -1e-6, 3e-6, -3e-6)]
-    for name, bf16, scale, loss_of in (("plain", False, 1, _plain_loss), *others,
-                                       ("train_step", False, 1, _our_loss), ("train_step_bf16", True, 1, _our_loss)):
+    ours = [(name, bf16, 1, _our_loss) for name, bf16 in bench.train_steps.items()]
+    for name, bf16, scale, loss_of in (("plain", False, 1, _plain_loss), *others, *ours):
         model = bench.model(bf16).train()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -424,11 +442,12 @@ def load(bench: Bench) -> dict[str, Result]:
     Both share the augmentation's code, so that is not what differs.
     """
     volumes = training_volumes(bench)
-    dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0), 40
+    dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0), 5 if bench.quick else 40
     raw = [volume.image for volume in volumes], [volume.classes for volume in volumes]
     rng, n = np.random.default_rng(0), itertools.count()
     plain, ours = bench.alternate(lambda: [reference.load_episode(*raw, rng) for _ in range(in_a_row)],
-                                  lambda: [dataset[next(n)] for _ in range(in_a_row)], repeats=7)
+                                  lambda: [dataset[next(n)] for _ in range(in_a_row)],
+                                  repeats=3 if bench.quick else 7)
     plain, ours = plain / in_a_row, ours / in_a_row
     draws = 400
     wanted = _areas(lambda k: reference.load_episode(*raw, np.random.default_rng(k)), 60)
@@ -475,9 +494,8 @@ def main() -> None:
         if options.peak_of:
             print(peak_megabytes(bench, options.peak_of))
             return
-        print(f"{bench.encoder} on {bench.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; a large "
-              f"matrix product or convolution runs at {bench.rate() / 1e9:.0f} Gflop/s in float32, "
-              f"{bench.rate(torch.bfloat16) / 1e9:.0f} in bf16")
+        print(f"{bench.encoder} on {bench.device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}; "
+              f"{bench.describe_rates()}")
         for part in chosen:
             results |= functions[part](bench)
             print(f"{part}: done", file=sys.stderr)

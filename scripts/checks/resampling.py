@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.resampling import with_geometry
+from dataloaders.itk import with_geometry
 from util.base.errors import InputError
 from util.base.tables import format_table
 from util.predict.predictor import Predictor, Segmentation, join_on_scan

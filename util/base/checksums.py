@@ -28,7 +28,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def code_sha256() -> str:
-    """Return one check sum of all Python files that results depend on."""
-    files = [*ROOT.glob("*.py"), *(path for name in CODE for path in (ROOT / name).rglob("*.py"))]
+def code_sha256(root: Path = ROOT) -> str:
+    """Return one check sum of all Python files that results depend on, in a checkout of this repository."""
+    files = [*root.glob("*.py"), *(path for name in CODE for path in (root / name).rglob("*.py"))]
     return digest([sha256(path) for path in sorted(files)])

@@ -39,6 +39,35 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class RegistrationOptions:
+    """How a support is registered to a query; field by field `registration` of the config."""
+
+    affine: bool
+    affine_mm: tuple[float, float, float]
+    search_mm: tuple[float, float, float]
+    mind_radius: int
+    mind_dilation: int
+    intensity_weight: float
+    smoothness: float
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class GuidedOptions:
+    """How the query's own appearance draws borders; field by field `guided` of the config."""
+
+    blur_mm: tuple[float, float, float]
+    sure: float
+    clear: float
+    near: float
+    clip: float
+    prior_weight: float
+    bias: float
+    filter_mm: float
+    filter_eps: float
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """What the network is, what it computes and what its losses weigh."""
 
@@ -52,6 +81,8 @@ class ModelOptions:
     threshold: str
     t_loss_scaler: float
     prototype_windows: tuple[int, int]
+    registration: RegistrationOptions
+    guided: GuidedOptions
     precision: str
     bg_wt: float
     ignore_label: int
@@ -61,7 +92,9 @@ class ModelOptions:
     @classmethod
     def of(cls, config: Config) -> ModelOptions:
         """Take them from a checked config."""
-        return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]))
+        return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]),
+                       registration=section(RegistrationOptions, config["registration"]),
+                       guided=section(GuidedOptions, config["guided"]))
 
 
 @dataclass(frozen=True)
@@ -111,7 +144,7 @@ class TrainOptions:
     @classmethod
     def of(cls, config: Config) -> TrainOptions:
         """Take them from a checked config."""
-        return section(cls, config, optim=OptimizerOptions(**config["optim"]))
+        return section(cls, config, optim=section(OptimizerOptions, config["optim"]))
 
 
 @dataclass(frozen=True)

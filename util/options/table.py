@@ -14,6 +14,7 @@ from util.options.rules import (
     boolean,
     device_name,
     either,
+    lengths_mm,
     list_of,
     number,
     one_of,
@@ -25,7 +26,9 @@ from util.options.rules import (
 )
 
 ENCODERS = ("resnet101", "resnet50", "small")
-MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # with the names in folders and tables
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "registration": "Registration",
+          "guided": "Guided"}      # with the names in folders and tables
+UNTRAINED_MODELS = ("registration", "guided")      # have no weights
 
 
 class Role(Enum):
@@ -88,6 +91,14 @@ OPTIONS: dict[str, Option] = {
     "threshold": _option(one_of("query", "learned", "support"), Role.SHAPES, Role.TRAINED_WITH),
     "t_loss_scaler": _option(number(0)),
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
+    "registration": _option({
+        "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
+        "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000)},
+        Role.SHAPES, Role.TRAINED_WITH),
+    "guided": _option({
+        "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
+        "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
+        Role.SHAPES, Role.TRAINED_WITH),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
     "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),

@@ -19,7 +19,10 @@ from util.predict.predictor import Predictor
 from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, write_on_scan
 from util.results.scores import file_name
 
-CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from", "sha256")
+CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "made_from",
+                "sha256")
+EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in later)
+                   for later in (["confidence"], ["confidence", "sha256"])]
 
 
 def predict_all(predictor: Predictor, options: PredictOptions, settings: str) -> list[str]:
@@ -35,7 +38,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str) ->
         predictor.add_support(*pair)
     plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]))
     if plan.waiting:
-        predictor.encode_supports()
+        predictor.prepare()
     failures = _predict_waiting(predictor, plan, options)
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same; "
@@ -153,7 +156,7 @@ def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bo
 def _given(options: PredictOptions) -> list[Path]:
     """Return the files that predictions are made of but the query."""
     given = (options.reload_model_path, options.support_image, options.support_label)
-    return [Path(path) for paths in given for path in (paths if isinstance(paths, tuple) else [paths])]
+    return [Path(path) for paths in given if paths is not None for path in (paths if isinstance(paths, tuple) else [paths])]
 
 
 def output_path(query: Path, output: Path, n_queries: int) -> Path:
@@ -178,7 +181,7 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
     try:
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, CASE_COLUMNS[:-1]) else ():
+            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
                 rows.setdefault(row["query"], []).append(row)
     except FileNotFoundError:
         return {}

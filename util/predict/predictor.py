@@ -2,7 +2,7 @@
 
     from util.predict.predictor import Predictor
 
-    predictor = Predictor.load("runs/…/snapshots/30000.pth")
+    predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth")
     predictor.add_support("outlined.nii.gz", "outlined_labels.nii.gz")
     predictor.segment("scan.nii.gz").save("scan_labels.nii.gz")
 """
@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from dataloaders.datasets import DatasetSpec
+from dataloaders.datasets import DatasetSpec, Grid
 from dataloaders.volumes import Volume
+from models.volume import VolumeModel
 from util.base.device import resolve_device, resolve_precision
 from util.base.errors import InputError
 from util.base.guard import claim
-from util.base.progress import progress
 from util.options.config import base_config, check_config
-from util.options.sections import DataOptions, ModelOptions, WholeVolumeOptions, section
+from util.options.sections import Config, DataOptions, ModelOptions, WholeVolumeOptions, section
 from util.predict.scans import (
     Image,
     Scan,
@@ -39,14 +37,15 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
+from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import Task
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
-from util.segment.whole_volume import largest_components, probabilities, smooth_along_z
+from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
 from util.training.as_trained import as_trained
-from util.training.building import build_model
-from util.training.snapshots import load_model, read_snapshot
+from util.training.building import build_model, expect_no_weights, load_weights
+from util.training.snapshots import read_snapshot
 
 
 @dataclass(frozen=True)
@@ -109,25 +108,23 @@ class Segmentation:
 
 
 class Predictor:
-    """A model with its outlined scans, ready for others.
+    """A method with its outlined scans, ready for others.
 
     Args:
-        model: in the four-call interface, with its weights.
-        spec: of the data set that it was trained on; its grid is what scans are brought to.
-        device: where it computes.
+        segmenter: holds the method.
+        spec: of the data set that a network was trained on: scans are brought to its grid, and its names are used. None: a method
+            that takes scans on their own voxels.
         options: how whole volumes are segmented.
         augment: segment altered copies of each scan too, and take the mean; takes five times as long.
     Raises:
         InputError: the grid of the data set is not known.
     """
 
-    def __init__(self, model: nn.Module, spec: DatasetSpec, device: torch.device, options: WholeVolumeOptions, *,
-                 augment: bool = False):
-        if spec.grid is None:
+    def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False):
+        if spec is not None and spec.grid is None:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
-        self.spec, self.options, self.augment = spec, options, augment
+        self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
         self.supports: list[Support] = []
-        self._encoder = SliceEncoder(model, device, options.eval_batch_size, whole=True)
 
     @classmethod
     def load(cls, snapshot: Path | str, **options: Any) -> Predictor:
@@ -139,14 +136,38 @@ class Predictor:
         Raises:
             InputError: the file is missing, broken or something else, or an option is not allowed.
         """
-        found = read_snapshot(snapshot)
-        config = as_trained(base_config() | options, found.config, given=options)
+        return cls.from_config(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
+                               | {"reload_model_path": str(snapshot)})
+
+    @classmethod
+    def untrained(cls, model: str = "guided", **options: Any) -> Predictor:
+        """Make a predictor of a method that needs no training: "guided" or "registration".
+
+        Args:
+            options: as for `load`.
+        Raises:
+            InputError: the method needs training, or an option is not allowed.
+        """
+        return cls.from_config(base_config() | options | {"model": model, "reload_model_path": None})
+
+    @classmethod
+    def from_config(cls, config: Config) -> Predictor:
+        """Make a predictor of a whole config, in which the network is as its snapshot was trained.
+
+        Raises:
+            InputError: as `load`; or `reload_model_path` is missing, or given to a method without training.
+        """
         check_config(config)
         device = resolve_device(config["device"], config["deterministic"])
-        config["precision"] = resolve_precision(config["precision"], device)
-        model = build_model(ModelOptions.of(config))
-        load_model(model, found)
-        return cls(model, DataOptions.of(config).spec, device, section(WholeVolumeOptions, config), augment=config["augment"])
+        options = ModelOptions.of({**config, "precision": resolve_precision(config["precision"], device)})
+        whole = section(WholeVolumeOptions, config)
+        model = build_model(options)
+        if isinstance(model, VolumeModel):
+            expect_no_weights(options.model, config["reload_model_path"])
+            return cls(VolumeSegmenter(model, device), None, whole, augment=config["augment"])
+        load_weights(model, options, config["reload_model_path"])
+        segmenter = SliceSegmenter(SliceEncoder(model, device, whole.eval_batch_size, whole=True))
+        return cls(segmenter, DataOptions.of(config).spec, whole, augment=config["augment"])
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add an outlined scan; all values above 0 of its labels will be looked for in others.
@@ -155,18 +176,32 @@ class Predictor:
             image: a NIfTI file, or a nibabel or SimpleITK image.
             labels: whole numbers on the same grid; a file or an image.
         Raises:
-            InputError: they cannot be read, do not belong together, or no label is left on the model's grid.
+            InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
-        scan, label_map = read_support(image, labels, self.spec.grid)
-        name = f"support {len(self.supports) + 1}"
-        self.supports.append(Support(scan, Volume(name, scan.image, label_map, self.spec.grid.spacing_mm[::-1])))
-        self._encoder.supports.add(name)
+        scan, label_map = read_support(image, labels, self._grid, self._orientation)
+        volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
+        self.supports.append(Support(scan, volume))
+        self.segmenter.keep(volume)
+
+    @property
+    def _grid(self) -> Grid | None:
+        return None if self.spec is None else self.spec.grid
+
+    @property
+    def _orientation(self) -> str | None:
+        """Where axes point that the grid says nothing of: as in the first outlined scan."""
+        return orientation_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
     def names(self) -> dict[int, str]:
         """What every label value of the supports is called."""
         values = label_values([support.volume.label_map for support in self.supports])
-        return label_names(values, self.spec.labels, self.spec.file_values)
+        known, stored = ({}, {}) if self.spec is None else (self.spec.labels, self.spec.file_values)
+        return label_names(values, known, stored)
+
+    def prepare(self) -> None:
+        """Do now what is done once for all scans, which otherwise the first one waits for."""
+        self.segmenter.prepare([support.volume for support in self.supports])
 
     def segment(self, scan: Image | Path | str) -> Segmentation:
         """Segment a scan of any spacing, orientation and size.
@@ -178,19 +213,11 @@ class Predictor:
         """
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
-        read = read_scan(scan, self.spec.grid, orientation_of(self.supports[0].scan.on_grid))
+        read = read_scan(scan, self._grid, self._orientation)
         agreement = self._agreement(read)
-        on_grid = agreement.mean_probabilities()
+        on_grid, names = agreement.mean_probabilities(), self.names
         label_map = join_on_scan(on_grid, read, self.options.largest_component)
-        names = self.names
         return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement)
-
-    def encode_supports(self) -> None:
-        """Encode the outlined scans, which `segment` would do at the first scan."""
-        volumes = [support.volume for support in self.supports]
-        with progress(total=sum(len(volume.image) for volume in volumes), desc="supports", unit="slice") as bar:
-            for volume in volumes:
-                self._encoder.encode_whole(volume, bar)
 
     def _agreement(self, scan: Scan) -> Agreement:
         """Return the members of a scan: the supports, each with the scan as it is and, with `augment`, with altered copies.
@@ -200,11 +227,12 @@ class Predictor:
         image, agreement = scan.image, Agreement()
         supports = tuple(support.volume for support in self.supports)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
-            query = Volume("query", augmentation.apply(image), None, self.spec.grid.spacing_mm[::-1])
-            for _, raw in probabilities(self._encoder, Task(query, supports, tuple(self.names)), self.options):
-                agreement.add({label: smooth_along_z(augmentation.undo(probs), self.options.smooth_z)
-                               for label, probs in raw.items()})
-            self._encoder.release(query)
+            query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
+            for member in self.segmenter.members(Task(query, supports, tuple(self.names)), self.options):
+                probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
+                         for label, of_label in member.probs.items()}
+                agreement.add(probs, member.confidence)
+            self.segmenter.release(query)
         return agreement
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,17 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
-from dataloaders.reading import check_image, labels_on, read_dicom, read_nifti
-from dataloaders.resampling import clip_at_percentile, save, voxel_to_patient, window_to_255, with_geometry
-from dataloaders.volumes import MAX_VOXELS, normalise, write_like
+from dataloaders.dicom import read_dicom
+from dataloaders.itk import check_image, labels_on, voxel_to_patient, with_geometry
+from dataloaders.nifti import MAX_VOXELS, read_nifti, save, write_like
+from dataloaders.resampling import clip_at_percentile, window_to_255
+from dataloaders.volumes import normalise
 from util.base.errors import InputError
 from util.base.files import made_in
 from util.base.guard import is_same
 
 ENDINGS = (".nii", ".nii.gz")
+MAX_OWN_VOXELS = 2**23      # of a scan that is segmented on its own voxels; a larger one is taken coarser
 
 
 Image = sitk.Image | nibabel.spatialimages.SpatialImage
@@ -44,6 +48,12 @@ class Scan:
     def path(self) -> Path | None:
         """Where it was read from; None for an image in memory."""
         return self.given if isinstance(self.given, Path) else None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(z, y, x) of the prepared image."""
+        x_mm, y_mm, z_mm = self.on_grid.GetSpacing()
+        return z_mm, y_mm, x_mm
 
     @property
     def image(self) -> np.ndarray:
@@ -86,7 +96,7 @@ def scan_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def read_scan(given: Path | str | Image, grid: Grid, orientation: str | None = None) -> Scan:
+def read_scan(given: Path | str | Image, grid: Grid | None, orientation: str | None = None) -> Scan:
     """Bring a scan to the grid: a NIfTI file, a DICOM folder, or an image in memory.
 
     Args:
@@ -112,7 +122,7 @@ def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk
     return str(path), path, read_dicom(path) if path.is_dir() else read_nifti(path)
 
 
-def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid, orientation: str | None, name: str) -> Scan:
+def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, orientation: str | None, name: str) -> Scan:
     _expect_room(original, grid, name)
     prepared = check_image(prepare_image(original, grid, orientation), name)
     return Scan(scan_name(given) if isinstance(given, Path) else name, given, original, prepared)
@@ -141,7 +151,7 @@ def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.I
     return result
 
 
-def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
+def prepare_image(image: sitk.Image, grid: Grid | None, orientation: str | None) -> sitk.Image:
     """Turn, clip or window, resample, and crop or pad a scan as the training data was.
 
     The grid has its middle where the scan has its own, so that it lies on the same places of the patient however the same
@@ -149,6 +159,9 @@ def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sit
     the linear interpolation of the training data does: what was resampled once more is closer to what it was before.
     """
     turned = _turn(image, grid, orientation)
+    if grid is None:
+        return sitk.Resample(sitk.Cast(turned, sitk.sitkFloat32), _model_grid(turned, None), sitk.Transform(), sitk.sitkLinear,
+                             float(sitk.GetArrayViewFromImage(turned).min()))
     clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
     array = sitk.GetArrayViewFromImage(clipped)
     darkest, brightest = float(array.min()), float(array.max())
@@ -156,9 +169,9 @@ def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sit
     return sitk.Clamp(resampled, resampled.GetPixelID(), darkest, brightest)
 
 
-def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
+def prepare_labels(labels: sitk.Image, grid: Grid | None, orientation: str | None = None) -> np.ndarray:
     """Return labels on the grid of `prepare_image`, (D, H, W): a voxel takes the value that covers more than half of it."""
-    turned = _turn(labels, grid, None)
+    turned = _turn(labels, grid, orientation)
     target = _model_grid(turned, grid)
     result = np.zeros(target.GetSize()[::-1], np.int16)
     for value in label_values([sitk.GetArrayViewFromImage(turned)]):
@@ -167,28 +180,37 @@ def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
     return result
 
 
-def _model_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
+def _model_grid(image: sitk.Image, grid: Grid | None) -> sitk.Image:
+    """Return the grid that an image is brought to: as `grid` says, or its own, coarser where it has more than MAX_OWN_VOXELS."""
     extent_mm = np.multiply(image.GetSize(), image.GetSpacing())
-    size = [grid.size_px, grid.size_px, max(1, round(extent_mm[2] / grid.spacing_mm[2]))]
+    if grid is None:
+        coarser = max(1.0, (math.prod(image.GetSize()) / MAX_OWN_VOXELS) ** (1 / 3))
+        size = [max(1, round(n / coarser)) for n in image.GetSize()]
+        spacing_mm = (extent_mm / size).tolist() if coarser > 1 else list(image.GetSpacing())
+    else:
+        size = [grid.size_px, grid.size_px, max(1, round(extent_mm[2] / grid.spacing_mm[2]))]
+        spacing_mm = list(grid.spacing_mm)
     middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     direction = np.reshape(image.GetDirection(), (3, 3))
     target = sitk.Image(size, sitk.sitkUInt8)
-    target.SetSpacing(grid.spacing_mm)
+    target.SetSpacing(spacing_mm)
     target.SetDirection(image.GetDirection())
-    target.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * grid.spacing_mm))
+    target.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * spacing_mm))
     return target
 
 
-def _expect_room(image: sitk.Image, grid: Grid, name: str) -> None:
+def _expect_room(image: sitk.Image, grid: Grid | None, name: str) -> None:
     """Raise InputError when a scan's spacing makes it larger than MAX_VOXELS on the grid."""
+    if grid is None:
+        return
     longest_mm = max(np.multiply(image.GetSize(), image.GetSpacing()))
     if longest_mm / min(grid.spacing_mm) * grid.size_px**2 > MAX_VOXELS:
         raise InputError(f"{name}: spans {longest_mm:.0f} mm, which is too large for the grid of the model: "
                          f"size (x, y, z) = {image.GetSize()}, spacing {image.GetSpacing()} mm")
 
 
-def _turn(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
-    target = grid.orientation or orientation
+def _turn(image: sitk.Image, grid: Grid | None, orientation: str | None) -> sitk.Image:
+    target = (None if grid is None else grid.orientation) or orientation
     return sitk.DICOMOrient(image, target) if target else image
 
 
@@ -197,7 +219,8 @@ def orientation_of(image: sitk.Image) -> str:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
-def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid) -> tuple[Scan, np.ndarray]:
+def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid | None,
+                 orientation: str | None = None) -> tuple[Scan, np.ndarray]:
     """Return an outlined scan and its labels (D, H, W) on the grid, with the values that they have.
 
     Raises:
@@ -206,10 +229,10 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
     label_name, _, read_labels = _open(labels, "support labels")
-    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid)
+    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid, orientation)
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
-    return _on_grid(given, original, grid, None, name), label_map
+    return _on_grid(given, original, grid, orientation, name), label_map
 
 
 def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:

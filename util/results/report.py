@@ -19,7 +19,8 @@ from nibabel.affines import voxel_sizes
 from scipy import stats
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.volumes import read_affine, read_array, read_header, read_image, read_label_of
+from dataloaders.nifti import read_affine, read_array, read_header
+from dataloaders.volumes import read_image, read_label_of
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import claim
@@ -32,6 +33,7 @@ from util.segment.metrics import METRICS
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
+LATER_COLUMNS = ("confidence",)      # that tables of earlier versions lack
 SHOWN_OPTIONS = with_role(Role.SHOWN)
 PROBABILITY_STEP = 4      # probabilities come from a feature grid of a quarter of the image's resolution
 JPEG_QUALITY = 80
@@ -93,7 +95,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """
     try:
         with expect_file(path).open(newline="", encoding="utf-8") as file:
-            rows = [{key: row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None for key in columns}
+            rows = [{key: _cell(row, key) for key in columns}
                     for row in csv.DictReader(file)]
     except (KeyError, csv.Error, ValueError) as error:
         reason = f"lacks the column {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
@@ -101,6 +103,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     if not rows or any(row[key] is None for row in rows for key in NOT_NUMBERS):
         raise InputError(f"{path}: got no whole row, allowed: what test.py writes")
     return rows
+
+
+def _cell(row: Mapping[str, str], key: str) -> str | float | None:
+    if key in LATER_COLUMNS and key not in row:
+        return None
+    return row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None
 
 
 def _facts(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
@@ -192,7 +200,8 @@ def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[M
 def plot_trust(whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
     """Draw Dice over the numbers that are known without labels; None where there are fewer than three volumes."""
     numbers = [(key, text) for key, text in (("agreement", "agreement with other supports"),
-                                             ("margin", "mean distance of the score from the threshold"))
+                                             ("margin", "mean distance of the score from the threshold"),
+                                             ("confidence", "confidence of the method"))
                if sum(_is_number(row[key]) for row in whole_rows) >= 3]
     if not numbers:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.datasets import case_order
-from dataloaders.volumes import write_like
+from dataloaders.nifti import write_like
 from util.base.files import write_text
 from util.base.progress import progress
 from util.base.tables import write_rows
@@ -21,7 +21,7 @@ from util.segment.uncertainty import mean_margin
 
 STATISTICS = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
-WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin")
+WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin", "confidence")
 WHOLE = "whole_volume"   # names the files about whole volumes
 
 
@@ -73,7 +73,8 @@ def whole_score_rows(predictions: Sequence[WholePrediction], names: Mapping[int,
     for row in rows:
         own = found[row["label"], row["support_case"], row["query_case"]]
         others = [dice(own.mask, p.mask) for p in predictions if p is not own and p.label == own.label and p.query is own.query]
-        row |= {"agreement": float(np.mean(others)) if others else None, "margin": mean_margin(own.probs)}
+        row |= {"agreement": float(np.mean(others)) if others else None, "margin": mean_margin(own.probs),
+                "confidence": own.confidence}
     return rows
 
 

@@ -26,13 +26,15 @@ FILE = "provenance.json"
 DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # entries that results depend on
 
 
-def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None) -> list[str]:
+def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None,
+                 root: Path = ROOT) -> list[str]:
     """Add an entry about this start to a run folder's provenance.json; return what differs from the start before.
 
     Args:
         precision: what the option `precision` came to.
         cases: all files of these that exist get a check sum.
         weights: `reload_model_path`; a check sum too where it is a file.
+        root: the checkout whose code it is.
     Returns:
         Names in DECIDES; none at the first start.
     Raises:
@@ -43,7 +45,7 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
-        "code": code_sha256(), "git": _git_state(folder),
+        "code": code_sha256(root), "git": _git_state(folder, root),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
         "device": _device(device), "precision": precision, "threads": torch.get_num_threads(), "processes": world_size(),
@@ -76,24 +78,24 @@ def _device(device: torch.device) -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version()}
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
+def _git_state(folder: Path, root: Path) -> dict[str, Any] | None:
     """Return commit, untracked files and the file in `folder` that holds the uncommitted changes; None without git."""
-    commit = _git("rev-parse", "HEAD")
+    commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
-    changes, name = _git("diff", "--binary", "HEAD") or "", None
+    changes, name = _git(root, "diff", "--binary", "HEAD") or "", None
     if changes:
         name = f"uncommitted_{hashlib.sha256(changes.encode()).hexdigest()[:8]}.diff"
         with replacing(folder / name, listed=False) as partial:
             partial.write_text(changes, encoding="utf-8")
-    untracked = _git("ls-files", "--others", "--exclude-standard") or ""
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard") or ""
     return {"commit": commit.strip(), "uncommitted": name, "untracked": untracked.splitlines()}
 
 
-def _git(*arguments: str) -> str | None:
-    """Return what git says of this repository, None when there is no git or no repository."""
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return what git says of a repository, None when there is no git or no repository."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     return done.stdout if done.returncode == 0 else None

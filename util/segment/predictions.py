@@ -45,6 +45,7 @@ class WholePrediction:
     query: Volume
     probs: np.ndarray     # (D, H, W)
     mask: np.ndarray      # (D, H, W) bool
+    confidence: float | None = None      # 0…1, of methods that have one
 
 
 class QueryResult(NamedTuple):

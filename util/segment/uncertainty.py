@@ -52,9 +52,12 @@ class Agreement:
     label_maps: list[np.ndarray] = field(default_factory=list)
     totals: dict[int, np.ndarray] = field(default_factory=dict)   # label: summed probabilities
     counts: dict[int, int] = field(default_factory=dict)
+    confidences: dict[int, list[float]] = field(default_factory=dict)
 
-    def add(self, member: Mapping[int, np.ndarray]) -> None:
-        """Take in a member, (D, H, W) probabilities by label."""
+    def add(self, member: Mapping[int, np.ndarray], confidence: Mapping[int, float] | None = None) -> None:
+        """Take in a member: (D, H, W) probabilities by label, and where the method has one its confidence by label, 0…1."""
+        for label, value in (confidence or {}).items():
+            self.confidences.setdefault(label, []).append(value)
         self.label_maps.append(to_label_map(member.items(), next(iter(member.values())).shape).astype(np.int16))
         for label, probs in member.items():
             self.totals[label] = self.totals.get(label, 0) + probs
@@ -78,9 +81,15 @@ class Agreement:
         return float(np.mean(scores)) if scores else None
 
     def numbers(self, label: int, probs: np.ndarray | None) -> dict[str, float | None]:
-        """Return a label's agreement, and `mean_margin` of its (D, H, W) probabilities; None: the label was not segmented."""
-        rounded = {"agreement": self.agreement(label), "margin": None if probs is None else mean_margin(probs)}
-        return {name: None if value is None else round(value, 4) for name, value in rounded.items()}
+        """Return a label's mean confidence, its agreement, and `mean_margin` of its (D, H, W) probabilities.
+
+        Args:
+            probs: None: the label was not segmented.
+        """
+        confidence = float(np.mean(self.confidences[label])) if label in self.confidences else None
+        margin = None if probs is None else mean_margin(probs)
+        numbers = {"confidence": confidence, "agreement": self.agreement(label), "margin": margin}
+        return {name: None if value is None else round(value, 4) for name, value in numbers.items()}
 
 
 def mean_margin(probs: np.ndarray) -> float | None:

@@ -15,7 +15,6 @@ from dataloaders.volumes import Volume
 from models.encoder import Features
 from util.options.sections import WholeVolumeOptions
 from util.segment.location import body_box, location_weight
-from util.segment.predictions import WholePrediction
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
 from util.segment.task import Task
@@ -36,27 +35,6 @@ class EncodedVolume:
     def descriptors(self) -> Tensor:
         """(D, K): what the slices are matched by."""
         return describe_slices(self.features)
-
-
-@torch.inference_mode()
-def segment_whole(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
-                  bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
-    """Return the prediction of every support and every class that it holds, over the whole query.
-
-    A voxel that several classes claim goes to the likeliest.
-
-    Args:
-        encoder: encodes whole volumes, and keeps those of supports.
-        bar: moved on by every slice that passes through the network.
-    """
-    predictions = []
-    for support, raw in probabilities(encoder, task, options, bar):
-        probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
-        label_map = to_label_map(probs.items(), task.query.image.shape)
-        if options.largest_component:
-            label_map = largest_components(label_map)
-        predictions += [WholePrediction(label, support, task.query, probs[label], label_map == label) for label in probs]
-    return predictions
 
 
 @torch.inference_mode()

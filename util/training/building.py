@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -15,13 +16,18 @@ from models.adnet import ADNet
 from models.alpnet import ALPNet
 from models.base import FewShotModel
 from models.encoder import SinglePathEncoder, build_encoder, build_single_path_encoder
+from models.guided import GuidedModel, GuidedSettings
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
-from util.options.sections import ModelOptions
+from models.registration import RegistrationModel, RegistrationSettings, Search
+from models.volume import VolumeModel
+from util.base.errors import InputError
+from util.options.sections import ModelOptions, RegistrationOptions
+from util.training.snapshots import load_model, read_snapshot
 from util.training.weights import load_pretrained
 
 
-def build_model(options: ModelOptions) -> FewShotModel:
+def build_model(options: ModelOptions) -> FewShotModel | VolumeModel:
     """Return the model as initialised by the option `seed`, without pretrained weights."""
     seed_everything(options.seed)
     return BUILDERS[options.model](options)
@@ -30,6 +36,27 @@ def build_model(options: ModelOptions) -> FewShotModel:
 def initialise(model: FewShotModel, options: ModelOptions) -> str:
     """Load the pretrained weights that the options name into the encoder; return what was loaded, in words."""
     return load_pretrained(model.encoder.backbone, options.encoder, options.pretrained, options.weights_dir)
+
+
+def load_weights(model: FewShotModel, options: ModelOptions, weights: str | None) -> str:
+    """Load a snapshot's weights, or with "untrained" what training would start from; return in words what was loaded.
+
+    Raises:
+        InputError: `weights` is None, or the snapshot is missing, broken or of another network.
+    """
+    if weights is None:
+        raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
+    if weights == "untrained":
+        return f"untrained network; {initialise(model, options)}"
+    snapshot = read_snapshot(weights)
+    load_model(model, snapshot)
+    return f"weights of {weights}" + (f", step {snapshot.step}" if snapshot.step else "")
+
+
+def expect_no_weights(model: str, weights: str | None) -> None:
+    """Raise InputError where weights are given to a method that has none."""
+    if weights is not None:
+        raise InputError(f"reload_model_path: got {weights!r}, allowed with model {model!r}, which needs no training: null")
 
 
 def seed_everything(seed: int) -> None:
@@ -52,9 +79,18 @@ def single_path(options: ModelOptions) -> SinglePathEncoder:
     return build_single_path_encoder(options.encoder, options.precision == "bf16", options.coordinates)
 
 
-BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel]] = {
+def _registration(options: RegistrationOptions) -> RegistrationSettings:
+    return RegistrationSettings(
+        affine=Search(options.affine_mm, cell=4, reach=5) if options.affine else None,
+        search=Search(options.search_mm, cell=6, reach=5), mind_radius=options.mind_radius, mind_dilation=options.mind_dilation,
+        intensity_weight=options.intensity_weight, smoothness=options.smoothness, n_steps=options.n_steps)
+
+
+BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "qnet": _qnet,
     "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
+    "registration": lambda options: RegistrationModel(_registration(options.registration)),
+    "guided": lambda options: GuidedModel(_registration(options.registration), GuidedSettings(**asdict(options.guided))),
 }

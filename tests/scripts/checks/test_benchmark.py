@@ -1,5 +1,6 @@
 """The benchmark runs, and finds what does not agree."""
 
+import contextlib
 import json
 import sys
 
@@ -55,9 +56,38 @@ def test_memory_is_kept_again_after_the_plain_procedure(monkeypatch):
     assert calls[0][device.M_MMAP_MAX] > 0 and calls[1] == "kept"
 
 
+@pytest.mark.parametrize(("fast", "parts"), [(False, ["evaluate", "train"]), (True, ["train"])])
+def test_bf16_is_measured_where_it_is_fast_and_never_elsewhere(fast, parts, monkeypatch, capsys):
+    """A product of 2048³ in bf16 takes minutes on a processor that lacks the instructions."""
+    in_bf16 = []
+    rate, model = benchmark.Bench.rate, benchmark.Bench.model
+
+    def watched_rate(self, dtype=torch.float32):
+        in_bf16.extend(["rate"] if dtype == torch.bfloat16 else [])
+        return rate(self)
+
+    def watched_model(self, bf16=False):
+        in_bf16.extend(["model"] if bf16 else [])
+        return model(self)
+
+    monkeypatch.setattr(benchmark.Bench, "rate", watched_rate)
+    monkeypatch.setattr(benchmark.Bench, "model", watched_model)
+    monkeypatch.setattr(benchmark, "bf16_is_fast", lambda device: fast)
+    monkeypatch.setattr(benchmark, "loss_curves", lambda bench, volumes: {
+        name: np.full(100, level) for level, name in enumerate(("plain", "plain from 1e-6", *bench.train_steps), start=100)})
+    for part in ("memory", "scaling"):
+        monkeypatch.setattr(benchmark, part, lambda bench: "")
+    with contextlib.suppress(SystemExit):       # the curves above do not agree
+        run(monkeypatch, *parts)
+    printed = capsys.readouterr().out
+    assert "\ntrain_step " in printed
+    assert set(in_bf16) == ({"rate", "model"} if fast else set()) and ("\ntrain_step_bf16 " in printed) == fast
+    assert ("left out: evaluate_bf16, train_step_bf16" in printed) != fast
+
+
 @pytest.mark.slow
 def test_everything_runs(tmp_path, monkeypatch):
     run(monkeypatch, "--json", str(tmp_path / "out.json"))
-    assert set(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))) == {
-        "evaluate_one_support", "evaluate_all_supports", "evaluate_bf16", "head", "train_step", "train_step_bf16", "load",
-        "supervoxels"}
+    in_bf16 = {"evaluate_bf16", "train_step_bf16"} if device.bf16_is_fast(torch.device("cpu")) else set()
+    assert set(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))) == in_bf16 | {
+        "evaluate_one_support", "evaluate_all_supports", "head", "train_step", "load", "supervoxels"}

@@ -40,7 +40,7 @@ def together(toy_data, trained, tmp_path_factory):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.util.base.two_processes", str(toy_data), str(folder),
                str(trained / "snapshots/3.pth")]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port), text=True, stdout=subprocess.PIPE,
+    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port), encoding="utf-8", stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE) for rank in range(2)]
     try:
         printed = [process.communicate(timeout=900) for process in processes]

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from dataloaders.resampling import voxel_to_patient
+from dataloaders.itk import voxel_to_patient
 from tests.data.raw_downloads import write_dicom
 from tests.programs import predict
 from util.base.checksums import sha256
@@ -158,7 +158,7 @@ def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, 
     assert row["sha256"] == sha256(out / "a.nii.gz")
     corrected = shutil.copy(files["support_label"], out / "b.nii.gz").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(Predictor, "encode_supports", lambda _: pytest.fail("work began"))
+        patched.setattr(Predictor, "prepare", lambda _: pytest.fail("work began"))
         with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there .* changed since; .*overwrite=true"):
             predict(**{**files, "query": queries})
         with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there"):
@@ -174,7 +174,7 @@ def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     table = tmp_path / "out/cases.csv"
     rows = list(csv.DictReader(table.open()))
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, batch.CASE_COLUMNS[:-1], extrasaction="ignore")
+        writer = csv.DictWriter(file, batch.EARLIER_COLUMNS[1], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "query": "another"} for row in rows)
     (tmp_path / "out" / LIST).unlink()

@@ -19,7 +19,6 @@ from util.base.checksums import sha256
 from util.base.files import LIST, PARTIAL, partial_name
 from util.base.root import ROOT
 from util.base.signals import Interrupted
-from util.run import provenance
 from util.run.experiment import run_commandline
 from util.run.folders import newest_run
 from util.run.observer import lock
@@ -251,19 +250,18 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
         subprocess.run(["git", "-C", str(tmp_path / "code"), "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True,
                        stdout=subprocess.DEVNULL)
 
-    monkeypatch.setattr(provenance, "ROOT", tmp_path / "code")
     for name in ("code", "1", "2", "3"):
         (tmp_path / name).mkdir()
     cpu = torch.device("cpu")
-    record_start(tmp_path / "1", cpu, "float32", [], None)
+    record_start(tmp_path / "1", cpu, "float32", [], None, root=tmp_path / "code")
     git("init", "--quiet")
     (tmp_path / "code/a.py").write_text("x = 1\n", encoding="utf-8")
     git("add", "a.py")
     git("commit", "--quiet", "--message", "first")
-    record_start(tmp_path / "2", cpu, "float32", [], None)
+    record_start(tmp_path / "2", cpu, "float32", [], None, root=tmp_path / "code")
     (tmp_path / "code/a.py").write_text("x = 2\n")
     (tmp_path / "code/b.py").touch()
-    assert record_start(tmp_path / "2", cpu, "float32", [], None) == ["code"]
+    assert record_start(tmp_path / "2", cpu, "float32", [], None, root=tmp_path / "code") == ["code"]
     without = json.loads((tmp_path / "1/provenance.json").read_text())[0]["git"]
     clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text()))
     assert without is None and clean["uncommitted"] is None
@@ -272,7 +270,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     git("apply", str(tmp_path / "2" / changed["uncommitted"]))
     assert (tmp_path / "code/a.py").read_text(encoding="utf-8") == "x = 2\n"
     monkeypatch.setenv("PATH", "")
-    assert record_start(tmp_path / "3", cpu, "float32", [], None) == []
+    assert record_start(tmp_path / "3", cpu, "float32", [], None, root=tmp_path / "code") == []
     assert json.loads((tmp_path / "3/provenance.json").read_text())[0]["git"] is None
 
 
