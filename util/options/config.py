@@ -155,9 +155,15 @@ def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) 
         InputError: one of them is missing or not allowed; the message begins with the file, `origin`.
     """
     for key in keys:
-        if key not in config or not RULES[key].allows(config[key]):
+        rule = RULES[key]
+        if isinstance(rule, Mapping):
+            try:
+                _check_section(f"{key}.", config.get(key), rule)
+            except InputError as error:
+                raise InputError(f"{origin}: {error}") from None
+        elif key not in config or not rule.allows(config[key]):
             got = _shown(config[key]) if key in config else "nothing"
-            raise InputError(f"{origin}: {key}: got {got}, allowed: {RULES[key].description}")
+            raise InputError(f"{origin}: {key}: got {got}, allowed: {rule.description}")
 
 
 def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any], Path]:
