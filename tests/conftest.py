@@ -1,12 +1,15 @@
 """The fixtures that tests of several modules share."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.programs import run
 from tests.toy import write_toy_data
+from util.base.signals import STOPPING
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,15 @@ def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs_do_not_warn_of_encodings() -> None:
     """What scripts/run_tests.sh sets is for the tests' own process; a program that a test starts would print the warnings."""
     os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
+
+
+@pytest.fixture
+def handlers_stay() -> Iterator[None]:
+    """The command line sets handlers of signals; the tests' own process gets its own back."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -172,9 +172,8 @@ def test_missing_data_folder_on_the_command_line(tmp_path):
     (["train", "--help"], "Train a method on the supervoxels"), (["test", "--help"], "Score a snapshot on a test fold"),
     (["test", "help", "predict"], "Segment scans of one's own"), (["test", "help", "report"], "Make report.html"),
     (["test", "help", "main"], "Evaluate and return"), (["train", "help", "main"], "Train and return")])
-def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys):
+def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys, handlers_stay):
     monkeypatch.setattr("sys.argv", [f"{arguments[0]}.py", *arguments[1:]])
-    monkeypatch.setattr("util.run.experiment.raise_on_signals", lambda: None)
     with pytest.raises(SystemExit) as stop:
         run_commandline(entry_point(arguments[0]).experiment)
     printed = capsys.readouterr().out

@@ -121,9 +121,8 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     queries.mkdir()
     for name, number in (("a", 2), ("b", 3)):
         shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
-    made, predict_one = [], batch._predict_one
-    monkeypatch.setattr(batch, "_predict_one", lambda predictor, query, *rest: made.append(query.name[0])
-                        or predict_one(predictor, query, *rest))
+    made, segment = [], Predictor.segment
+    monkeypatch.setattr(Predictor, "segment", lambda predictor, query: made.append(query.name[0]) or segment(predictor, query))
 
     def makes(**changes):
         made.clear()
