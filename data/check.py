@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +29,11 @@ from util.base.guard import OVERWRITE_HELP, claim
 from util.options.config import check_config, load_config
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+def main(arguments: list[str] | None = None, draw: Callable[..., None] = draw_contact_sheet) -> int:
+    """Run the command; `draw` makes the contact sheet, as `draw_contact_sheet` does. Returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        return check(options)
+        return check(options, draw)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,12 +51,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check(options: argparse.Namespace) -> int:
-    """Check the dataset, print the report, draw the sheet. Return the exit status.
-
-    Raises:
-        InputError: the dataset, its folder or the config does not exist, or the sheet may not be overwritten.
-    """
+def check(options: argparse.Namespace, draw: Callable[..., None]) -> int:
+    """Check the dataset, print the report, draw the sheet; return the exit status."""
     config = load_config(*filter(None, [options.config]))
     name = options.dataset
     if name not in config["datasets"]:
@@ -76,7 +72,7 @@ def check(options: argparse.Namespace) -> int:
     problems += partners_without_image(spec, data_dir, n_sv, reports) + duplicates(reports)
     print_cases(reports, spec)
     print_classes(reports, spec)
-    draw_contact_sheet(reports, spec, sheet)
+    draw(reports, spec, sheet)
     print(f"\ncontact sheet: {sheet}")
     if without := [report.name for report in reports if report.shape and not report.has_label]:
         print(f"no label for {len(without)} of {len(reports)} cases: {', '.join(without)}; they can be trained on in setting 1")

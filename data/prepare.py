@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,11 +30,12 @@ from util.options.config import MAX_SIZE_PX, SPACING_MM
 LABEL_PATTERN = "label_{case}.nii.gz"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+def main(arguments: list[str] | None = None, make_maps: Callable[..., bool] = generate_maps) -> int:
+    """Run the command; `make_maps` makes the supervoxels, as `generate_maps` does. Returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        complete = prepare_own(options) if options.download == "nifti" else prepare(known_recipe(options), options)
+        complete = prepare_own(options, make_maps) if options.download == "nifti" else \
+            prepare(known_recipe(options), options, make_maps)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -127,19 +129,19 @@ def known_recipe(options: argparse.Namespace) -> Recipe:
     return {"cmr": recipes.cmr, "sabs": recipes.sabs}[options.download](options.trust_image_geometry)
 
 
-def prepare(recipe: Recipe, options: argparse.Namespace) -> bool:
-    """Prepare images and labels, then the maps of all prepared cases. Return whether all are complete."""
+def prepare(recipe: Recipe, options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
+    """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
     complete = prepare_dataset(recipe, options.source, options.target, options.jobs, options.overwrite)
     if not any(options.target.glob(recipe.spec.image.format(case="*"))):
         return False
     n_sv = options.n_sv or default_n_sv(recipe.spec.name)
     for size in (n_sv, None) if options.superpixels else (n_sv,):
-        complete &= generate_maps(recipe.spec, options.target, size, options.jobs, options.overwrite)
+        complete &= make_maps(recipe.spec, options.target, size, options.jobs, options.overwrite)
     return complete
 
 
-def prepare_own(options: argparse.Namespace) -> bool:
-    """Prepare a user's own files, then print a named config with the dataset's entry. Return whether all are complete."""
+def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
+    """Prepare a user's own files, then print the named config that makes the dataset known."""
     if options.window and options.window[0] >= options.window[1]:
         raise InputError(f"--window: got {options.window}, allowed: LOW below HIGH")
     find = partial(recipes.find_nifti, image=options.image, label=options.label or LABEL_PATTERN)
@@ -149,7 +151,7 @@ def prepare_own(options: argparse.Namespace) -> bool:
     grid = Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window))
     spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names), grid)
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
-                                     options.trust_image_geometry), options)
+                                     options.trust_image_geometry), options, make_maps)
     print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")
     print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
     return complete

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +71,8 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
     return found
 
 
-def evaluate(name: str, fold: int, snapshot: Path, options: list[str]) -> dict[str, float]:
-    """Run test.py, with the network of the snapshot. Return the mean Dice of each class.
-
-    Raises:
-        InputError: test.py left no valid results.json.
-    """
+def evaluate(name: str, fold: int, snapshot: Path, options: list[str], call: Callable[..., None] = call) -> dict[str, float]:
+    """Run test.py, which takes the network as the snapshot was trained; return each class's mean Dice."""
     call("test.py", "with", name, f"eval_fold={fold}", *options, f"reload_model_path={snapshot}")
     path = newest_run(ROOT / run_folders(settings(name, fold, options), "test")) / "results.json"
     try:
@@ -94,15 +91,14 @@ def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str
     return ["class", *(f"fold {fold}" for fold in scores), "mean ± std"], rows
 
 
-def main(given: list[str] | None = None) -> None:
-    """Run the command."""
+def main(given: list[str] | None = None, call: Callable[..., None] = call) -> None:
     arguments = parse_arguments(given)
     configs = CONFIGS[arguments.dataset, arguments.setting]
     try:
         found = snapshots(configs, arguments.folds, arguments.options)
         scores: dict[int, dict[str, float]] = {fold: {} for fold in arguments.folds}
         for (name, fold), snapshot in found.items():
-            scores[fold] |= evaluate(name, fold, snapshot, arguments.options)
+            scores[fold] |= evaluate(name, fold, snapshot, arguments.options, call)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     header, rows = table(scores)

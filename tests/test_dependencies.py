@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import ROOT
+from util.base.root import ROOT
 
 PACKAGES = ("data", "dataloaders", "models", "scripts", "util")
 OWN = {*PACKAGES, "configs", "tests", "train", "test"}

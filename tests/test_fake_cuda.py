@@ -11,8 +11,9 @@ from dataloaders.volumes import Volume
 from models import qnet
 from models.base import FewShotModel
 from models.encoder import Features
-from tests.conftest import TINY, toy_case
 from tests.fake_cuda import FakeCuda, fake_cuda
+from tests.programs import TINY
+from tests.toy import toy_case
 from util.base.device import resolve_device
 from util.base.episode import Episode
 from util.options.config import load_config

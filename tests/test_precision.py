@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import ROOT, run
-from tests.util.predict.test_predict import predict
+from tests.programs import predict, run
 from util.base.device import bf16_is_fast, resolve_precision
+from util.base.root import ROOT
 from util.options.config import load_config, named_configs
 from util.predict.predictor import Predictor
 from util.training.snapshots import read_snapshot
@@ -23,7 +23,10 @@ SLOW = "no instructions for it: convolutions take about 10 times as long as in f
 @pytest.fixture
 def machine(monkeypatch):
     """Make this machine one where bf16 is fast, or one where it is not."""
-    return lambda fast: monkeypatch.setattr("util.base.device.bf16_is_fast", lambda device: fast)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    return lambda fast: monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: fast)
 
 
 def used(folder):

@@ -16,8 +16,8 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,11 +173,16 @@ def expect_writable(tasks: Sequence[Task], overwrite: bool) -> None:
     claim([task.output for task in tasks], images, overwrite=overwrite)
 
 
-def generate_all(tasks: list[Task], jobs: int) -> int:
-    """Process the tasks in `jobs` processes. Return the number of failed ones, which are named on stderr."""
+def processes(n: int) -> Executor:
+    """Return a pool of `n` processes, each started anew."""
+    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"))
+
+
+def generate_all(tasks: list[Task], jobs: int, pool: Callable[[int], Executor] = processes) -> int:
+    """Work through the tasks in `jobs` processes and return how many failed; each of these is named on stderr."""
     n_failed = 0
-    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(generate, task): task for task in tasks}
+    with pool(min(jobs, len(tasks))) as workers:
+        futures = {workers.submit(generate, task): task for task in tasks}
         for future in tqdm(as_completed(futures), total=len(tasks), unit="case"):
             try:
                 add_to_record(futures[future], future.result())
@@ -187,8 +192,8 @@ def generate_all(tasks: list[Task], jobs: int) -> int:
     return n_failed
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+def main(arguments: list[str] | None = None, pool: Callable[[int], Executor] = processes) -> int:
+    """Run the command, its cases in what `pool` makes of their number. Returns the exit status."""
     options = parse_arguments(arguments)
     try:
         tasks = plan(options)
@@ -204,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     if n_foreign := states.count("foreign"):
         print(f"{folder}: left {n_foreign} map(s) as they are, since {tasks[0].record.name} does not list them "
               "(published ones, say); --output generates elsewhere")
-    return 1 if waiting and generate_all(waiting, options.jobs) else 0
+    return 1 if waiting and generate_all(waiting, options.jobs, pool) else 0
 
 
 if __name__ == "__main__":

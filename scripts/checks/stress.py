@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from scripts.checks.kill_one_process import kill_one_process
-from tests.conftest import TINY, entry_point, run, write_toy_data
+from tests.programs import TINY, entry_point, run
+from tests.toy import write_toy_data
 from util.base.progress import progress
 from util.run.folders import newest_run
 from util.training.snapshots import Snapshot, newest_readable

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from dataloaders.nifti import read_array, read_nifti, save, write_like
-from tests.conftest import write
+from tests.toy import write
 from util.base.files import LIST
 
 

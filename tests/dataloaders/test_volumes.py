@@ -5,7 +5,7 @@ import pytest
 
 from dataloaders.datasets import DatasetSpec
 from dataloaders.volumes import normalise, read_label
-from tests.conftest import write
+from tests.toy import write
 from util.base.errors import InputError
 from util.options.config import base_config
 

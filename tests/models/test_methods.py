@@ -6,7 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.conftest import run, toy_case
+from tests.programs import run
+from tests.toy import toy_case
 from util.options.config import check_config, load_config
 from util.options.sections import ModelOptions
 from util.options.table import MODELS

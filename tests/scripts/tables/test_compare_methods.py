@@ -4,7 +4,8 @@ import pytest
 
 from dataloaders.nifti import read_array
 from scripts.tables.compare_methods import data_with_superpixels, main
-from tests.conftest import CASES, TINY
+from tests.programs import TINY
+from tests.toy import CASES
 from util.base.errors import InputError
 
 

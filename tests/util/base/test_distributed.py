@@ -13,11 +13,12 @@ import torch
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions, supports_of_queries
-from tests.conftest import ROOT, run
+from tests.programs import run
 from util.base.device import resolve_device
 from util.base.distributed import parallel
 from util.base.episode import Episode
 from util.base.errors import InputError
+from util.base.root import ROOT
 from util.options.config import load_config
 from util.options.sections import ModelOptions
 from util.training.building import build_model

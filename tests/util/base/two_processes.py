@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.conftest import entry_point, run_experiment
+from tests.programs import entry_point, run_experiment
 from util.base.distributed import leave, rank
 from util.base.signals import Interrupted
 

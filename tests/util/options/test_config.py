@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from util.base.errors import InputError
+from util.base.root import ROOT
 from util.options.config import check_config, check_options, explanation, load_config, named_configs, read_json5
 from util.options.table import OPTIONS, Role, with_role
 

@@ -14,21 +14,15 @@ import torch
 from scipy import ndimage
 
 from dataloaders.itk import voxel_to_patient
-from tests.conftest import ROOT, entry_point
 from tests.data.raw_downloads import write_dicom
+from tests.programs import predict
 from util.base.checksums import sha256
 from util.base.files import LIST
+from util.base.root import ROOT
 from util.predict import batch
 from util.predict.batch import output_path
 from util.predict.predictor import Predictor
 from util.training.as_trained import as_trained
-
-
-def predict(**options):
-    entry_point("test").experiment.run("predict", config_updates={
-        "device": "cpu", "precision": "float32", "n_iters": 1, "eval_batch_size": 9,
-        **{key: str(value) if not isinstance(value, (bool, int, float, list))
-                                                               else value for key, value in options.items()}})
 
 
 @pytest.fixture
@@ -127,9 +121,8 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     queries.mkdir()
     for name, number in (("a", 2), ("b", 3)):
         shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
-    made, predict_one = [], batch._predict_one
-    monkeypatch.setattr(batch, "_predict_one", lambda predictor, query, *rest: made.append(query.name[0])
-                        or predict_one(predictor, query, *rest))
+    made, segment = [], Predictor.segment
+    monkeypatch.setattr(Predictor, "segment", lambda predictor, query: made.append(query.name[0]) or segment(predictor, query))
 
     def makes(**changes):
         made.clear()

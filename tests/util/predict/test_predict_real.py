@@ -3,8 +3,8 @@
 import pytest
 
 from scripts.checks.resampling import check
-from tests.conftest import run
 from tests.goldens import CHAOST2, needs_chaost2
+from tests.programs import run
 
 IMAGES = CHAOST2 / "chaos_MR_T2_normalized"
 

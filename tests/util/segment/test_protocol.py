@@ -8,8 +8,8 @@ from dataloaders.folds import parts
 from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.conftest import tasks_of, toy_volume
 from tests.reference import qnet as reference
+from tests.toy import tasks_of, toy_volume
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.evaluate import evaluate_query
 from util.segment.metrics import dice

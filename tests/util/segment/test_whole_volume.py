@@ -7,7 +7,7 @@ import torch
 from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.conftest import toy_volume
+from tests.toy import toy_volume
 from util.options.sections import WholeVolumeOptions
 from util.segment.segmenters import SliceSegmenter
 from util.segment.slice_encoder import SliceEncoder

@@ -11,7 +11,7 @@ from models.alpnet import ALPNet
 from models.encoder import SmallBackbone
 from models.qnet import SupportThresholdQNet
 from scripts import val
-from tests.conftest import TINY, entry_point, run
+from tests.programs import TINY, entry_point, run
 from util.options.config import base_config
 from util.options.table import Role, with_role
 from util.run.experiment import run_commandline
@@ -93,10 +93,9 @@ def test_what_the_command_line_repeats_is_no_difference(with_alpha, built, toy_d
     assert built.pop().alpha == (0.6, 0.4) and "command line" not in capsys.readouterr().out
 
 
-def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, monkeypatch, capsys):
+def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, monkeypatch, capsys, handlers_stay):
     options = {**DEFAULT, "supp_idx": 0, "n_iters": 1, "whole_volume": "false", "path.log_dir": tmp_path,
                "path.CHAOST2.data_dir": toy_data, "reload_model_path": with_alpha}
-    monkeypatch.setattr("util.run.experiment.raise_on_signals", lambda: None)
     for words, alpha in (([], (0.6, 0.4)), (["alpha=[0.9,0.1]"], (0.9, 0.1))):
         words_of_options = [f"{key}={value}" for key, value in options.items()]
         monkeypatch.setattr(sys, "argv", ["test.py", "with", "chaost2_setting1", *words, *words_of_options])
@@ -105,13 +104,14 @@ def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, m
 
 
 @pytest.mark.parametrize("given", [[], ["alpha=[0.9,0.1]"]])
-def test_val_scores_as_trained(given, with_alpha, toy_data, tmp_path, monkeypatch):
+def test_val_scores_as_trained(given, with_alpha, tmp_path):
     """scripts/val.py gives test.py no more of the network than its user does; what test.py makes of it is tested above."""
     calls = []
-    monkeypatch.setattr(val, "call", lambda *words: calls.append(words))
-    monkeypatch.setattr(val, "newest_run", lambda folder: tmp_path)
-    (tmp_path / "results.json").write_text('{"classes": {"liver": {"dice_mean": 0.5}}}')
-    assert val.evaluate("chaost2_setting1", 0, with_alpha, given) == {"liver": 0.5}
+    folder = tmp_path / "QNet_test_CHAOST2_cv0/1"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"classes": {"liver": {"dice_mean": 0.5}}}')
+    given = [*given, f"path.log_dir={tmp_path}"]
+    assert val.evaluate("chaost2_setting1", 0, with_alpha, given, call=lambda *words: calls.append(words)) == {"liver": 0.5}
     assert calls == [("test.py", "with", "chaost2_setting1", "eval_fold=0", *given, f"reload_model_path={with_alpha}")]
 
 
