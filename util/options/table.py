@@ -93,12 +93,10 @@ OPTIONS: dict[str, Option] = {
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
     "registration": _option({
         "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
-        "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000)},
-        Role.SHAPES, Role.TRAINED_WITH),
+        "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000)}),
     "guided": _option({
         "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
-        "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
-        Role.SHAPES, Role.TRAINED_WITH),
+        "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)}),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
     "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),

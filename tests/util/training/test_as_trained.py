@@ -14,7 +14,9 @@ from scripts import val
 from tests.conftest import TINY, entry_point, run
 from util.options.config import base_config
 from util.options.table import Role, with_role
+from util.predict import predictor
 from util.run.experiment import run_commandline
+from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
 # an option that changes what a network computes: a value that is not the default, what it needs besides, how the model shows it
@@ -33,9 +35,14 @@ DEFAULT = {key: value for key, value in TINY.items() if key not in CHANGED}     
 @pytest.fixture
 def built(monkeypatch):
     """The models that test.py builds."""
-    module, models = entry_point("test"), []
-    real = module.build_model
-    monkeypatch.setattr(module, "build_model", lambda config: models.append(real(config)) or models[-1])
+    models = []
+
+    def kept(options):
+        models.append(build_model(options))
+        return models[-1]
+
+    for module in (entry_point("test"), predictor):
+        monkeypatch.setattr(module, "build_model", kept)
     return models
 
 
