@@ -85,7 +85,7 @@ def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
             support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
-    assert Predictor.load(trained / "snapshots/1.pth", device="cpu")._encoder.model.encoder.bf16 is fast
+    assert Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter.encoder.model.encoder.bf16 is fast
     assert used(trained) == used(scored) == NAMES[fast]
     out = capsys.readouterr().out
     assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out
@@ -118,9 +118,16 @@ def test_another_precision_by_name_is_another_run(machine, toy_data, tmp_path, c
 
 def test_bf16_by_name_on_a_processor_without_it_warns_once(machine, toy_data, tmp_path, capsys):
     machine(False)
-    assert used(run("train", tmp_path, toy_data, n_steps=1, precision="bf16")) == "bf16"
+    trained = run("train", tmp_path, toy_data, n_steps=1, precision="bf16")
+    warning = f"warning: precision: got bf16, but this processor has {SLOW}"
     out = capsys.readouterr().out
-    assert out.count("warning: precision") == 1 and f"warning: precision: got bf16, but this processor has {SLOW}" in out
+    assert used(trained) == "bf16" and out.count("warning: precision") == out.count(warning) == 1
+    images = toy_data / "chaos_MR_T2_normalized"
+    predict(precision="bf16", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
+            support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
+    assert capsys.readouterr().out.count(warning) == 1
+    Predictor.load(trained / "snapshots/1.pth", device="cpu", precision="bf16")
+    assert capsys.readouterr().out.count(warning) == 1
 
 
 @pytest.mark.parametrize("fast", [True, False])

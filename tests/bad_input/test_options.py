@@ -146,7 +146,8 @@ def test_unknown_missing_and_replaced_options(section):
     if section:
         for value in (3, None, "x", []):
             assert refusal(with_option(section.rstrip("."), value)).startswith(f"{section.rstrip('.')}: got {value!r}, allowed: ")
-        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "path.": "log_dir", "path.CHAOST2.": "data_dir", "datasets.CMR.": "n_folds"}[section]
+        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "path.": "log_dir",
+               "path.CHAOST2.": "data_dir", "datasets.CMR.": "n_folds"}[section]
         config = with_option(f"{section}{key}", 1)
         inner = config
         for name in section.split(".")[:-1]:

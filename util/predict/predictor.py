@@ -142,8 +142,8 @@ class Predictor:
         Raises:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
-        return cls.from_config(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
-                               | {"reload_model_path": str(snapshot)})
+        return cls.from_config(_with_precision(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
+                                               | {"reload_model_path": str(snapshot)}))
 
     @classmethod
     def untrained(cls, model: str = "guided", **options: Any) -> Predictor:
@@ -155,18 +155,18 @@ class Predictor:
         Raises:
             InputError: the model needs training, or an option is not allowed.
         """
-        return cls.from_config(base_config() | options | {"model": model, "reload_model_path": None})
+        return cls.from_config(_with_precision(base_config() | options | {"model": model, "reload_model_path": None}))
 
     @classmethod
     def from_config(cls, config: Config) -> Predictor:
-        """Return a predictor for a complete config, whose network is as its snapshot was trained.
+        """Return a predictor for a complete config: the network as its snapshot was trained, and `precision` not "auto".
 
         Raises:
             InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
         """
         check_config(config)
         device = resolve_device(config["device"], config["deterministic"])
-        options = ModelOptions.of({**config, "precision": resolve_precision(config["precision"], device)})
+        options = ModelOptions.of(config)
         whole = section(WholeVolumeOptions, config)
         model = build_model(options)
         if isinstance(model, VolumeModel):
@@ -238,6 +238,13 @@ class Predictor:
                 agreement.add(probs, member.confidence)
             self.segmenter.release(query)
         return agreement
+
+
+def _with_precision(config: Config) -> dict[str, Any]:
+    """Return the checked config with the precision for its device."""
+    check_config(config)
+    device = resolve_device(config["device"], config["deterministic"])
+    return {**config, "precision": resolve_precision(config["precision"], device)}
 
 
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
