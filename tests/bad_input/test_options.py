@@ -8,6 +8,7 @@ from util.options.table import RULES
 
 WHOLE, NUMBER, SWITCH, TEXT = ([-1, 1.5, "1", True, [1], 2**31], [-1, "1", True, [1.0], float("nan"), float("inf")],
                                [0, 1, "true", []], ["", 3, ["a"], "a\nb"])
+LENGTHS_MM = [[0, 1, 1], [1, 1], 1, ["1", 1, 1], [True, 1, 1], [float("nan"), 1, 1], []]
 WRONG_OPTIONS = {
     "dataset": [*TEXT, "chaos"],
     "eval_fold": WHOLE,
@@ -34,6 +35,19 @@ WRONG_OPTIONS = {
     "coordinates": SWITCH,
     "t_loss_scaler": NUMBER,
     "prototype_windows": [4, [4], [4, 0], [4, 2.0], [4, 2, 1]],
+    "registration.affine": SWITCH,
+    "registration.affine_mm": LENGTHS_MM, "registration.search_mm": LENGTHS_MM,
+    "registration.mind_radius": [0, 11, *WHOLE], "registration.mind_dilation": [0, 11, *WHOLE],
+    "registration.intensity_weight": NUMBER,
+    "registration.smoothness": NUMBER,
+    "registration.n_steps": [10001, *WHOLE],
+    "guided.blur_mm": [[-1, 1, 1], *LENGTHS_MM[1:]],
+    "guided.sure": [1.1, *NUMBER], "guided.clear": [1.1, *NUMBER], "guided.near": [1.1, *NUMBER],
+    "guided.clip": NUMBER,
+    "guided.prior_weight": NUMBER,
+    "guided.bias": [-101, 101, *NUMBER[1:]],
+    "guided.filter_mm": [1001, *NUMBER],
+    "guided.filter_eps": [0, *NUMBER],
     "device": ["gpu", "cuda:", "cuda:-1", "cuda:128", "cuda:01", "cuda:٣", 0],
     "precision": ["fp16", 32, ""],
     "seed": [-1, 1.5, "1", True, 2**32],
