@@ -85,7 +85,7 @@ def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
             support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
-    assert Predictor.load(trained / "snapshots/1.pth", device="cpu")._encoder.model.encoder.bf16 is fast
+    assert Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter.encoder.model.encoder.bf16 is fast
     assert used(trained) == used(scored) == NAMES[fast]
     out = capsys.readouterr().out
     assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out
