@@ -26,8 +26,8 @@ from util.run.folders import call, newest_run
 RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"
 
 
-def main(options: list[str]) -> None:
-    """Run the command."""
+def main(options: list[str], output: Path = OUTPUT) -> None:
+    """Run the demo; its table and pictures go into `output`."""
     if options[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return
@@ -36,7 +36,7 @@ def main(options: list[str]) -> None:
     labels = load_config("demo")["datasets"]["PHANTOM"]["labels"].values()
     pictures = ["loss_curve.png", *(f"overview_{file_name(label)}.png" for label in labels)]
     with one_line_errors():
-        claim([OUTPUT / name for name in ("table.txt", *pictures)], overwrite=overwrite)
+        claim([output / name for name in ("table.txt", *pictures)], overwrite=overwrite)
     start = time.perf_counter()
     call("data/phantom.py")
     untrained = evaluate("untrained", options)
@@ -47,12 +47,12 @@ def main(options: list[str]) -> None:
 
     for name in pictures:
         if (picture := (training if name == "loss_curve.png" else trained) / name).exists():
-            with replacing(OUTPUT / name) as partial:
+            with replacing(output / name) as partial:
                 shutil.copy(picture, partial)
     table = compare(*(json.loads((folder / "results.json").read_text()) for folder in (untrained, trained)))
-    write_text(table + "\n", OUTPUT / "table.txt")
+    write_text(table + "\n", output / "table.txt")
     print(f"\nDice on phantom volumes that were not trained on (every support of fold 0):\n\n{table}\n")
-    print(f"pictures: {', '.join(sorted(pictures))} in {OUTPUT}")
+    print(f"pictures: {', '.join(sorted(pictures))} in {output}")
     print(f"done in {time.perf_counter() - start:.0f} s")
 
 

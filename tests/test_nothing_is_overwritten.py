@@ -137,8 +137,7 @@ def predict_with(**options):
 
 
 def start_demo(data):
-    demo.OUTPUT = data / "demo_output"
-    demo.main([])
+    demo.main([], data / "demo_output")
 
 
 PREPARE = (partial(prepare.main, make_maps=lambda *_: True), "nifti",
@@ -235,9 +234,10 @@ CLASHES = {
 @pytest.mark.parametrize("clash", CLASHES)
 def test_refused_in_one_line_and_every_file_stays(clash, data, monkeypatch, capfd):
     start, arrange, message = CLASHES[clash]
-    monkeypatch.setattr(demo, "OUTPUT", demo.OUTPUT)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("work began"))
+    start_program = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: pytest.fail("work began")
+                        if command[0] == sys.executable else start_program(command, **options))     # others: git
     arrange(data)
     before = everything(data)
     capfd.readouterr()

@@ -60,7 +60,7 @@ def test_goes_on_after_the_finished_queries(written, n, left, options, undisturb
 
 def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
     options = {**options, "whole_volume": False}
-    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
     finished, = (folder / "unfinished").rglob("*.gz")
     finished.write_bytes(finished.read_bytes()[:-20])
     assert run("test", tmp_path, toy_data, **options) == folder
@@ -73,7 +73,7 @@ def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())
     options = {**options, "reload_model_path": str(weights), "whole_volume": False}
-    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
     assert list((folder / "unfinished").rglob("*.gz"))
     weights.write_bytes((trained / "snapshots/3.pth").read_bytes())
     assert run("test", tmp_path, toy_data, **options) == folder

@@ -33,7 +33,7 @@ DEFAULT = {key: value for key, value in TINY.items() if key not in CHANGED}     
 
 @pytest.fixture
 def built(monkeypatch):
-    """The models that test.py builds."""
+    """The models that are built."""
     models = []
     for name, build in BUILDERS.items():
         monkeypatch.setitem(BUILDERS, name, lambda options, build=build: models.append(build(options)) or models[-1])
@@ -60,6 +60,7 @@ def test_scored_as_trained(key, built, toy_data, tmp_path):
     value, besides, shows = CHANGED[key]
     assert value != base_config()[key]
     trained = run("train", tmp_path, toy_data, **{key: value}, **besides, n_steps=1)
+    built.clear()
     for command in ("main", "predict"):
         scored = score(command, trained / "snapshots/1.pth", toy_data, tmp_path / command, "chaost2_setting1")
         assert scored.config[key] == value and shows(built.pop()) and not built
