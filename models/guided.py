@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from util.base.shapes import expect_shape
 MIN_VOXELS = 20        # fewer sure voxels than this say nothing about a class
 PRIOR_EPS = 0.01       # the prior's probabilities are clipped to this … 1 − this
 FAR_LOGIT = -20.0      # outside the neighbourhood of a class
+MIN_WIDTH = 0.15       # in voxels; a narrower blur is none
 
 
 @dataclass(frozen=True)
@@ -156,18 +158,21 @@ def guided_filter(maps: Tensor, image: Tensor, radius_mm: float, eps: float, spa
 
 def blur(maps: Tensor, sigma_mm: Sequence[float], spacing_mm: Sequence[float]) -> Tensor:
     """Gaussian blur of (K, D, H, W) maps, σ in mm along (D, H, W), the edge values repeated outside."""
-    for axis, (sigma, spacing) in enumerate(zip(sigma_mm, spacing_mm, strict=True)):
+    for axis, (sigma, spacing) in enumerate(zip(sigma_mm, spacing_mm, strict=True), start=1):
         width = float(sigma) / float(spacing)
-        if width < 0.15:
-            continue
-        reach = math.ceil(3 * width)
-        kernel = torch.exp(-torch.arange(-reach, reach + 1, device=maps.device).float().square() / (2 * width * width))
-        shape, pad = [1] * 5, [0] * 6
-        shape[2 + axis] = 2 * reach + 1
-        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = reach
-        padded = F.pad(maps[:, None], pad, mode="replicate")
-        maps = F.conv3d(padded, (kernel / kernel.sum()).view(shape))[:, 0]
+        if width >= MIN_WIDTH:
+            matrix = _blur_matrix(maps.shape[axis], width).to(maps)
+            maps = (maps.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
     return maps
+
+
+@cache
+def _blur_matrix(n: int, width: float) -> Tensor:
+    """(n, n) matrix of a Gaussian blur of σ `width` along an axis of n, cut at 3 σ. A product is faster than a convolution."""
+    reach = math.ceil(3 * width)
+    kernel = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2 * width * width))
+    sources = (torch.arange(n)[:, None] + torch.arange(-reach, reach + 1)).clamp(0, n - 1)
+    return torch.zeros(n, n).scatter_add_(1, sources, (kernel / kernel.sum()).expand(n, -1))
 
 
 def neighbourhood(registered: Tensor, spacing_mm: Sequence[float], margin_mm: float) -> tuple[slice, ...] | None:
