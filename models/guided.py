@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -47,18 +47,8 @@ class GuidedSettings:
     margin_mm: float = 30.0
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What `outline` returns: `probs` (K, D, H, W), `label_map` (D, H, W) int64 with 0 for background and k for class k − 1 of
-    the maps, and `confidence` (K,) in 0…1, the Dice of each class between the registered map and the outline."""
-
-    probs: Tensor
-    label_map: Tensor
-    confidence: Tensor
-
-
 def outline(query: Tensor, registered: Tensor, spacing_mm: Sequence[float], settings: GuidedSettings | None = None,
-            features: Tensor | None = None) -> Outline:
+            features: Tensor | None = None) -> Tensor:
     """Outline K classes in a query volume.
 
     Args:
@@ -66,6 +56,9 @@ def outline(query: Tensor, registered: Tensor, spacing_mm: Sequence[float], sett
         registered: (K, D, H, W) probabilities of the classes, carried over from the support.
         spacing_mm: (D, H, W).
         features: (C, D, H, W) features beside the intensities at several scales, such as an encoder's; None: no others.
+    Returns:
+        (K, D, H, W) probabilities, each class against its surroundings; `label_map` chooses among them. A class of which the
+        map is nowhere sure keeps its blurred map; an empty map stays empty.
     Raises:
         ValueError: the axes are wrong or disagree.
     """
@@ -78,7 +71,7 @@ def outline(query: Tensor, registered: Tensor, spacing_mm: Sequence[float], sett
     box = neighbourhood(registered, spacing_mm, settings.margin_mm)
     if box is not None:
         probs[(slice(None), *box)] = _outline_in_box(query, registered, spacing_mm, settings, features, box)
-    return Outline(probs, label_map(probs), agreement(label_map(registered), label_map(probs), len(registered)))
+    return probs
 
 
 def _outline_in_box(query: Tensor, registered: Tensor, spacing_mm: Sequence[float], settings: GuidedSettings,
@@ -195,15 +188,6 @@ def label_map(probs: Tensor) -> Tensor:
     return torch.where(best > 0.5, which + 1, 0)
 
 
-def agreement(first: Tensor, second: Tensor, n_classes: int) -> Tensor:
-    """(K,) Dice between two label maps; 0 where both lack the class."""
-    overlaps = []
-    for k in range(1, n_classes + 1):
-        a, b = first == k, second == k
-        overlaps.append(2 * (a & b).sum() / (a.sum() + b.sum()).clamp_min(1))
-    return torch.stack(overlaps)
-
-
 class GuidedModel(RegistrationModel):
     """The registered label map, its border drawn by the query's own appearance (`outline`).
 
@@ -218,7 +202,6 @@ class GuidedModel(RegistrationModel):
 
     def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
                        support_spacing_mm: Sequence[float]) -> VolumeSegmentation:
-        """See VolumeModel. The confidence is that of `outline`."""
-        registered = super().segment_volume(query, support, support_masks, query_spacing_mm, support_spacing_mm).registered
-        found = outline(query, registered, query_spacing_mm, self.guided)
-        return VolumeSegmentation(found.probs, registered, found.confidence)
+        """See VolumeModel. The confidence is that of the registration."""
+        carried = super().segment_volume(query, support, support_masks, query_spacing_mm, support_spacing_mm)
+        return replace(carried, probs=outline(query, carried.registered, query_spacing_mm, self.guided))

@@ -25,6 +25,8 @@ with warnings.catch_warnings():   # the package silences all warnings of the pro
 
 BODY_LEVEL = 0.06                 # of the range from the volume's minimum to its 99.5th percentile
 MIN_BODY_SHARE = 0.02             # a row or column with less body than this lies outside the body box
+MISFIT_SPACING_MM = 2.5           # of the pixels on which `misfit` compares
+MISFIT_SCALE = 0.1                # misfit at which a confidence is 1/e
 MIN_CELLS = 3                     # along each axis; the smoothing needs them
 
 
@@ -110,6 +112,38 @@ def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], 
     return job.displaced(affine if settings.affine is None else job.affine_of(affine, settings.affine))
 
 
+def misfit(query: Tensor, warped: Tensor, registered: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """How badly the warped support looks like the query where each class is said to lie: the smaller, the surer.
+
+    The mean squared difference of MIND features (radius 1, dilation 2, pixels of 2.5 mm, the query's own slices) over the voxels
+    where the registered map is above 0.05. It ranks bad outlines (docs/guided_notes.md).
+
+    Args:
+        query: (D, H, W); warped: the support volume carried to it (`Registration.warp` of `support[None]`), (D, H, W).
+        registered: (K, D, H, W) probabilities.
+    Returns:
+        (K,); infinite for a class that the map does not hold.
+    """
+    n = expect_shape("query", query, "D H W")
+    expect_shape("warped", warped, "D H W", **n)
+    expect_shape("registered", registered, "K D H W", **n)
+    size = [n["D"], *(max(1, round(n[axis] * spacing_mm[i] / MISFIT_SPACING_MM)) for i, axis in ((1, "H"), (2, "W")))]
+    first, second = (_resized(scaled(volume)[None], size) for volume in (query, warped))
+    difference = (_mind(first, 1, 2) - _mind(second, 1, 2))[0].square().mean(dim=0)
+    inside = _resized(registered.float(), size) > 0.05
+    return torch.stack([difference[mask].mean() if mask.any() else difference.new_tensor(math.inf) for mask in inside])
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps[None], size=size, mode="trilinear", align_corners=False)[0]
+
+
+def _mind(volume: Tensor, radius: int, dilation: int) -> Tensor:
+    """(1, 12, D, H, W) MIND-SSC features of a (1, D, H, W) volume; zeros for a constant one, which has no variance."""
+    with torch.no_grad():
+        return MINDSSC(volume[None], radius, dilation, device=volume.device).nan_to_num(0.0)
+
+
 class _Job:
     """One pair of scans, scaled to 0…1."""
 
@@ -154,9 +188,7 @@ class _Job:
         return torch.cat([self.mind(volume), self.settings.intensity_weight * volume[None]], dim=1)
 
     def mind(self, volume: Tensor) -> Tensor:
-        with torch.no_grad():
-            features = MINDSSC(volume[None], self.settings.mind_radius, self.settings.mind_dilation, device=volume.device)
-        return features.nan_to_num(0.0)   # a constant volume has no variance to divide by
+        return _mind(volume, self.settings.mind_radius, self.settings.mind_dilation)
 
     def residual(self, grid: _WorkingGrid, query: Tensor, support_mm: Tensor) -> float:
         """See `Registration.residual`; unrelated places are the same voxels in another order."""
@@ -327,9 +359,9 @@ class RegistrationModel(VolumeModel):
 
     def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
                        support_spacing_mm: Sequence[float]) -> VolumeSegmentation:
-        """See VolumeModel. The confidence is 1 − `Registration.residual`, the same for all classes; 0 where nothing overlaps."""
+        """See VolumeModel. The confidence of a class is exp(−`misfit`/MISFIT_SCALE): 0 where nothing of it was carried over."""
         expect_shape("support_masks", support_masks, "K D H W", **expect_shape("support", support, "D H W"))
         found = register(query, support, query_spacing_mm, support_spacing_mm, self.settings)
         probs = found.warp(support_masks.float())
-        fit = 0.0 if math.isnan(found.residual) else min(1.0, max(0.0, 1 - found.residual))
-        return VolumeSegmentation(probs, probs, torch.full((len(probs),), fit, device=probs.device))
+        warped = found.warp(scaled(support)[None])[0]
+        return VolumeSegmentation(probs, probs, (-misfit(query, warped, probs, query_spacing_mm) / MISFIT_SCALE).exp())

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.registration import RegistrationSettings, body_box_mm, fit_affine, grid_mm, register, scaled
+from models.registration import RegistrationSettings, body_box_mm, fit_affine, grid_mm, misfit, register, scaled
 
 FAST = RegistrationSettings(max_voxels=120_000)
 SPACING = (6.0, 3.0, 3.0)
@@ -114,6 +114,17 @@ def test_one_slice_to_a_whole_scan_does_not_crash():
 def test_bad_input_is_named(volume, spacing, message):
     with pytest.raises(ValueError, match=message):
         register(volume, torch.ones(4, 5, 5), spacing, SPACING)
+
+
+def test_misfit_is_local_and_low_only_where_the_warped_support_looks_like_the_query():
+    volume, organs = phantom()
+    spoiled = volume.clone()
+    spoiled[:, 32:] = volume[:, 32:].roll(7, dims=2)         # organ 1 lies there, organs 0 and 2 do not
+    good, bad = misfit(volume, volume, organs, SPACING), misfit(volume, spoiled, organs, SPACING)
+    assert torch.equal(good, torch.zeros(3))
+    assert bad[1] > 3 * bad[2]
+    assert (misfit(torch.zeros_like(volume), volume, organs, SPACING) > 0.3).all()
+    assert misfit(volume, volume, organs * 0, SPACING).isinf().all()
 
 
 def test_body_box_and_its_fallback():
