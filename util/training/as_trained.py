@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sacred.utils import get_by_dotted_path, iterate_flattened
-
 from util.base.errors import InputError
 from util.options.config import check_config, check_options, merge
 from util.options.table import Role, with_role
@@ -70,9 +68,17 @@ def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: 
 
 def departures(trained: Mapping[str, Any], given: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
     """Return one line for each of `keys` that differs between the command line and the snapshot's config."""
-    asked = iterate_flattened({key: given[key] for key in keys if key in given and key in trained})
-    return [f"{key}: {_shown(value)} from the command line; the snapshot was trained with {_shown(before)}"
-            for key, value in asked if (before := get_by_dotted_path(trained, key)) != value]
+    asked, before = (_flat({key: config[key] for key in keys if key in given and key in trained}) for config in (given, trained))
+    return [f"{key}: {_shown(value)} from the command line; the snapshot was trained with {_shown(before.get(key))}"
+            for key, value in asked.items() if before.get(key) != value]
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the options of all sections by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _shown(value: Any) -> str:
