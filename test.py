@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from sacred.run import Run
 
 from dataloaders.folds import supports_and_queries, supports_of_queries
 from models.volume import VolumeModel
@@ -25,7 +24,7 @@ from util.predict.batch import predict_all, settings_digest
 from util.predict.predictor import Predictor
 from util.results.evaluation import save_query, write_evaluation
 from util.results.report import write_report
-from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
+from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import record_start
 from util.segment.evaluate import evaluate
 from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sacred.run import Run
-
 from dataloaders.datasets import Case
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
@@ -25,7 +23,7 @@ from util.base.guard import lies_in
 from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, TrainOptions, section
 from util.options.table import MODELS, UNTRAINED_MODELS
 from util.results.figures import loss_curve
-from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
+from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import FILE as PROVENANCE
 from util.run.provenance import record_start
 from util.run.resume import snapshot_to_resume
