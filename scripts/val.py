@@ -21,7 +21,7 @@ from util.base.root import ROOT
 from util.base.tables import format_table, write_rows
 from util.options.config import base_config, check_config, check_options, load_config, named_configs, run_dataset
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
-from util.options.table import MODELS, OPTIONS, Role, with_role
+from util.options.table import MODELS, OPTIONS, Role, current_names, with_role
 from util.run.folders import call, newest_run, numbered_runs, run_folders
 from util.run.resume import differing
 from util.training.snapshots import newest_snapshot, read_snapshot, snapshots_in
@@ -153,9 +153,10 @@ def every_training(folds: list[int], options: list[str], overwrite: bool, call: 
     trainings, left_out = find_trainings(folders, folds)
     experiments, more = by_experiment(trainings)
     left_out += more
-    lines, failed = [], False
+    lines: list[dict[str, Any]] = []
+    failed = False
     for experiment in experiments:
-        scores = {}
+        scores: dict[int, dict[str, float]] = {}
         for training in experiment:
             try:
                 scores[training.config["eval_fold"]] = training.evaluate(options, call)
@@ -211,7 +212,7 @@ def find_trainings(folders: list[Path], folds: list[int]) -> tuple[list[Training
     found, left_out = [], []
     for folder in (run for log_dir in folders for runs in sorted(log_dir.glob("*_train_*_cv*")) for run in numbered_runs(runs)):
         try:
-            config = read_json(folder / "config.json")
+            config = current_names(read_json(folder / "config.json"))
             check_options(config, ("model", "eval_fold", "n_steps", "dataset", "protocol"), folder / "config.json")
             run_dataset(config, folder / "config.json")     # what else may be wrong with an old config, test.py says
             snapshot = folder / "snapshots" / f"{config['n_steps']}.pth"

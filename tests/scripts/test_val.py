@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from scripts import val
-from tests.conftest import ROOT, entry_point, run
+from tests.programs import entry_point, run
+from util.base.root import ROOT
 from util.options.config import base_config, named_configs
 from util.run.experiment import run_commandline
 
@@ -112,6 +113,9 @@ def test_every_training_is_scored_or_named_as_left_out(toy_data, tmp_path, in_th
     edited(unfinished, "run.json", status="INTERRUPTED")
     (unfinished / "snapshots/2.pth").rename(unfinished / "snapshots/1.pth")
     edited(protocol, "config.json", protocol="corrected")
+    config = json.loads((second / "config.json").read_text(encoding="utf-8"))       # as an earlier version wrote it
+    config["paths"] = config.pop("encoder_paths")
+    (second / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (damaged / "config.json").write_text("{", encoding="utf-8")
     capsys.readouterr()
 

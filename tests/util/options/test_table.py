@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.conftest import run
+from tests.programs import run
 from util.options.config import base_config
 from util.options.sections import ModelOptions
 from util.options.table import MODELS, OLD_NAMES, OPTIONS, Option, Role, current_names, with_role
