@@ -39,6 +39,12 @@ def handlers_stay() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+SLOW_LIMIT_S = 3600     # of a test marked slow; the others' is `timeout` in pyproject.toml
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that no process is left alone with it at the end."""
+    """Begin with the file that takes longest, so that no process is left alone with it at the end; and give slow tests time."""
     items.sort(key=lambda item: item.path.name != "test_qnet_goldens.py")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))

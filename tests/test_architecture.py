@@ -28,7 +28,7 @@ def test_rooms_are_in_an_order():
 ])
 def test_a_wrong_arrow_is_named_with_its_line(file, text, said, tmp_path):
     (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).write_text(text)
+    (tmp_path / file).write_text(text, encoding="utf-8")
     (line,) = wrong_arrows(tmp_path)
     assert line.startswith(said)
 
@@ -36,7 +36,7 @@ def test_a_wrong_arrow_is_named_with_its_line(file, text, said, tmp_path):
 def test_allowed_and_foreign_imports_are_none_of_it(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/new.py").write_text(
-        "import torch\nimport utilities\nfrom util.base import errors\nfrom models import qnet\n")
+        "import torch\nimport utilities\nfrom util.base import errors\nfrom models import qnet\n", encoding="utf-8")
     assert wrong_arrows(tmp_path) == []
 
 

@@ -24,6 +24,7 @@ def trained_on_gpu(request, toy_data, tmp_path_factory):
     return name, run("train", tmp_path_factory.mktemp(name), toy_data, *METHODS[name], model=name, device="cuda", num_workers=1)
 
 
+@pytest.mark.whole
 def test_training_and_evaluation(trained_on_gpu, toy_data, tmp_path):
     name, folder = trained_on_gpu
     snapshot = folder / "snapshots/3.pth"
@@ -38,6 +39,7 @@ def test_training_and_evaluation(trained_on_gpu, toy_data, tmp_path):
         assert dice["cuda", file] == pytest.approx(dice["cpu", file], abs=0.02)      # TF32
 
 
+@pytest.mark.whole
 def test_predict(trained_on_gpu, toy_data, tmp_path):
     images = toy_data / "chaos_MR_T2_normalized"
     for device in ("cuda", "cpu"):
@@ -47,6 +49,7 @@ def test_predict(trained_on_gpu, toy_data, tmp_path):
     assert (cuda != cpu).mean() < 0.02
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", METHODS)
 def test_deterministic_training_gives_the_same_bits_twice(name, toy_data, tmp_path):
     """Each in a process of its own, as cuBLAS reads its setting when it is first used."""

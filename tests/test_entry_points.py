@@ -24,7 +24,7 @@ FINE = np.diag([-1.0, 1.0, 5.0, 1.0])       # voxels of 1 × 1 × 5 mm; those of
 def test_training_leaves_snapshots_metrics_and_a_curve(trained):
     assert trained.parent.name == "QNet_train_CHAOST2_cv0" and trained.name == "1"
     assert sorted(path.name for path in (trained / "snapshots").glob("*.pth")) == ["2.pth", "3.pth"]
-    metrics = json.loads((trained / "metrics.json").read_text())
+    metrics = json.loads((trained / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["total_loss"]["steps"] == [2, 3]
     assert metrics["lr"]["values"] == pytest.approx([0.001 * 0.98, 0.001 * 0.98])
     assert (trained / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -74,8 +74,8 @@ def test_results_are_means_of_the_rows(tested):
 
 
 def test_whole_volumes_are_scored_beside_the_protocol(tested, trained, toy_data, tmp_path):
-    rows = list(csv.DictReader((tested / "scores_whole_volume.csv").open()))
-    results = json.loads((tested / "results.json").read_text())["whole_volume"]
+    rows = list(csv.DictReader((tested / "scores_whole_volume.csv").open(encoding="utf-8")))
+    results = json.loads((tested / "results.json").read_text(encoding="utf-8"))["whole_volume"]
     assert len(rows) == len(list((tested / "probabilities_whole_volume").glob("*.nii.gz"))) == 8
     for row in rows:
         name = f"{row['query_case']}_{row['label_name'].replace(' ', '_')}_supp{row['support_case']}.nii.gz"
@@ -89,6 +89,7 @@ def test_whole_volumes_are_scored_beside_the_protocol(tested, trained, toy_data,
     assert not list(without.glob("*whole_volume*"))
 
 
+@pytest.mark.whole
 def test_each_volume_has_its_own_spacing(tested, trained, toy_data, tmp_path):
     """Two spacings in one data set: what a pair gives is what it gives where all volumes have its support's spacing."""
     fine, mixed = (write_toy_data(tmp_path / name) for name in ("fine", "mixed"))
@@ -109,11 +110,11 @@ def test_each_volume_has_its_own_spacing(tested, trained, toy_data, tmp_path):
         np.testing.assert_array_equal(probs("mixed", 1, 2, label), probs("coarse", 1, 2, label))
         np.testing.assert_array_equal(probs("mixed", 2, 1, label), probs("fine", 2, 1, label))
         assert (probs("mixed", 2, 1, label) != probs("coarse", 2, 1, label)).any()
-    for row in csv.DictReader((of_spacing["mixed"] / "scores_whole_volume.csv").open()):
+    for row in csv.DictReader((of_spacing["mixed"] / "scores_whole_volume.csv").open(encoding="utf-8")):
         voxel_ml = 1 * 1 * 5 / 1000 if row["query_case"] == "2" else 2 * 2 * 7.7 / 1000
         n_voxels = float(row["volume_difference_ml"]) / voxel_ml
         assert n_voxels == pytest.approx(round(n_voxels), abs=1e-3)
-    lengths = [[float(row["assd_mm"]) for row in csv.DictReader((of_spacing[name] / "scores.csv").open())
+    lengths = [[float(row["assd_mm"]) for row in csv.DictReader((of_spacing[name] / "scores.csv").open(encoding="utf-8"))
                 if row["query_case"] == "2" and row["label_name"] in ("liver", "spleen")] for name in ("mixed", "fine", "coarse")]
     assert lengths[0] == pytest.approx(lengths[1]) and lengths[0] != pytest.approx(lengths[2])
 
@@ -123,6 +124,7 @@ def test_one_picture_per_class(tested):
         "overview_left_kidney.png", "overview_liver.png", "overview_right_kidney.png", "overview_spleen.png"]
 
 
+@pytest.mark.whole
 def test_batch_size_changes_no_score(tested, trained, toy_data, tmp_path):
     other = run("test", tmp_path, toy_data, supp_idx="all", eval_batch_size=1,
                 reload_model_path=str(trained / "snapshots/3.pth"))
@@ -131,6 +133,7 @@ def test_batch_size_changes_no_score(tested, trained, toy_data, tmp_path):
     assert read[0] == pytest.approx(read[1], abs=2e-3)
 
 
+@pytest.mark.whole
 def test_corrected_protocol_uses_the_extra_case(trained, toy_data, tmp_path):
     folder = run("test", tmp_path, toy_data, protocol="corrected", supp_idx=0,
                  reload_model_path=str(trained / "snapshots/3.pth"))
@@ -138,6 +141,7 @@ def test_corrected_protocol_uses_the_extra_case(trained, toy_data, tmp_path):
     assert {(row["support_case"], row["query_case"]) for row in rows} == {("2", "1")}
 
 
+@pytest.mark.whole
 def test_published_checkpoint_of_names_and_tensors_alone_loads(trained, toy_data, tmp_path):
     plain = tmp_path / "published.pth"
     torch.save(dict(read_snapshot(trained / "snapshots/3.pth").model), plain)
@@ -158,6 +162,7 @@ def test_true_false_and_null_on_the_command_line(monkeypatch):
     assert given == ["test.py", "with", "demo", "augment=True", "whole_volume=False", "run=None", "output=truth"]
 
 
+@pytest.mark.whole
 def test_missing_data_folder_on_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "train.py", "with", *(f"{key}={value}" for key, value in TINY.items()),
@@ -180,8 +185,8 @@ def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys, handl
     assert not stop.value.code and said in printed and "What train.py and test.py share" not in printed
 
 
-@pytest.mark.parametrize("program", ["test.py", "scripts/tables/compare_methods.py"])
-def test_help_on_a_terminal_of_ascii(program):
+@pytest.mark.whole
+def test_help_on_a_terminal_of_ascii():
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, program, "--help"], cwd=ROOT, env={**os.environ, **ascii_only}, capture_output=True)
+    done = subprocess.run([sys.executable, "test.py", "--help"], cwd=ROOT, env={**os.environ, **ascii_only}, capture_output=True)
     assert done.returncode == 0 and done.stdout.isascii() and len(done.stdout) > 500, done.stderr

@@ -28,6 +28,7 @@ def example(monkeypatch):
     return "".join(blocks), names["CosNet"]
 
 
+@pytest.mark.whole
 def test_example_trains_and_scores_by_the_same_commands(example, toy_data, tmp_path):
     code, method = example
     assert issubclass(method, FewShotModel) and len(code.splitlines()) < 60

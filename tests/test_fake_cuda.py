@@ -78,6 +78,7 @@ def test_losses(variant):
             assert_close(wanted[name].detach(), got[name].detach())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_step_but_for_its_backward_pass(variant):
     with fake_cuda() as device:
@@ -100,6 +101,7 @@ def task(*labels):
     return Task(volume(2), (volume(1),), labels)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_evaluation_by_the_protocol(variant):
     def masks(device):
@@ -112,6 +114,7 @@ def test_evaluation_by_the_protocol(variant):
     assert len(got) == 2 and np.mean(np.stack(wanted) != np.stack(got)) < 1e-3
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_whole_volumes(variant):
     options = WholeVolumeOptions(slice_margin=1, location_mm=20, smooth_z=0.5, largest_component=True, eval_batch_size=3)
@@ -164,6 +167,7 @@ def test_planted_mistakes_are_caught():
             torch.zeros(8, device=device)[:3] + torch.zeros(3)
 
 
+@pytest.mark.whole
 def test_a_mistake_planted_into_q_net_is_caught(monkeypatch):
     original = qnet.refine
     monkeypatch.setattr(qnet, "refine", lambda features, p, *rest: original(features, p, *rest) + torch.zeros(p.shape[-1]))

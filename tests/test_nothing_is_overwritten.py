@@ -54,7 +54,7 @@ def foreign(*paths):
     def arrange(data):
         for path in paths:
             (data / path).parent.mkdir(parents=True, exist_ok=True)
-            (data / path).write_text("a user's own")
+            (data / path).write_text("a user's own", encoding="utf-8")
     return arrange
 
 
@@ -100,7 +100,7 @@ def in_order(*steps):
 def recorded(n_sv):
     """A record says that the maps were made of other images."""
     return lambda data: (data / f"supervoxels_{n_sv}/supervoxels.json").write_text(
-        json.dumps({str(case): {"image_sha256": "another"} for case in (1, 2, 3, 10, 12)}))
+        json.dumps({str(case): {"image_sha256": "another"} for case in (1, 2, 3, 10, 12)}), encoding="utf-8")
 
 
 SMALL_PHANTOM = ["--output", "{data}/PHANTOM", "--size", "32", "--slices", "10", "--cases"]
@@ -186,7 +186,7 @@ CLASHES = {
     "prepare: over a label": (OVERLAID, in_order(masks_for_labels, hard_link("T/images/label_3.nii.gz",
                                                                             f"{IMAGES}/mask_3.nii.gz")), READ),
     "prepare: its record is a label": (OVERLAID, in_order(
-        masks_for_labels, lambda data: (data / f"{IMAGES}/mask_3.nii.gz").write_text("{}"),
+        masks_for_labels, lambda data: (data / f"{IMAGES}/mask_3.nii.gz").write_text("{}", encoding="utf-8"),
         hard_link("T/images/preparation.json", f"{IMAGES}/mask_3.nii.gz")), READ),
     "prepare: within its source": (program(
         *PREPARE, "--source", "{data}", "--image", "images/image_{{case}}.nii.gz", "--label", "images/mask_{{case}}.nii.gz",

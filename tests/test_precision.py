@@ -31,8 +31,8 @@ def machine(monkeypatch):
 
 def used(folder):
     """The precision of a run, by every file that says it."""
-    starts = json.loads((folder / "provenance.json").read_text())
-    said = {json.loads((folder / "config.json").read_text())["precision"], *(start["precision"] for start in starts),
+    starts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    said = {json.loads((folder / "config.json").read_bytes())["precision"], *(start["precision"] for start in starts),
             *(read_snapshot(path).config["precision"] for path in folder.glob("snapshots/*.pth"))}
     assert len(said) == 1
     return said.pop()
@@ -63,6 +63,7 @@ def test_gpus(supported, capability, fast, monkeypatch):
     assert bf16_is_fast(torch.device("cuda", 1)) is fast
 
 
+@pytest.mark.whole
 def test_a_processor_that_is_imitated_counts_as_that_one():
     code = "import torch; from util.base.device import bf16_is_fast; print(bf16_is_fast(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True,
@@ -72,10 +73,12 @@ def test_a_processor_that_is_imitated_counts_as_that_one():
 
 # ---- what a run does with it ----
 
+@pytest.mark.whole
 def test_auto_is_the_default_and_only_the_demo_names_another():
     assert {name for name in named_configs() if load_config(name)["precision"] != "auto"} == {"demo"}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy_data, tmp_path, capsys):
     machine(fast)
@@ -91,6 +94,7 @@ def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy
     assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_run_goes_on_as_it_began_on_another_kind_of_machine(fast, machine, toy_data, tmp_path, capsys):
     machine(fast)
@@ -107,6 +111,7 @@ def test_a_run_goes_on_as_it_began_on_another_kind_of_machine(fast, machine, toy
     assert torch.equal(*histories)
 
 
+@pytest.mark.whole
 def test_another_precision_by_name_is_another_run(machine, toy_data, tmp_path, capsys):
     machine(True)
     first = run("train", tmp_path, toy_data, n_steps=1, precision="auto")

@@ -252,6 +252,7 @@ def test_mistaken_arguments(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/data/CHAOST2 is not here")
 def test_real_cases_are_consistent():
     spec = table_entry("CHAOST2")

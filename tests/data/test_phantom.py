@@ -156,7 +156,7 @@ def test_other_parameters_are_refused_unless_overwritten(tmp_path, capsys):
 
 @pytest.mark.parametrize("record", ["[]", "3", '{"cases": "many"}', "{"])
 def test_a_record_of_something_else_is_not_taken_for_a_phantom(record, tmp_path, capsys):
-    (tmp_path / "phantom.json").write_text(record)
+    (tmp_path / "phantom.json").write_text(record, encoding="utf-8")
     assert phantom.main(["--output", str(tmp_path), *SMALL, "--overwrite"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --output: {tmp_path} holds no phantom")
 
@@ -191,6 +191,7 @@ def test_bad_options_give_one_line(option, value, allowed, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.whole
 def test_runs_as_a_script(tmp_path):
     done = subprocess.run([sys.executable, "data/phantom.py", "--output", tmp_path / "a" / "PHANTOM", "--cases", "1",
                            "--size", "32", "--slices", "10"], cwd=ROOT, capture_output=True, encoding="utf-8")

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -36,7 +35,7 @@ def largest_change(model, size=64):
 
 
 @pytest.mark.parametrize("build", [build_encoder, build_single_path_encoder])
-@pytest.mark.parametrize("name", ["small", "resnet50"])
+@pytest.mark.parametrize("name", ["small", pytest.param("resnet50", marks=pytest.mark.whole)])
 def test_all_of_our_encoders_are_folded(build, name):
     encoder = with_statistics(build(name))
     before = copy.deepcopy(encoder.state_dict())
@@ -49,6 +48,8 @@ class ThirdParty(nn.Module):
     """timm's feature maps as Features."""
 
     def __init__(self, name):
+        import timm  # takes seconds
+
         super().__init__()
         self.backbone = timm.create_model(name, pretrained=False, features_only=True)
 
@@ -57,6 +58,7 @@ class ThirdParty(nn.Module):
 
 
 # lite0 and mobilenet: BatchNormAct2d, a BatchNorm2d that is an activation too; resnet: BatchNorm2d in blocks of their own
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet18"])
 def test_an_encoder_of_a_third_party_gives_the_same_numbers(name):
     assert largest_change(with_statistics(ThirdParty(name))) < 1e-4

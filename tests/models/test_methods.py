@@ -24,6 +24,7 @@ def method(request, toy_data, tmp_path_factory):
     return name, run("train", tmp_path_factory.mktemp(name), toy_data, *METHODS[name], model=name)
 
 
+@pytest.mark.whole
 def test_trains_into_a_folder_of_its_own_and_resumes(method, toy_data, tmp_path):
     name, trained = method
     assert trained.parent.name == f"{MODELS[name]}_train_CHAOST2_cv0"
@@ -35,6 +36,7 @@ def test_trains_into_a_folder_of_its_own_and_resumes(method, toy_data, tmp_path)
     assert all(value.equal(again.model[key]) for key, value in whole.model.items())
 
 
+@pytest.mark.whole
 def test_scores_by_the_published_protocol(method, toy_data, tmp_path):
     name, trained = method
     folder = run("test", tmp_path, toy_data, model=name, reload_model_path=str(trained / "snapshots/3.pth"), supp_idx="all")
@@ -43,6 +45,7 @@ def test_scores_by_the_published_protocol(method, toy_data, tmp_path):
     assert any(0 < float(row["dice"]) < 1 for row in rows)
 
 
+@pytest.mark.whole
 def test_ep2_scores_whole_volumes_from_the_middle_support_slice(method, toy_data, tmp_path):
     name, trained = method
     folder = run("test", tmp_path, toy_data, "ep2", model=name, reload_model_path=str(trained / "snapshots/3.pth"), supp_idx=0)
@@ -59,6 +62,7 @@ def test_ep2_scores_whole_volumes_from_the_middle_support_slice(method, toy_data
 
 
 # Q-Net's ablations and pseudo-labels, as config lines
+@pytest.mark.whole
 @pytest.mark.parametrize("options", [
     {"threshold": "learned"}, {"encoder_paths": "fine"}, {"encoder_paths": "coarse"}, {"n_iters": 0},
     {"threshold": "learned", "encoder_paths": "coarse", "n_iters": 0}, {"pseudo_labels": "superpixels"},

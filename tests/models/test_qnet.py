@@ -39,6 +39,7 @@ def test_shapes(model, size):
     assert torch.allclose(probs.sum(1), torch.ones(3, *size), atol=1e-6)
 
 
+@pytest.mark.whole
 def test_resnet101_has_the_published_names():
     names = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1)).state_dict().keys()
     assert len(names) == 630

@@ -23,7 +23,7 @@ def test_writes_every_format(runs, tmp_path, capsys):
     text = capsys.readouterr().out
     written = {f"comparison.{ending}" for ending in ("txt", "csv", "md", "tex", "png")}
     assert {path.name for path in output.glob("[!.]*")} == written
-    rows = {(row["method"], row["class"]): row for row in csv.DictReader((output / "comparison.csv").open())}
+    rows = {(row["method"], row["class"]): row for row in csv.DictReader((output / "comparison.csv").open(encoding="utf-8"))}
     # liver: supports' means 53 and 61 %; spleen: 69 and 77 %
     assert float(rows["QNet", "liver"]["mean_percent"]) == pytest.approx(57)
     assert float(rows["QNet", "liver"]["std_percent"]) == pytest.approx(np.std([53, 61], ddof=1), rel=1e-4)

@@ -36,6 +36,7 @@ def read(folder):
     return read_chaos(RawCase("1", folder / "DICOM_anon", folder / "Ground"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("direction", "order"), [
     (IDENTITY, UP), (IDENTITY, DOWN), (IDENTITY, SHUFFLED), (ROWS_AND_COLUMNS_TURNED, SHUFFLED), (FEET_LAST, UP),
     (TILTED, SHUFFLED), (CORONAL, DOWN),

@@ -40,6 +40,7 @@ def without_maps(arguments):
     return prepare.main(arguments, make_maps=lambda *_: True)
 
 
+@pytest.mark.whole
 def test_chaos_from_download_to_a_checked_dataset(tmp_path, capsys):
     source, target = tmp_path / "download", tmp_path / "CHAOST2"
     train = source / "CHAOS_Train_Sets/Train_Sets/MR"
@@ -140,6 +141,7 @@ def own_files(folder, names="ab"):
                    "--spacing", "6", "6", "20", "--size", "48", "--names", "9=left kidney")
 
 
+@pytest.mark.whole
 def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypatch, capsys):
     nifti = own_files(tmp_path)
     (tmp_path / "scan_c.nii.gz").write_bytes(b"")
@@ -166,6 +168,7 @@ def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypa
     assert "2 cases, no inconsistency" in capsys.readouterr().out
 
 
+@pytest.mark.whole
 def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, monkeypatch, capsys):
     nifti = own_files(tmp_path, "abcdef")
     for case in "bcdef":

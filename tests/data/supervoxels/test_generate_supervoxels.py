@@ -62,6 +62,7 @@ def test_command_writes_maps_on_the_image_grid_and_their_record(data_dir):
         "labels_sha256": hashlib.sha256(expected.tobytes()).hexdigest()}
 
 
+@pytest.mark.whole
 def test_finished_cases_are_skipped_changed_ones_made_again_and_foreign_maps_kept(data_dir, capsys):
     folder = data_dir / "supervoxels_50"
     foreign = folder / "superpix-MIDDLE_1.nii.gz"
@@ -86,6 +87,7 @@ def test_finished_cases_are_skipped_changed_ones_made_again_and_foreign_maps_kep
     assert foreign.read_bytes() == b"somebody's own map"
 
 
+@pytest.mark.whole
 def test_broken_cases_are_named_and_the_others_go_on(data_dir, capsys):
     images = data_dir / "chaos_MR_T2_normalized"
     broken = images / "image_2.nii.gz"
@@ -101,6 +103,7 @@ def test_broken_cases_are_named_and_the_others_go_on(data_dir, capsys):
         "superpix-MIDDLE_1.nii.gz", "superpix-MIDDLE_10.nii.gz", "supervoxels.json"]
 
 
+@pytest.mark.whole
 def test_superpixels_have_their_own_folder_and_depend_on_the_threshold(data_dir, capsys):
     assert run(data_dir, "--superpixels", "--cases", "1") == 0
     folder = data_dir / "superpixels_50"

@@ -18,6 +18,7 @@ def run(monkeypatch, *arguments):
     benchmark.main()
 
 
+@pytest.mark.whole
 def test_parts_agree_and_are_written(tmp_path, monkeypatch, capsys):
     run(monkeypatch, "head", "load", "supervoxels", "--json", str(tmp_path / "out.json"))
     written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
@@ -28,6 +29,7 @@ def test_parts_agree_and_are_written(tmp_path, monkeypatch, capsys):
         assert result["ratio"] == result["plain_seconds"] / result["ours_seconds"] > 0
 
 
+@pytest.mark.whole
 def test_what_does_not_agree_is_the_exit_status(monkeypatch, capsys):
     monkeypatch.setattr(QNet, "segment", lambda self, query, prototypes: torch.full((len(query), 2, *query.image_size), 0.5))
     with pytest.raises(SystemExit, match="do not agree"):
@@ -56,6 +58,7 @@ def test_memory_is_kept_again_after_the_plain_procedure(monkeypatch):
     assert calls[0][device.M_MMAP_MAX] > 0 and calls[1] == "kept"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("fast", "parts"), [(False, ["evaluate", "train"]), (True, ["train"])])
 def test_bf16_is_measured_where_it_is_fast_and_never_elsewhere(fast, parts, monkeypatch, capsys):
     """A product of 2048³ in bf16 takes minutes on a processor that lacks the instructions."""

@@ -26,6 +26,7 @@ def test_overlap_in_the_patient():
     assert overlaps(as_image(a, grid), turned, [1, 2]) == [0.5, 1.0]
 
 
+@pytest.mark.whole
 def test_real_predictions(trained, toy_data):
     images = toy_data / "chaos_MR_T2_normalized"
     names, rows = check(trained / "snapshots/3.pth", images / "image_1.nii.gz", images / "label_1.nii.gz",

@@ -14,6 +14,7 @@ def test_data_that_has_superpixels_is_used_as_it_is(toy_data):
         assert folder == toy_data
 
 
+@pytest.mark.whole
 def test_superpixels_are_made_in_a_folder_that_goes_away(toy_data):
     before = sorted(toy_data.iterdir())
     with data_with_superpixels("CHAOST2", toy_data, 30) as folder:

@@ -52,6 +52,7 @@ def together(toy_data, trained, tmp_path_factory):
                            disturbed=folder / "disturbed/QNet_train_CHAOST2_cv0/1", printed=printed)
 
 
+@pytest.mark.whole
 def test_one_process_writes_and_prints(together):
     assert [path.name for path in together.train.parent.iterdir() if path.name.isdecimal()] == ["1"]
     assert sorted(path.name for path in (together.train / "snapshots").glob("*.pth")) == ["1.pth", "2.pth"]
@@ -61,6 +62,7 @@ def test_one_process_writes_and_prints(together):
     assert len(together.printed[1][1].strip().splitlines()) == 1
 
 
+@pytest.mark.whole
 def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_data):
     snapshots = [read_snapshot(together.train / f"snapshots/{step}.pth") for step in (1, 2)]
     config = snapshots[0].config
@@ -82,6 +84,7 @@ def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_
     assert torch.allclose(snapshots[1].history[0], torch.stack(losses).mean(dim=0), atol=1e-5)
 
 
+@pytest.mark.whole
 def test_both_processes_hold_the_same_weights(together):
     first, second = (torch.load(together.folder / f"rank{rank}.pth") for rank in range(2))
     saved = [read_snapshot(together.train / "snapshots/2.pth").model,
@@ -92,15 +95,17 @@ def test_both_processes_hold_the_same_weights(together):
             assert torch.equal(value, of_second[name]) and torch.equal(value, of_snapshot[name]), name
 
 
+@pytest.mark.whole
 def test_what_happens_to_one_process_all_of_them_heed(together):
     assert [path.name for path in (together.disturbed / "snapshots").glob("*.pth")] == ["3.pth"]
-    assert [(together.folder / f"exit_status{rank}").read_text() for rank in range(2)] == ["143", "143"]
-    assert json.loads((together.disturbed / "run.json").read_text())["status"] == "INTERRUPTED"
+    assert [(together.folder / f"exit_status{rank}").read_text(encoding="utf-8") for rank in range(2)] == ["143", "143"]
+    assert json.loads((together.disturbed / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
     stopped = read_snapshot(together.disturbed / "snapshots/3.pth")
     assert stopped.history.isnan().all(dim=1).tolist() == [False, True, False]
     assert len(stopped.refused) == 1 and stopped.refused[0].count("case ") == 2
 
 
+@pytest.mark.whole
 def test_one_process_goes_on_from_the_step_that_two_reached(together, toy_data):
     run("train", together.folder, toy_data, resume="auto", n_steps=3)
     before = read_snapshot(together.train / "snapshots/2.pth")
@@ -108,6 +113,7 @@ def test_one_process_goes_on_from_the_step_that_two_reached(together, toy_data):
     assert torch.equal(read_snapshot(after).history[:2], before.history)
 
 
+@pytest.mark.whole
 def test_the_tables_are_those_of_one_process(together, trained, toy_data, tmp_path):
     alone = run("test", tmp_path, toy_data, supp_idx="all", test_label=[1, 4], reload_model_path=str(trained / "snapshots/3.pth"))
     for name in ("scores.csv", "scores_whole_volume.csv", "results.json"):

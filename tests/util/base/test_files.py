@@ -24,9 +24,9 @@ def test_a_file_is_whole_and_listed_or_as_it_was(tmp_path):
     write_text("one", path)
     assert is_made(path, made_in(path.parent)) and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
     with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
-    assert path.read_text() == "one" and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
+    assert path.read_text(encoding="utf-8") == "one" and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
 
 
 @pytest.mark.parametrize("full", [partial_name, lambda path: path.with_name(LIST)])
@@ -44,13 +44,13 @@ def test_what_was_made_may_be_replaced_and_nothing_else(tmp_path):
     for text in ("first", "second"):
         write_text(text, made)
         claim([made])
-    other.write_text("a user's")
+    other.write_text("a user's", encoding="utf-8")
     refused(f"{other}: {REFUSED}; allowed: another output, or --overwrite", [made, other])
     refused("overwrite=true, which replaces it", [other], remedy="overwrite=true")
     claim([made, other], overwrite=True)
-    made.write_text("corrected by hand")
+    made.write_text("corrected by hand", encoding="utf-8")
     refused(f"{made}: {REFUSED}", [made])
-    made.write_text("first")        # what it was before is as well this project's
+    made.write_text("first", encoding="utf-8")        # what it was before is as well this project's
     claim([made])
     made.rename(tmp_path / "kept.txt")      # under a new name it is the user's
     refused(REFUSED, [tmp_path / "kept.txt"])

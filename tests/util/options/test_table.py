@@ -57,6 +57,7 @@ class Recorded:
         return getattr(self.options, name)
 
 
+@pytest.mark.whole
 def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
     """Besides: weights of losses, which scoring does not compute, and what says how scoring is done (configs/base.json5)."""
     losses, of_scoring = {"bg_wt", "ignore_label", "t_loss_scaler"}, {"seed", "precision", "n_iters", "registration", "guided"}

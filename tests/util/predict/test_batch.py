@@ -59,6 +59,7 @@ def test_a_label_map_on_the_querys_own_grid(files, tmp_path):
         assert float(row["volume_ml"]) == pytest.approx((label_map == int(row["label"])).sum() * 2 * 2 * 7.7 / 1000, abs=0.01)
 
 
+@pytest.mark.whole
 def test_the_same_organs_however_the_scans_are_stored(files, tmp_path):
     predict(**files)
     turned = {}
@@ -74,6 +75,7 @@ def test_the_same_organs_however_the_scans_are_stored(files, tmp_path):
         assert 2 * ((a == label) & (b == label)).sum() / ((a == label).sum() + (b == label).sum()) > 0.99
 
 
+@pytest.mark.whole
 def test_several_supports_and_altered_copies_tell_how_far_they_agree(files, toy_data, tmp_path):
     images = toy_data / "chaos_MR_T2_normalized"
     several = {"support_image": [str(images / f"image_{n}.nii.gz") for n in (1, 3)],
@@ -83,6 +85,7 @@ def test_several_supports_and_altered_copies_tell_how_far_they_agree(files, toy_
         assert 0 <= float(row["agreement"]) <= 1
 
 
+@pytest.mark.whole
 def test_options_of_cleaning(files, tmp_path):
     options = {"raw": {}, "clean": {"largest_component": True}, "smooth": {"smooth_z": 2.0}}
     for name, changed in options.items():
@@ -94,6 +97,7 @@ def test_options_of_cleaning(files, tmp_path):
     assert (smooth != raw).any()
 
 
+@pytest.mark.whole
 def test_a_query_that_fails_is_named_and_the_others_finish(files, tmp_path):
     folder = tmp_path / "queries"
     folder.mkdir()
@@ -104,6 +108,7 @@ def test_a_query_that_fails_is_named_and_the_others_finish(files, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv", LIST}
 
 
+@pytest.mark.whole
 def test_a_dicom_folder_as_query(files, tmp_path):
     scan = sitk.Cast(sitk.ReadImage(files["query"]), sitk.sitkUInt16)
     (tmp_path / "series").mkdir()
@@ -116,6 +121,7 @@ def test_a_dicom_folder_as_query(files, tmp_path):
     np.testing.assert_allclose(here, there, atol=1e-3)
 
 
+@pytest.mark.whole
 def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files, toy_data, trained, tmp_path, monkeypatch):
     queries, images = tmp_path / "queries", toy_data / "chaos_MR_T2_normalized"
     queries.mkdir()
@@ -138,7 +144,7 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     assert makes() == "ab"
     shutil.copy(images / "image_10.nii.gz", queries / "b.nii.gz")
     assert makes() == "b" and makes(location_mm=30.0) == "ab" and makes(location_mm=30.0, resume="never") == "ab"
-    assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 8
+    assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open(encoding="utf-8")))) == 8
     (tmp_path / "out/cases.csv").unlink()
     assert makes(location_mm=30.0) == "ab"
     (tmp_path / "out/cases.csv").write_bytes(b"\xff\xfe")      # it may be a user's, in another encoding
@@ -147,13 +153,14 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     assert makes(location_mm=30.0, overwrite=True) == "ab"
 
 
+@pytest.mark.whole
 def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, monkeypatch):
     queries, out = tmp_path / "queries", tmp_path / "out"
     queries.mkdir()
     for name, number in (("a", 2), ("b", 3)):
         shutil.copy(toy_data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", queries / f"{name}.nii.gz")
     predict(**{**files, "query": queries})
-    (row, *_) = csv.DictReader((out / "cases.csv").open())
+    (row, *_) = csv.DictReader((out / "cases.csv").open(encoding="utf-8"))
     assert row["sha256"] == sha256(out / "a.nii.gz")
     corrected = shutil.copy(files["support_label"], out / "b.nii.gz").read_bytes()
     with monkeypatch.context() as patched:
@@ -168,6 +175,7 @@ def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, 
     predict(**{**files, "query": queries})
 
 
+@pytest.mark.whole
 def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     predict(**files)
     table = tmp_path / "out/cases.csv"
@@ -180,9 +188,10 @@ def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"^error: .*/out/cases.csv: is there and was not made"):
         predict(**files)
     predict(**files, overwrite=True)
-    assert [row["query"] for row in csv.DictReader(table.open())] == ["another"] * 4 + ["image_2"] * 4
+    assert [row["query"] for row in csv.DictReader(table.open(encoding="utf-8"))] == ["another"] * 4 + ["image_2"] * 4
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("output", ["out", "", "a/out"])
 def test_results_among_the_scans_are_no_scans_at_the_next_run(output, files, tmp_path):
     """In a folder of their own there, or where no name clashes beside DICOM folders; a/out holds nothing but results."""
@@ -194,7 +203,7 @@ def test_results_among_the_scans_are_no_scans_at_the_next_run(output, files, tmp
         predict(**{**files, "query": scans, "output": scans / output})
     if output:
         predict(**{**files, "query": scans, "output": tmp_path / "elsewhere"})
-    assert {row["query"] for row in csv.DictReader((scans / output / "cases.csv").open())} == {"b"}
+    assert {row["query"] for row in csv.DictReader((scans / output / "cases.csv").open(encoding="utf-8"))} == {"b"}
 
 
 def test_probabilities_of_one_query_never_take_the_place_of_another(files, tmp_path):
@@ -207,6 +216,7 @@ def test_probabilities_of_one_query_never_take_the_place_of_another(files, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.whole
 def test_an_own_dataset_is_known_from_the_snapshot(files, tmp_path, capsys):
     content = torch.load(files["reload_model_path"], weights_only=True)
     config = json.loads(content["config"])
@@ -216,10 +226,11 @@ def test_an_own_dataset_is_known_from_the_snapshot(files, tmp_path, capsys):
     own = tmp_path / "own.pth"
     torch.save({**content, "config": json.dumps({**config, "dataset": "MINE"})}, own)
     predict(**{**files, "reload_model_path": own})
-    assert {row["label_name"] for row in csv.DictReader((tmp_path / "out/cases.csv").open())} >= {"lesion", "spleen"}
+    rows = csv.DictReader((tmp_path / "out/cases.csv").open(encoding="utf-8"))
+    assert {row["label_name"] for row in rows} >= {"lesion", "spleen"}
     predict(**{**files, "reload_model_path": own}, dataset="CHAOST2")
     assert "dataset: CHAOST2 from the command line; the snapshot was trained with MINE\n" in capsys.readouterr().out
-    assert "lesion" not in (tmp_path / "out/cases.csv").read_text()
+    assert "lesion" not in (tmp_path / "out/cases.csv").read_text(encoding="utf-8")
 
 
 def test_a_snapshots_options_are_laid_over_the_config():
@@ -253,6 +264,7 @@ def test_bad_options(files, change, message):
         predict(**{key: value for key, value in options.items() if value is not None})
 
 
+@pytest.mark.whole
 def test_the_command_line(files, tmp_path):
     done = subprocess.run([sys.executable, "test.py", "predict", "with", "device=cpu", "n_iters=0",
                            *(f"{key}={value}" for key, value in files.items())], cwd=ROOT, capture_output=True, encoding="utf-8")

@@ -41,6 +41,7 @@ GRIDS = {(name, spacing): empty_scan(size, spacing, direction) for name, directi
          for size, spacing in (((100, 90, 40), (2.4, 2.4, 6.0)), ((72, 120, 60), (3.3, 2.0, 4.0)))}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "spacing"), GRIDS)
 def test_organs_come_back_to_the_scans_own_voxels(name, spacing, tmp_path):
     original = GRIDS[name, spacing]

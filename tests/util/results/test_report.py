@@ -9,6 +9,7 @@ import pytest
 from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, open_report, take_pictures
 from tests.programs import entry_point, run
 
+pytestmark = pytest.mark.whole
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
                                     reason="no Chromium with chromedriver is installed")
 

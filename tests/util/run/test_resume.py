@@ -33,6 +33,7 @@ def same(first, second):
             and torch.equal(first.history, second.history) and first.log == second.log)
 
 
+@pytest.mark.whole
 def test_continued_training_ends_in_the_same_weights_history_and_metrics(trained, toy_data, tmp_path):
     first = run("train", tmp_path, toy_data, n_steps=2)
     assert json.loads((first / "metrics.json").read_text(encoding="utf-8"))["lr"]["steps"] == [2]
@@ -44,6 +45,7 @@ def test_continued_training_ends_in_the_same_weights_history_and_metrics(trained
         name: (entry["steps"], entry["values"]) for name, entry in resumed.items()}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("content", [b"", b"[3]", b"\xff\xfe"])
 @pytest.mark.parametrize("name", ["config.json", "run.json", "metrics.json", "provenance.json"])
 def test_a_damaged_file_of_a_run_does_not_stop_what_goes_on(name, content, one_step, toy_data, tmp_path):
@@ -59,6 +61,7 @@ def one_step(toy_data, tmp_path_factory):
     return run("train", tmp_path_factory.mktemp("one_step"), toy_data, n_steps=1)
 
 
+@pytest.mark.whole
 def test_a_finished_training_says_so_and_other_options_make_a_new_run(toy_data, tmp_path, capsys):
     first = run("train", tmp_path, toy_data, n_steps=1)
     written = (first / "run.json").read_text(encoding="utf-8")
@@ -94,6 +97,7 @@ def test_only_the_last_snapshots_are_kept(toy_data, tmp_path):
     assert sorted(path.name for path in (folder / "snapshots").glob("*.pth")) == ["2.pth", "3.pth"]
 
 
+@pytest.mark.whole
 def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(trained, toy_data, tmp_path, monkeypatch):
     write_bytes = Path.write_bytes
 
@@ -126,7 +130,7 @@ def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_
     assert caught.value.exit_status == 128 + number
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
     assert f"stopped after step 1 of 3; the same command, with resume=auto, goes on from {folder}" in capsys.readouterr().out
-    assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
     assert {path.name for path in (folder / "snapshots").iterdir()} == {"1.pth", LIST}
     run("train", tmp_path, toy_data)
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
@@ -183,6 +187,7 @@ def test_a_run_that_is_killed_as_it_starts_keeps_its_folder(toy_data, tmp_path, 
     assert [path.name for path in (tmp_path / "QNet_train_CHAOST2_cv0").iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.whole
 def test_a_run_has_one_process(toy_data, tmp_path):
     folder = run("train", tmp_path, toy_data, n_steps=1)
 
@@ -197,6 +202,7 @@ def test_a_run_has_one_process(toy_data, tmp_path):
     assert run("train", tmp_path, toy_data, n_steps=2) == folder
 
 
+@pytest.mark.whole
 def test_ctrl_c_on_the_command_line_with_workers_alive(toy_data, tmp_path):
     """The signal goes to all processes of the group, as a terminal sends it."""
     options = {**TINY, "n_steps": 100000, "num_workers": 2, "save_snapshot_every": 2}
@@ -211,11 +217,12 @@ def test_ctrl_c_on_the_command_line_with_workers_alive(toy_data, tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "SIGINT: finishing this step" in errors and "Traceback" not in errors
-    assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
     last = max(int(path.stem) for path in (folder / "snapshots").glob("*.pth"))
     assert f"stopped after step {last} of 100000" in output
 
 
+@pytest.mark.whole
 def test_random_numbers_of_a_model_of_ones_own_go_on(toy_data, tmp_path, monkeypatch):
     """Dropout draws from the global generator; a resumed training must draw what it would have drawn."""
     built = BUILDERS["qnet"]
@@ -273,6 +280,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     assert json.loads((tmp_path / "3/provenance.json").read_text())[0]["git"] is None
 
 
+@pytest.mark.whole
 def test_data_that_changed_since_are_told(toy_data, tmp_path, capsys):
     data = write_toy_data(tmp_path / "data")
     run("train", tmp_path, data, n_steps=1)

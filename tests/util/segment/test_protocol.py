@@ -55,6 +55,7 @@ def plain(model, support, query, label, n_part=3):
     return mask
 
 
+@pytest.mark.whole
 def test_equal_to_the_plain_procedure(model):
     volumes = [toy_volume(number) for number in (1, 2, 3)]
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
@@ -95,6 +96,7 @@ def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
     assert encoder.volumes.keys() == {"1", "2"}      # the supports; the query that is none is let go
 
 
+@pytest.mark.whole
 def test_a_query_gives_the_same_alone_and_among_others(model):
     volumes = [toy_volume(number) for number in (1, 2, 3)]
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]

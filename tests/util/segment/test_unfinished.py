@@ -43,6 +43,7 @@ def contents(folder):
             if path.is_file() and path.suffix in (".csv", ".gz", ".png") or path.name == "results.json"}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("written", "n", "left"), [
     pytest.param("predictions", 5, ["2"], marks=pytest.mark.slow), ("predictions_whole_volume", 6, ["2"])])
 def test_goes_on_after_the_finished_queries(written, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
@@ -58,6 +59,7 @@ def test_goes_on_after_the_finished_queries(written, n, left, options, undisturb
     assert not (folder / "unfinished").exists()
 
 
+@pytest.mark.whole
 def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
     options = {**options, "whole_volume": False}
     folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
@@ -69,6 +71,7 @@ def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_
     assert (folder / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
 
 
+@pytest.mark.whole
 def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp_path, monkeypatch):
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())

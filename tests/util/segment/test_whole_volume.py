@@ -87,6 +87,7 @@ def test_batch_size_changes_nothing(model):
         np.testing.assert_allclose(one[label].probs, many[label].probs, atol=2e-3)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("order", [1, -1])
 def test_every_support_counts_mm_in_its_own_spacing(model, order):
     """What a pair gives does not depend on the other volumes of the data set."""

@@ -55,6 +55,7 @@ def test_every_option_that_changes_what_a_network_computes_is_tried():
     assert set(CHANGED) == set(with_role(Role.SHAPES))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("key", CHANGED)
 def test_scored_as_trained(key, built, toy_data, tmp_path):
     value, besides, shows = CHANGED[key]
@@ -65,7 +66,7 @@ def test_scored_as_trained(key, built, toy_data, tmp_path):
         scored = score(command, trained / "snapshots/1.pth", toy_data, tmp_path / command, "chaost2_setting1")
         assert scored.config[key] == value and shows(built.pop()) and not built
     config, = (tmp_path / "main").rglob("config.json")
-    assert json.loads(config.read_text())[key] == value      # the run folder says what was used
+    assert json.loads(config.read_text(encoding="utf-8"))[key] == value      # the run folder says what was used
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +78,16 @@ def with_alpha(toy_data, tmp_path_factory):
 DEPARTURE = "alpha: 0.9, 0.1 from the command line; the snapshot was trained with 0.6, 0.4\n"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("command", ["main", "predict"])
 def test_the_command_line_wins_and_the_difference_is_printed(command, with_alpha, built, toy_data, tmp_path, capsys):
     score(command, with_alpha, toy_data, tmp_path, alpha=[0.9, 0.1])
     assert built.pop().alpha == (0.9, 0.1) and DEPARTURE in capsys.readouterr().out
 
 
+@pytest.mark.whole
 def test_a_config_file_named_by_its_path_is_the_command_line_too(with_alpha, built, toy_data, tmp_path, capsys):
-    (tmp_path / "mine.json").write_text('{"alpha": [0.9, 0.1]}')
+    (tmp_path / "mine.json").write_text('{"alpha": [0.9, 0.1]}', encoding="utf-8")
     score("main", with_alpha, toy_data, tmp_path, "chaost2_setting1", str(tmp_path / "mine.json"))
     assert built.pop().alpha == (0.9, 0.1) and DEPARTURE in capsys.readouterr().out
 
@@ -94,6 +97,7 @@ def test_what_the_command_line_repeats_is_no_difference(with_alpha, built, toy_d
     assert built.pop().alpha == (0.6, 0.4) and "command line" not in capsys.readouterr().out
 
 
+@pytest.mark.whole
 def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, monkeypatch, capsys, handlers_stay):
     options = {**DEFAULT, "supp_idx": 0, "n_iters": 1, "whole_volume": "false", "path.log_dir": tmp_path,
                "path.CHAOST2.data_dir": toy_data, "reload_model_path": with_alpha}

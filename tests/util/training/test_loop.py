@@ -72,6 +72,7 @@ def poisoned(monkeypatch):
                         drawn(self, index)._replace(query_images=drawn(self, index).query_images * torch.nan))
 
 
+@pytest.mark.whole
 def test_refused_steps_are_counted_across_interruptions_and_named(poisoned, toy_data, tmp_path, capsys):
     run("train", tmp_path, toy_data, n_steps=2)
     folder = run("train", tmp_path, toy_data, n_steps=4)

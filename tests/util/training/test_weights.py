@@ -26,6 +26,7 @@ def test_published_file_names():
     assert names["resnet101", "coco"] == "deeplabv3_resnet101_coco-586e9e4e.pth"
 
 
+@pytest.mark.whole
 def test_imagenet_file(backbone, tmp_path):
     source = torchvision.models.resnet50(weights=None).state_dict()
     path = tmp_path / PRETRAINED_URLS["resnet50", "imagenet"].rpartition("/")[2]
@@ -35,6 +36,7 @@ def test_imagenet_file(backbone, tmp_path):
     assert torch.equal(backbone.layer3[2].conv2.weight, source["layer3.2.conv2.weight"])
 
 
+@pytest.mark.whole
 def test_coco_file_has_no_fc(backbone, tmp_path):
     deeplab = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None).state_dict()
     path = tmp_path / PRETRAINED_URLS["resnet50", "coco"].rpartition("/")[2]
