@@ -1,52 +1,49 @@
-"""Score a snapshot on a test fold by the field's protocol; predict segments scans of one's own, report shows an evaluation.
+"""Evaluate a snapshot on a test fold. `predict` segments your own scans; `report` shows an evaluation as HTML.
 
     python test.py with chaost2_setting1 eval_fold=0 reload_model_path=runs/…/snapshots/30000.pth
     python test.py with chaost2_setting1 supp_idx=all reload_model_path=untrained
     python test.py predict with reload_model_path=… support_image=… support_label=… query=… output=…
     python test.py report with run=…
 
-Options are explained in configs/base.json5. (Python's standard library has a package of this name too; nothing here
-imports this file.)
+Options are explained in configs/base.json5. (Python's standard library has a package of the same name, so no file imports
+this one.)
 """
 
 import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 
 from dataloaders.folds import supports_and_queries, supports_of_queries
-from models.base import FewShotModel
+from models.volume import VolumeModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, rank, world_size
-from util.base.errors import InputError
 from util.options.sections import DataOptions, EvaluationOptions, ModelOptions, PredictOptions, WholeVolumeOptions, section
 from util.predict.batch import predict_all, settings_digest
 from util.predict.predictor import Predictor
 from util.results.evaluation import save_query, write_evaluation
 from util.results.report import write_report
-from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
+from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import record_start
 from util.segment.evaluate import evaluate
+from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import read_tasks
+from util.segment.task import Task, read_tasks
 from util.segment.unfinished import FOLDER as UNFINISHED
 from util.segment.unfinished import Unfinished
-from util.training.building import build_model, initialise
-from util.training.snapshots import load_model, read_snapshot
+from util.training.building import build_model, expect_no_weights, load_weights
 
 experiment = make_experiment("test", __doc__)
 
 
 @experiment.command
-def predict(_config) -> None:
-    """Segment scans of one's own from outlined ones: support_image, support_label, query, output in configs/base.json5."""
+def predict(_config: Mapping[str, Any]) -> None:
+    """Segment your own scans from labelled ones. Options: support_image, support_label, query, output, reload_model_path."""
     with one_line_errors():
-        if _config["reload_model_path"] is None:
-            raise InputError("reload_model_path: got null, allowed: a snapshot of train.py")
-        snapshot = read_snapshot(_config["reload_model_path"])
         config = plain(_config)
-        model = build_model(ModelOptions.of(config))
-        load_model(model, snapshot)
-        predictor = Predictor(model, DataOptions.of(config).spec, resolve_device(config["device"], config["deterministic"]),
-                              section(WholeVolumeOptions, config), augment=config["augment"])
-        del model, snapshot     # the predictor has its own copy of the weights
+        print(f"on {resolve_device(config['device'], config['deterministic'])} in {config['precision']}")
+        predictor = Predictor.from_config(config)
         failures = predict_all(predictor, section(PredictOptions, config), settings_digest(config))
     print(f"written to {config['output']}")
     if failures:
@@ -54,34 +51,32 @@ def predict(_config) -> None:
 
 
 @experiment.command
-def report(_config) -> None:
-    """Make report.html of a finished evaluation: tables, plots and a viewer of every case, in one file. Give run=<run folder>."""
+def report(_config: Mapping[str, Any]) -> None:
+    """Write report.html of a finished evaluation: tables, plots and a viewer of every case. Give run=<run folder>."""
     with one_line_errors():
         print(f"written: {write_report(_config['run'], _config['overwrite'])}")
 
 
 @experiment.main
 @one_line_errors()
-def main(_run, _config) -> float | None:
-    """Evaluate and return the mean Dice over classes. Of several processes each has its share of the query volumes."""
+def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
+    """Evaluate, and return the mean Dice over classes. Each of several processes evaluates its share of the queries."""
     config, folder = plain(_config), run_dir(_run)
     data, options = DataOptions.of(config), section(EvaluationOptions, config)
     device = resolve_device(config["device"], config["deterministic"])
     cases = data.cases()
     supports_of = supports_of_queries(supports_and_queries(
         len(cases), data.spec.n_folds, data.eval_fold, options.protocol, options.supp_idx))
-    model = loaded_model(ModelOptions.of(config), config["reload_model_path"])
     print(f"on {device} in {config['precision']}")
     used = [cases[position] for position in sorted({p for query, supports in supports_of for p in (query, *supports)})]
     if is_main() and record_start(folder, device, config["precision"], used, config["reload_model_path"]):
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # it was made of something else
-    of_main(None)       # the other processes wait for that
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
+    of_main(None)       # the other processes wait here
 
     tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label)
-    encoder = SliceEncoder(model, device, options.eval_batch_size, whole=options.whole_volume, tasks=tasks)
-    del model       # the encoder has its own copy of the weights
+    segmenter = segmenter_of(ModelOptions.of(config), config["reload_model_path"], device, options, tasks)
     results = []
-    for result in evaluate(encoder, tasks, options, section(WholeVolumeOptions, config), Unfinished(folder / UNFINISHED)):
+    for result in evaluate(segmenter, tasks, options, section(WholeVolumeOptions, config), Unfinished(folder / UNFINISHED)):
         save_query(result, data.spec.labels, folder)
         results.append(result)
     mean_dice = write_evaluation(results, data, options, folder)
@@ -90,18 +85,22 @@ def main(_run, _config) -> float | None:
     return mean_dice
 
 
-def loaded_model(options: ModelOptions, weights: str | None) -> FewShotModel:
-    """Return the model with a snapshot's weights, or with "untrained" what training would start from."""
-    if weights is None:
-        raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
+def segmenter_of(options: ModelOptions, weights: str | None, device: torch.device, evaluation: EvaluationOptions,
+                 tasks: Sequence[Task]) -> Segmenter:
+    """Return the segmenter of a model, and print what its weights are.
+
+    Args:
+        weights: the path of a snapshot, or "untrained" for the weights that training would start from.
+    Raises:
+        InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights.
+    """
     model = build_model(options)
-    if weights == "untrained":
-        print(f"untrained network; {initialise(model, options)}")
-        return model
-    snapshot = read_snapshot(weights)
-    load_model(model, snapshot)
-    print(f"weights of {weights}" + (f", step {snapshot.step}" if snapshot.step else ""))
-    return model
+    if isinstance(model, VolumeModel):
+        expect_no_weights(options.model, weights)
+        print(f"{options.model}: needs no training")
+        return VolumeSegmenter(model, device)
+    print(load_weights(model, options, weights))
+    return SliceSegmenter(SliceEncoder(model, device, evaluation.eval_batch_size, whole=evaluation.whole_volume, tasks=tasks))
 
 
 if __name__ == "__main__":

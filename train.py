@@ -7,20 +7,23 @@
 Options are explained in configs/base.json5; the other files of configs/ are the experiments that `with` names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dataloaders.datasets import Case
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
 from models.base import FewShotModel
+from models.volume import VolumeModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, world_size
 from util.base.errors import InputError
 from util.base.guard import lies_in
 from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, TrainOptions, section
+from util.options.table import MODELS, UNTRAINED_MODELS
 from util.results.figures import loss_curve
-from util.run.experiment import make_experiment, one_line_errors, plain, run_commandline, run_dir
+from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import FILE as PROVENANCE
 from util.run.provenance import record_start
 from util.run.resume import snapshot_to_resume
@@ -33,8 +36,8 @@ experiment = make_experiment("train", __doc__)
 
 @experiment.main
 @one_line_errors()
-def main(_run, _config) -> float:
-    """Train and return the mean total loss of the last 100 steps."""
+def main(_run: Run, _config: Mapping[str, Any]) -> float:
+    """Train, and return the mean total loss of the last 100 steps. Refused steps are left out."""
     config, folder = plain(_config), run_dir(_run)
     device = resolve_device(config["device"], config["deterministic"])
     data, options = DataOptions.of(config), TrainOptions.of(config)
@@ -59,22 +62,33 @@ def main(_run, _config) -> float:
 
 
 def training_cases(data: DataOptions) -> list[Case]:
-    """Return the cases outside the test fold."""
+    """Return the cases outside the test fold.
+
+    Raises:
+        InputError: the data set is missing.
+    """
     cases = data.cases()
     held_out = fold_positions(len(cases), data.spec.n_folds, data.eval_fold)
     return [case for position, case in enumerate(cases) if position not in held_out]
 
 
 def expect_elsewhere(weights: str | None, folder: Path) -> None:
-    """Raise InputError when the weights to start from lie in the run folder, which the training writes to."""
+    """Raise InputError if the weights to start from lie in the run folder, which this training writes to."""
     if weights is not None and lies_in(Path(weights), folder):
         raise InputError(f"reload_model_path: {weights} lies in {folder}, which this run writes to; "
                          "allowed: a copy of it elsewhere, or resume=never")
 
 
 def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights: str | None) -> FewShotModel:
-    """Return the model to train, and print what it starts from; the training itself restores `resume_from`."""
+    """Return the model to train, and print what it starts from. `util.training.loop.train` restores `resume_from`.
+
+    Raises:
+        InputError: the model needs no training, or the weights cannot be read or do not fit.
+    """
     model = build_model(options)
+    if isinstance(model, VolumeModel):
+        raise InputError(f"model: got {options.model!r}, which needs no training: test.py evaluates it as it is; allowed: "
+                         f"{', '.join(name for name in MODELS if name not in UNTRAINED_MODELS)}")
     if resume_from is not None:
         print(f"going on from step {resume_from.step}: {resume_from.path}")
     elif weights is not None:
@@ -87,7 +101,11 @@ def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights:
 
 def training_episodes(cases: Sequence[Case], data: DataOptions, episodes: EpisodeOptions,
                       options: TrainOptions) -> EpisodeDataset:
-    """Read the training volumes and return all episodes of the training, for all processes."""
+    """Read the training volumes, and return the episodes of all processes.
+
+    Raises:
+        InputError: a file is missing or damaged, or no volume can be trained on.
+    """
     volumes = load_training_volumes(cases, data.spec, exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
                                     use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
     return EpisodeDataset(volumes, options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,

@@ -1,0 +1,1 @@
+"""Commands that make, prepare and check data sets."""

@@ -1,10 +1,10 @@
-"""Says what one wants to know of a prepared dataset before training on it for a day, and names every inconsistency.
+"""Check a prepared dataset before training: report on every case, and name every inconsistency.
 
     python data/check.py CHAOST2
 
-Per case: size, spacing, intensities, number of supervoxels, the volume of each class and the best Dice with it that a
-union of supervoxels can reach. A contact sheet shows a slice of each case with labels and supervoxels outlined.
-The exit status is 1 when something is inconsistent.
+The report has size, spacing, intensities, number of supervoxels, the volume of each class, and the best Dice that a union
+of supervoxels can reach with it. A contact sheet shows a slice of each case with labels and supervoxels outlined.
+The exit status is 1 if something is inconsistent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,16 +29,18 @@ from util.base.guard import OVERWRITE_HELP, claim
 from util.options.config import check_config, load_config
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, draw: Callable[..., None] = draw_contact_sheet) -> int:
+    """Run the command; `draw` makes the contact sheet, as `draw_contact_sheet` does. Returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        return check(options)
+        return check(options, draw)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a key of the dataset table: CHAOST2, CMR, SABS, PHANTOM or one of your own")
     parser.add_argument("--config", metavar="NAME", help="a file of configs/, such as the one that adds your dataset")
@@ -49,7 +51,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace, draw: Callable[..., None]) -> int:
     """Check the dataset, print the report, draw the sheet; return the exit status."""
     config = load_config(*filter(None, [options.config]))
     name = options.dataset
@@ -70,7 +72,7 @@ def check(options: argparse.Namespace) -> int:
     problems += partners_without_image(spec, data_dir, n_sv, reports) + duplicates(reports)
     print_cases(reports, spec)
     print_classes(reports, spec)
-    draw_contact_sheet(reports, spec, sheet)
+    draw(reports, spec, sheet)
     print(f"\ncontact sheet: {sheet}")
     if without := [report.name for report in reports if report.shape and not report.has_label]:
         print(f"no label for {len(without)} of {len(reports)} cases: {', '.join(without)}; they can be trained on in setting 1")
@@ -86,7 +88,7 @@ def partners_without_image(spec: DatasetSpec, data_dir: Path, n_sv: int, reports
     for pattern in (spec.label, spec.supervoxels.replace("{n_sv}", str(n_sv))):
         try:
             cases = find_cases(replace(spec, image=pattern), data_dir, n_sv)
-        except InputError:     # no such file at all: each case has said so
+        except InputError:     # there is no such file at all; each case reports that
             continue
         known = {report.name for report in reports}
         problems += [f"{case.image}: has no image {spec.image.format(case=case.name)}"
@@ -95,7 +97,7 @@ def partners_without_image(spec: DatasetSpec, data_dir: Path, n_sv: int, reports
 
 
 def duplicates(reports: Sequence[CaseReport]) -> list[str]:
-    """Return a line for every set of cases that hold the same image, or whose names are the same number."""
+    """Return a line for every set of cases with the same image, or with the same number as name."""
     alike = defaultdict(list)
     for report in reports:
         alike["the same number", re.sub(r"\d+", lambda digits: str(int(digits[0])), report.name)].append(report.name)
@@ -105,7 +107,7 @@ def duplicates(reports: Sequence[CaseReport]) -> list[str]:
 
 
 def print_cases(reports: Sequence[CaseReport], spec: DatasetSpec) -> None:
-    """Print a line per case; a class has its volume in ml and, in brackets, the best Dice of a union of supervoxels."""
+    """Print a line per case. A class shows its volume in ml and, in brackets, the best Dice of a union of supervoxels."""
     rows = [["case", "size z,y,x", "spacing mm", "intensities", "supervoxels",
              *(f"{value} {name}" for value, name in spec.labels.items())]]
     for report in reports:
@@ -124,7 +126,7 @@ def _volume_and_dice(report: CaseReport, label: int) -> str:
 
 
 def print_classes(reports: Sequence[CaseReport], spec: DatasetSpec) -> None:
-    """Print a line per class: in how many cases, its volumes, and how well supervoxels can cover it."""
+    """Print a line per class: number of cases, volumes, and best Dice of a union of supervoxels."""
     rows = [["class", "cases", "ml, lowest", "median", "highest", "best Dice, mean", "lowest"]]
     for label, name in spec.labels.items():
         volumes = [report.volumes_ml[label] for report in reports if label in report.volumes_ml]
@@ -136,6 +138,7 @@ def print_classes(reports: Sequence[CaseReport], spec: DatasetSpec) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, columns aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -2,12 +2,12 @@
 
     python data/phantom.py
 
-Every case has a liver (1), right kidney (2), left kidney (3) and spleen (4) among tissues without a label, in slices
-that run from inferior to superior with the spine at the top. All of it follows from the seed; `phantom.json` records
-the parameters, and a data set that was made with the same ones is kept.
+Every case has a liver (1), right kidney (2), left kidney (3) and spleen (4) among tissues without a label. Slices run
+from inferior to superior, with the spine at the top. The seed determines everything. `phantom.json` records the
+parameters. A dataset with the same parameters is kept.
 """
 
-# Lengths are mm, in array order (z to superior, y to anterior, x to the patient's left), from the centre of the volume.
+# Lengths are in mm, in array order (z to superior, y to anterior, x to the patient's left), from the centre of the volume.
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from scipy import fft, ndimage
 from tqdm import tqdm
 
 from data.supervoxels.felzenszwalb import generate_supervoxels
-from dataloaders.volumes import write_like
+from dataloaders.nifti import write_like
 from util.base.errors import InputError
 from util.base.files import LIST, replacing, write_text
 from util.base.guard import claim
 
-VERSION = 1                        # to be raised when the same parameters give other voxels
+VERSION = 1                        # increase it if the same parameters give other voxels
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels
-EDGE_MM = 3.0                      # width over which one tissue passes into the next
-N_LABELS, MIN_SLICES = 4, 4        # every label has at least so many slices in every case
-MIN_SIZE_SHARE = 1000 / (20 * 128 * 128)   # minimum supervoxel size in the volume's voxels, unless given
+EDGE_MM = 3.0                      # width of the transition between tissues
+N_LABELS, MIN_SLICES = 4, 4        # the least number of slices of a label in a case
+MIN_SIZE_SHARE = 1000 / (20 * 128 * 128)   # default size of the smallest supervoxel, as a share of the volume
 LIMITS = {"cases": (1, 1000), "size": (32, 256), "slices": (10, 60), "seed": (0, 2**32 - 1)}
 
 Point = tuple[float, float, float]
@@ -45,7 +45,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tissue:
-    """Joined ellipsoids, others cut out of them, and the ranges that a case's appearance is drawn from."""
+    """Joined ellipsoids, ellipsoids cut out of them, and the ranges of a case's appearance."""
 
     kind: str                          # tissues of one kind look alike within a case
     intensity: Range
@@ -64,7 +64,7 @@ def _both_sides(*parts: Ellipsoid) -> tuple[Ellipsoid, ...]:
 
 
 INF = np.inf
-# Painted in this order, later over earlier. The organs stay inside the wall of the abdomen; loops of bowel come first.
+# Painted in this order, later over earlier, after loops of bowel. The organs stay inside the wall of the abdomen.
 ORGANS = (
     Tissue("heart", (160, 400), (14, 30), (0.12, 0.20), (((98, 38, 25), (45, 45, 55)),)),
     Tissue("stomach", (200, 800), (10, 22), (0.06, 0.16), (((32, 24, 52), (36, 30, 32)), ((8, 38, 30), (18, 20, 30)))),
@@ -90,11 +90,12 @@ FRAME = (
 
 
 def spacing_mm(shape: tuple[int, int, int]) -> tuple[float, ...]:
+    """Return the spacing (z, y, x) of a volume of shape (D, H, W)."""
     return tuple(round(extent / n, 4) for extent, n in zip(FIELD_MM, shape, strict=True))
 
 
 class Body:
-    """One patient: fields on the voxel grid, and the image and label map painted so far."""
+    """One patient: the voxel grid, and the image and label map as painted so far, each (D, H, W)."""
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int]):
         self.rng, self.shape = rng, shape
@@ -108,7 +109,7 @@ class Body:
         self.looks: dict[str, tuple[float, float, float]] = {}
 
     def noise(self, wavelength_mm: float) -> np.ndarray:
-        """Return a random field of one octave around the wavelength: mean 0, standard deviation 1."""
+        """Return a random (D, H, W) field of one octave around the wavelength: mean 0, standard deviation 1."""
         frequencies = [fft.fftfreq(n, s) for n, s in zip(self.shape[:2], self.spacing_mm[:2], strict=True)]
         frequencies.append(fft.rfftfreq(self.shape[2], self.spacing_mm[2]))
         z, y, x = np.meshgrid(*frequencies, indexing="ij", sparse=True)
@@ -120,18 +121,19 @@ class Body:
         return field / field.std()
 
     def paint(self, inside_mm: np.ndarray, values: np.ndarray | float, label: int = 0) -> None:
-        """Lay values over the image where the distance from the border, positive inside, says so."""
+        """Paint values and a label where the (D, H, W) distance from the border, `inside_mm`, is positive."""
         share = np.clip(inside_mm / EDGE_MM + 0.5, 0, 1)
         self.image += share * (values - self.image)
         self.labels[share > 0.5] = label
 
     def paint_tissue(self, tissue: Tissue, limit_mm: np.ndarray) -> None:
+        """Draw a tissue's shape and appearance, and paint it where `limit_mm` (D, H, W) is positive."""
         rng = self.rng
         shift, scale = rng.normal(0, tissue.shift_mm, 3), rng.uniform(0.88, 1.12, 3)
         inside = np.max([self._inside(part, shift, scale) for part in tissue.parts], axis=0)
         for cut in tissue.cuts:
             inside = np.minimum(inside, -self._inside(cut, shift, scale))
-        drawn = tuple(rng.uniform(*limits) for limits in (tissue.intensity, tissue.grain_mm, tissue.grain))
+        drawn = rng.uniform(*tissue.intensity), rng.uniform(*tissue.grain_mm), rng.uniform(*tissue.grain)
         intensity, grain_mm, strength = self.looks.setdefault(tissue.kind, drawn)
         grain = strength * self.noise(grain_mm)
         if tissue.vessels:
@@ -142,7 +144,7 @@ class Body:
         self.paint(inside, intensity * (1 + grain), tissue.label)
 
     def _inside(self, ellipsoid: Ellipsoid, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Return the distance in mm inside an ellipsoid's border, exact where the ellipsoid is thinnest."""
+        """Return the (D, H, W) distance in mm inside an ellipsoid's border, exact where the ellipsoid is thinnest."""
         centre, radii = (np.asarray(values, float) for values in ellipsoid)
         position = self.points - (centre + shift).astype(np.float32)[:, None, None, None]
         reach = np.sqrt(sum((p / r) ** 2 for p, r in zip(position, (radii * scale).astype(np.float32), strict=True)))
@@ -150,7 +152,7 @@ class Body:
 
 
 def _bowel(rng: np.random.Generator) -> Iterator[Tissue]:
-    """Yield loops of every brightness, so that brightness alone tells no organ."""
+    """Yield loops of every brightness, so that brightness alone does not identify an organ."""
     for number in range(rng.integers(22, 30)):
         centre = (rng.uniform(-90, 10), rng.uniform(-5, 75), rng.uniform(-100, 100))
         radii = tuple(rng.permutation([rng.uniform(11, 16), rng.uniform(12, 20), rng.uniform(20, 34)]))
@@ -158,7 +160,7 @@ def _bowel(rng: np.random.Generator) -> Iterator[Tissue]:
 
 
 def _paint_wall(body: Body) -> np.ndarray:
-    """Paint skin, fat, muscle, the cavity's fat and the lungs; return the distance inside the cavity's wall in mm."""
+    """Paint skin, fat, muscle, the cavity's fat and the lungs. Return the (D, H, W) distance in mm inside the cavity's wall."""
     rng = body.rng
     z, y, x = body.points
     half_width, half_height = rng.uniform(132, 150), rng.uniform(94, 108)
@@ -186,7 +188,7 @@ def _draw_body(rng: np.random.Generator, shape: tuple[int, int, int]) -> Body:
 
 
 def _scan(body: Body) -> np.ndarray:
-    """Return what the scanner makes of a body: blur, bias field, coil noise, whole numbers clipped as CHAOS is."""
+    """Return the scan of a body: with blur, bias field and coil noise, in whole numbers, clipped as CHAOS is."""
     rng = body.rng
     seen = ndimage.gaussian_filter(body.image, (0.35, 0.5, 0.5)) * np.exp(0.13 * body.noise(260))
     sigma = rng.uniform(8, 13)
@@ -196,7 +198,7 @@ def _scan(body: Body) -> np.ndarray:
 
 
 def _complete(labels: np.ndarray) -> bool:
-    """Say whether each label's slices are consecutive and at least MIN_SLICES."""
+    """Return whether each label has at least MIN_SLICES slices, which are consecutive."""
     for label in range(1, N_LABELS + 1):
         slices = np.flatnonzero((labels == label).any(axis=(1, 2)))
         if len(slices) < MIN_SLICES or slices[-1] - slices[0] + 1 != len(slices):
@@ -205,7 +207,7 @@ def _complete(labels: np.ndarray) -> bool:
 
 
 def make_case(seed: int, case: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return a case's image, int16 of 0 to about 1000, and label map, uint8: both of the shape (D, H, W)."""
+    """Return a case's image, int16 from 0 to about 1000, and label map, uint8, both of the shape (D, H, W)."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, case]))
     body = _draw_body(rng, shape)
     while not _complete(body.labels):
@@ -237,11 +239,11 @@ def write_case(folder: Path, case: int, parameters: dict[str, int]) -> None:
 
 
 def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
-    """Say whether the folder holds the data set of these parameters; if not, it is one that may be written.
+    """Return whether the folder holds the dataset of these parameters. If it does not, the folder may be written.
 
     Raises:
-        InputError: it holds something else, or a data set of other parameters that is not to be overwritten, or in which files
-            were added or changed.
+        InputError: it holds something else, or a dataset of other parameters without `overwrite` or with files that were added
+            or changed.
     """
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return False
@@ -261,7 +263,7 @@ def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
 
 
 def _expect_own(output: Path, found: Mapping[str, Any]) -> None:
-    """Raise InputError when a folder that is to be replaced holds anything that `generate_phantom` did not make."""
+    """Raise InputError if a folder to be replaced holds a file that `generate_phantom` did not make."""
     own = {output / "phantom.json", *(path for case in range(1, min(found.get("cases", 0), LIMITS["cases"][1]) + 1)
                                       for path in case_files(output, case, found.get("min_size", 0)))}
     files = [path for path in sorted(output.rglob("*")) if path.name != LIST and (path.is_symlink() or not path.is_dir())]
@@ -271,7 +273,11 @@ def _expect_own(output: Path, found: Mapping[str, Any]) -> None:
 
 
 def generate_phantom(output: Path, parameters: dict[str, int], overwrite: bool = False) -> None:
-    """Make the data set, which appears at `output` only when it is whole; see `is_made` for what is kept or refused."""
+    """Make the dataset. It appears at `output` only when it is complete. `is_made` decides what is kept.
+
+    Raises:
+        InputError: as `is_made`.
+    """
     output = output.resolve()
     if is_made(output, parameters, overwrite):
         return
@@ -283,11 +289,12 @@ def generate_phantom(output: Path, parameters: dict[str, int], overwrite: bool =
             write_case(folder, case, parameters)
         write_text(json.dumps(parameters, indent=2) + "\n", folder / "phantom.json")
         if output.exists():
-            output.rename(Path(partial) / "replaced")      # and removed with it
+            output.rename(Path(partial) / "replaced")      # it is removed with that folder
         folder.rename(output)
 
 
 def parse_parameters(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
+    """Return the options of the command line, and the parameters of the dataset. Raises InputError for one out of range."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/PHANTOM"), help="folder; default: %(default)s")
     parser.add_argument("--cases", type=int, default=10, help="number of volumes; default: %(default)s")
@@ -312,6 +319,7 @@ def _check_range(option: str, value: int, low: int, high: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     try:
         options, parameters = parse_parameters(arguments)
         generate_phantom(options.output, parameters, options.overwrite)

@@ -1,8 +1,8 @@
-"""Turns a dataset as downloaded into the folder that training reads: images, labels, supervoxels and classmaps.
+"""Turn a downloaded dataset into the folder that training reads: images, labels, supervoxels and classmaps.
 
     python data/prepare.py chaos --source ~/downloads/CHAOS --target data/CHAOST2
 
-data/README.md says where to get each dataset and what its folder looks like before and after.
+data/README.md describes where to get each dataset, and its folder before and after.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +30,12 @@ from util.options.config import MAX_SIZE_PX, SPACING_MM
 LABEL_PATTERN = "label_{case}.nii.gz"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, make_maps: Callable[..., bool] = generate_maps) -> int:
+    """Run the command; `make_maps` makes the supervoxels, as `generate_maps` does. Returns the exit status."""
     options = parse_arguments(arguments)
     try:
-        complete = prepare_own(options) if options.download == "nifti" else prepare(known_recipe(options), options)
+        complete = prepare_own(options, make_maps) if options.download == "nifti" else \
+            prepare(known_recipe(options), options, make_maps)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     downloads = parser.add_subparsers(dest="download", required=True, metavar="{chaos,cmr,sabs,nifti}")
     for name, dataset, text in (("chaos", "CHAOST2", "CHAOS challenge, T2-SPIR MRI: DICOM series and PNG masks"),
@@ -57,6 +61,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def add_common_options(command: argparse.ArgumentParser, dataset: str | None) -> None:
+    """Add the options that all downloads have."""
     command.add_argument("--source", type=Path, required=True, help="the folder of the unpacked download")
     command.add_argument("--target", type=Path, required=True, help=f"the folder to write, as data/{dataset or 'MINE'}")
     command.add_argument("--n-sv", type=positive,
@@ -68,6 +73,7 @@ def add_common_options(command: argparse.ArgumentParser, dataset: str | None) ->
 
 
 def add_own_options(command: argparse.ArgumentParser) -> None:
+    """Add the options for a user's own files."""
     command.add_argument("--image", type=file_pattern, default="image_{case}.nii.gz",
                          help="image files below --source, {case} standing for the case's name; default: %(default)s")
     command.add_argument("--label", type=file_pattern,
@@ -84,6 +90,7 @@ def add_own_options(command: argparse.ArgumentParser) -> None:
 
 
 def spacing_mm(text: str) -> float:
+    """Return the spacing that an option gives, or raise ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:
@@ -94,18 +101,21 @@ def spacing_mm(text: str) -> float:
 
 
 def size_px(text: str) -> int:
+    """Return the size that an option gives, or raise ArgumentTypeError."""
     if positive(text) > MAX_SIZE_PX:
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed: at most {MAX_SIZE_PX}")
     return int(text)
 
 
 def file_pattern(text: str) -> str:
+    """Return the file pattern that an option gives, or raise ArgumentTypeError."""
     if text.count("{case}") != 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a path below --source with {{case}} in it once")
     return text
 
 
 def class_name(text: str) -> tuple[int, str]:
+    """Return the value and the name that an option gives, or raise ArgumentTypeError."""
     value, _, name = text.partition("=")
     if not value.isdecimal() or not name or set(name) & set('/\\:"\n'):
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME, as 1=liver, fit for a file name")
@@ -113,23 +123,24 @@ def class_name(text: str) -> tuple[int, str]:
 
 
 def known_recipe(options: argparse.Namespace) -> Recipe:
+    """Return the recipe of a published dataset."""
     if options.download == "chaos":
         return recipes.chaos()
     return {"cmr": recipes.cmr, "sabs": recipes.sabs}[options.download](options.trust_image_geometry)
 
 
-def prepare(recipe: Recipe, options: argparse.Namespace) -> bool:
+def prepare(recipe: Recipe, options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
     """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
     complete = prepare_dataset(recipe, options.source, options.target, options.jobs, options.overwrite)
     if not any(options.target.glob(recipe.spec.image.format(case="*"))):
         return False
     n_sv = options.n_sv or default_n_sv(recipe.spec.name)
     for size in (n_sv, None) if options.superpixels else (n_sv,):
-        complete &= generate_maps(recipe.spec, options.target, size, options.jobs, options.overwrite)
+        complete &= make_maps(recipe.spec, options.target, size, options.jobs, options.overwrite)
     return complete
 
 
-def prepare_own(options: argparse.Namespace) -> bool:
+def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
     """Prepare a user's own files, then print the named config that makes the dataset known."""
     if options.window and options.window[0] >= options.window[1]:
         raise InputError(f"--window: got {options.window}, allowed: LOW below HIGH")
@@ -140,7 +151,7 @@ def prepare_own(options: argparse.Namespace) -> bool:
     grid = Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window))
     spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names), grid)
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
-                                     options.trust_image_geometry), options)
+                                     options.trust_image_geometry), options, make_maps)
     print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")
     print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
     return complete

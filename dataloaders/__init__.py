@@ -1,0 +1,1 @@
+"""Files of scans to volumes, and volumes to episodes."""

@@ -1,4 +1,4 @@
-"""The dataset table's entries, and the files of a prepared dataset."""
+"""The entries of the dataset table, and the files of a prepared dataset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUPERPIXELS = "superpixels_{n_sp}/superpix-MIDDLE_{case}.nii.gz"   # below data_
 
 @dataclass(frozen=True)
 class Grid:
-    """What every scan of a dataset was brought to: `grid` of a dataset entry in configs/base.json5, explained there."""
+    """The grid to which preparation brought every scan of a dataset. configs/base.json5 explains it, at `grid` of an entry."""
 
     spacing_mm: tuple[float, float, float]       # (x, y, z)
     size_px: int
@@ -23,13 +23,14 @@ class Grid:
 
     @classmethod
     def from_config(cls, entry: Mapping) -> Grid:
+        """Build from a checked config entry."""
         return cls(tuple(entry["spacing_mm"]), entry["size_px"], entry["orientation"],
                    None if entry["window"] is None else tuple(entry["window"]))
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Description of a dataset: one entry of `datasets` in configs/base.json5, where the fields are explained."""
+    """One entry of `datasets` in configs/base.json5, which explains the fields."""
 
     name: str
     image: str
@@ -42,7 +43,7 @@ class DatasetSpec:
 
     @classmethod
     def from_config(cls, name: str, entry: Mapping) -> DatasetSpec:
-        """Build from a checked config entry, whose keys are text as JSON5 has it."""
+        """Build from a checked config entry. Its keys are text, as in JSON5."""
         return cls(name=name, image=entry["image"], label=entry["label"], supervoxels=entry["supervoxels"],
                    labels={int(value): label for value, label in entry["labels"].items()},
                    file_values={int(stored): label for stored, label in entry["file_values"].items()},
@@ -51,7 +52,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one scan. None of them is opened here; all but `image` may not exist."""
+    """The files of one scan. `image` exists, the others may be missing."""
 
     name: str
     image: Path
@@ -61,14 +62,20 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
+        """All of them, whether they exist or not."""
         return self.image, self.label, self.supervoxels, self.superpixels
 
 
 def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 400) -> list[Case]:
-    """Return the cases whose image exists, sorted by number (names that are no number come after, by text).
+    """Return the cases whose image exists, in the order of `case_order`.
+
+    Args:
+        spec: the dataset.
+        data_dir: its folder.
+        n_sv, n_sp: smallest supervoxel in voxels and smallest superpixel in pixels, part of their folders' names.
 
     Raises:
-        InputError: the folder is missing or holds no image of the expected name.
+        InputError: the folder is missing, or no image in it has the expected name.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -88,5 +95,5 @@ def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 4
 
 
 def case_order(name: str) -> tuple:
-    """Key that sorts cases by the numbers in their names: 2 before 10, "b2" before "b10"."""
+    """Return the key that sorts cases by the numbers in their names: 2 before 10, "b2" before "b10"."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)

@@ -1,4 +1,4 @@
-"""Training episodes: a support and a query slice of one volume that share a supervoxel (or an organ, or a superpixel)."""
+"""Training episodes: support and query slices of one volume that share a supervoxel (or an organ, or a superpixel)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from util.base.progress import progress
 
 @dataclass(frozen=True)
 class TrainingVolume:
-    """A volume to draw episodes from: z-scored image, class per voxel (0: none), and which slices may be used."""
+    """A volume for episodes: z-scored image, class of each voxel (0: none), and the slices that may be used."""
 
     case: str
     image: np.ndarray     # (D, H, W) float32
@@ -28,35 +28,46 @@ class TrainingVolume:
 
 
 def allowed_slices(label_map: np.ndarray, exclude_label: Sequence[int], exclude_rule: str) -> np.ndarray:
-    """Return (D,) bool: the slices that stay in training in setting 2.
+    """Return the slices that stay in training in setting 2, (D,) bool.
 
-    A slice goes when it holds any of `exclude_label` (Roy et al. 2020; Ouyang et al. 2020), or, with the rule "all" of the
-    published Q-Net code, only when it holds all of them.
+    Args:
+        label_map: (D, H, W).
+        exclude_label: the test classes.
+        exclude_rule: "any" removes a slice that holds any of them (Roy et al. 2020; Ouyang et al. 2020). "all" removes a slice
+            only if it holds all of them, as in the published Q-Net code.
     """
     present = np.stack([(label_map == label).any(axis=(1, 2)) for label in exclude_label])
-    return ~(present.any(axis=0) if exclude_rule == "any" else present.all(axis=0))
+    return np.logical_not(present.any(axis=0) if exclude_rule == "any" else present.all(axis=0))
 
 
 def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_label: Sequence[int] | None = None,
                           exclude_rule: str = "any", use_gt: bool = False, test_label: Sequence[int] = (),
                           pseudo_labels: str = "supervoxels") -> list[TrainingVolume]:
-    """Read the training cases, with their "supervoxels" or "superpixels" as classes unless `use_gt`.
+    """Read the training cases.
 
     Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
 
+    Args:
+        cases: their files.
+        spec: the dataset.
+        exclude_label, exclude_rule: `allowed_slices` explains them. None: all slices stay.
+        use_gt: organs are the classes, without those of `test_label`.
+        test_label: label values.
+        pseudo_labels: "supervoxels" or "superpixels", the classes without `use_gt`.
+
     Raises:
-        InputError: a file is missing, broken, or of another shape (a label: place) than its image.
+        InputError: a file is missing or broken, or its shape (for a label also its place) differs from its image.
     """
     volumes = []
     for case in progress(cases, desc="reading training volumes", unit="volume"):
         volume = read_volume(case, spec, labels=bool(exclude_label or use_gt))
         if use_gt:
-            classes = np.where(np.isin(volume.label_map, test_label), 0, volume.label_map)
+            classes = np.where(np.isin(volume.labels, test_label), 0, volume.labels)
         else:
             path = getattr(case, pseudo_labels)
             classes = read_supervoxels(path)
             expect_same_shape(case, volume.image, classes, path)
-        allowed = (allowed_slices(volume.label_map, exclude_label, exclude_rule) if exclude_label
+        allowed = (allowed_slices(volume.labels, exclude_label, exclude_rule) if exclude_label
                    else np.ones(len(volume.image), bool))
         volumes.append(TrainingVolume(case.name, volume.image, classes, allowed))
     return volumes
@@ -64,7 +75,7 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_l
 
 @dataclass(frozen=True)
 class _Windows:
-    """Every run of slices that may become an episode, with the chance of each."""
+    """All runs of slices that may become an episode, with their chances."""
 
     classes: np.ndarray      # (n,) class of the window
     starts: np.ndarray       # (n,) its first slice
@@ -72,9 +83,10 @@ class _Windows:
 
 
 def _windows(volume: TrainingVolume, n_slices: int, min_size: int) -> _Windows | None:
-    """Enumerate what the published procedure draws by trial: a class, one of its runs, a start in it, until it is large enough.
+    """Enumerate the windows that the published procedure draws by trial.
 
-    Each outcome has the chance it has there: 1/(runs of the class · starts of the run), over the sum of what is accepted.
+    That procedure draws a class, one of its runs and a start in the run, until the class is large enough there. Here each window
+    has the same chance: 1/(runs of the class · starts of the run), divided by the sum over all accepted windows.
     """
     n_classes = int(volume.classes.max()) + 1
     areas = np.stack([np.bincount(slice_.ravel(), minlength=n_classes) for slice_ in volume.classes])
@@ -85,23 +97,23 @@ def _windows(volume: TrainingVolume, n_slices: int, min_size: int) -> _Windows |
         for run in runs:
             starts = run[:len(run) - n_slices + 1]
             chance = 1 / (len(runs) * len(starts))
-            found += [(label, start, chance) for start in starts
+            found += [(label, int(start), chance) for start in starts
                       if areas[start:start + min(2, n_slices), label].max() >= min_size]
     return _as_windows(found)
 
 
 def _single_slices(volume: TrainingVolume, min_size: int) -> _Windows | None:
-    """Enumerate superpixels, whose numbers start anew in each slice: any slice is as likely as another, then any of its own."""
+    """Enumerate superpixels, whose numbers restart in each slice. Slices are equally likely, and so are those of one slice."""
     found = []
     for z in np.flatnonzero(volume.allowed):
         areas = np.bincount(volume.classes[z].ravel())
         large = [label for label in range(1, len(areas)) if areas[label] >= max(min_size, 1)]
-        found += [(label, z, 1 / len(large)) for label in large]
+        found += [(label, int(z), 1 / len(large)) for label in large]
     return _as_windows(found)
 
 
 def _as_windows(found: list[tuple[int, int, float]]) -> _Windows | None:
-    """Turn (class, start, chance up to a factor) into windows; None when there is none."""
+    """Turn tuples (class, start, chance up to a factor) into windows. None if there are none."""
     if not found:
         return None
     labels, starts, chances = (np.array(column) for column in zip(*found, strict=True))
@@ -114,17 +126,17 @@ def _runs(present: np.ndarray) -> list[np.ndarray]:
 
 
 class EpisodeDataset(Dataset):
-    """Item i is the i-th episode: a pure function of (seed, i), whatever was drawn before and in whichever process.
+    """Item i is the i-th episode. It depends on (seed, i) alone, not on earlier episodes or on the process.
 
     Args:
-        volumes: where episodes come from; those without a usable class are left out.
+        volumes: the source of episodes. Those without a usable class are left out.
         length: number of episodes.
-        seed: with the item's number, the only source of chance.
+        seed: the only source of chance besides the item's number.
         n_shot: support slices of an episode.
-        min_size: pixels that the larger of an episode's first two masks must have.
-        same_slice: support and query are augmentations of one slice (SSL-ALPNet), in place of neighbouring slices.
+        min_size: smallest area in pixels of the larger of an episode's first two masks.
+        same_slice: support and query are augmentations of one slice (SSL-ALPNet), not neighbouring slices.
     Raises:
-        InputError: no volume has a class that is large enough, in n_shot + 1 consecutive slices or with same_slice in one.
+        InputError: no class is large enough in n_shot + 1 consecutive slices, or with same_slice in one slice.
     """
 
     def __init__(self, volumes: Sequence[TrainingVolume], length: int, seed: int, n_shot: int = 1, min_size: int = 200,
@@ -143,7 +155,7 @@ class EpisodeDataset(Dataset):
         return self.length
 
     def draw(self, index: int) -> tuple[str, int, list[int]]:
-        """Return the case, the class and the slices (support first, query last) of an episode."""
+        """Return the case, the class and the slices of an episode. The support slices come first, the query is last."""
         volume, label, slices, _ = self._draw(index)
         return volume.case, label, slices
 
@@ -169,7 +181,7 @@ class EpisodeDataset(Dataset):
         return Episode(stacked[:-1], stacked_masks[:-1], stacked[-1], stacked_masks[-1])
 
     def _to_transform(self, rng: np.random.Generator) -> range:
-        """Positions of the slices to transform: the query's, or (half of the time) the support's; all with `same_slice`."""
+        """Return the positions of the slices to transform: query or support, each half of the time, or all with `same_slice`."""
         if self.same_slice:
             return range(self.n_shot + 1)
         return range(self.n_shot, self.n_shot + 1) if rng.random() < 0.5 else range(self.n_shot)

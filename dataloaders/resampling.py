@@ -1,43 +1,35 @@
-"""Pure steps from a scan to the model's grid and back, on SimpleITK images, whose sizes and spacings are (x, y, z).
+"""Pure steps from a scan to the model's grid and back, on SimpleITK images. Sizes and spacings are (x, y, z).
 
-Every step keeps a voxel where it is in the patient: `TransformIndexToPhysicalPoint` of the result says where that is.
-Clip, resample, then crop or pad is the preparation published for CHAOS and CMR.
+Each step keeps a voxel's place in the patient, which is `TransformIndexToPhysicalPoint` of the result.
+The published preparation of CHAOS and CMR clips, resamples, then crops or pads.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.volumes import MAX_VOXELS
+from dataloaders.itk import with_geometry
+from dataloaders.nifti import MAX_VOXELS
 from util.base.errors import InputError
-from util.base.files import replacing
 
 IN_PLANE_PX = 256
 
 
-def with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
-    """Return (D, H, W) values as an image with the geometry of `reference`, which has the same size."""
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(reference)
-    return image
-
-
 def clip_at_percentile(image: sitk.Image, percentile: float = 99.5) -> sitk.Image:
-    """Clip the volume's bright end. An image of an integer type keeps it, so the threshold is truncated."""
+    """Clip the brightest voxels. An image of an integer type keeps its type, so the threshold is truncated."""
     array = sitk.GetArrayViewFromImage(image)
     highest = array.dtype.type(np.percentile(array, percentile))
     return with_geometry(np.minimum(array, highest), image)
 
 
 def window_to_255(image: sitk.Image, low: float, high: float) -> sitk.Image:
-    """Clip to low…high and scale the result, by its own minimum and maximum, to 0…255 (float32).
+    """Clip to low…high, then scale by the minimum and maximum of the result to 0…255 (float32).
 
-    A volume that is constant inside the window gives 0 everywhere.
+    A volume that is constant inside the window becomes 0 everywhere.
     """
     windowed = np.clip(sitk.GetArrayViewFromImage(image).astype(np.float32), low, high)
     span = np.ptp(windowed) or 1.0
@@ -45,10 +37,10 @@ def window_to_255(image: sitk.Image, low: float, high: float) -> sitk.Image:
 
 
 def resampled_size(image: sitk.Image, spacing_mm: Sequence[float]) -> list[int]:
-    """Return the size at a new spacing, int(size · spacing / new spacing + 1) per axis.
+    """Return the size in voxels at a new spacing, int(size · spacing / new spacing + 1) per axis.
 
     Raises:
-        InputError: that makes more than MAX_VOXELS.
+        InputError: it has more than MAX_VOXELS voxels.
     """
     size = [int(size * old / new + 1) for size, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
     if math.prod(size) > MAX_VOXELS:
@@ -63,8 +55,8 @@ def resample_image(image: sitk.Image, spacing_mm: Sequence[float], size: Sequenc
     Args:
         image: a volume.
         spacing_mm: (x, y, z), each above 0.
-        size: (x, y, z) in voxels; left out, `resampled_size`. Voxels beyond the volume's end get 0, or the volume's
-            minimum where that is negative, as in CT.
+        size: (x, y, z) in voxels; default: `resampled_size`. Voxels outside the volume become 0, or the volume's minimum if
+            that is negative, as in CT.
     """
     outside = min(0.0, float(sitk.GetArrayViewFromImage(image).min()))
     return sitk.Resample(image, list(size or resampled_size(image, spacing_mm)), sitk.Transform(), sitk.sitkLinear,
@@ -72,9 +64,9 @@ def resample_image(image: sitk.Image, spacing_mm: Sequence[float], size: Sequenc
 
 
 def resample_labels(labels: sitk.Image, spacing_mm: Sequence[float], size: Sequence[int] | None = None) -> sitk.Image:
-    """Resample a label map of whole numbers as `resample_image` does, one value at a time, into int16.
+    """Resample a label map of whole numbers, one value at a time, to int16. The arguments are those of `resample_image`.
 
-    A voxel takes a value that covers more than half of it after linear interpolation; 0 where none does.
+    A voxel takes the value that covers more than half of it after linear interpolation, or 0 if none does.
     """
     values = np.unique(sitk.GetArrayViewFromImage(labels))
     result = sitk.Cast(resample_image(labels, spacing_mm, size) * 0, sitk.sitkInt16)
@@ -86,7 +78,7 @@ def resample_labels(labels: sitk.Image, spacing_mm: Sequence[float], size: Seque
 
 
 def crop_or_pad_in_plane(image: sitk.Image, size_px: int = IN_PLANE_PX, pad_value: float = 0) -> sitk.Image:
-    """Cut or fill x and y to `size_px`, index N//2 of N landing on size_px//2; the origin moves with the cut."""
+    """Crop or pad x and y to `size_px`. Index N//2 of N becomes size_px//2. The origin moves accordingly."""
     starts = [n // 2 - size_px // 2 for n in image.GetSize()[:2]]
     ends = [n - size_px - start for n, start in zip(image.GetSize()[:2], starts, strict=True)]
     cropped = sitk.Crop(image, [*(max(0, start) for start in starts), 0], [*(max(0, end) for end in ends), 0])
@@ -95,35 +87,21 @@ def crop_or_pad_in_plane(image: sitk.Image, size_px: int = IN_PLANE_PX, pad_valu
 
 
 def to_model_grid(image: sitk.Image, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX) -> sitk.Image:
-    """Clip at the 99.5th percentile, resample, and crop or pad in-plane with the resampled volume's minimum."""
+    """Clip at the 99.5th percentile, then go to the grid by `image_to_grid`."""
     return image_to_grid(clip_at_percentile(image), spacing_mm, size_px)
 
 
 def image_to_grid(image: sitk.Image, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX) -> sitk.Image:
-    """Resample, and crop or pad in-plane with the resampled volume's minimum."""
+    """Resample to `spacing_mm`, then crop or pad in-plane with the minimum of the resampled volume."""
     resampled = resample_image(image, spacing_mm)
     return crop_or_pad_in_plane(resampled, size_px, sitk.GetArrayViewFromImage(resampled).min())
 
 
 def labels_to_grid(labels: sitk.Image, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX) -> sitk.Image:
-    """The same grid as `image_to_grid` for the labels of that image; padded with 0."""
+    """Bring labels to the grid of `image_to_grid` for their image, padded with 0."""
     return crop_or_pad_in_plane(resample_labels(labels, spacing_mm), size_px)
 
 
 def labels_to_scan(labels: sitk.Image, scan: sitk.Image) -> sitk.Image:
-    """Bring a label map from the model's grid back to a scan's own: nearest voxel, 0 outside the map."""
+    """Bring a label map from the model's grid to the grid of a scan, by the nearest voxel. Outside the map it is 0."""
     return sitk.Resample(labels, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-
-
-def voxel_to_patient(image: sitk.Image) -> np.ndarray:
-    """Return the 4×4 matrix from index (x, y, z) to millimetres in the patient (LPS)."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    matrix[:3, 3] = image.GetOrigin()
-    return matrix
-
-
-def save(image: sitk.Image, path: Path) -> None:
-    """Write as NIfTI."""
-    with replacing(path) as partial:
-        sitk.WriteImage(image, partial)

@@ -1,4 +1,4 @@
-"""Augmentation of an episode's slices. Each transform's parameters are drawn once, then applied without chance."""
+"""Augmentation of an episode's slices. Parameters are drawn once. Their application involves no chance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-cv2.setNumThreads(0)   # loader workers are the parallelism
+cv2.setNumThreads(0)   # the loader has several workers instead
 
 MAX_ROTATION_DEG, MAX_SHIFT_PX, MAX_SHEAR_DEG, ZOOM = 5.0, 5.0, 5.0, (0.9, 1.2)
 ELASTIC_SIGMA_PX, ELASTIC_KERNEL_PX, ELASTIC_STRENGTH_PX = 5.0, 21, 10.0
@@ -17,7 +17,7 @@ GAMMA, GAMMA_EPS = (0.5, 1.5), 1e-5
 
 
 def gamma_transform(image: np.ndarray, gamma: float) -> np.ndarray:
-    """Apply x' = range·((x − min + 1e-5)/range)^γ + min over the image's own range (max − min + 1e-5); any shape."""
+    """Return range·((x − min + 1e-5)/range)^γ + min, where range is max − min + 1e-5 of the image (any shape), as float32."""
     low = image.min()
     span = image.max() - low + GAMMA_EPS
     scaled = np.subtract(image, low, dtype=np.float32)
@@ -33,7 +33,7 @@ def affine_matrix(rotation_deg: float, shift_x_px: float, shift_y_px: float, she
                   size: tuple[int, int]) -> np.ndarray:
     """Return the 3×3 matrix (float32, as published) that takes an input point (x, y, 1) to its output point.
 
-    Rotation about the centre (W/2, H/2), then the shift, then the shear about the corner, then the zoom about the centre.
+    The order is rotation about the centre (W/2, H/2), shift, shear about the corner, zoom about the centre. `size` is (H, W).
     """
     def centred(matrix: np.ndarray) -> np.ndarray:
         y, x = size[0] / 2, size[1] / 2
@@ -48,9 +48,13 @@ def affine_matrix(rotation_deg: float, shift_x_px: float, shift_y_px: float, she
 
 
 def affine_source_points(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each output pixel comes from, x and y (H, W), in steps of 1/32 pixel.
+    """Return the input point of each output pixel, x and y, each (H, W), in steps of 1/32 pixel.
 
-    The steps, and the fixed-point sums that give them, are those of OpenCV 4's warpAffine, which the published code used.
+    The steps and their fixed-point sums are those of warpAffine in OpenCV 4, which the published code used.
+
+    Args:
+        matrix: 3×3, from input to output.
+        size: (H, W).
     """
     (a, b, c), (d, e, f) = cv2.invertAffineTransform(matrix[:2].astype(np.float64))
     columns, rows = np.arange(size[1]), np.arange(size[0])[:, None]
@@ -66,23 +70,24 @@ def affine_source_points(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.
 
 
 def uniform_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Return uniform noise in ±1 (float32) in 65,536 steps: four values of each 64-bit draw, as drawing is what costs."""
+    """Return uniform noise in ±1 (float32) in 65,536 steps. Each 64-bit draw gives four values, as drawing is expensive."""
     n = int(np.prod(shape))
-    noise = rng.bit_generator.random_raw(-(-n // 4)).view(np.int16)[:n].astype(np.float32)
+    noise: np.ndarray = rng.bit_generator.random_raw(-(-n // 4)).view(np.int16)[:n].astype(np.float32)
     noise += 0.5
     noise /= 2**15
     return noise.reshape(shape)
 
 
 def elastic_source_points(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn (2, H, W) noise in ±1, x then y, into the points x and y (H, W) that each output pixel comes from."""
+    """Return the input point of each output pixel, x and y, each (H, W), from (2, H, W) noise in ±1, x before y."""
     def points(start: np.ndarray, field: np.ndarray) -> np.ndarray:
-        shift = cv2.GaussianBlur(field, (ELASTIC_KERNEL_PX, ELASTIC_KERNEL_PX), ELASTIC_SIGMA_PX)
+        shift: np.ndarray = cv2.GaussianBlur(field, (ELASTIC_KERNEL_PX, ELASTIC_KERNEL_PX), ELASTIC_SIGMA_PX)
         shift *= ELASTIC_STRENGTH_PX
         shift += start
         return shift
 
-    rows, columns = np.indices(noise.shape[1:], dtype=np.float32, sparse=True)
+    _, height, width = noise.shape
+    rows, columns = np.indices((height, width), dtype=np.float32, sparse=True)
     noise = noise.astype(np.float32, copy=False)
     return points(columns, noise[0]), points(rows, noise[1])
 
@@ -96,6 +101,7 @@ class Geometry:
 
     @classmethod
     def sample(cls, rng: np.random.Generator, size: tuple[int, int]) -> Geometry:
+        """Draw the parameters for slices of size (H, W)."""
         rotation, shift_x, shift_y, shear = rng.uniform(-1, 1, 4) * (
             MAX_ROTATION_DEG, MAX_SHIFT_PX, MAX_SHIFT_PX, MAX_SHEAR_DEG)
         matrix = affine_matrix(rotation, shift_x, shift_y, shear, rng.uniform(*ZOOM), size)
@@ -103,18 +109,19 @@ class Geometry:
 
     @cached_property
     def _source_points(self) -> list[tuple[tuple[np.ndarray, np.ndarray], int]]:
-        return [(affine_source_points(self.matrix, self.noise.shape[1:]), cv2.BORDER_CONSTANT),
+        _, height, width = self.noise.shape
+        return [(affine_source_points(self.matrix, (height, width)), cv2.BORDER_CONSTANT),
                 (elastic_source_points(self.noise), cv2.BORDER_REFLECT)]
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Warp an (H, W) image; float32."""
+        """Warp an (H, W) image. The result is float32."""
         image = image.astype(np.float32, copy=False)
         for (x, y), border in self._source_points:
             image = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=border)
         return image
 
     def apply_to_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Warp an (H, W) bool mask and round it; float32 of 0 and 1. Only the part of the image that it can reach is computed."""
+        """Warp an (H, W) bool mask and round it to float32 0 and 1. Only the part that the mask can reach is computed."""
         affine, elastic = self._reach(mask)
         warped, out = np.zeros(mask.shape, np.float32), np.zeros(mask.shape, np.float32)
         if warped[affine].size:
@@ -124,9 +131,9 @@ class Geometry:
         return out
 
     def _reach(self, mask: np.ndarray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Return the rows and columns that the affine, then the elastic transform can take a mask's pixels to.
+        """Return the rows and columns that a mask's pixels can reach by the affine transform, and by both transforms.
 
-        A pixel is interpolated from less than 1 away and the rounding of points is less than 1; blurred noise stays in ±1.
+        Interpolation reaches less than 1 pixel, points are rounded by less than 1 pixel, and blurred noise stays in ±1.
         """
         left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
         corners = np.array([[x, y, 1] for x in (left - 1, left + width) for y in (top - 1, top + height)]) @ self.matrix[:2].T

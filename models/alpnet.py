@@ -10,17 +10,17 @@ from models.encoder import Features
 from models.panet import ClassPrototypes, PANet
 from models.prototypes import masked_average, on_grid
 
-KEPT_ABOVE = 0.95     # share of a class in a window that becomes one of its prototypes
-MODE_WINDOW = 4       # a foreground without a window of this size, so filled, has its global prototype only
+KEPT_ABOVE = 0.95     # a window with a larger share of a class becomes one of its prototypes
+MODE_WINDOW = 4       # a foreground that fills no window of this size has only its global prototype
 
 
 class ALPNet(PANet):
-    """Local prototypes from the cells of a coarse grid, for background and foreground, and a global one for foreground.
+    """Local prototypes of background and foreground from the cells of a coarse grid, and a global foreground prototype.
 
     Args:
         encoder: a SinglePathEncoder.
-        windows: side of the pooling window on the feature grid, in training and in evaluation mode.
-        background_weight, ignore_label: see FewShotModel.
+        windows: sides of the pooling window in cells of the feature grid: in training mode, in evaluation mode.
+        background_weight, ignore_label: FewShotModel explains them.
     """
 
     def __init__(self, encoder: nn.Module, windows: tuple[int, int] = (4, 2), background_weight: float = 0.05,
@@ -29,9 +29,15 @@ class ALPNet(PANet):
         self.windows = tuple(windows)
 
     def prototypes(self, support_features: Features, support_masks: Tensor) -> list[ClassPrototypes]:
-        """Return the adaptive local prototypes, from B·S support slices and their (B, S, H, W) masks.
+        """Return the adaptive local prototypes of background and foreground, a pair (n, C) and (m, C) for each of B episodes.
 
-        A background without a filled window has its global prototype, for which the published code has no answer.
+        A background that fills no window has its global prototype. The published code does not handle this case.
+
+        Args:
+            support_features: of B·S support slices, (B·S, C, h, w).
+            support_masks: (B, S, H, W) of 0 and 1.
+        Raises:
+            ValueError: the axes are wrong, or features and masks disagree on the number of slices.
         """
         features = support_features.maps[0]
         masks = on_grid(support_masks, features.shape[-2:])
@@ -50,7 +56,7 @@ class ALPNet(PANet):
         return torch.cat([self._local(features, masks), whole[1]])
 
     def _local(self, features: Tensor, masks: Tensor) -> Tensor:
-        """Pool (S, C, h, w) features and (S, h, w) masks, and return the (n, C) cells that the mask fills."""
+        """Pool (S, C, h, w) features and (S, h, w) masks. Return the (n, C) cells that the mask fills."""
         window = self.windows[0 if self.training else 1]
         cells = F.avg_pool2d(features, window).movedim(1, -1)                         # (S, rows, columns, C)
         return cells[F.avg_pool2d(masks, window) > KEPT_ABOVE]

@@ -1,4 +1,4 @@
-"""The threshold T of the methods that score anomaly: predicted by the encoder (Q-Net), or learned (ADNet)."""
+"""The threshold T on the anomaly score: the encoder predicts it (Q-Net), or training learns one (ADNet)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ INITIAL_THRESHOLD = -10.0
 
 
 class AnomalyModel(FewShotModel):
-    """Features carry a threshold per image. Where the encoder predicts none, one scalar `t` is learned for all images.
+    """Features carry a threshold per image. If the encoder predicts none, training learns one scalar `t` for all images.
 
     Args:
-        encoder, background_weight, ignore_label: see FewShotModel.
-        t_loss_scaler: weight of t/20 in the loss, where t is learned.
+        encoder, background_weight, ignore_label: FewShotModel explains them.
+        t_loss_scaler: weight of t/20 in the loss, if t is learned.
     """
 
     def __init__(self, encoder: nn.Module, background_weight: float = 0.1, ignore_label: int = 255, t_loss_scaler: float = 1.0):
@@ -34,11 +34,30 @@ class AnomalyModel(FewShotModel):
             self.loss_names = (*self.loss_names, "threshold")
 
     def encode(self, images: Tensor) -> Features:
-        """Encode (B, 3, H, W) z-scored images, whatever their role will be."""
+        """Encode (B, 3, H, W) z-scored images, support or query. The features carry a (B, 1) threshold.
+
+        Raises:
+            ValueError: the axes are wrong.
+        """
         features = self.encoder(images)
         return features if self.t is None else replace(features, threshold=self.t.expand(len(features), 1))
 
     def episode_losses(self, episode: Episode) -> dict[str, Tensor]:
-        """Return the losses of a batch of episodes, scalars to be summed; "threshold" is there where t is learned."""
+        """Return the scalar losses of a batch of episodes, to be summed. "threshold" is among them if t is learned.
+
+        Raises:
+            ValueError: the axes of the episodes are wrong.
+        """
         losses = super().episode_losses(episode)
         return losses if self.t is None else {**losses, "threshold": self.t_loss_scaler * self.t.sum() / COSINE_SCALE}
+
+
+def threshold_of(features: Features) -> Tensor:
+    """Return the (B, 1) threshold that the features carry.
+
+    Raises:
+        ValueError: they carry none.
+    """
+    if features.threshold is None:
+        raise ValueError("features: expected a threshold, got None")
+    return features.threshold

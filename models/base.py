@@ -1,4 +1,4 @@
-"""What every method shares: the four calls, and the training objective of an episode."""
+"""What all methods share: four calls, and the losses of an episode."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoder import Features
+from util.base.shapes import expect_shape
 
 if TYPE_CHECKING:
     from util.base.episode import Episode
@@ -20,15 +21,16 @@ PROBABILITY_EPS = torch.finfo(torch.float32).eps
 
 
 class FewShotModel(nn.Module, ABC):
-    """A method: `encode`, `prototypes`, `segment`, `episode_losses`; a new one writes `prototypes` and `segment`.
+    """A method has the calls `encode`, `prototypes`, `segment` and `episode_losses`. A new one writes `prototypes` and `segment`.
 
     Args:
         encoder: turns (B, 3, H, W) images into Features.
-        background_weight: class weight of background in the query loss; foreground has 1.
-        ignore_label: pixels of the query mask with this value count in no loss.
+        background_weight: class weight of background in the query loss. Foreground has 1.
+        ignore_label: pixels with this value in the query mask count in no loss.
     """
 
     loss_names: tuple[str, ...] = ("query", "align")
+    class_weights: Tensor      # (2,) of background and foreground
 
     def __init__(self, encoder: nn.Module, background_weight: float, ignore_label: int = 255):
         super().__init__()
@@ -37,7 +39,11 @@ class FewShotModel(nn.Module, ABC):
         self.register_buffer("class_weights", torch.tensor([background_weight, 1.0]), persistent=False)
 
     def encode(self, images: Tensor) -> Features:
-        """Encode (B, 3, H, W) z-scored images, whatever their role will be."""
+        """Encode (B, 3, H, W) z-scored images, support or query.
+
+        Raises:
+            ValueError: the axes are wrong.
+        """
         return self.encoder(images)
 
     @abstractmethod
@@ -45,36 +51,57 @@ class FewShotModel(nn.Module, ABC):
         """Return what the method keeps of B episodes with S support slices each.
 
         Args:
-            support_features: of B·S slices, the S shots of an episode next to each other.
-            support_masks: (B, S, H, W) of 0 and 1, on the image's or (in the alignment loss) on the feature grid.
+            support_features: of B·S slices. The S shots of an episode are next to each other.
+            support_masks: (B, S, H, W) of 0 and 1, on the image grid, or (in the alignment loss) on the feature grid.
+        Raises:
+            ValueError: the axes are wrong.
         """
 
     @abstractmethod
     def segment(self, query_features: Features, prototypes: Any) -> Tensor:
-        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices, from the prototypes of B episodes or of one for all."""
+        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices.
+
+        Args:
+            query_features: of B slices.
+            prototypes: of B episodes, or of one episode for all slices.
+        Raises:
+            ValueError: the axes are wrong.
+        """
 
     def segment_each(self, query_features: Features, prototypes: Sequence[Any]) -> Tensor:
-        """Return the (K, 2, H, W) soft masks of one query slice from K classes and supports.
+        """Return the (K, 2, H, W) soft masks of one query slice from K prototypes, one for each class and support.
 
-        Here one after the other; a method overrides it where it can share work among them.
+        This works through them one by one. A method overrides it if it can share work among them.
         """
         return torch.cat([self.segment(query_features, of_one) for of_one in prototypes])
 
     def log_probs_and_mask(self, features: Features, prototypes: Any) -> tuple[Tensor, Tensor]:
-        """Return the (B, 2, H, W) log-probabilities for the losses, and the hard mask that the alignment loss pools.
+        """Return the (B, 2, H, W) log-probabilities for the losses, and the hard mask for the alignment loss.
 
-        The mask is (B, H, W); methods that take it on the feature grid return (B, h, w).
+        The mask is (B, H, W). Some methods return it on the feature grid, (B, h, w).
         """
         probs = self.segment(features, prototypes)
         return safe_log(probs), hard_mask(probs)
 
     def forward(self, episode: Episode) -> dict[str, Tensor]:
-        """Return `episode_losses`; training calls it by way of here, as DistributedDataParallel does."""
+        """Return `episode_losses`. DistributedDataParallel calls `forward` only, so training calls it too."""
         return self.episode_losses(episode)
 
     def episode_losses(self, episode: Episode) -> dict[str, Tensor]:
-        """Return the losses of a batch of episodes, scalars to be summed, under the names in `loss_names`."""
-        B, S = episode.support_masks.shape[:2]
+        """Return the scalar losses of a batch of episodes, to be summed. Their names are in `loss_names`.
+
+        The query loss is the weighted cross-entropy. The alignment loss is that of PANet (Wang et al. 2019).
+
+        Args:
+            episode: with an axis B in front of each tensor.
+        Raises:
+            ValueError: the axes of the episodes are wrong.
+        """
+        n = expect_shape("support_masks", episode.support_masks, "B S H W")
+        B, S, image_size = n["B"], n["S"], {"H": n["H"], "W": n["W"]}
+        expect_shape("support_images", episode.support_images, "B S C H W", B=B, S=S, **image_size)
+        expect_shape("query_images", episode.query_images, "B C H W", B=B, **image_size)
+        expect_shape("query_masks", episode.query_masks, "B H W", B=B, **image_size)
         features = self.encode(torch.cat([episode.support_images.flatten(0, 1), episode.query_images]))
         support, query = features[:B * S], features[B * S:]
         log_probs, predicted = self.log_probs_and_mask(query, self.prototypes(support, episode.support_masks))
@@ -82,15 +109,15 @@ class FewShotModel(nn.Module, ABC):
                 "align": self._alignment_loss(support, query, predicted, episode.support_masks)}
 
     def _query_loss(self, log_probs: Tensor, masks: Tensor) -> Tensor:
-        """Weighted mean over the pixels that count; `F.nll_loss` by itself sums in an order that varies on CUDA."""
+        """Return the weighted mean over the pixels that count. On CUDA the order of summation in `F.nll_loss` itself varies."""
         losses = F.nll_loss(log_probs, masks, self.class_weights, ignore_index=self.ignore_label, reduction="none")
         weights = self.class_weights[masks.clamp(max=1)] * (masks != self.ignore_label)
         return losses.sum() / weights.sum()
 
     def _alignment_loss(self, support: Features, query: Features, predicted: Tensor, support_masks: Tensor) -> Tensor:
-        """Roles swapped: the query's predicted mask gives the prototypes, the support is segmented with the query's threshold.
+        """Swap the roles: the query's predicted mask gives prototypes, which segment the support with the query's threshold.
 
-        An episode in which nothing was predicted as foreground adds 0.
+        An episode without predicted foreground adds 0.
         """
         B, S = support_masks.shape[:2]
         episodes = torch.arange(B, device=predicted.device).repeat_interleave(S)
@@ -103,9 +130,15 @@ class FewShotModel(nn.Module, ABC):
 
 
 def hard_mask(probs: Tensor) -> Tensor:
-    """Turn a (B, 2, H, W) soft mask into its argmax, bool (B, H, W); a tie is background. argmax itself is slow on a CPU."""
+    """Return the argmax of a (B, 2, H, W) soft mask as bool (B, H, W). A tie is background. `argmax` itself is slow on a CPU.
+
+    Raises:
+        ValueError: the axes are wrong.
+    """
+    expect_shape("probs", probs, "B K H W", K=2)
     return probs[:, 1] > probs[:, 0]
 
 
 def safe_log(probs: Tensor) -> Tensor:
+    """Return the logarithm of probabilities of any shape, which are kept an epsilon of float32 away from 0 and 1."""
     return probs.clamp(PROBABILITY_EPS, 1 - PROBABILITY_EPS).log()

@@ -1,8 +1,9 @@
-"""Encoders: one backbone, and feature maps and a threshold per image from its last two stages."""
+"""Encoders: a backbone, whose last two stages give feature maps and a threshold per image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torchvision
@@ -13,11 +14,11 @@ from util.base.shapes import expect_shape
 
 @dataclass(frozen=True)
 class Features:
-    """What is kept of B encoded images.
+    """The features of B images.
 
     Attributes:
-        maps: one (B, C, h, w) feature map per path, the fine one (1/4 of the image's resolution) before the coarse one (1/8).
-        threshold: (B, 1) threshold T of the anomaly score, or None for methods without one.
+        maps: one (B, C, h, w) feature map per path. The fine one (1/4 of the image's resolution) comes before the coarse (1/8).
+        threshold: (B, 1) threshold T on the anomaly score, or None for methods without one.
         image_size: (H, W) of the images.
     """
 
@@ -34,23 +35,39 @@ class Features:
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:
+        """Join the features of several batches, of equal paths and image size, along B."""
         maps = tuple(torch.cat(same_path) for same_path in zip(*(part.maps for part in parts), strict=True))
-        threshold = None if parts[0].threshold is None else torch.cat([part.threshold for part in parts])
-        return Features(maps, threshold, parts[0].image_size)
+        thresholds = [part.threshold for part in parts if part.threshold is not None]
+        return Features(maps, torch.cat(thresholds) if thresholds else None, parts[0].image_size)
+
+
+class Backbone(nn.Module):
+    """The parts of a backbone that an encoder uses, named as in torchvision's ResNet, which need not be derived from this."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+    avgpool: nn.Module
+    fc: nn.Linear
 
 
 class Encoder(nn.Module):
-    """A backbone of four stages, and in the subclasses what becomes of its last two.
+    """A backbone of four stages. The subclasses make features from the last two.
 
     Args:
-        backbone: has conv1, bn1, relu, maxpool, layer1…layer4, avgpool and fc, as torchvision's ResNet.
-        bf16: run the convolutions under bfloat16 autocast; the features come out as float32 all the same.
-        coordinates: the second and third channel of the images, copies of the first, give way to row and column.
+        backbone: has the parts of Backbone.
+        bf16: run the convolutions under bfloat16 autocast. The features are float32 all the same.
+        coordinates: replace the second and third channel of the images, copies of the first, by row and column.
     """
 
     predicts_threshold = False
 
-    def __init__(self, backbone: nn.Module, bf16: bool = False, coordinates: bool = False):
+    def __init__(self, backbone: Backbone, bf16: bool = False, coordinates: bool = False):
         super().__init__()
         self.backbone = backbone
         self.coarse_channels = backbone.fc.in_features
@@ -83,8 +100,14 @@ class Encoder(nn.Module):
 
 
 def with_coordinates(images: Tensor) -> Tensor:
-    """Return (B, 3, H, W) images with row and column, each from −1.5 to 1.5, as second and third channel (as in CoordConv)."""
-    B, _, H, W = images.shape
+    """Return (B, 3, H, W) images whose second and third channel are row and column, each from −1.5 to 1.5.
+
+    The idea is that of CoordConv (Liu et al. 2018, arXiv 1807.03247).
+
+    Raises:
+        ValueError: the axes are wrong.
+    """
+    B, _, H, W = expect_shape("images", images, "B C H W", C=3).values()
     rows, columns = (torch.linspace(-1.5, 1.5, n, dtype=images.dtype, device=images.device) for n in (H, W))
     return torch.stack([images[:, 0], rows[:, None].expand(B, H, W), columns.expand(B, H, W)], dim=1)
 
@@ -92,16 +115,20 @@ def with_coordinates(images: Tensor) -> Tensor:
 class DualPathEncoder(Encoder):
     """Q-Net's encoder (Shen et al. 2022, section 2.2): `layer3` gives the fine path, `layer4` the coarse one.
 
-    The threshold is `layer4` → average pooling → `fc` → `reduce1d`, two linear layers with nothing between them.
+    The threshold is `layer4` → average pooling → `fc` → `reduce1d`. There is nothing between these two linear layers.
 
     Args:
-        backbone, bf16, coordinates: see Encoder.
+        backbone, bf16, coordinates: Encoder explains them.
         n_channels: C, the channels of a path.
         paths: "both", "fine" or "coarse".
-        predicts_threshold: give a threshold per image; without it the features carry none.
+        predicts_threshold: predict a threshold per image. Without it the features carry none.
     """
 
-    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False, paths: str = "both",
+    reduce1: nn.Conv2d | None      # of the fine path
+    reduce2: nn.Conv2d | None      # of the coarse path
+    reduce1d: nn.Linear | None     # of the threshold
+
+    def __init__(self, backbone: Backbone, n_channels: int, bf16: bool = False, paths: str = "both",
                  predicts_threshold: bool = True, coordinates: bool = False):
         super().__init__(backbone, bf16, coordinates)
         self.predicts_threshold = predicts_threshold
@@ -115,24 +142,24 @@ class DualPathEncoder(Encoder):
         else:
             del backbone.fc
         if paths == "fine" and not predicts_threshold:
-            backbone.layer4.requires_grad_(False)      # nothing is made of its output
+            backbone.layer4.requires_grad_(False)      # its output is not used
         self._initialise_convolutions()
 
     def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
         net = self.backbone
         maps = [reduce(stage) for reduce, stage in ((self.reduce1, fine), (self.reduce2, coarse)) if reduce is not None]
-        return maps, self.reduce1d(net.fc(net.avgpool(coarse).flatten(1))) if self.predicts_threshold else None
+        return maps, None if self.reduce1d is None else self.reduce1d(net.fc(net.avgpool(coarse).flatten(1)))
 
 
 class SinglePathEncoder(Encoder):
     """The encoder of ADNet and SSL-ALPNet: `layer4`, 1/8 of the image's resolution, reduced to C channels.
 
     Args:
-        backbone, bf16, coordinates: see Encoder; `fc` is taken off.
+        backbone, bf16, coordinates: Encoder explains them. `fc` is removed from the backbone.
         n_channels: C.
     """
 
-    def __init__(self, backbone: nn.Module, n_channels: int, bf16: bool = False, coordinates: bool = False):
+    def __init__(self, backbone: Backbone, n_channels: int, bf16: bool = False, coordinates: bool = False):
         super().__init__(backbone, bf16, coordinates)
         del backbone.fc
         self.localconv = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
@@ -143,7 +170,7 @@ class SinglePathEncoder(Encoder):
 
 
 class DilatedBlock(nn.Module):
-    """Two 3×3 convolutions with a shortcut: torchvision's BasicBlock, which refuses dilation."""
+    """Two 3×3 convolutions with a shortcut: torchvision's BasicBlock does not support dilation."""
 
     def __init__(self, n_in: int, n_out: int, stride: int = 1, dilation: int = 1):
         super().__init__()
@@ -156,12 +183,13 @@ class DilatedBlock(nn.Module):
             nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Turn (B, n_in, h, w) into (B, n_out, h/stride, w/stride)."""
         out = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
-class SmallBackbone(nn.Module):
-    """A narrow residual network with the strides and the part names of the dilated ResNets, for work on a CPU."""
+class SmallBackbone(Backbone):
+    """A narrow residual network for work on a CPU, with the strides and part names of the dilated ResNets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,19 +209,22 @@ DUAL_PATH_CHANNELS = {"resnet101": 512, "resnet50": 512, "small": 128}
 SINGLE_PATH_CHANNELS = {"resnet101": 256, "resnet50": 256, "small": 128}
 
 
-def _backbone(name: str, dilated: list[bool]) -> nn.Module:
+def _backbone(name: str, dilated: list[bool]) -> Backbone:
     if name == "small":
         return SmallBackbone()
-    return torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated)
+    return cast(Backbone, torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated))
 
 
 def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True,
                   coordinates: bool = False) -> DualPathEncoder:
-    """Return Q-Net's encoder on the backbone of that name, with random weights from torch's global generator."""
+    """Return Q-Net's encoder on the named backbone ("resnet101", "resnet50" or "small").
+
+    Its weights are random, from torch's global generator. DualPathEncoder explains the other arguments.
+    """
     backbone = _backbone(name, [True, True, False])
     return DualPathEncoder(backbone, DUAL_PATH_CHANNELS[name], bf16, paths, predicts_threshold, coordinates)
 
 
 def build_single_path_encoder(name: str, bf16: bool = False, coordinates: bool = False) -> SinglePathEncoder:
-    """Return the encoder of ADNet and SSL-ALPNet in the same way."""
+    """Return the encoder of ADNet and SSL-ALPNet on the named backbone, as `build_encoder` does."""
     return SinglePathEncoder(_backbone(name, [False, True, True]), SINGLE_PATH_CHANNELS[name], bf16, coordinates)

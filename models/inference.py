@@ -1,4 +1,4 @@
-"""A copy of a model that gives the same results faster, for inference alone."""
+"""A copy of a model for inference alone. It gives the same results faster."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from models.encoder import DilatedBlock, SmallBackbone
 
 STEM = (("conv1", "bn1"),)
 BLOCK = (*STEM, ("conv2", "bn2"), ("downsample.0", "downsample.1"))
-# Where a BatchNorm is known to read what a convolution gives, and nothing else to read it. Subclasses may do otherwise.
+# In these modules the BatchNorm reads the convolution's output and nothing else reads it. Subclasses may differ.
 FOLDED = {ResNet: STEM, SmallBackbone: STEM, BasicBlock: BLOCK, DilatedBlock: BLOCK, Bottleneck: (*BLOCK, ("conv3", "bn3"))}
 
 
 def for_inference(model: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode, weights channels-last, with the BatchNorms of FOLDED folded into their convolutions.
+    """Return a copy in evaluation mode with channels-last weights. BatchNorms listed in FOLDED are folded into convolutions.
 
-    Everything else is left as it is: of an encoder of another make nothing is known. Results change by rounding alone. Tensors
-    that stay as they are belong to both.
+    Nothing else changes, as nothing is known about other encoders. Results change by rounding alone. The copy shares the
+    tensors that stay the same.
     """
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     model = copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()}).eval()
@@ -29,18 +29,15 @@ def for_inference(model: nn.Module) -> nn.Module:
         parts = dict(block.named_modules()) if type(block) in FOLDED else {}
         for conv_name, norm_name in FOLDED.get(type(block), ()):
             conv, norm = parts.get(conv_name), parts.get(norm_name)
-            if _can_be_folded(conv, norm):
+            # A subclass may do more than its name says: timm's BatchNormAct2d is an activation as well.
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not norm.training:
                 _fold(norm, conv)
                 block.set_submodule(norm_name, nn.Identity())
     return model.to(memory_format=torch.channels_last)
 
 
-def _can_be_folded(conv: nn.Module | None, norm: nn.Module | None) -> bool:
-    """A subclass may do more than its name says, as timm's BatchNormAct2d does, which is an activation as well."""
-    return type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not norm.training
-
-
 def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
+    assert norm.running_mean is not None and norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
                                         norm.bias)
     conv.weight, conv.bias = (nn.Parameter(tensor.detach(), requires_grad=False) for tensor in (weight, bias))

@@ -14,24 +14,35 @@ ClassPrototypes = tuple[Tensor, Tensor]   # background (n, C) and foreground (m,
 
 
 class PANet(FewShotModel):
-    """A background and a foreground prototype; a cell belongs to the class that it is more similar to.
+    """A background and a foreground prototype. A cell belongs to the class to which it is more similar.
 
-    Prototypes are a list with a ClassPrototypes for each episode, or a single one for all slices. A class may have
-    several, which is what SSL-ALPNet adds. The encoder is a SinglePathEncoder; the other arguments are FewShotModel's.
+    Prototypes are a list with one ClassPrototypes per episode, or a single one for all slices. In SSL-ALPNet a class has
+    several. The encoder is a SinglePathEncoder. FewShotModel explains the other arguments.
     """
 
     def prototypes(self, support_features: Features, support_masks: Tensor) -> list[ClassPrototypes]:
-        """Return the averages of background and foreground, from B·S support slices and their (B, S, H, W) masks."""
+        """Return the averages of background and foreground, a pair (1, C) and (1, C) for each of B episodes.
+
+        Args:
+            support_features: of B·S support slices, (B·S, C, h, w).
+            support_masks: (B, S, H, W) of 0 and 1.
+        Raises:
+            ValueError: the axes are wrong, or features and masks disagree on the number of slices.
+        """
         features = support_features.maps[0]
         masks = on_grid(support_masks, features.shape[-2:])
         return list(zip(masked_average(features, 1 - masks).split(1), masked_average(features, masks).split(1), strict=True))
 
     def segment(self, query_features: Features, prototypes: list[ClassPrototypes]) -> Tensor:
-        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices."""
+        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices.
+
+        Raises:
+            ValueError: the axes are wrong, or there are neither B episodes nor one.
+        """
         return self._upsampled(query_features, self.scores(query_features, prototypes)).softmax(dim=1)
 
     def log_probs_and_mask(self, features: Features, prototypes: list[ClassPrototypes]) -> tuple[Tensor, Tensor]:
-        """Return the (B, 2, H, W) log-probabilities, and the (B, h, w) hard mask."""
+        """Return the (B, 2, H, W) log-probabilities and the (B, h, w) hard mask."""
         scores = self.scores(features, prototypes)
         return self._upsampled(features, scores).log_softmax(dim=1), scores.argmax(dim=1).float()
 

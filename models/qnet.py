@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.anomaly import AnomalyModel
+from models.anomaly import AnomalyModel, threshold_of
 from models.base import hard_mask
 from models.encoder import DualPathEncoder, Features
 from models.prototypes import anomaly_score, foreground_probability, fuse, masked_average
@@ -16,15 +16,17 @@ from models.refinement import refine
 
 
 class QNet(AnomalyModel):
-    """Prototypes per path, a threshold predicted from the query, and prototypes refined on the query at test time.
+    """A prototype per path, a threshold predicted from the query, and prototypes refined on the query at test time.
 
     Args:
-        encoder: gives one feature map per path and, unless it is to be learned as in ADNet, a threshold per image.
+        encoder: gives one feature map per path, and a threshold per image unless that is learned as in ADNet.
         alpha: weight of each path's soft mask, in the order of the encoder's paths.
-        n_iters: refinements of the prototypes in evaluation mode.
-        background_weight, ignore_label: see FewShotModel.
-        t_loss_scaler: see AnomalyModel.
+        n_iters: refinement steps of the prototypes in evaluation mode.
+        background_weight, ignore_label: FewShotModel explains them.
+        t_loss_scaler: AnomalyModel explains it.
     """
+
+    encoder: DualPathEncoder
 
     def __init__(self, encoder: DualPathEncoder, alpha: Sequence[float], n_iters: int = 7, background_weight: float = 0.1,
                  ignore_label: int = 255, t_loss_scaler: float = 1.0):
@@ -33,16 +35,28 @@ class QNet(AnomalyModel):
         self.n_iters = n_iters
 
     def prototypes(self, support_features: Features, support_masks: Tensor) -> tuple[Tensor, ...]:
-        """Return one (B, C) prototype per path, from the features of B·S support slices and their (B, S, H, W) masks."""
+        """Return one (B, C) prototype per path.
+
+        Args:
+            support_features: of B·S support slices, one (B·S, C, h, w) per path.
+            support_masks: (B, S, H, W) of 0 and 1.
+        Raises:
+            ValueError: the axes are wrong, or features and masks disagree on the number of slices.
+        """
         return tuple(masked_average(feature_map, support_masks) for feature_map in support_features.maps)
 
     def segment(self, query_features: Features, prototypes: tuple[Tensor, ...]) -> Tensor:
         """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices.
 
-        `prototypes` are one (B, C) per path, or (1, C) when all slices share them; or there is one slice for all B of them. In
-        evaluation mode each slice's prototypes are refined first.
+        In evaluation mode each slice's prototypes are refined first.
+
+        Args:
+            query_features: of B slices, or of one slice for all B prototypes, with a threshold.
+            prototypes: one (B, C) per path, or (1, C) for all slices.
+        Raises:
+            ValueError: the axes are wrong, or the features carry no threshold.
         """
-        threshold = query_features.threshold
+        threshold = threshold_of(query_features)
         if not self.training:
             prototypes = tuple(refine(feature_map, p, threshold, self.n_iters)
                                for feature_map, p in zip(query_features.maps, prototypes, strict=True))
@@ -51,31 +65,31 @@ class QNet(AnomalyModel):
         return fuse(path_probs, self.alpha, query_features.image_size)
 
     def segment_each(self, query_features: Features, prototypes: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        """Return the (K, 2, H, W) soft masks of one query slice; it is read once for all K prototypes."""
+        """Return the (K, 2, H, W) soft masks of one query slice. Its features are read once for all K prototypes."""
         return self.segment(query_features, tuple(torch.cat(of_path) for of_path in zip(*prototypes, strict=True)))
 
 
 class SupportThresholdQNet(QNet):
-    """Q-Net with one threshold per class: the one that segments the support slices best. For comparison, as it needs no training.
+    """Q-Net with the threshold that segments the support slices best. It serves for comparison, as it needs no training.
 
-    The arguments are QNet's; what the encoder predicts as threshold is not used.
+    The arguments are those of QNet. The encoder's threshold is not used.
     """
 
     N_CANDIDATES = 101
 
     def prototypes(self, support_features: Features, support_masks: Tensor) -> tuple[Tensor, ...]:
-        """Return one (B, C) prototype per path, and the (B, 1) threshold."""
+        """Return one (B, C) prototype per path, and the (B, 1) threshold. The arguments are those of QNet."""
         prototypes = super().prototypes(support_features, support_masks)
         return (*prototypes, self._best_threshold(support_features, prototypes, support_masks))
 
     def segment(self, query_features: Features, prototypes: tuple[Tensor, ...]) -> Tensor:
-        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices."""
+        """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices, as QNet does."""
         *of_paths, threshold = prototypes
         return super().segment(replace(query_features, threshold=threshold), tuple(of_paths))
 
     @torch.no_grad()
     def _best_threshold(self, support: Features, prototypes: Sequence[Tensor], masks: Tensor) -> Tensor:
-        """Of the quantiles of the support's anomaly scores, the (B, 1) one with the highest Dice on the (B, S, H, W) masks."""
+        """Return the (B, 1) quantile of the support's anomaly scores that has the highest Dice on the (B, S, H, W) masks."""
         B, S = masks.shape[:2]
         of_slices = [p.repeat_interleave(S, dim=0) for p in prototypes]
         scores = anomaly_score(support.maps[0], of_slices[0]).reshape(B, -1)

@@ -1,13 +1,13 @@
 """Query-informed prototype refinement (Q-Net, section 2.4), for a batch of slices at once and without autograd.
 
-The published procedure minimises, with Adam, the mean binary cross-entropy between the input n(F) and the *target* n(F'),
-where F' is F with the prototype p put in place of the predicted foreground M, and n(X) = sigmoid((X − min X)/(max X − min X)).
-With u = (F − min F)/(max F − min F), the input is sigmoid(u), so the loss is linear in the target with slope −u/N, and
+The published procedure uses Adam to minimise the mean binary cross-entropy between the input n(F) and the *target* n(F').
+F' is F with the prototype p in place of the predicted foreground M, and n(X) = sigmoid((X − min X)/(max X − min X)).
+With u = (F − min F)/(max F − min F), the input is sigmoid(u). So the loss is linear in the target with slope −u/N, and
 
     dLoss/dp_c = −1/N · (Σ_M u_c) · t'(p_c)  +  the part that reaches p through min F' and max F',
 
-t' being the derivative of x ↦ sigmoid((x − min F')/(max F' − min F')). The second part is there only where a component of p
-is itself the minimum or maximum of F'. So an iteration costs two products with the C×hw feature matrix.
+where t' is the derivative of x ↦ sigmoid((x − min F')/(max F' − min F')). The second part is 0 unless a component of p is
+itself the minimum or maximum of F'. So an iteration costs two products with the C×hw feature matrix.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from torch import Tensor
 from models.prototypes import COSINE_EPS, COSINE_SCALE, inner_products
 from util.base.shapes import expect_shape
 
-LEARNING_RATE, BETA1, BETA2, ADAM_EPS = 0.01, 0.9, 0.999, 1e-8   # Adam with PyTorch's defaults but for the rate
-TINY = 1e-12                                                     # range of a constant feature map
+LEARNING_RATE, BETA1, BETA2, ADAM_EPS = 0.01, 0.9, 0.999, 1e-8   # PyTorch's defaults of Adam, but for the rate
+TINY = 1e-12                                                     # smallest range, that of a constant feature map
 
 
 @torch.no_grad()
 def refine(features: Tensor, prototypes: Tensor, threshold: Tensor, n_iters: int) -> Tensor:
-    """Refine each slice's prototype on that slice.
+    """Refine each slice's prototype on that slice (Q-Net, section 2.4).
 
     Args:
         features: (B, C, h, w) query features of one path, or (1, C, h, w) for all prototypes.
         prototypes: (B, C), or (1, C) for all slices.
-        threshold: (B, 1), or (1, 1) for all.
-        n_iters: number of Adam steps; 0 returns the prototypes as they are.
+        threshold: (B, 1), or (1, 1) for all slices.
+        n_iters: number of Adam steps. 0 returns the prototypes unchanged.
     Returns:
-        (B, C). Where nothing is predicted as foreground the prototype stays as it is.
+        (B, C). A prototype that predicts no foreground stays unchanged.
     Raises:
         ValueError: the axes are wrong.
     """
     size = expect_shape("features", features, "B C h w")
     expect_shape("prototypes", prototypes, "N C", C=size["C"])
+    expect_shape("threshold", threshold, "B T", T=1)
     p = prototypes.expand(max(size["B"], len(prototypes)), -1).clone()
     slices = _Slices(features.flatten(2))
     mean, square = torch.zeros_like(p), torch.zeros_like(p)
@@ -50,7 +51,7 @@ def refine(features: Tensor, prototypes: Tensor, threshold: Tensor, n_iters: int
 
 
 class _Slices:
-    """The features of a batch of slices, (B, C, N) or (1, C, N) for all prototypes, and what stays the same over iterations."""
+    """The features of a batch of slices, (B, C, N) or (1, C, N) for all prototypes, and what iterations do not change."""
 
     def __init__(self, features: Tensor):
         self.features = features
@@ -60,14 +61,14 @@ class _Slices:
         self.range = (self.cell_max.amax(1, keepdim=True) - self.low).clamp_min(TINY)  # (B, 1)
 
     def foreground(self, p: Tensor, threshold: Tensor) -> Tensor:
-        """Hard mask (B, N) of the cells where [1 − P, P] has its maximum in P; a tie is background."""
+        """Return the (B, N) hard mask of the cells where P > 1 − P. A tie is background."""
         norms = self.norms * p.norm(dim=1, keepdim=True).clamp_min(COSINE_EPS)
         score = -COSINE_SCALE * inner_products(self.features, p) / norms
         probability = 1 - torch.sigmoid(0.5 * (score - threshold))
         return probability > 1 - probability
 
     def gradient(self, p: Tensor, mask: Tensor) -> Tensor:
-        """dLoss/dp, (B, C)."""
+        """Return dLoss/dp, (B, C)."""
         n_values = self.features[0].numel()
         area = mask.sum(1, keepdim=True)
         p_low, p_high = p.amin(1, keepdim=True), p.amax(1, keepdim=True)
@@ -90,7 +91,7 @@ class _Slices:
 
     def _through_extremes(self, b: int, p: Tensor, mask: Tensor, weight: Tensor, v: Tensor, low: Tensor, span: Tensor,
                           rest_low: Tensor, rest_high: Tensor) -> Tensor:
-        """What reaches p of slice b through the minimum and the maximum of F', times −N."""
+        """Return the part of slice b's gradient that passes through the minimum and maximum of F', times −N."""
         of_slice = b if len(self.features) > 1 else 0
         rest = self.features[of_slice][:, ~mask]
         rest_v = (rest - low) / span
@@ -107,5 +108,5 @@ class _Slices:
 
 
 def _share(where: Tensor) -> Tensor:
-    """Ties share a gradient evenly, as autograd has it."""
+    """Return the shares of a gradient. Ties share it evenly, as in autograd."""
     return where / where.sum()

@@ -8,25 +8,36 @@ TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 # Print the comment block at the head of a script: its help.
 help_of() { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; }
 
-# Make .venv from requirements.txt when it is missing or out of date, and use it. TORCH=cpu or TORCH=cuda says which build of
-# PyTorch; without it the build that is installed stays, and the first one is chosen by whether an NVIDIA GPU is seen.
+# use_environment FILE: make .venv from a file of requirements when something of it is missing, and use .venv. TORCH=cpu or TORCH=cuda
+# says which build of PyTorch; without it the build that is installed stays, and the first one is chosen by whether an NVIDIA GPU is seen.
 use_environment() {
-    local installed=.venv/installed-requirements.txt build
-    build=$(torch_build "$installed") || exit 2
-    if ! cmp -s <(environment_record "$build") "$installed"; then
+    local record=.venv/installed-requirements.txt build
+    build=$(torch_build "$record") || exit 2
+    if ! is_installed "$build" "$1" "$record"; then
         local python=${PYTHON:-python3}
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
             echo "error: $python is not Python 3.11 or newer; name another with PYTHON=… $0" >&2; exit 1; }
-        say_what_is_installed "$build"
+        say_what_is_installed "$build" "$1"
         "$python" -m venv .venv
-        install_requirements "$build" "$installed"
-        environment_record "$build" > "$installed"
+        install_requirements "$build" "$1" "$record"
+        environment_record "$build" "$1" > "$record"
     fi
     source .venv/bin/activate
 }
 
-# environment_record BUILD: what .venv is made of, to know whether it is out of date.
-environment_record() { echo "# TORCH=$1"; cat requirements.txt; }
+# is_installed BUILD FILE RECORD: whether the record has every line of what is asked for; it may have more.
+is_installed() { [[ -f $3 ]] && ! grep --quiet --invert-match --line-regexp --fixed-strings --file="$3" <(environment_record "$1" "$2"); }
+
+# environment_record BUILD FILE: what .venv is made of.
+environment_record() { echo "# TORCH=$1"; requirements_of "$2"; }
+
+# requirements_of FILE: its lines and those of the files that it names with --requirement, without comments.
+requirements_of() {
+    local option rest
+    sed -E 's/(^|[[:space:]]+)#.*//; /^[[:space:]]*$/d' "$1" | while read -r option rest; do
+        if [[ $option == --requirement ]]; then requirements_of "$rest"; else echo "$option${rest:+ $rest}"; fi
+    done
+}
 
 # installed_build FILE: the build in an environment's record; nothing where there is none.
 installed_build() { sed -n '1s/^# TORCH=//p' "$1" 2>/dev/null || true; }
@@ -47,28 +58,28 @@ torch_build() {
 
 sees_nvidia_gpu() { [[ -e /dev/nvidia0 || -e /proc/driver/nvidia/version ]] || nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; }
 
-# Sizes: on Linux with an x86 processor; those of the CPU build are reckoned from the other's.
+# say_what_is_installed BUILD FILE. Sizes: on Linux with an x86 processor; those of the CPU build are reckoned from the other's.
 say_what_is_installed() {
-    echo "setting up .venv from requirements.txt (once; a few minutes)"
+    echo "setting up .venv from $2 (once; a few minutes)"
     case $1 in
         cpu)  echo "PyTorch's CPU build: about 0.6 GB to download, 2 GB on the disk. TORCH=cuda before the command takes the build for NVIDIA GPUs" ;;
         cuda) echo "PyTorch's build for NVIDIA GPUs: about 3.3 GB to download, 6.5 GB on the disk. TORCH=cpu before the command takes the CPU build" ;;
     esac
 }
 
-# install_requirements BUILD FILE: fill .venv; FILE is the record of what is there. On Linux the default index has the CUDA build alone,
-# elsewhere what fits the machine.
+# install_requirements BUILD FILE RECORD: fill .venv from FILE; RECORD is of what is there. On Linux the default index has the CUDA build
+# alone, elsewhere what fits the machine.
 install_requirements() {
     local pip=(.venv/bin/python -m pip) pinned found
-    pinned=($(sed -nE 's/^(torch(vision)?==[^ #]+).*/\1/p' requirements.txt))
-    found=$(installed_build "$2")
-    rm -f "$2"      # until all is there
+    pinned=($(requirements_of "$2" | grep -E '^torch(vision)?=='))
+    found=$(installed_build "$3")
+    rm -f "$3"      # until all is there
     [[ -z $found || $found == "$1" ]] || remove_torch
     if [[ $1 == cpu && $(uname -s) == Linux ]]; then
         "${pip[@]}" install --quiet --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" "${pinned[@]}" ||
             echo "PyTorch's own index cannot be reached: taking PyTorch from the default one, 3.3 GB to download in all"
     fi
-    "${pip[@]}" install --quiet --requirement requirements.txt
+    "${pip[@]}" install --quiet --requirement "$2"
 }
 
 # Take PyTorch and CUDA's libraries out of .venv: pip would take one build for the other.

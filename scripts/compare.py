@@ -1,4 +1,4 @@
-"""Collect finished evaluation runs (of test.py) into one table, method by class, with published numbers beside.
+"""Collect finished evaluation runs (of test.py) in one table, method by class, beside published numbers.
 
     python scripts/compare.py runs/chaost2_setting1
     python scripts/compare.py runs/a/QNet_test_CHAOST2_cv0/1 "Q-Net, no refinement=runs/a/QNet_test_CHAOST2_cv0/2"
@@ -28,7 +28,7 @@ from util.options.config import read_json5
 from util.results.comparison import (
     ALL,
     MIN_PAIRS,
-    Volume,
+    Scored,
     by_method,
     common_config,
     find_runs,
@@ -43,7 +43,7 @@ PUBLISHED = Path(__file__).resolve().parent / "published_dice.json5"
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be written in any format, and the lines that explain it."""
+    """A table and the lines that explain it, independent of the format."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -51,6 +51,7 @@ class Table:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="run folders of test.py, or folders that hold such; NAME=FOLDER names the method")
     parser.add_argument("--baseline", default="QNet", help="method that the others are tested against, or 'none'; default: "
@@ -62,10 +63,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def percent(value: float) -> str:
+    """Return a score from 0 to 1 in %, "–" for NaN."""
     return "–" if np.isnan(value) else f"{100 * value:.2f}"
 
 
-def measured_rows(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str]) -> list[list[str]]:
+def measured_rows(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str]) -> list[list[str]]:
+    """Return a row per method: mean ± standard deviation in % of each class, and of the mean of classes."""
     rows = []
     for method, scores in methods.items():
         cells = [mean_and_std(column) for column in group_means(scores, classes).T]
@@ -74,7 +77,7 @@ def measured_rows(methods: Mapping[str, Mapping[Volume, float]], classes: Sequen
 
 
 def published_rows(common: Mapping[str, Any], classes: Sequence[str], metric: str) -> list[list[str]]:
-    """Return the published numbers that belong beside: Dice, of this data set and setting, not of EP2; maybe none."""
+    """Return the published Dice of this dataset and setting. There are none for EP2 and for other metrics."""
     entry = read_json5(PUBLISHED).get(common["dataset"])
     if entry is None or metric != "dice" or common["protocol"] == "ep2":
         return []
@@ -88,8 +91,9 @@ def published_rows(common: Mapping[str, Any], classes: Sequence[str], metric: st
     return rows
 
 
-def score_table(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str], common: Mapping[str, Any],
+def score_table(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], common: Mapping[str, Any],
                 metric: str) -> Table:
+    """Return the table of scores by method and class, with published rows and notes."""
     published = published_rows(common, classes, metric)
     groups = {volume[:2] for scores in methods.values() for volume in scores}
     n_folds = len({fold for fold, _ in groups})
@@ -105,6 +109,7 @@ def score_table(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence
 
 
 def p_table(baseline: str, p_values: Mapping[tuple[str, str], float], classes: Sequence[str]) -> Table:
+    """Return the table of p values against the baseline by method and class, with notes."""
     methods = dict.fromkeys(method for method, _ in p_values)
     rows = [[method, *(_p_text(p_values[method, label]) for label in (*classes, ALL))] for method in methods]
     notes = [f"p of Wilcoxon's signed-rank test against {baseline}, paired by volume (support, query and class), with Holm's "
@@ -118,15 +123,18 @@ def _p_text(p: float) -> str:
 
 
 def as_text(table: Table) -> str:
+    """Return a table as plain text."""
     return "\n".join([format_table(table.header, table.rows), "", *table.notes])
 
 
 def as_markdown(table: Table) -> str:
+    """Return a table in Markdown."""
     lines = [table.header, ["---", *["--:"] * (len(table.header) - 1)], *table.rows]
     return "\n".join(["| " + " | ".join(row) + " |" for row in lines] + ["", *table.notes])
 
 
 def as_latex(table: Table) -> str:
+    """Return a table in LaTeX, its notes as comments."""
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(_latex_text, cells)) + r" \\"
 
@@ -140,9 +148,9 @@ def _latex_text(text: str) -> str:
     return text
 
 
-def as_csv(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str], p_values: Mapping[tuple[str, str], float],
+def as_csv(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], p_values: Mapping[tuple[str, str], float],
            published: Sequence[Sequence[str]]) -> str:
-    """One line for each method and class; the class "mean" is the mean of classes, whose p is that of all volumes."""
+    """Return a line for each method and class as CSV. The class "mean" is the mean of classes. Its p is that of all volumes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["method", "class", "mean_percent", "std_percent", "n_supports", "n_volumes", "p_holm"])
@@ -157,13 +165,13 @@ def as_csv(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str]
             p = p_values.get((method, ALL if label == "mean" else label), np.nan)
             writer.writerow([method, label, text(mean, 100), text(std, 100), np.isfinite(column).sum(), n_volumes, text(p)])
     for method, *cells in published:
-        cells = dict(zip((*classes, "mean"), cells, strict=True))
-        writer.writerows([method, label, cell, "", "", "", ""] for label, cell in cells.items() if cell)
+        of_classes = zip((*classes, "mean"), cells, strict=True)
+        writer.writerows([method, label, cell, "", "", "", ""] for label, cell in of_classes if cell)
     return file.getvalue()
 
 
-def box_plot(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[str], metric: str, path: Path) -> None:
-    """Draw each volume's score: a group of boxes per class, a box per method."""
+def box_plot(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], metric: str, path: Path) -> None:
+    """Draw the scores of volumes: a group of boxes per class, a box per method."""
     figure, axes = plt.subplots(figsize=(max(7, 0.4 * len(methods) * len(classes)), 4.5), layout="constrained")
     width = 0.8 / len(methods)
     for k, (method, scores) in enumerate(methods.items()):
@@ -178,14 +186,17 @@ def box_plot(methods: Mapping[str, Mapping[Volume, float]], classes: Sequence[st
 
 
 def output_files(folder: Path) -> list[Path]:
+    """Return the paths of the files that this command writes."""
     return [folder / f"comparison.{ending}" for ending in ("txt", "md", "tex", "csv", "png")]
 
 
 def write(path: Path, content: str) -> None:
+    """Write a text, with a line break at its end."""
     write_text(content + "\n" * (not content.endswith("\n")), path)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     options = parse_arguments(arguments)
     try:
         runs = find_runs(options.runs, options.metric)

@@ -2,8 +2,8 @@
 
     python scripts/demo.py [--overwrite] [options of train.py, such as n_steps=2000]
 
-Everything is written below runs/demo; the table and the pictures are gathered in demo_output, where --overwrite replaces files
-that an earlier demo did not make.
+Everything is written below runs/demo. The table and the pictures are copied to demo_output. There --overwrite replaces also
+files that an earlier demo did not make.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from util.run.folders import call, newest_run
 RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"
 
 
-def main(options: list[str]) -> None:
+def main(options: list[str], output: Path = OUTPUT) -> None:
+    """Run the demo; its table and pictures go into `output`."""
     if options[:1] in (["-h"], ["--help"]):
         print(__doc__)
         return
@@ -35,7 +36,7 @@ def main(options: list[str]) -> None:
     labels = load_config("demo")["datasets"]["PHANTOM"]["labels"].values()
     pictures = ["loss_curve.png", *(f"overview_{file_name(label)}.png" for label in labels)]
     with one_line_errors():
-        claim([OUTPUT / name for name in ("table.txt", *pictures)], overwrite=overwrite)
+        claim([output / name for name in ("table.txt", *pictures)], overwrite=overwrite)
     start = time.perf_counter()
     call("data/phantom.py")
     untrained = evaluate("untrained", options)
@@ -46,22 +47,23 @@ def main(options: list[str]) -> None:
 
     for name in pictures:
         if (picture := (training if name == "loss_curve.png" else trained) / name).exists():
-            with replacing(OUTPUT / name) as partial:
+            with replacing(output / name) as partial:
                 shutil.copy(picture, partial)
-    table = compare(*(json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (untrained, trained)))
-    write_text(table + "\n", OUTPUT / "table.txt")
+    table = compare(*(json.loads((folder / "results.json").read_text()) for folder in (untrained, trained)))
+    write_text(table + "\n", output / "table.txt")
     print(f"\nDice on phantom volumes that were not trained on (every support of fold 0):\n\n{table}\n")
-    print(f"pictures: {', '.join(sorted(pictures))} in {OUTPUT}")
+    print(f"pictures: {', '.join(sorted(pictures))} in {output}")
     print(f"done in {time.perf_counter() - start:.0f} s")
 
 
 def evaluate(weights: str, options: list[str]) -> Path:
-    """Score weights on the phantom's fold 0 and return the run folder."""
+    """Score weights on the phantom's fold 0. Return the run folder."""
     call("test.py", "with", "demo", *options, f"reload_model_path={weights}")
     return newest_run(RUNS / "QNet_test_PHANTOM_cv0")
 
 
 def compare(untrained: dict, trained: dict) -> str:
+    """Return the table of mean Dice by class, from the two results.json."""
     before, after = ({**{name: entry["dice_mean"] for name, entry in results["classes"].items()},
                       "mean of classes": results["mean"]["dice_mean"]} for results in (untrained, trained))
     rows = [[name, f"{before[name]:.3f}", f"{after[name]:.3f}", f"{after[name] - before[name]:+.3f}"] for name in after]

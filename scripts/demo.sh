@@ -9,5 +9,5 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
-use_environment
+use_environment requirements.txt
 python scripts/demo.py "$@"

@@ -9,7 +9,7 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
-use_environment
+use_environment requirements-dev.txt
 export PYTHONWARNDEFAULTENCODING=1      # pyproject.toml makes an error of it
 ruff check .
 in_parallel=(--numprocesses auto --dist worksteal)

@@ -12,5 +12,5 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
 split_arguments "$@"
-use_environment
+use_environment requirements.txt
 train_folds cmr_setting1

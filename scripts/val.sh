@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Evaluate every fold's newest snapshot and print one table over the folds.
 #
-#   bash scripts/val.sh <dataset> <setting> [folds…] [-- options]
+#   bash scripts/val.sh [-- options]                                  every finished training, a table for each experiment
+#   bash scripts/val.sh <dataset> <setting> [folds…] [-- options]     one table
+#
+# Without a dataset all trainings below the log folders of configs/ (runs/…) are evaluated, each by its own config, and what is
+# left out is said: unfinished ones, those of another protocol, and older ones with the same options.
 #
 #   dataset   CHAOST2 or CMR
 #   setting   1; CHAOST2 only: 1_scratch, or 2 (joins the two trainings)
@@ -11,9 +15,12 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 case ${1:-} in -h|--help) help_of "$0"; exit ;; esac
-[[ $# -ge 2 ]] || { echo "error: a dataset and a setting are needed (--help explains)" >&2; exit 2; }
-dataset=$1 setting=$2
-shift 2
+setting=()
+if [[ $# -gt 0 && $1 != -- ]]; then
+    [[ $# -ge 2 && $2 != -- ]] || { echo "error: a dataset and a setting are needed, or neither (--help explains)" >&2; exit 2; }
+    setting=("$1" "$2")
+    shift 2
+fi
 split_arguments "$@"
-use_environment
-python scripts/val.py "$dataset" "$setting" --folds "${folds[@]}" --options "${options[@]}"
+use_environment requirements.txt
+python scripts/val.py "${setting[@]}" --folds "${folds[@]}" --options "${options[@]}"

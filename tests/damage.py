@@ -77,6 +77,8 @@ def one_voxel(value: float) -> Damage:
     return values(change)
 
 
+nan, infinite, fraction, negative = (one_voxel(value) for value in (float("nan"), float("inf"), 1.5, -1))
+unknown_label, many = one_voxel(9), one_voxel(1e6)
 constant = values(np.ones_like)
 background = values(np.zeros_like)
 four_axes = values(lambda array: np.stack([array, array], axis=-1))
@@ -247,3 +249,9 @@ def header_only(path: Path) -> None:
 
 def cell(old: str, new: str) -> Damage:
     return lambda path: path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+
+
+# ---- none ----
+
+def nothing(path: Path) -> None:
+    """The file stays sound."""

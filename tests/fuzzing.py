@@ -21,8 +21,9 @@ import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import DatasetSpec, Grid, find_cases
 from dataloaders.folds import supports_and_queries
-from dataloaders.reading import RawCase, read_nifti_pair
-from dataloaders.volumes import (
-    MAX_SUPERVOXEL,
-    normalise,
-    read_array,
-    read_image,
-    read_label,
-    read_spacing_mm,
-    read_supervoxels,
-    write_like,
-)
+from dataloaders.nifti import read_array, read_spacing_mm, write_like
+from dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
 from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.progress import progress
@@ -61,7 +54,7 @@ from util.options.sections import (
 from util.predict.scans import read_scan
 from util.run.experiment import check_update, plain, run_folders
 from util.training.as_trained import as_trained
-from util.training.snapshots import load_model, read_snapshot, save_snapshot
+from util.training.snapshots import Snapshot, load_model, read_snapshot, save_snapshot
 from util.training.weights import load_pretrained
 
 TIME_S, MEMORY_MB = 20, 300
@@ -88,23 +81,23 @@ def fuzz_config(n: int, seed: int) -> list[str]:
     return _run("configs", n, seed, attempt)
 
 
-def fuzz_nifti(n: int, seed: int) -> list[str]:
-    """Try n NIfTI files as image, label, supervoxels, reference and scan; return a line per failure."""
+def fuzz_nifti(n: int, seed: int, readers: Sequence[Callable[[Path], object]] | None = None) -> list[str]:
+    """Try n NIfTI files as image, label, supervoxels, reference and scan, or with `readers`; return a line per failure."""
     sound = _sound_niftis()
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
         name = rng.choice(list(sound))
         path = folder / f"scan{''.join(Path(name).suffixes)}"
         path.write_bytes(_alter_nifti(rng, sound[name], path.suffix == ".gz"))
-        for reader in (_use_image, _use_label, _use_supervoxels, _use_pair, _use_scan):
+        for reader in readers or (_use_image, _use_label, _use_supervoxels, _use_pair, _use_scan):
             with _refused():
                 reader(path)
 
     return _run("NIfTI files", n, seed, attempt)
 
 
-def fuzz_checkpoint(n: int, seed: int) -> list[str]:
-    """Try n checkpoints, damaged ones and pickles that would run code; return a line per failure."""
+def fuzz_checkpoint(n: int, seed: int, read: Callable[[Path], Snapshot] = read_snapshot) -> list[str]:
+    """Try n checkpoints, damaged ones and pickles that would run code, with `read`; return a line per failure."""
     sound = _sound_checkpoints()
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
@@ -112,7 +105,7 @@ def fuzz_checkpoint(n: int, seed: int) -> list[str]:
         path.write_bytes(_hostile_checkpoint(rng, canary) if rng.random() < 0.3
                          else _alter_checkpoint(rng, sound[rng.integers(len(sound))]))
         model = _small_model()
-        for reader in (_use_snapshot, _use_pretrained):
+        for reader in (partial(_use_snapshot, read=read), _use_pretrained):
             with _refused():
                 reader(path, model)
             if canary.exists():
@@ -424,8 +417,8 @@ def _hostile_checkpoint(rng: np.random.Generator, canary: Path) -> bytes:
     return _alter_bytes(rng, whole) if kind == 5 else whole
 
 
-def _use_snapshot(path: Path, model: torch.nn.Module) -> None:
-    snapshot = read_snapshot(path)
+def _use_snapshot(path: Path, model: torch.nn.Module, read: Callable[[Path], Snapshot]) -> None:
+    snapshot = read(path)
     if snapshot.step is not None:
         check_config(as_trained(copy.deepcopy(BASE), snapshot.config))
     load_model(model, snapshot)

@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 import pytest
 
 from scripts.checks.imports import ARROWS, PAGE, drawn_page, main, own_room, room_of, wrong_arrows
-from tests.conftest import ROOT
+from util.base.root import ROOT
 
 
 def test_every_import_is_allowed():
@@ -42,7 +42,7 @@ def test_allowed_and_foreign_imports_are_none_of_it(tmp_path):
 
 def test_every_python_file_is_in_a_room(tmp_path):
     files = [path.relative_to(ROOT) for folder in ("data", "dataloaders", "models", "scripts", "tests", "util")
-             for path in (ROOT / folder).rglob("*.py")]
+             for path in (ROOT / folder).rglob("*.py") if path != ROOT / "util/__init__.py"]     # a corridor: no code but set-up
     assert len(files) > 100
     for file in files:
         own_room(file)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY, run
 from tests.models.test_methods import METHODS
-from tests.util.predict.test_predict import predict
+from tests.programs import TINY, predict, run
+from util.base.root import ROOT
 from util.training.snapshots import read_snapshot
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

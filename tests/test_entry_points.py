@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CASES, ROOT, TINY, entry_point, run, toy_case, write, write_toy_data
+from tests.programs import TINY, entry_point, run
+from tests.toy import CASES, toy_case, write, write_toy_data
+from util.base.root import ROOT
 from util.run.experiment import run_commandline
 from util.training.snapshots import read_snapshot
 
@@ -172,12 +174,11 @@ def test_missing_data_folder_on_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["train", "--help"], "Train a method on the supervoxels"), (["test", "--help"], "Score a snapshot on a test fold"),
-    (["test", "help", "predict"], "Segment scans of one's own"), (["test", "help", "report"], "Make report.html"),
-    (["test", "help", "main"], "Evaluate and return"), (["train", "help", "main"], "Train and return")])
-def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys):
+    (["train", "--help"], "Train a method on the supervoxels"), (["test", "--help"], "Evaluate a snapshot on a test fold"),
+    (["test", "help", "predict"], "Segment your own scans"), (["test", "help", "report"], "Write report.html"),
+    (["test", "help", "main"], "Evaluate, and return"), (["train", "help", "main"], "Train, and return")])
+def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys, handlers_stay):
     monkeypatch.setattr("sys.argv", [f"{arguments[0]}.py", *arguments[1:]])
-    monkeypatch.setattr("util.run.experiment.raise_on_signals", lambda: None)
     with pytest.raises(SystemExit) as stop:
         run_commandline(entry_point(arguments[0]).experiment)
     printed = capsys.readouterr().out

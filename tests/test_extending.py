@@ -6,7 +6,8 @@ import re
 import pytest
 
 from models.base import FewShotModel
-from tests.conftest import ROOT, run
+from tests.programs import run
+from util.base.root import ROOT
 from util.options import table as option_table
 from util.options.rules import one_of
 from util.training import building as methods

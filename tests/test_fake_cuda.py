@@ -7,26 +7,28 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.datasets import Case
-from dataloaders.volumes import LabelledVolume
+from dataloaders.volumes import Volume
 from models import qnet
 from models.base import FewShotModel
 from models.encoder import Features
-from tests.conftest import TINY, toy_case
 from tests.fake_cuda import FakeCuda, fake_cuda
+from tests.programs import TINY
+from tests.toy import toy_case
 from util.base.device import resolve_device
 from util.base.episode import Episode
 from util.options.config import load_config
-from util.run.experiment import build_model
-from util.segment.protocol import evaluate_fold
+from util.options.sections import ModelOptions, TrainOptions, WholeVolumeOptions
+from util.segment.protocol import segment_by_protocol
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.whole_volume import WholeVolumeOptions, evaluate_whole
+from util.segment.task import Task
+from util.segment.whole_volume import probabilities
+from util.training.building import build_model
 from util.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there; tests/test_cuda.py uses it")
 
 VARIANTS = {"qnet": {}, "learned threshold": {"threshold": "learned"}, "threshold of the support": {"threshold": "support"},
-            "fine path": {"paths": "fine"}, "coordinates": {"coordinates": True}, "adnet": {"model": "adnet"},
+            "fine path": {"encoder_paths": "fine"}, "coordinates": {"coordinates": True}, "adnet": {"model": "adnet"},
             "alpnet": {"model": "alpnet"}, "panet": {"model": "panet"}}
 
 
@@ -41,7 +43,7 @@ def config_of(variant):
 
 def model_of(variant):
     """With a threshold that leaves part of the image as foreground."""
-    model = build_model(config_of(variant))
+    model = build_model(ModelOptions.of(config_of(variant)))
     with torch.no_grad():
         if getattr(model.encoder, "reduce1d", None) is not None:
             model.encoder.reduce1d.bias.fill_(-18)
@@ -58,7 +60,7 @@ def episode():
 def volume(number):
     """Four slices, for the operations on what is made believe take their time."""
     image, label_map, _ = (array[2:6] for array in toy_case(number))
-    return LabelledVolume(Case(str(number), *(None,) * 4), (image - image.mean()) / image.std(), label_map)
+    return Volume(str(number), (image - image.mean()) / image.std(), label_map, (7.7, 2.0, 2.0))
 
 
 def assert_close(cpu, cuda):
@@ -80,7 +82,7 @@ def test_losses(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_step_but_for_its_backward_pass(variant):
     with fake_cuda() as device:
-        trainer = Trainer(model_of(variant), config_of(variant), device)
+        trainer = Trainer(model_of(variant), TrainOptions.of(config_of(variant)), device, config_of(variant))
         parameters = list(trainer.model.parameters())
         before = parameters[0].detach().cpu().clone()
 
@@ -95,8 +97,8 @@ def test_a_training_step_but_for_its_backward_pass(variant):
         assert trainer.add_log_entry()["step"] == 1
 
 
-def pairs():
-    return [(volume(1), [volume(2)])]
+def task(*labels):
+    return Task(volume(2), (volume(1),), labels)
 
 
 @pytest.mark.whole
@@ -104,7 +106,7 @@ def pairs():
 def test_evaluation_by_the_protocol(variant):
     def masks(device):
         encoder = SliceEncoder(model_of(variant), device, 3)
-        return [prediction.mask for prediction in evaluate_fold(encoder, pairs(), [1, 4], n_part=3)]
+        return [prediction.mask for prediction in segment_by_protocol(encoder, task(1, 4), n_part=3)]
 
     wanted = masks(torch.device("cpu"))
     with fake_cuda() as device:
@@ -115,15 +117,16 @@ def test_evaluation_by_the_protocol(variant):
 @pytest.mark.whole
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_whole_volumes(variant):
-    options = WholeVolumeOptions(margin=1, location_mm=20, largest_component=True, smooth_z=0.5, batch_size=3)
+    options = WholeVolumeOptions(slice_margin=1, location_mm=20, smooth_z=0.5, largest_component=True, eval_batch_size=3)
 
-    def probabilities(device):
-        encoder = SliceEncoder(model_of(variant), device, 3, keep_all=True)
-        return [p.probs for p in evaluate_whole(encoder, pairs(), [1, 4], options, 2.0)]
+    def of_classes(device):
+        encoder = SliceEncoder(model_of(variant), device, 3, whole=True)
+        ((_, probs),) = probabilities(encoder, task(1, 4), options)
+        return list(probs.values())
 
-    wanted = probabilities(torch.device("cpu"))
+    wanted = of_classes(torch.device("cpu"))
     with fake_cuda() as device:
-        got = probabilities(device)
+        got = of_classes(device)
     assert len(got) == 2
     np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=1e-3)
 
@@ -171,4 +174,4 @@ def test_a_mistake_planted_into_q_net_is_caught(monkeypatch):
     with fake_cuda() as device:
         encoder = SliceEncoder(model_of("qnet"), device, 3)
         with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
-            list(evaluate_fold(encoder, pairs(), [1], n_part=1))
+            segment_by_protocol(encoder, task(1), n_part=1)

@@ -1,21 +1,26 @@
 """Every program that writes, times the ways in which that could hit what is a user's: one line, and every file stays.
 
-Part of the table of bad input (tests/test_bad_input.py). What the guard takes for the same file: tests/util/base/test_files.py.
+Part of the table of bad input (tests/bad_input/). What the guard takes for the same file: tests/util/base/test_files.py.
 """
 
 import json
 import os
 import shutil
+import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from data import check, phantom, prepare
 from data.supervoxels import generate_supervoxels
-from scripts import benchmark, compare, compare_methods, demo, report_pictures, results
-from tests.conftest import entry_point, run
-from tests.test_bad_input import run_folder, write_run  # noqa: F401
-from util.base.files import sha256, write_text
+from scripts import compare, demo
+from scripts.checks import benchmark
+from scripts.tables import compare_methods, report_pictures, results
+from tests.programs import entry_point, run
+from tests.runs import write_evaluation, write_run
+from util.base.checksums import sha256
+from util.base.files import write_text
 
 IMAGES = "chaos_MR_T2_normalized"
 PREDICT = {"reload_model_path": "{data}/w.pth", "support_image": f"{{data}}/{IMAGES}/image_1.nii.gz",
@@ -26,15 +31,12 @@ FOREIGN, NO_PART = "is there and was not made by this program", "is no part of t
 
 
 @pytest.fixture
-def data(toy_data, trained, run_folder, tmp_path):      # noqa: F811
+def data(toy_data, trained, tmp_path):
     """What a user has: scans with labels, a snapshot, evaluations, and files that were made elsewhere."""
     folder = tmp_path / "data"
     shutil.copytree(toy_data, folder)
     shutil.copy(trained / "snapshots/3.pth", folder / "w.pth")
-    run_folder.rename(folder / "run")
-    config = json.loads((folder / "run/config.json").read_text(encoding="utf-8"))
-    config["path"]["CHAOST2"]["data_dir"] = str(folder)
-    (folder / "run/config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_evaluation(folder / "run", folder)
     write_run(folder / "runs/q")
     (folder / "series").mkdir()
     shutil.copy(folder / f"{IMAGES}/image_3.nii.gz", folder / "series/slice")      # it stands for a DICOM file
@@ -135,11 +137,11 @@ def predict_with(**options):
 
 
 def start_demo(data):
-    demo.OUTPUT = data / "demo_output"
-    demo.main([])
+    demo.main([], data / "demo_output")
 
 
-PREPARE = (prepare.main, "nifti", "--label", "mask_{{case}}.nii.gz", "--spacing", "4", "4", "8", "--size", "32", "--jobs", "1")
+PREPARE = (partial(prepare.main, make_maps=lambda *_: True), "nifti",
+           "--label", "mask_{{case}}.nii.gz", "--spacing", "4", "4", "8", "--size", "32", "--jobs", "1")
 OVERLAID = program(*PREPARE, "--source", f"{{data}}/{IMAGES}", "--target", "{data}/T")
 CUT = program(generate_supervoxels.main, "CHAOST2", "--data-dir", "{data}", "--min-size", "77", "--jobs", "1")
 SHEET = (check.main, "CHAOST2", "--data-dir", "{data}", "--sheet")
@@ -232,10 +234,10 @@ CLASHES = {
 @pytest.mark.parametrize("clash", CLASHES)
 def test_refused_in_one_line_and_every_file_stays(clash, data, monkeypatch, capfd):
     start, arrange, message = CLASHES[clash]
-    monkeypatch.setattr(demo, "OUTPUT", demo.OUTPUT)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    for module in (demo, results, compare_methods):
-        monkeypatch.setattr(module, "call", lambda *_: pytest.fail("work began"))
+    start_program = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: pytest.fail("work began")
+                        if command[0] == sys.executable else start_program(command, **options))     # others: git
     arrange(data)
     before = everything(data)
     capfd.readouterr()
@@ -259,9 +261,8 @@ def test_a_training_never_writes_beside_the_snapshot_that_it_was_given(data, tmp
     assert everything(folder / "snapshots") == before
 
 
-def test_what_a_program_made_it_makes_again(data, monkeypatch, capsys):
+def test_what_a_program_made_it_makes_again(data, capsys):
     """The guard is in nobody's way; predict, phantom.py and generate_supervoxels.py have such tests of their own."""
-    monkeypatch.setattr(prepare, "generate_maps", lambda *_: True)
     for _ in range(2):
         report(data)
         assert program(*SHEET, "{data}/sheet.png")(data) == 0

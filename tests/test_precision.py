@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import ROOT, run
-from tests.util.predict.test_predict import predict
+from tests.programs import predict, run
 from util.base.device import bf16_is_fast, resolve_precision
+from util.base.root import ROOT
 from util.options.config import load_config, named_configs
+from util.predict.predictor import Predictor
 from util.training.snapshots import read_snapshot
 
 CPU = torch.device("cpu")
@@ -22,7 +23,10 @@ SLOW = "no instructions for it: convolutions take about 10 times as long as in f
 @pytest.fixture
 def machine(monkeypatch):
     """Make this machine one where bf16 is fast, or one where it is not."""
-    return lambda fast: monkeypatch.setattr("util.base.device.bf16_is_fast", lambda device: fast)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    return lambda fast: monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: fast)
 
 
 def used(folder):
@@ -84,6 +88,7 @@ def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
             support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
+    assert Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter.encoder.model.encoder.bf16 is fast
     assert used(trained) == used(scored) == NAMES[fast]
     out = capsys.readouterr().out
     assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out
@@ -118,9 +123,16 @@ def test_another_precision_by_name_is_another_run(machine, toy_data, tmp_path, c
 
 def test_bf16_by_name_on_a_processor_without_it_warns_once(machine, toy_data, tmp_path, capsys):
     machine(False)
-    assert used(run("train", tmp_path, toy_data, n_steps=1, precision="bf16")) == "bf16"
+    trained = run("train", tmp_path, toy_data, n_steps=1, precision="bf16")
+    warning = f"warning: precision: got bf16, but this processor has {SLOW}"
     out = capsys.readouterr().out
-    assert out.count("warning: precision") == 1 and f"warning: precision: got bf16, but this processor has {SLOW}" in out
+    assert used(trained) == "bf16" and out.count("warning: precision") == out.count(warning) == 1
+    images = toy_data / "chaos_MR_T2_normalized"
+    predict(precision="bf16", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
+            support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
+    assert capsys.readouterr().out.count(warning) == 1
+    Predictor.load(trained / "snapshots/1.pth", device="cpu", precision="bf16")
+    assert capsys.readouterr().out.count(warning) == 1
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,4 +1,4 @@
-"""A picture of every case: one slice with its labels outlined, and beside it with its supervoxels."""
+"""A picture of every case: one slice twice, with its labels and with its supervoxels outlined."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PANEL_INCHES = 2.4
 
 
 def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: Path) -> None:
-    """Write a PNG with two panels per case that has an image: the slice that holds most classes, as stored.
+    """Write a PNG with two panels per case that has an image. They show the slice with the most classes, as stored.
 
-    A case without a file for one of the two outlines has that panel without them.
+    If a case lacks the labels or the supervoxels, that panel has no outlines.
     """
     shown = [report for report in reports if report.slices]
     n_rows = max(1, math.ceil(len(shown) / CASES_PER_ROW))
@@ -34,7 +34,8 @@ def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: P
     axes = figure.subplots(n_rows, 2 * CASES_PER_ROW, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
-    palette = colormaps["Set1" if len(spec.labels) <= 8 else "tab20"].colors
+    name, n_colours = ("Set1", 9) if len(spec.labels) <= 8 else ("tab20", 20)
+    palette = [colormaps[name](k) for k in range(n_colours)]
     colours = {label: palette[i % len(palette)] for i, label in enumerate(spec.labels)}
     for i, report in enumerate(shown):
         _draw_case(axes[2 * i], axes[2 * i + 1], report, colours)

@@ -1,4 +1,4 @@
-"""What `data/check.py` finds out about one prepared case."""
+"""The report of `data/check.py` on one prepared case."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_spacing_mm, read_supervoxels
+from dataloaders.nifti import read_spacing_mm
+from dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_supervoxels
 from util.base.errors import InputError
 
 
 @dataclass
 class CaseReport:
-    """One case's facts; what cannot be read stays at its empty value, and `problems` says why, a line each."""
+    """The facts about one case. A fact that cannot be read keeps its empty value, and `problems` has a line that says why."""
 
     name: str
     shape: tuple[int, ...] = ()                                     # (D, H, W)
     spacing_mm: tuple[float, ...] = ()                              # (z, y, x)
     intensity: tuple[float, ...] = ()                               # lowest, highest
-    volumes_ml: dict[int, float] = field(default_factory=dict)      # of the label values that the case has
-    has_label: bool = False                                         # whether there is a label file, sound or not
+    volumes_ml: dict[int, float] = field(default_factory=dict)      # by label value, for the labels in the case
+    has_label: bool = False                                         # whether there is a label file, valid or not
     n_supervoxels: int = 0
-    best_dice: dict[int, float] = field(default_factory=dict)       # what a union of supervoxels can reach
+    best_dice: dict[int, float] = field(default_factory=dict)       # best Dice of a union of supervoxels, by label value
     digest: str = ""                                                # equal for equal images
     slices: dict[str, np.ndarray] = field(default_factory=dict)     # one (H, W) each of "image", "label", "supervoxels"
     problems: list[str] = field(default_factory=list)
 
 
 def inspect_case(case: Case, spec: DatasetSpec) -> CaseReport:
-    """Read a case's files and report on them; never raises for what is wrong with a file."""
+    """Read a case's files and report on them. A wrong file is reported, not raised."""
     report = CaseReport(case.name)
     try:
         image = read_image(case.image)
@@ -45,14 +46,14 @@ def inspect_case(case: Case, spec: DatasetSpec) -> CaseReport:
     supervoxels = _inspect_supervoxels(case, image, report)
     if label_map is not None and supervoxels is not None:
         report.best_dice = {label: best_union_dice(label_map == label, supervoxels) for label in report.volumes_ml}
-    z = telling_slice(label_map) if report.volumes_ml else len(image) // 2
+    z = telling_slice(label_map) if label_map is not None and report.volumes_ml else len(image) // 2
     volumes = {"image": image, "label": label_map, "supervoxels": supervoxels}
     report.slices = {name: volume[z].copy() for name, volume in volumes.items() if volume is not None}
     return report
 
 
 def telling_slice(label_map: np.ndarray) -> int:
-    """Return the index of the slice with most classes; of several, the one with the largest labelled area."""
+    """Return the index of the slice of a (D, H, W) label map with the most classes, then with the largest labelled area."""
     areas_px = np.stack([(label_map == label).sum(axis=(1, 2)) for label in np.unique(label_map[label_map > 0])])
     return max(range(len(label_map)), key=lambda z: (np.count_nonzero(areas_px[:, z]), areas_px[:, z].sum()))
 
@@ -85,7 +86,7 @@ def _inspect_supervoxels(case: Case, image: np.ndarray, report: CaseReport) -> n
         report.problems.append(str(error))
         return None
     values, numbers = np.unique(supervoxels, return_inverse=True)
-    report.n_supervoxels = np.count_nonzero(values)
+    report.n_supervoxels = int(np.count_nonzero(values))
     if not report.n_supervoxels:
         report.problems.append(f"{case.supervoxels}: holds no supervoxel, only 0")
         return None
@@ -95,14 +96,14 @@ def _inspect_supervoxels(case: Case, image: np.ndarray, report: CaseReport) -> n
 def best_union_dice(mask: np.ndarray, supervoxels: np.ndarray) -> float:
     """Return the highest Dice that any union of supervoxels reaches with a mask.
 
-    The best union takes the supervoxels with the largest share inside the mask, down to some share; so all such unions
-    are tried, and no others need to be.
+    The best union consists of the supervoxels with the largest shares inside the mask, down to some share. So only such
+    unions are tried.
 
     Args:
         mask: boolean (D, H, W).
         supervoxels: 0, 1, 2, … (D, H, W); 0 is in no supervoxel.
     Returns:
-        0…1; 0 for an empty mask, and where no supervoxel meets it.
+        0…1. It is 0 for an empty mask, and if no supervoxel overlaps the mask.
     """
     sizes = np.bincount(supervoxels.ravel())[1:]
     overlaps = np.bincount(supervoxels[mask], minlength=len(sizes) + 1)[1:]

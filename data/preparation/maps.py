@@ -1,4 +1,4 @@
-"""Supervoxels and superpixels of the cases that a preparation has written."""
+"""Supervoxels and superpixels of prepared cases."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from util.options.config import base_config
 
 
 def default_n_sv(dataset: str) -> int:
-    """Return the n_sv that the configs use for a dataset; base.json5's for one that has no config of its own."""
+    """Return the n_sv of a dataset's configs, or of base.json5 if the dataset has no config of its own."""
     return default_min_size(Namespace(config=None, dataset=dataset), base_config())
 
 
 def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False) -> bool:
-    """Write the maps that cases below `target` lack; a map of unknown origin, such as a published one, is kept.
+    """Write the missing maps of the cases below `target`. A map of unknown origin, such as a published one, is kept.
 
     Args:
         spec: the dataset.
         target: its folder.
-        n_sv: voxels of the smallest supervoxel; None: 2D superpixels instead, with the settings made for CHAOS.
-        n_jobs: processes.
-        overwrite: maps that were changed by hand are made anew too, where their image changed.
+        n_sv: voxels of the smallest supervoxel. None: 2D superpixels, with the settings for CHAOS.
+        n_jobs: number of processes.
+        overwrite: if the image changed, replace also maps that were edited by hand.
     Returns:
-        whether every case has its map; the others are named on stderr.
+        whether every case has its map. Cases without one are named on stderr.
     Raises:
         InputError: as `util.base.guard.claim`.
     """

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import json5
 import nibabel
 import numpy as np
 
+from data.preparation.raw import RawCase
 from dataloaders.datasets import DatasetSpec, Grid
-from dataloaders.reading import RawCase
-from dataloaders.volumes import read_affine, read_array
+from dataloaders.nifti import read_affine, read_array
 from util.base.errors import InputError
 
 MAX_LABEL = 254
@@ -19,17 +20,21 @@ MAX_LABEL = 254
 
 def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mapping[int, str],
                      grid: Grid | None = None) -> DatasetSpec:
-    """Return the entry: the values in the label files with their names, "label <value>" where none is given.
+    """Return the entry, with the values in the label files as classes.
 
-    Where a value is above 254, all are numbered 1, 2, … in rising order, in `file_values`. Files that cannot be read or
-    hold other than whole numbers are left to the preparation to name. Where no case has a label file, the entry has the
-    named classes, or "label 1".
+    If a value is above 254, `file_values` numbers all of them 1, 2, … in ascending order. The preparation reports files that
+    cannot be read or hold other than whole numbers. If no case has a label file, the entry has the named classes, or "label 1".
 
+    Args:
+        name: of the dataset.
+        raw_cases: its cases.
+        class_names: by value; others are called "label <value>".
+        grid: to which the scans are brought.
     Raises:
-        InputError: there are label files but none has a label above 0, or a name was given to a value that no file holds.
+        InputError: there are label files but none has a label above 0, or a named value is in no file.
     """
-    labelled = [case for case in raw_cases if case.label is not None]
-    stored = sorted(set().union(*(_values(case) for case in labelled)) - {0}) if labelled else sorted(class_names or {1: ""})
+    label_files = [case.label for case in raw_cases if case.label is not None]
+    stored = sorted(set().union(*map(_values, label_files)) - {0}) if label_files else sorted(class_names or {1: ""})
     if not stored:
         raise InputError(f"--label: no label file of {name} that can be read holds a value above 0")
     if unknown := sorted(set(class_names) - set(stored)):
@@ -44,19 +49,19 @@ def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mappi
 
 
 def shared_orientation(raw_cases: Sequence[RawCase]) -> str | None:
-    """Return where the axes of all readable images point, as "LAS"; None when they differ."""
+    """Return the orientation of all readable images, such as "LAS". None if they differ."""
     found = set()
     for case in raw_cases:
         try:
             found.add("".join(nibabel.aff2axcodes(read_affine(case.image))))
-        except InputError:     # the preparation will name it
+        except InputError:     # the preparation reports it
             continue
     return found.pop() if len(found) == 1 else None
 
 
-def _values(case: RawCase) -> set[int]:
+def _values(label_file: Path) -> set[int]:
     try:
-        values = np.unique(read_array(case.label))
+        values = np.unique(read_array(label_file))
     except InputError:
         return set()
     whole = np.isfinite(values) & (values >= 0) & (values % 1 == 0)

@@ -1,4 +1,4 @@
-"""What differs between the downloads: where a case's files lie, how they are read, how converted."""
+"""The recipes of the downloads: where a case's files lie, how to read and how to convert them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from data.preparation.chaos import read_chaos
+from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import DatasetSpec
-from dataloaders.reading import RawCase, read_chaos, read_nifti_pair
 from dataloaders.resampling import (
     IN_PLANE_PX,
     image_to_grid,
@@ -24,8 +25,8 @@ from dataloaders.resampling import (
 from util.base.errors import InputError
 from util.options.config import base_config
 
-Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None: a case without labels
-Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases and, in words, what it left out
+Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None for a case without labels
+Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases, and lines about what was left out
 CHAOS_SPACING_MM = (1.25, 1.25, 7.70)
 CMR_SPACING_MM = (1.25, 1.25, 7.99)
 SABS_WINDOW_HU = (-125, 275)
@@ -34,30 +35,33 @@ SABS_BORDER_PX = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one dataset gets from its download to the folder that training reads; all functions can be pickled.
+    """The way of one dataset from its download to the folder that training reads. All functions can be pickled.
 
-    `settings` tells `convert` in words; `n_cases` is how many a whole download has, 0: any number.
+    `settings` describes `convert` in words. `n_cases` is the number of cases in a complete download, 0 for any number.
     """
 
     spec: DatasetSpec
     find: Finder
     read: Callable[[RawCase], Pair]
-    convert: Callable[[sitk.Image, sitk.Image], Pair]
+    convert: Callable[[sitk.Image, sitk.Image | None], Pair]
     settings: str
     n_cases: int = 0
 
 
 def chaos() -> Recipe:
+    """Return the recipe of CHAOS, T2-SPIR."""
     return Recipe(table_entry("CHAOST2"), find_chaos, read_chaos,
                   partial(clip_and_resample, spacing_mm=CHAOS_SPACING_MM), describe(CHAOS_SPACING_MM), 20)
 
 
 def cmr(trust_image_geometry: bool) -> Recipe:
+    """Return the recipe of MS-CMRSeg, bSSFP."""
     return Recipe(table_entry("CMR"), find_cmr, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
                   partial(clip_and_resample, spacing_mm=CMR_SPACING_MM), describe(CMR_SPACING_MM), 35)
 
 
 def sabs(trust_image_geometry: bool) -> Recipe:
+    """Return the recipe of Synapse BTCV, abdominal CT."""
     return Recipe(table_entry("SABS"), find_sabs, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
                   window_and_shrink, f"window {SABS_WINDOW_HU[0]}…{SABS_WINDOW_HU[1]} to 0…255, "
                   f"border of {SABS_BORDER_PX} px cut, resampled in-plane to {IN_PLANE_PX} px", 30)
@@ -65,7 +69,7 @@ def sabs(trust_image_geometry: bool) -> Recipe:
 
 def nifti(spec: DatasetSpec, find: Finder, spacing_mm: Sequence[float], size_px: int,
           window: tuple[float, float] | None, trust_image_geometry: bool) -> Recipe:
-    """Recipe for a user's own NIfTI files; without a `window`, the brightest 0.5 % are clipped."""
+    """Return the recipe for a user's own NIfTI files. Without a `window`, the brightest 0.5 % are clipped."""
     return Recipe(spec, find, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
                   partial(clip_and_resample, spacing_mm=spacing_mm, size_px=size_px, window=window),
                   describe(spacing_mm, size_px, window))
@@ -78,22 +82,30 @@ def describe(spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX, window: tu
 
 
 def table_entry(name: str) -> DatasetSpec:
+    """Return a dataset's entry in the table of configs/base.json5."""
     return DatasetSpec.from_config(name, base_config()["datasets"][name])
 
 
 def clip_and_resample(image: sitk.Image, labels: sitk.Image | None, *, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX,
                       window: tuple[float, float] | None = None) -> Pair:
-    """Bring a scan and its labels to the model's grid: clip (or window), resample, crop or pad in-plane."""
+    """Bring a scan and its labels to the model's grid: clip (or window), resample, crop or pad in-plane.
+
+    Args:
+        image, labels: of one size; None: no labels.
+        spacing_mm: (x, y, z).
+        size_px: width and height.
+        window: lowest and highest intensity.
+    """
     converted = (image_to_grid(window_to_255(image, *window), spacing_mm, size_px) if window
                  else to_model_grid(image, spacing_mm, size_px))
     return converted, None if labels is None else labels_to_grid(labels, spacing_mm, size_px)
 
 
-def window_and_shrink(image: sitk.Image, labels: sitk.Image) -> Pair:
-    """Window an abdominal CT, cut its in-plane border and resample what is left in-plane to 256×256; z is untouched.
+def window_and_shrink(image: sitk.Image, labels: sitk.Image | None) -> Pair:
+    """Window an abdominal CT, cut its in-plane border, and resample the rest in-plane to 256×256. z does not change.
 
     Raises:
-        InputError: the image is too small to have a border cut.
+        InputError: the image is too small for cutting its border.
     """
     if min(image.GetSize()[:2]) <= 2 * SABS_BORDER_PX:
         raise InputError(f"size (x, y, z) = {image.GetSize()}, but a border of {SABS_BORDER_PX} pixels is cut in-plane")
@@ -104,18 +116,22 @@ def window_and_shrink(image: sitk.Image, labels: sitk.Image) -> Pair:
     spacing_mm = (x_mm * width / IN_PLANE_PX, y_mm * height / IN_PLANE_PX, z_mm)
     size = (IN_PLANE_PX, IN_PLANE_PX, depth)
     return (resample_image(image, spacing_mm, size),
-            resample_labels(sitk.Crop(labels, border, border), spacing_mm, size))
+            None if labels is None else resample_labels(sitk.Crop(labels, border, border), spacing_mm, size))
 
 
 def find_chaos(source: Path) -> tuple[list[RawCase], list[str]]:
-    """Return the cases of every …/<case>/T2SPIR folder, but for the test set, which has no masks."""
+    """Return a case for every folder …/<case>/T2SPIR outside the test set, which has no masks."""
     folders = [path for path in sorted(source.glob("**/T2SPIR"))
                if not {"Test_Sets", "__MACOSX"} & set(path.relative_to(source).parts)]
     return [RawCase(path.parent.name, path / "DICOM_anon", path / "Ground") for path in folders], []
 
 
 def find_cmr(source: Path) -> tuple[list[RawCase], list[str]]:
-    """Return the patients with a file *_C0_manual.nii.gz, numbered as in their names; the others are left out."""
+    """Return the patients with a file *_C0_manual.nii.gz, by the numbers in their names. Others are left out.
+
+    Raises:
+        InputError: two files have the same number.
+    """
     images, labels = (_by_last_number(source, ending) for ending in ("_C0.nii.gz", "_C0_manual.nii.gz"))
     return _pair(images, labels, sorted(labels), names=sorted(labels), missing_image="patient{}_C0.nii.gz")
 
@@ -123,8 +139,11 @@ def find_cmr(source: Path) -> tuple[list[RawCase], list[str]]:
 def find_sabs(source: Path) -> tuple[list[RawCase], list[str]]:
     """Return the pairs img<number>.nii.gz and label<number>.nii.gz, named 0, 1, … in the order of their numbers.
 
-    Images after the last label are the test set and are left out. One before it without a label keeps its place, to be
-    found broken, so that the names of the others hold.
+    Images after the last label are the test set and are left out. An earlier image without a label keeps its place, so that
+    the names of the others hold. It is reported as broken later.
+
+    Raises:
+        InputError: two files have the same number.
     """
     images, labels = (_by_last_number(source, ".nii.gz", start) for start in ("img", "label"))
     numbers = [number for number in sorted({*images, *labels}) if number <= max(labels, default=0)]
@@ -141,7 +160,7 @@ def _pair(images: dict[int, Path], labels: dict[int, Path], numbers: Sequence[in
 
 
 def _by_last_number(source: Path, ending: str, start: str = "") -> dict[int, Path]:
-    """Return the files <start>…<number><ending> anywhere below a folder, by their number."""
+    """Return the files <start>…<number><ending> at any depth below a folder, by their number."""
     files: dict[int, Path] = {}
     for path in sorted(source.glob(f"**/{start}*{ending}")):
         number = re.search(r"(\d+)$", path.name.removesuffix(ending))
@@ -154,10 +173,10 @@ def _by_last_number(source: Path, ending: str, start: str = "") -> dict[int, Pat
 
 
 def find_nifti(source: Path, image: str, label: str) -> tuple[list[RawCase], list[str]]:
-    """Return the cases of all files that match the pattern `image` or the pattern `label`, by name.
+    """Return the cases of all files that match the pattern `image` or `label`, by name.
 
     A file that matches both is a label, as in {case}.nii.gz beside {case}_label.nii.gz. An image without a label file is
-    a case without labels; a label without an image is one to be found broken.
+    a case without labels. A label without an image is reported as broken later.
     """
     labels = _by_name(source, label)
     images = {name: path for name, path in _by_name(source, image).items() if path not in labels.values()}

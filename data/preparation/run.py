@@ -1,4 +1,4 @@
-"""Prepares the images and labels of a download, case by case in parallel, with their classmaps and a record."""
+"""Prepare the images and labels of a download, cases in parallel, with their classmaps and a record."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from data.preparation.raw import RawCase
 from data.preparation.recipes import Finder, Recipe
 from dataloaders.datasets import DatasetSpec, find_cases
-from dataloaders.reading import RawCase, last_line
-from dataloaders.resampling import save
+from dataloaders.itk import last_line
+from dataloaders.nifti import save
 from dataloaders.volumes import read_label
 from util.base.errors import InputError
 from util.base.files import write_text
@@ -33,13 +34,13 @@ RECORD_NAME = "preparation.json"
 def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int, overwrite: bool = False) -> bool:
     """Prepare the images and labels of all cases below `source` into `target`, with their classmaps and record.
 
-    A case whose files are there is skipped. A broken one is named on stderr and leaves nothing; the others go on.
+    A prepared case is skipped. A broken one is named on stderr and leaves no files. The others continue.
 
     Returns:
         whether every case is complete.
     Raises:
-        InputError: as `find_raw_cases`; or a file that would be written is one of the download, or without `overwrite` was not
-            made by this program.
+        InputError: as `find_raw_cases`; a file to be written belongs to the download, or it was not made by this program and
+            `overwrite` is not set.
     """
     raw_cases, notes = find_raw_cases(source, recipe.find)
     if recipe.n_cases and len(raw_cases) != recipe.n_cases:
@@ -68,10 +69,10 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int, ove
 
 
 def expect_writable(spec: DatasetSpec, target: Path, raw_cases: Sequence[RawCase], overwrite: bool) -> None:
-    """Raise InputError when something that is going to be written may not be: see `util.base.guard.claim`."""
+    """Raise InputError if a file to be written may not be overwritten, as `util.base.guard.claim` explains."""
     raw_files = [path for raw in raw_cases for path in (raw.image, raw.label) if path is not None]
     record = record_path(spec, target)
-    expect_apart([record], raw_files)       # what is in it stays
+    expect_apart([record], raw_files)       # its content is kept
     claim([*(path for raw in raw_cases if not is_prepared(spec, target, raw) for path in prepared_files(spec, target, raw)),
            *(classmap_path(spec, target, min_px) for min_px in CLASSMAP_MIN_PX)], raw_files, overwrite=overwrite)
 
@@ -82,15 +83,16 @@ def prepared_files(spec: DatasetSpec, target: Path, raw: RawCase) -> tuple[Path,
 
 
 def is_prepared(spec: DatasetSpec, target: Path, raw: RawCase) -> bool:
+    """Return whether a case's image is there, and its label if the download has one."""
     image, label = prepared_files(spec, target, raw)
     return image.exists() and (raw.label is None or label.exists())
 
 
 def find_raw_cases(source: Path, find: Finder) -> tuple[list[RawCase], list[str]]:
-    """Return a download's cases, and in words what was left out.
+    """Return a download's cases, and lines about what was left out.
 
     Raises:
-        InputError: `source` is missing or holds no case, or two of one name.
+        InputError: `source` is missing, holds no case, or holds two cases of one name.
     """
     if not source.is_dir():
         raise InputError(f"--source: no folder {source}; data/README.md says what it should hold")
@@ -104,7 +106,7 @@ def find_raw_cases(source: Path, find: Finder) -> tuple[list[RawCase], list[str]
 
 def run_all(job: Callable[[RawCase], str], raw_cases: Sequence[RawCase],
             n_jobs: int) -> Iterator[tuple[RawCase, str | Exception]]:
-    """Yield each case with what `job` returned or raised, as they finish; one worker is this very process."""
+    """Yield each case with the result or exception of `job`, in the order of finishing. One job runs in this process."""
     if n_jobs == 1:
         yield from ((raw, _attempt(partial(job, raw))) for raw in raw_cases)
         return
@@ -118,7 +120,7 @@ def run_all(job: Callable[[RawCase], str], raw_cases: Sequence[RawCase],
 def _attempt(call: Callable[[], str]) -> str | Exception:
     try:
         return call()
-    except Exception as error:    # whatever is wrong with one case, the others go on
+    except Exception as error:    # the other cases continue
         return error
 
 
@@ -127,11 +129,12 @@ def _use_one_thread() -> None:
 
 
 def describe_error(error: Exception) -> str:
+    """Return an error in one line, with its type unless it is an InputError."""
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {last_line(error)}"
 
 
 def prepare_case(recipe: Recipe, source: Path, target: Path, record: dict, raw: RawCase) -> str:
-    """Write a case's image and, if it has one, its label; return "prepared", or "skipped" when they are there.
+    """Write a case's image and its label, if it has one. Return "prepared", or "skipped" if they exist.
 
     Raises:
         InputError: its raw files are broken, or it was prepared from other files or with other settings.
@@ -148,9 +151,9 @@ def prepare_case(recipe: Recipe, source: Path, target: Path, record: dict, raw: 
 
 
 def write_pair(recipe: Recipe, raw: RawCase, image_path: Path, label_path: Path) -> None:
-    """Read, convert and write a case's image and label; the image comes last, as it makes the case count."""
+    """Read, convert and write a case's image and label. The image is written last, as it marks the case as prepared."""
     image, labels = recipe.read(raw)
-    if labels is not None:
+    if labels is not None and raw.label is not None:
         expect_known_values(labels, raw.label, recipe.spec)
     image, labels = recipe.convert(image, labels)
     if sitk.GetArrayViewFromImage(image).dtype == np.float64:
@@ -165,7 +168,7 @@ def write_pair(recipe: Recipe, raw: RawCase, image_path: Path, label_path: Path)
 
 
 def expect_known_values(labels: sitk.Image, path: Path, spec: DatasetSpec) -> None:
-    """Raise InputError when a raw label file holds a value that the dataset does not know."""
+    """Raise InputError if a raw label file holds a value that is unknown for the dataset."""
     allowed = {0, *(spec.file_values or spec.labels)}
     if unknown := set(np.unique(sitk.GetArrayViewFromImage(labels)).tolist()) - allowed:
         raise InputError(f"{path}: holds the value {min(unknown)}, allowed for {spec.name}: {sorted(allowed)}")
@@ -174,7 +177,7 @@ def expect_known_values(labels: sitk.Image, path: Path, spec: DatasetSpec) -> No
 def write_classmaps(spec: DatasetSpec, target: Path) -> None:
     """Write classmap_<n>.json beside the images: {class: {case: [slices with at least n pixels of the class]}}.
 
-    Cases without a label are in none of them.
+    Cases without a label are left out.
     """
     areas_px: dict[str, dict[str, np.ndarray]] = {name: {} for name in spec.labels.values()}    # arrays (D,)
     for case in (case for case in find_cases(spec, target, n_sv=0) if case.label.exists()):
@@ -188,20 +191,23 @@ def write_classmaps(spec: DatasetSpec, target: Path) -> None:
 
 
 def origin(recipe: Recipe, source: Path, raw: RawCase) -> dict[str, str]:
-    """Return what a case is made of, as the record beside the images keeps it."""
+    """Return the origin of a case, as kept in the record beside the images."""
     return {"image": str(raw.image.relative_to(source)),
             "label": "none" if raw.label is None else str(raw.label.relative_to(source)), "settings": recipe.settings}
 
 
 def record_path(spec: DatasetSpec, target: Path) -> Path:
+    """Return the path of the record beside the images."""
     return (target / spec.image).with_name(RECORD_NAME)
 
 
 def classmap_path(spec: DatasetSpec, target: Path, min_px: int) -> Path:
+    """Return the path of the classmap of slices with at least `min_px` pixels of a class."""
     return record_path(spec, target).with_name(f"classmap_{min_px}.json")
 
 
 def read_record(spec: DatasetSpec, target: Path) -> dict[str, dict[str, str]]:
+    """Return the record: `origin` by case. It is empty if there is none. Raises InputError if it is damaged."""
     path = record_path(spec, target)
     try:
         return read_json(path) if os.path.lexists(path) else {}
@@ -210,4 +216,5 @@ def read_record(spec: DatasetSpec, target: Path) -> dict[str, dict[str, str]]:
 
 
 def write_json(content: dict, path: Path) -> None:
+    """Write a JSON file, whole or not at all."""
     write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)

@@ -1,0 +1,1 @@
+"""Pseudo-labels: supervoxels in 3D, superpixels in 2D."""

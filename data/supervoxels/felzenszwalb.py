@@ -1,23 +1,24 @@
 """3D Felzenszwalb supervoxels: the pseudo-labels that Q-Net and ADNet train on.
 
 The method is that of Felzenszwalb and Huttenlocher (IJCV 2004) on the 26-neighbour grid, with the anisotropic edge
-costs of ADNet (Hansen et al. 2022). Its result is defined by a *stable* sort of all edges by their float64 cost, and
-everything here gives exactly that result without ever sorting, or even holding, all costs:
+costs of ADNet (Hansen et al. 2022). A *stable* sort of all edges by their float64 cost defines its result. The code here
+gives exactly that result, but never sorts or stores all costs:
 
-- An edge is one uint32 (its lower voxel and one of 13 directions); its cost is recomputed where it is needed.
+- An edge is one uint32 (its lower voxel and one of 13 directions); its cost is computed again when needed.
 - The leading bits of a cost choose one of 65,536 buckets, filled in the order of the edges: a counting sort, so stable.
-- Buckets are opened from the lowest. Edges that can no longer merge anything are dropped at once, and they are nearly
-  all; only the rest of a bucket is sorted, by a stable merge sort.
-- The first pass ends at the first cost that no component, whatever its size, could still accept; the second pass ends
-  when no component is smaller than `min_size`.
+- Buckets are opened from the lowest. Most edges can no longer merge anything and are dropped at once. Only the rest of a
+  bucket is sorted, by a stable merge sort.
+- The first pass ends at the first cost that no component of any size could accept. The second pass ends when no component
+  is smaller than `min_size`.
 
-So time is a few sequential looks at the edges, and memory is about 70 bytes per voxel. Numba compiles the code on first
+So a run reads the edges a few times in sequence, and memory is about 70 bytes per voxel. Numba compiles the code on first
 use and keeps it in `__pycache__`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -31,10 +32,14 @@ MAX_VOXELS = 2 ** 28         # a voxel index and a direction (4 bits) share a ui
 N_BUCKETS = 2 ** 16
 BUCKET_SHIFT = 40            # sign, exponent and 12 leading bits of a float64's fraction remain
 BODY_INTENSITY = 10          # of 255
+_Grid = tuple[np.ndarray, np.ndarray, np.ndarray]     # intensities, and per direction the step in voxels and √w
 
 
 def generate_supervoxels(image: np.ndarray, spacing_mm: Sequence[float], min_size: int) -> np.ndarray:
-    """Return int32 (D, H, W): supervoxels 1, 2, … inside the body, 0 outside. Arguments as in `segment_volume`."""
+    """Return supervoxels 1, 2, … inside the body and 0 outside, int32 (D, H, W).
+
+    The arguments and errors are those of `segment_volume`.
+    """
     return mask_background(segment_volume(image, spacing_mm, min_size), image)
 
 
@@ -43,9 +48,9 @@ def segment_volume(image: np.ndarray, spacing_mm: Sequence[float], min_size: int
 
     Args:
         image: (D, H, W) finite numbers of any range and type; scaled to 0 … 255 here.
-        spacing_mm: (z, y, x); y and x agree within 1 %, as the method knows one in-plane spacing.
-        min_size: voxels; a volume that has fewer is one segment.
-        scale: above 0; larger values give larger segments before small ones are merged.
+        spacing_mm: (z, y, x). y and x agree within 1 %, as the method uses one in-plane spacing.
+        min_size: in voxels. A smaller volume is one segment.
+        scale: above 0. Larger values give larger segments before small ones are merged.
     Returns:
         int32 (D, H, W), segments 0, 1, … in the order of their first voxels. A constant image is one segment.
     Raises:
@@ -58,14 +63,14 @@ def segment_volume(image: np.ndarray, spacing_mm: Sequence[float], min_size: int
 
 
 def mask_background(segments: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Set segments to 0 outside the body, slice by slice; segment 0 is first renamed to one more than the largest.
+    """Set segments to 0 outside the body, slice by slice. Before that, segment 0 is renamed to one more than the largest.
 
-    The body is where the intensity, scaled to 0 … 255 over the volume, is above 10: the slice's largest 8-connected
-    component (the first of equal ones), its holes filled. A slice without such a voxel becomes 0 everywhere.
+    The body is the slice's largest 8-connected component (the first of equal ones) of intensities above 10, scaled to
+    0 … 255 over the volume. Its holes are filled. A slice without such a voxel becomes 0 everywhere.
 
     Args:
         segments: (D, H, W) from `segment_volume`.
-        image: (D, H, W) the image that they were made from.
+        image: (D, H, W), from which they were made.
     Returns:
         int32 (D, H, W).
     """
@@ -76,7 +81,7 @@ def mask_background(segments: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def largest_filled_component(mask: np.ndarray) -> np.ndarray:
-    """Return the largest 8-connected component of a boolean (H, W) mask, holes filled; an empty mask stays empty."""
+    """Return the largest 8-connected component of a boolean (H, W) mask, with holes filled. An empty mask stays empty."""
     components = label(mask, connectivity=2)
     if components.max() == 0:
         return np.zeros(mask.shape, bool)
@@ -99,7 +104,7 @@ def _check(image: np.ndarray, spacing_mm: Sequence[float], min_size: int, scale:
 def _scaled(image: np.ndarray) -> np.ndarray:
     """Return float64 from 0 to 255, zeros for a constant image.
 
-    The order of the operations matters: ties between integers are decided by the last bit of their scaled differences.
+    The order of the operations matters: the last bit of scaled differences decides ties between integers.
     """
     image = image.astype(np.float64, order="C")
     low, high = image.min(), image.max()
@@ -107,14 +112,15 @@ def _scaled(image: np.ndarray) -> np.ndarray:
 
 
 def _root_weights(anisotropy: float) -> np.ndarray:
-    """Return √w per direction: w is 1 in-plane; with a step along z the mean of s² and a 1 per in-plane step."""
+    """Return √w per direction. w is 1 in-plane. With a step along z it is the mean of s² and a 1 per in-plane step."""
     steps_in_plane = np.abs(DIRECTIONS[:, 1:]).sum(axis=1)
     across = (steps_in_plane + anisotropy ** 2) / (steps_in_plane + 1)
     return np.sqrt(np.where(DIRECTIONS[:, 0] == 1, across, 1.0))
 
 
 @njit(cache=True)
-def _segment(intensities, directions, root_weights, min_size, tolerance):
+def _segment(intensities: np.ndarray, directions: np.ndarray, root_weights: np.ndarray, min_size: int,
+             tolerance: float) -> np.ndarray:
     n_voxels = intensities.size
     _, height, width = intensities.shape
     offsets = (directions[:, 0] * height + directions[:, 1]) * width + directions[:, 2]
@@ -128,16 +134,17 @@ def _segment(intensities, directions, root_weights, min_size, tolerance):
 
 
 @njit(cache=True)
-def _bucket(cost, last):
-    """Rising with the cost, at most `last`: 0 for a cost of 0, 1 for all that are too small to be told apart."""
+def _bucket(cost: float, last: np.int64) -> Any:
+    """Return the bucket of a cost. It rises with the cost: 0 for a cost of 0, 1 for all costs too small to be distinguished."""
     if cost == 0:
         return 0
     return max(1, N_BUCKETS - 1 + (np.float64(cost).view(np.int64) >> BUCKET_SHIFT) - last)
 
 
 @njit(cache=True)
-def _edges_by_bucket(shape, flat, directions, offsets, root_weights):
-    """Return all edges (voxel << 4 | direction), buckets in rising order, and where each bucket starts and ends."""
+def _edges_by_bucket(shape: tuple[int, int, int], flat: np.ndarray, directions: np.ndarray, offsets: np.ndarray,
+                     root_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return all edges (voxel << 4 | direction), buckets in ascending order, and the start and end of each bucket."""
     depth, height, width = shape
     last = np.float64(flat.max() * root_weights.max()).view(np.int64) >> BUCKET_SHIFT
     position = np.zeros(N_BUCKETS + 1, np.int64)
@@ -164,7 +171,7 @@ def _edges_by_bucket(shape, flat, directions, offsets, root_weights):
 
 
 @njit(cache=True)
-def _find(parent, voxel):
+def _find(parent: np.ndarray, voxel: int | np.int64) -> Any:
     while parent[voxel] != voxel:
         parent[voxel] = parent[parent[voxel]]
         voxel = parent[voxel]
@@ -172,9 +179,12 @@ def _find(parent, voxel):
 
 
 @njit(cache=True)
-def _open_edges(edges, grid, parent, size, min_size):
-    """Return the ends (n, 2) and costs (n,), in stable order of cost, of the edges between two components of which one
-    is smaller than `min_size`."""
+def _open_edges(edges: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
+                min_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the edges between two components of which one is smaller than `min_size`, in stable order of cost.
+
+    They are their ends (n, 2) and costs (n,).
+    """
     flat, offsets, root_weights = grid
     ends, costs, n, in_order = np.empty((len(edges), 2), np.int32), np.empty(len(edges)), 0, True
     for edge in edges:
@@ -194,8 +204,8 @@ def _open_edges(edges, grid, parent, size, min_size):
 
 
 @njit(cache=True)
-def _join(parent, size, a, b):
-    """Join two roots; the smaller index is the root of both."""
+def _join(parent: np.ndarray, size: np.ndarray, a: int, b: int) -> int:
+    """Join two roots. The smaller index becomes the root of both and is returned."""
     root, other = min(a, b), max(a, b)
     parent[other] = root
     size[root] += size[other]
@@ -203,8 +213,9 @@ def _join(parent, size, a, b):
 
 
 @njit(cache=True)
-def _merge_similar(edges, starts, grid, parent, size, tolerance):
-    """First pass: join components when an edge costs less than either's internal difference and tolerance."""
+def _merge_similar(edges: np.ndarray, starts: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
+                   tolerance: float) -> None:
+    """First pass: join two components if an edge costs less than the internal difference and tolerance of each."""
     internal = np.zeros(len(parent))
     largest = 0.0
     for bucket in range(N_BUCKETS):
@@ -219,8 +230,9 @@ def _merge_similar(edges, starts, grid, parent, size, tolerance):
 
 
 @njit(cache=True)
-def _merge_small(edges, starts, grid, parent, size, min_size):
-    """Second pass: join components along the same edges while either is smaller than `min_size`."""
+def _merge_small(edges: np.ndarray, starts: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
+                 min_size: int) -> None:
+    """Second pass: join two components along the same edges if either is smaller than `min_size`."""
     n_small = 0
     for voxel in range(len(parent)):
         parent[voxel] = _find(parent, voxel)
@@ -237,8 +249,8 @@ def _merge_small(edges, starts, grid, parent, size, min_size):
 
 
 @njit(cache=True)
-def _labels(parent):
-    """Number the roots 0, 1, … in rising order. A root is its component's smallest voxel, so it comes first."""
+def _labels(parent: np.ndarray) -> np.ndarray:
+    """Number the roots 0, 1, … in ascending order. A root is its component's smallest voxel, so it comes first."""
     labels, n = np.empty(len(parent), np.int32), 0
     for voxel in range(len(parent)):
         root = _find(parent, voxel)

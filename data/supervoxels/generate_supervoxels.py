@@ -2,10 +2,10 @@
 
     python data/supervoxels/generate_supervoxels.py CHAOST2 --data-dir data/CHAOST2
 
-Each map lies on the grid of its image. `supervoxels.json` (`superpixels.json`) beside the maps records for each case
-what made it: the algorithm and its parameters, the spacing, the SHA-256 of the image file and of the map's int32 values
-in (D, H, W) order. A case is skipped when this record agrees with what is asked for; a map without a record is somebody
-else's, such as a published one, and is never overwritten. One that was changed by hand since takes --overwrite.
+Each map has the grid of its image. `supervoxels.json` (`superpixels.json`) beside the maps records for each case the
+algorithm and its parameters, the spacing, and the SHA-256 of the image file and of the map's int32 values in (D, H, W)
+order. A case is skipped if this record agrees with the options. A map without a record, such as a published one, is never
+overwritten. --overwrite replaces also maps that were edited by hand.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
-from dataloaders.volumes import read_array, read_header, write_like
+from dataloaders.nifti import read_array, read_header, write_like
 from util.base.checksums import sha256
 from util.base.errors import InputError
 from util.base.files import made_in, write_text
@@ -38,20 +39,22 @@ from util.options.config import check_config, load_config, named_configs
 
 @dataclass(frozen=True)
 class Task:
-    """One case: what is read, what is written, and how the map is made."""
+    """One case: the image to read, the map to write, and the parameters of the method."""
 
     kind: str                # "supervoxels" or "superpixels"
     case: str
     image: Path
     output: Path
-    parameters: Mapping[str, object]
+    parameters: Mapping[str, Any]
 
     @property
     def record(self) -> Path:
+        """The file beside the map that records how it was made."""
         return self.output.with_name(f"{self.kind}.json")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a key of the dataset table in configs/base.json5, such as CHAOST2")
     parser.add_argument("--config", metavar="NAME", help="a file of configs/ that changes the dataset table or n_sv")
@@ -72,6 +75,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
+    """Return the whole number that an option gives, or raise ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number of at least 1")
     return int(text)
@@ -99,7 +103,8 @@ def plan(options: argparse.Namespace) -> list[Task]:
             for case, image in images.items() if case in (options.cases or images)]
 
 
-def method(options: argparse.Namespace, config: Mapping, spec: DatasetSpec) -> tuple[str, str, dict[str, object]]:
+def method(options: argparse.Namespace, config: Mapping, spec: DatasetSpec) -> tuple[str, str, dict[str, Any]]:
+    """Return the kind of map, the pattern of its files, and the parameters that the options ask for."""
     if options.superpixels:
         return "superpixels", SUPERPIXELS, {
             "algorithm": "felzenszwalb 2d of scikit-image", "sigma": SIGMA_PX, "min_size": options.min_size or 400,
@@ -110,12 +115,14 @@ def method(options: argparse.Namespace, config: Mapping, spec: DatasetSpec) -> t
 
 
 def default_min_size(options: argparse.Namespace, config: Mapping) -> int:
+    """Return n_sv of the dataset's first named config, or of `config` if there is none or --config names a file."""
     experiments = [] if options.config else named_configs().values()
     own = [named["n_sv"] for named in experiments if named.get("dataset") == options.dataset and "n_sv" in named]
     return [*own, config["n_sv"]][0]
 
 
 def read_record(path: Path) -> dict[str, dict]:
+    """Return the record: an entry by case. It is empty if there is none. Raises InputError if it is damaged."""
     try:
         return read_json(path) if os.path.lexists(path) else {}
     except InputError as error:
@@ -123,20 +130,20 @@ def read_record(path: Path) -> dict[str, dict]:
 
 
 def state(task: Task, entry: Mapping | None) -> str:
-    """Return "to do", "done", or "foreign" for a map that is there without a record and was not made here."""
+    """Return "to do", "done", or "foreign" for a map that has no record and was not made here."""
     if not os.path.lexists(task.output):
         return "to do"
-    if entry is None:      # after an interruption there may be a map that is not yet in the record
+    if entry is None:      # after an interruption a map may not be in the record yet
         return "to do" if is_made(task.output, made_in(task.output.parent)) else "foreign"
     wanted = {**task.parameters, "image_sha256": sha256(task.image)}
     return "done" if wanted.items() <= entry.items() else "to do"
 
 
-def generate(task: Task) -> dict[str, object]:
+def generate(task: Task) -> dict[str, Any]:
     """Write a case's map and return its entry in the record.
 
     Raises:
-        InputError: the image cannot be read or does not suit the method.
+        InputError: the image cannot be read, or the method does not accept it.
     """
     image = read_array(task.image)
     # Headers keep spacing in single precision: 7.7 mm reads as 7.6999998.
@@ -155,21 +162,27 @@ def generate(task: Task) -> dict[str, object]:
 
 
 def add_to_record(task: Task, entry: Mapping[str, object]) -> None:
+    """Add a case's entry to the record."""
     write_text(json.dumps({**read_record(task.record), task.case: entry}, indent=2) + "\n", task.record)
 
 
 def expect_writable(tasks: Sequence[Task], overwrite: bool) -> None:
-    """Raise InputError when a map that is going to be written may not be: see `util.base.guard.claim`."""
+    """Raise InputError if a map to be written may not be overwritten, as `util.base.guard.claim` explains."""
     images = [task.image for task in tasks]
-    expect_apart([task.record for task in tasks], images)       # what is in it stays
+    expect_apart([task.record for task in tasks], images)       # its content is kept
     claim([task.output for task in tasks], images, overwrite=overwrite)
 
 
-def generate_all(tasks: list[Task], jobs: int) -> int:
+def processes(n: int) -> Executor:
+    """Return a pool of `n` processes, each started anew."""
+    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"))
+
+
+def generate_all(tasks: list[Task], jobs: int, pool: Callable[[int], Executor] = processes) -> int:
     """Work through the tasks in `jobs` processes and return how many failed; each of these is named on stderr."""
     n_failed = 0
-    with ProcessPoolExecutor(min(jobs, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(generate, task): task for task in tasks}
+    with pool(min(jobs, len(tasks))) as workers:
+        futures = {workers.submit(generate, task): task for task in tasks}
         for future in tqdm(as_completed(futures), total=len(tasks), unit="case"):
             try:
                 add_to_record(futures[future], future.result())
@@ -179,7 +192,8 @@ def generate_all(tasks: list[Task], jobs: int) -> int:
     return n_failed
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, pool: Callable[[int], Executor] = processes) -> int:
+    """Run the command, its cases in what `pool` makes of their number. Returns the exit status."""
     options = parse_arguments(arguments)
     try:
         tasks = plan(options)
@@ -195,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     if n_foreign := states.count("foreign"):
         print(f"{folder}: left {n_foreign} map(s) as they are, since {tasks[0].record.name} does not list them "
               "(published ones, say); --output generates elsewhere")
-    return 1 if waiting and generate_all(waiting, options.jobs) else 0
+    return 1 if waiting and generate_all(waiting, options.jobs, pool) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""2D superpixels, slice by slice: the pseudo-labels that SSL-ALPNet trains on (Ouyang et al. 2020)."""
+"""2D superpixels, slice by slice: the pseudo-labels for training SSL-ALPNet (Ouyang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SIGMA_PX = 1
 def generate_superpixels(image: np.ndarray, min_size: int = 400, foreground_threshold: float = 50) -> np.ndarray:
     """Cut each slice into superpixels with scikit-image's `felzenszwalb`, and remove the background.
 
-    Scikit-image's sort leaves the order of equal costs to the NumPy build, so another one may give other superpixels.
+    In scikit-image the order of equal costs depends on the NumPy build, so another build may give other superpixels.
 
     Args:
-        image: (D, H, W) finite intensities, used as they are.
+        image: (D, H, W) finite intensities, which are not scaled.
         min_size: pixels of the smallest superpixel before the background is removed.
-        foreground_threshold: the body is the largest 8-connected component of higher intensity, its holes filled; 50 is
-            meant for CHAOS.
+        foreground_threshold: the body is the largest 8-connected component of higher intensity, with holes filled. 50 is for
+            CHAOS.
     Returns:
-        int32 (D, H, W). Numbers 1, 2, … start anew in each slice; 0 is background. A slice without body is all 0.
+        int32 (D, H, W). Numbers 1, 2, … restart in each slice. 0 is background. A slice without a body is all 0.
     Raises:
         ValueError: the image has not three axes or holds NaN or infinity.
     """

@@ -1,16 +1,17 @@
-"""Times the published procedure, written plainly (tests/reference/qnet.py), and ours, in the same run.
+"""Time the published procedure, written plainly (tests/reference/qnet.py), and ours, in the same run.
 
     python scripts/checks/benchmark.py                         # every part, ResNet-101, 256×256: about an hour on two cores
     python scripts/checks/benchmark.py head load --json out.json
-    python scripts/checks/benchmark.py all --quick             # small encoder: minutes, to see that everything runs
+    python scripts/checks/benchmark.py all --quick             # small encoder: minutes, a test that everything runs
     python scripts/checks/benchmark.py evaluate --data-dir data/CHAOST2
 
-Where bf16 is slower than float32 (util/base/device.py: bf16_is_fast) its parts are left out, which is said.
-Each part alternates plain and ours after a warm-up, takes medians, checks that both give the same numbers, and states the ratio.
-The plain evaluation and training step run with the C library's memory management as it is by itself, ours with what
-`util/base/device.py` sets.
-Evaluation uses fold 0 of CHAOST2 where --data-dir has it, and phantom volumes of the same size otherwise. The plain evaluation is
-timed on slices spread evenly over the fold and scaled to all of them: each costs the same, and all would take hours.
+Each part alternates plain and ours after a warm-up, takes medians, checks that both give the same numbers, and prints the ratio.
+The plain evaluation and training step run with the C library's default memory management, ours with the settings of
+`util/base/device.py`.
+Evaluation uses fold 0 of CHAOST2 in --data-dir, or phantom volumes of the same size. The plain evaluation is timed on slices
+spread evenly over the fold and scaled to all of them. Each costs the same, and all would take hours.
+
+bf16 is left out, with a line, where it is slower than float32 (`bf16_is_fast` of util/base/device.py).
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.phantom import VERSION, generate_phantom
 from data.supervoxels.felzenszwalb import segment_volume
-from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.datasets import Case, DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, TrainingVolume
 from dataloaders.folds import fold_positions, parts
 from dataloaders.volumes import Volume, read_image, read_supervoxels, read_volume
-from models.encoder import Features, build_encoder
+from models.encoder import DUAL_PATH_CHANNELS, Features, build_encoder
 from models.qnet import QNet
 from tests.reference import qnet as reference
 from tests.reference import supervoxels as reference_supervoxels
@@ -76,16 +77,17 @@ ALPHA = (0.9, 0.1)
 
 @dataclass
 class Result:
-    """Medians in seconds of the same work, and whether both gave the same numbers; `note` says what was compared."""
+    """Median seconds of the same work, and whether both gave the same numbers. `note` says what was compared."""
 
     plain_seconds: float
     ours_seconds: float
     agree: bool
     note: str
-    limit_seconds: float | None = None    # what the encoder's arithmetic takes at the machine's rate
+    limit_seconds: float | None = None    # of the encoder's arithmetic at the machine's rate
 
     @property
     def ratio(self) -> float:
+        """How many times faster ours is."""
         return self.plain_seconds / self.ours_seconds
 
 
@@ -104,7 +106,7 @@ class Bench:
         """The name of each training step that is timed, and whether it is in bf16."""
         return {"train_step": False} | ({"train_step_bf16": True} if self.bf16 else {})
 
-    def _cases(self, data_dir: Path | None, folder: Path):
+    def _cases(self, data_dir: Path | None, folder: Path) -> tuple[DatasetSpec, list[Case]]:
         name, n_sv = ("CHAOST2", 5000) if data_dir else ("PHANTOM", 1000)
         if data_dir is None:
             size = {"cases": 6, "size": 96, "slices": 12} if self.quick else {"cases": 20, "size": 256, "slices": 36}
@@ -115,9 +117,10 @@ class Bench:
         return spec, find_cases(spec, data_dir, n_sv)
 
     def model(self, bf16: bool = False) -> QNet:
-        """The same random weights each time, with a threshold that leaves part of the image as foreground."""
+        """Return a model with the same random weights each time. Its threshold leaves part of the image as foreground."""
         torch.manual_seed(0)
         model = QNet(build_encoder(self.encoder, bf16), ALPHA).to(self.device).eval()
+        assert model.encoder.reduce1d is not None
         with torch.no_grad():
             model.encoder.reduce1d.weight.mul_(0.02)
             model.encoder.reduce1d.bias.fill_(-18)
@@ -127,13 +130,14 @@ class Bench:
         """Return the volumes of fold 0."""
         return [read_volume(self.cases[k], self.spec) for k in fold_positions(len(self.cases), self.spec.n_folds, 0)]
 
-    def encoder_flops(self, shape: tuple[int, int]) -> int:
+    def encoder_flops(self, shape: tuple[int, ...]) -> int:
+        """Return the floating-point operations of encoding one slice of shape (H, W)."""
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             self.model().encode(torch.zeros(1, 3, *shape, device=self.device))
         return counter.get_total_flops()
 
     def rate(self, dtype: torch.dtype = torch.float32) -> float:
-        """Floating-point operations per second of a large matrix product or a convolution, whichever has more."""
+        """Return the floating-point operations per second of a large matrix product or a convolution, whichever has more."""
         side, n_images, repeats = (512, 1, 3) if self.quick else (2048, 4, 15)
         matrix = torch.randn(side, side, device=self.device).to(dtype)
         images, weights = (torch.randn(size, device=self.device).to(dtype, memory_format=torch.channels_last)
@@ -151,7 +155,7 @@ class Bench:
         return f"{rates}\nleft out: evaluate_bf16, train_step_bf16; {self.device} is slower in bf16 than in float32"
 
     def alternate(self, *functions: Callable[[], object], repeats: int = 5) -> list[float]:
-        """Median seconds of each function, called in turn after a warm-up."""
+        """Return the median seconds of each function. They are called in turn after a warm-up."""
         times: list[list[float]] = [[] for _ in functions]
         for function in functions:
             function()
@@ -175,7 +179,7 @@ class Bench:
 
 @contextmanager
 def freed_memory_handed_back() -> Iterator[None]:
-    """What the C library does by itself, for the plain procedure; the values are those that glibc comes to with large arrays."""
+    """Restore the C library's defaults for the plain procedure. The values are those that glibc reaches with large arrays."""
     if mallopt({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 0}):
         ctypes.CDLL(None).malloc_trim(0)
     try:
@@ -185,7 +189,7 @@ def freed_memory_handed_back() -> Iterator[None]:
 
 
 def evaluate(bench: Bench) -> dict[str, Result]:
-    """One fold, 4 classes, with one support and with every case as the support, float32 and bf16."""
+    """Evaluate one fold, 4 classes, with one support and with every case as the support, in float32 and bf16."""
     volumes = bench.fold()
     every = [(support, [query for query in volumes if query is not support]) for support in volumes]
     one = every[min(2, len(every) - 1):][:1]
@@ -267,7 +271,7 @@ def _mean_dice(predictions: list, label: int) -> float:
 
 
 def peak_megabytes(bench: Bench, procedure: str) -> float:
-    """Segment one query volume by one procedure (a few of its slices, for the plain one) and return the process's peak memory."""
+    """Return the peak memory in MB of segmenting one query volume by one procedure (the plain one: a few of its slices)."""
     volumes = bench.fold()[:2]
     if procedure == "ours":
         task = Task(volumes[1], (volumes[0],), tuple(LABELS))
@@ -275,19 +279,19 @@ def peak_megabytes(bench: Bench, procedure: str) -> float:
     else:
         model = bench.model()
         with freed_memory_handed_back():
-            for part in parts(volumes[0].label_map, volumes[1].label_map, LABELS[0], 3):
-                support_mask = volumes[0].label_map[part.support_slice] == LABELS[0]
+            for part in parts(volumes[0].labels, volumes[1].labels, LABELS[0], 3):
+                support_mask = volumes[0].labels[part.support_slice] == LABELS[0]
                 query = volumes[1].image[part.query_slices[0]]
                 reference.segment_slice(model, volumes[0].image[part.support_slice], support_mask, query)
     if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # getrusage would give the peak of the process that started this one, where that is larger
+    # getrusage would give the peak of the parent process if that is larger
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 def memory(bench: Bench) -> str:
-    """Peak memory of evaluation by either procedure, each in a process of its own."""
+    """Return a line with the peak memory of evaluation by each procedure, measured in its own process."""
     def child(procedure: str) -> float:
         arguments = ["--encoder", bench.encoder, "--device", str(bench.device), "--data-dir", str(bench.data_dir),
                      "--peak-of", procedure]
@@ -299,7 +303,7 @@ def memory(bench: Bench) -> str:
 
 
 def scaling(bench: Bench) -> str:
-    """Seconds of ours for more slices, and for more classes and supports over the same slices."""
+    """Return a table of the seconds of ours for more slices, and for more classes and supports on the same slices."""
     volumes, model, rows = bench.fold()[:3], bench.model(), []
     for n_slices in (1, 2, 4):
         cropped = [_middle(volume, n_slices) for volume in volumes]
@@ -313,18 +317,18 @@ def scaling(bench: Bench) -> str:
 
 
 def _middle(volume: Volume, n_slices: int) -> Volume:
-    """Some slices from the middle of a volume, in which every class is drawn as a square if it is not there."""
+    """Return slices from the middle of a volume, with every class drawn as a square."""
     start = (len(volume.image) - n_slices) // 2
-    label_map = volume.label_map[start:start + n_slices].copy()
+    label_map = volume.labels[start:start + n_slices].copy()
     for label in LABELS:
         label_map[:, 8 * label:8 * label + 6, 8:14] = label
     return Volume(volume.name, volume.image[start:start + n_slices], label_map, volume.spacing_mm)
 
 
 def head(bench: Bench) -> dict[str, Result]:
-    """Refine and segment 8 slices, given their features."""
+    """Refine and segment 8 slices from their features."""
     size = 96 if bench.quick else 256
-    channels = build_encoder(bench.encoder).reduce1.out_channels
+    channels = DUAL_PATH_CHANNELS[bench.encoder]
     torch.manual_seed(0)
     maps = tuple(torch.randn(8, channels, size // stride, size // stride, device=bench.device) for stride in (4, 8))
     query = Features(maps, torch.full((8, 1), -1.0, device=bench.device), (size, size))
@@ -338,7 +342,7 @@ def head(bench: Bench) -> dict[str, Result]:
 
 
 def train(bench: Bench) -> dict[str, Result]:
-    """One optimiser step, given an episode."""
+    """Make one optimiser step on an episode."""
     size = 96 if bench.quick else 256
     volumes = training_volumes(bench)
     episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0), 1)))
@@ -364,7 +368,7 @@ def train(bench: Bench) -> dict[str, Result]:
 
 
 def _alternate_steps(bench: Bench, plain: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of a training step by either, each after a step that is not timed."""
+    """Return the median seconds of a training step, plain and ours, each after a step that is not timed."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(3):
         with freed_memory_handed_back():
@@ -376,9 +380,9 @@ def _alternate_steps(bench: Bench, plain: Callable[[], object], ours: Callable[[
 
 
 def loss_curves(bench: Bench, volumes: list[TrainingVolume], n_steps: int = 200) -> dict[str, list[float]]:
-    """Losses of the small encoder on the same episodes, every second pixel of them.
+    """Return the losses of the small encoder on the same episodes, at every second pixel.
 
-    "plain from …" starts from weights that differ by a few parts in a million: what rounding alone does to a curve.
+    "plain from …" starts from weights that differ by a few parts in a million. It shows the effect of rounding alone.
     """
     bench = copy.copy(bench)
     bench.encoder = "small"
@@ -398,7 +402,7 @@ def loss_curves(bench: Bench, volumes: list[TrainingVolume], n_steps: int = 200)
 
 
 def curve_gap(a: list[float], b: list[float], n_steps: int = 50) -> float:
-    """Largest relative difference of the means over `n_steps` steps, the first such stretch left out."""
+    """Return the largest relative difference of the means over stretches of `n_steps` steps, without the first stretch."""
     means = np.reshape(a, (-1, n_steps)).mean(axis=1), np.reshape(b, (-1, n_steps)).mean(axis=1)
     return float(np.abs(means[1] / means[0] - 1)[1:].max())
 
@@ -408,7 +412,7 @@ def _plain_loss(model: QNet, episode: Episode) -> torch.Tensor:
 
 
 def _our_loss(model: QNet, episode: Episode) -> torch.Tensor:
-    return sum(model.episode_losses(episode).values())
+    return functools.reduce(torch.add, model.episode_losses(episode).values())
 
 
 def _trainer(model: QNet, loss_of: Callable[[QNet, Episode], torch.Tensor]) -> Callable[[Episode], float]:
@@ -426,6 +430,7 @@ def _trainer(model: QNet, loss_of: Callable[[QNet, Episode], torch.Tensor]) -> C
 
 
 def training_volumes(bench: Bench) -> list[TrainingVolume]:
+    """Return the volumes outside fold 0."""
     held_out = fold_positions(len(bench.cases), bench.spec.n_folds, 0)
     volumes = []
     for position, case in enumerate(bench.cases):
@@ -437,9 +442,9 @@ def training_volumes(bench: Bench) -> list[TrainingVolume]:
 
 
 def load(bench: Bench) -> dict[str, Result]:
-    """One training episode in one process, of a row of them: the plain procedure draws by trial, so episodes differ in cost.
+    """Load a training episode in one process, as the mean of a row: the plain procedure draws by trial, so costs vary.
 
-    Both share the augmentation's code, so that is not what differs.
+    Both use the same code for augmentation, so that makes no difference.
     """
     volumes = training_volumes(bench)
     dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0), 5 if bench.quick else 40
@@ -457,12 +462,12 @@ def load(bench: Bench) -> dict[str, Result]:
     return {"load": Result(plain, ours, bool(gap < 4), note)}
 
 
-def _areas(draw: Callable[[int], object], n: int) -> list[float]:
+def _areas(draw: Callable[[int], Episode], n: int) -> list[float]:
     return [draw(k).query_masks.sum().item() for k in range(n)]
 
 
 def supervoxels(bench: Bench) -> dict[str, Result]:
-    """Segments of one volume: all edges in arrays and one sort, against ours."""
+    """Segment one volume: with all edges in arrays and one sort, and with ours."""
     image = read_image(bench.cases[0].image)
     options = ((7.7, 1.25, 1.25), 5000)
     agree = np.array_equal(reference_supervoxels.segment_volume(image, *options), segment_volume(image, *options))
@@ -472,6 +477,7 @@ def supervoxels(bench: Bench) -> dict[str, Result]:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     functions = {"evaluate": evaluate, "train": train, "head": head, "load": load, "supervoxels": supervoxels}
     parser.add_argument("parts", nargs="*", metavar="part", default=["all"], help=f"{', '.join(functions)} or all (default)")

@@ -1,9 +1,9 @@
-"""Checks the imports of every file against the rooms that it may use, and draws them into docs/architecture.md.
+"""Check the imports of every file against the rooms that it may use, and draw them in docs/architecture.md.
 
-    python scripts/checks/imports.py            # names every wrong arrow; exit status 1 where there is one
-    python scripts/checks/imports.py --draw     # also makes the diagram of docs/architecture.md anew
+    python scripts/checks/imports.py            # names every wrong arrow; exit status 1 if there is one
+    python scripts/checks/imports.py --draw     # also draws the diagram of docs/architecture.md again
 
-`ARROWS` is the architecture: a room may import itself and the rooms that its line names, and nothing else of the project.
+`ARROWS` is the architecture: a room may import itself and the rooms in its line, and nothing else of the project.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ARROWS: Mapping[str, set[str]] = {
     "entry points": UTIL,
     "scripts": UTIL | {"data"},
     "scripts.tables": UTIL | {"data", "scripts"},
-    "scripts.checks": UTIL | {"data", "scripts", "tests"},     # speed and robustness are measured with what the tests have
+    "scripts.checks": UTIL | {"data", "scripts", "tests"},     # measures speed and robustness with the data of the tests
     "tests": UTIL | {"data", "scripts", "scripts.tables", "scripts.checks", "entry points"},
 }
 ENTRY_POINTS = {"train", "test"}
@@ -45,7 +45,7 @@ PAGE, BEGIN, END = ROOT / "docs/architecture.md", "<!-- imports: begin -->", "<!
 
 
 class Import(NamedTuple):
-    """`file` (relative to the root) imports `module`, a dotted name, in a line."""
+    """`file` (relative to the root) imports `module`, a dotted name, at a line."""
 
     file: Path
     line: int
@@ -53,33 +53,37 @@ class Import(NamedTuple):
 
 
 def room_of(module: str) -> str | None:
-    """Return the room of a dotted name; None where it is not of the project."""
+    """Return the room of a dotted name. None if it is not of the project."""
     if module.partition(".")[0] in ENTRY_POINTS:
         return "entry points"
     return max((room for room in ARROWS if f"{module}.".startswith(f"{room}.")), key=len, default=None)
 
 
 def imports_of(path: Path, root: Path) -> Iterator[Import]:
-    """Yield the imports in a file, also those within functions and those for type checkers."""
+    """Yield the imports in a file, including those in functions and those for type checkers."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
             yield from (Import(path.relative_to(root), node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:      # `from util import base` names a room as well
+            for alias in node.names:      # `from util import base` also names a room
                 module = node.module if room_of(f"{node.module}.{alias.name}") == room_of(node.module) \
                     else f"{node.module}.{alias.name}"
                 yield Import(path.relative_to(root), node.lineno, module)
 
 
 def all_imports(root: Path) -> list[Import]:
-    """Return the imports of every Python file of the project, without Python's own modules and packages."""
+    """Return the imports in every Python file of the project, except those of other packages."""
     folders = sorted({room.partition(".")[0] for room in ARROWS if (root / room.partition(".")[0]).is_dir()})
     files = [*root.glob("*.py"), *(path for folder in folders for path in sorted((root / folder).rglob("*.py")))]
     return list(dict.fromkeys(found for path in files for found in imports_of(path, root) if room_of(found.module)))
 
 
 def own_room(file: Path) -> str:
-    """Return the room of a file, whose path is relative to the root."""
+    """Return the room of a file. Its path is relative to the root.
+
+    Raises:
+        ValueError: it is in no room.
+    """
     room = room_of(".".join(file.with_suffix("").parts))
     if room is None:
         raise ValueError(f"{file}: is in no room of ARROWS")
@@ -97,8 +101,8 @@ def wrong_arrows(root: Path) -> list[str]:
 
 
 def diagram(root: Path) -> str:
-    """Return a Mermaid diagram of the rooms; a number is how many files of one import the other."""
-    pairs = {(own_room(file), room_of(module), file) for file, _, module in all_imports(root)}
+    """Return a Mermaid diagram of the rooms. A number counts the files of one room that import the other."""
+    pairs = {(own_room(file), str(room_of(module)), file) for file, _, module in all_imports(root)}
     counts = Counter((room, used) for room, used, _ in pairs if room != used and {room, used} <= set(DRAWN))
     names = {room: f"r{k}" for k, room in enumerate(DRAWN)}
     nodes = [f'    {name}["{room}"]' for room, name in names.items()]
@@ -107,15 +111,16 @@ def diagram(root: Path) -> str:
 
 
 def drawn_page(text: str, root: Path) -> str:
-    """Return the text of docs/architecture.md with its diagram made anew."""
+    """Return the text of docs/architecture.md with its diagram drawn again."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{diagram(root)}\n{END}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help="make the diagram of docs/architecture.md anew")
+    parser.add_argument("--draw", action="store_true", help="draw the diagram of docs/architecture.md again")
     options = parser.parse_args(arguments)
     if options.draw:
         page = drawn_page(PAGE.read_text(encoding="utf-8"), ROOT)

@@ -1,4 +1,4 @@
-"""Kill one of two processes that train together, and compare what torchrun makes of it with an undisturbed training.
+"""Kill one of two processes that train together, and compare the result under torchrun with an undisturbed training.
 
     python scripts/checks/kill_one_process.py with demo     # data/phantom.py has made its data; or any config and options
 """
@@ -24,17 +24,18 @@ WAIT_S = 600
 
 
 def kill_one_process(options: Sequence[str], folder: Path) -> None:
-    """Train undisturbed, with the main process killed, and with the other one killed; each in two processes on the CPU.
+    """Train undisturbed, with the main process killed, and with the other one killed. Each training has two processes on the CPU.
 
     Args:
         options: named configs and options of train.py.
-        folder: for the run folders and the printed lines.
+        folder: of the run folders and the printed lines.
     Raises:
-        RuntimeError: a training did not end, did not go on from a snapshot, or ended in other weights or losses.
+        RuntimeError: a training did not end, did not continue from a snapshot, or ended with other weights or losses.
     """
     undisturbed = _train(options, folder / "undisturbed", victim=None)
     for victim in (0, 1):
         killed = _train(options, folder / f"killed_{victim}", victim)
+        assert undisturbed.history is not None and killed.history is not None      # snapshots of train.py have it
         same = torch.equal(undisturbed.history, killed.history) and all(
             torch.equal(value, killed.model[name]) for name, value in undisturbed.model.items())
         if not same:
@@ -44,7 +45,7 @@ def kill_one_process(options: Sequence[str], folder: Path) -> None:
 
 
 def _train(options: Sequence[str], folder: Path, victim: int | None) -> Snapshot:
-    """Train with torchrun and return the last snapshot; the process of rank `victim` is killed once."""
+    """Train with torchrun. Kill the process of rank `victim` once. Return the last snapshot."""
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1",
                "train.py", "with", *options, "device=cpu", "resume=auto", f"n_steps={N_STEPS}",
@@ -74,7 +75,7 @@ def _wait_for(folder: Path, pattern: str, process: subprocess.Popen) -> None:
 
 
 def _worker(launcher: int, rank: int) -> int:
-    """Return the process of a rank among the children of torchrun (Linux)."""
+    """Return the number of the process of a rank among the children of torchrun (Linux)."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text(encoding="utf-8").split()
     wanted = f"RANK={rank}".encode()
     return next(int(child) for child in children if wanted in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"))

@@ -1,10 +1,10 @@
-"""How much does a prediction depend on how the scans are stored? Support and query are resampled, flipped and turned.
+"""Measure how much a prediction depends on the grids of the scans. Support and query are resampled, flipped and turned.
 
     python scripts/checks/resampling.py runs/…/snapshots/30000.pth image_1.nii.gz label_1.nii.gz image_2.nii.gz
 
-For every spacing and interpolation both scans are resampled, their axes permuted and flipped, and the query is segmented as
-test.py predict does. The table has the Dice, in the patient, between the result and that of the scans as they are. "at best"
-takes the probabilities of the scans as they are on the resampled query's voxels, as from a model that no resampling disturbs.
+For every spacing and interpolation, both scans are resampled and their axes permuted and flipped. Then the query is segmented
+as in test.py predict. The table has the Dice, in the patient, between this result and that of the original scans. "at best"
+puts the probabilities of the original scans on the resampled query's voxels, as if resampling did not disturb the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.resampling import with_geometry
+from dataloaders.itk import with_geometry
 from util.base.errors import InputError
 from util.base.tables import format_table
 from util.predict.predictor import Predictor, Segmentation, join_on_scan
@@ -30,13 +30,13 @@ from util.segment.metrics import dice
 ORIENTATIONS = ("SPR", "IRA")      # of the turned support and query
 INTERPOLATORS = {"linear": sitk.sitkLinear, "spline": sitk.sitkBSpline}
 IN_PLANE = ((1.1, 1.4), (1.4, 1.0))      # x, y in mm, of support and query
-CONDITIONS = (      # interpolation; distance of slices of support and query in mm, None: kept; what stays in its place
+CONDITIONS = (      # interpolation; slice distances of support and query in mm, None: unchanged; the point that keeps its place
     ("linear", None, "middle"), ("spline", (3.5, 3.0), "middle"), ("linear", (3.5, 3.0), "middle"),
     ("spline", (5.0, 6.0), "middle"), ("linear", (5.0, 6.0), "middle"), ("linear", (5.0, 6.0), "first voxel"))
 
 
 def resample(image: sitk.Image, spacing_mm: Sequence[float], interpolator: int, kept: str) -> sitk.Image:
-    """Return the scan on voxels of another size; its "middle" or its "first voxel" stays where it is in the patient."""
+    """Return the scan on voxels of another size, (x, y, z). Its "middle" or "first voxel" keeps its place in the patient."""
     size = [math.ceil(n * old / new) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing_mm, strict=True)]
     origin = np.array(image.GetOrigin())
     if kept == "middle":
@@ -46,7 +46,7 @@ def resample(image: sitk.Image, spacing_mm: Sequence[float], interpolator: int, 
 
 
 def overlaps(reference: sitk.Image, other: sitk.Image, labels: Sequence[int]) -> list[float]:
-    """Return each label's Dice on the voxels of the reference, the other label map's nearest voxel taken."""
+    """Return each label's Dice on the voxels of the reference. The other label map is resampled by the nearest voxel."""
     moved = sitk.GetArrayFromImage(sitk.Resample(other, reference, sitk.Transform(), sitk.sitkNearestNeighbor))
     return [dice(sitk.GetArrayFromImage(reference) == label, moved == label) for label in labels]
 
@@ -56,6 +56,9 @@ def check(snapshot_path: Path, support: Path, support_label: Path, query: Path, 
     """Return the names of the labels, and for every condition [*condition, *Dice, *Dice at best].
 
     Args:
+        snapshot_path: of train.py.
+        support, support_label, query: NIfTI files.
+        conditions: as CONDITIONS.
         options: of configs/base.json5, such as device or augment.
     Raises:
         InputError: a file is missing or damaged.
@@ -83,7 +86,7 @@ def check(snapshot_path: Path, support: Path, support_label: Path, query: Path, 
 
 
 def turn(path: Path, what: str, condition: tuple, folder: Path) -> Path:
-    """Write the scan ("support", "support_label" or "query") resampled and turned into the folder."""
+    """Write the scan `what` ("support", "support_label" or "query"), resampled and turned, to the folder. Return its path."""
     interpolation, slices_mm, kept = condition
     is_label, is_query = what == "support_label", what == "query"
     image = sitk.ReadImage(path)
@@ -95,6 +98,7 @@ def turn(path: Path, what: str, condition: tuple, folder: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, text in (("snapshot", "of train.py"), ("support", "outlined scan, NIfTI"), ("support_label", "its labels"),
                        ("query", "scan to outline, NIfTI")):

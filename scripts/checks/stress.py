@@ -1,10 +1,10 @@
-"""Try to lose something: kills at random moments, full disks, damaged files. Exit status 0 only when all held.
+"""Try to lose something: kills at random moments, full disks, damaged files. Exit status 0 only if all parts held.
 
-    python scripts/checks/stress.py                    # everything; docs/reliability.md has what it printed
+    python scripts/checks/stress.py                    # everything; docs/reliability.md shows its output
     python scripts/checks/stress.py --quick            # fewer kills and inputs
     python scripts/checks/stress.py kills --seed 7     # one part, with the random numbers of an earlier run
 
-Trainings are those of train.py on small made-up volumes, each in a process of its own, forked from this one.
+Trainings are those of train.py on small synthetic volumes. Each runs in its own process, forked from this one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from scripts.checks.kill_one_process import kill_one_process
-from tests.conftest import TINY, entry_point, run, write_toy_data
+from tests.programs import TINY, entry_point, run
+from tests.toy import write_toy_data
 from util.base.progress import progress
 from util.run.folders import newest_run
 from util.training.snapshots import Snapshot, newest_readable
@@ -36,14 +38,14 @@ RUNS = "QNet_train_CHAOST2_cv0"
 
 
 class Stress:
-    """What the parts share: random numbers, a folder with data in it, and how much is to be done."""
+    """What the parts share: random numbers, a folder with data, and the amount of work."""
 
     def __init__(self, folder: Path, seed: int, quick: bool):
         self.folder, self.seed, self.quick, self.rng = folder, seed, quick, random.Random(seed)
         self.data = write_toy_data(folder / "data")
 
     def start(self, log_dir: Path, **options: object) -> int:
-        """Start a training in a process of its own, with its output in a file beside the run folders; return its number."""
+        """Start a training in its own process, with its output in a file beside the run folders. Return the process number."""
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
@@ -63,13 +65,15 @@ class Stress:
         return pid
 
     def train(self, log_dir: Path, **options: object) -> int:
-        """Train to the end in a process of its own; return its exit status."""
+        """Train to the end in its own process. Return its exit status."""
         return os.waitstatus_to_exitcode(os.waitpid(self.start(log_dir, **options), 0)[1])
 
 
 def kills(stress: Stress) -> list[str]:
-    """SIGKILL at random moments, with 0, 1 and 4 loader workers; weights, losses and log are those of an undisturbed run."""
-    failures, total, moments = [], 9 if stress.quick else 51, []
+    """SIGKILL at random moments, with 0, 1 and 4 loader workers. Weights, losses and log equal those of an undisturbed run."""
+    failures: list[str] = []
+    moments: list[int] = []
+    total = 9 if stress.quick else 51
     with progress(total=total, desc="kills", unit="kill") as bar:
         for n_workers in (0, 1, 4):
             whole, killed = stress.folder / f"whole_{n_workers}", stress.folder / f"killed_{n_workers}"
@@ -95,8 +99,8 @@ def kills(stress: Stress) -> list[str]:
 
 
 def _kill_until_done(stress: Stress, log_dir: Path, n_workers: int, duration: float, at_most: int, moments: list[int],
-                     bar: object) -> tuple[int, int]:
-    """Start one training again and again, and kill it, until it is done; return the number of kills and its exit status."""
+                     bar: Any) -> tuple[int, int]:
+    """Start one training again and again and kill it, until it is done. Return the number of kills and its exit status."""
     n_kills = 0
     while True:
         pid = stress.start(log_dir, num_workers=n_workers)
@@ -111,10 +115,12 @@ def _kill_until_done(stress: Stress, log_dir: Path, n_workers: int, duration: fl
                 continue
         else:
             return n_kills, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return n_kills, 0 if _last(log_dir).step == OPTIONS["n_steps"] else 1
+        last = _last(log_dir)
+        return n_kills, 0 if last is not None and last.step == OPTIONS["n_steps"] else 1
 
 
 def read(output: Path) -> str:
+    """Return the output of a training."""
     return output.read_text(encoding="utf-8", errors="replace")
 
 
@@ -123,22 +129,23 @@ def _last(log_dir: Path) -> Snapshot | None:
 
 
 def differences(first: Path, second: Path) -> Iterator[str]:
-    """Compare the last snapshots of two trainings, bit for bit."""
+    """Yield the differences of the last snapshots of two trainings, compared bit for bit."""
     a, b = _last(first), _last(second)
     if a is None or b is None or not a.step == b.step == OPTIONS["n_steps"]:
         yield f"last snapshots {a and a.step} and {b and b.step}"
         return
     yield from (f"tensor {name} differs" for name in a.model if not torch.equal(a.model[name], b.model[name]))
-    if not torch.equal(a.history, b.history):
+    if a.history is None or b.history is None or not torch.equal(a.history, b.history):
         yield "losses differ"
-    if a.log != b.log or not all(torch.equal(x["momentum_buffer"], y["momentum_buffer"]) for x, y in zip(
-            a.optimizer["state"].values(), b.optimizer["state"].values(), strict=True)):
+    if a.log != b.log or a.optimizer is None or b.optimizer is None or not all(
+            torch.equal(x["momentum_buffer"], y["momentum_buffer"]) for x, y in zip(
+                a.optimizer["state"].values(), b.optimizer["state"].values(), strict=True)):
         yield "log or optimiser differs"
 
 
 @contextmanager
 def small_disk(folder: Path, size_mb: int) -> Iterator[Path | None]:
-    """Yield a file system of that size, or None where none may be mounted (only root may)."""
+    """Yield a file system of that size, or None without the right to mount one (only root has it)."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)], capture_output=True)
     try:
@@ -149,8 +156,9 @@ def small_disk(folder: Path, size_mb: int) -> Iterator[Path | None]:
 
 
 def full_disk(stress: Stress) -> list[str]:
-    """A disk that fills up: one line says so, the snapshots before it stay, no part of one is left, and freeing it goes on."""
-    failures, whole = [], stress.folder / "whole_disk"
+    """Fill the disk: one line says so, earlier snapshots stay, no part of one is left, and training continues with room."""
+    failures: list[str] = []
+    whole = stress.folder / "whole_disk"
     stress.train(whole)
     with small_disk(stress.folder / "small", 40) as disk:
         if disk is None:
@@ -181,7 +189,7 @@ def _limited_files(stress: Stress, whole: Path) -> list[str]:
 
 
 def _after_no_space(log_dir: Path, status: int, message: str) -> list[str]:
-    """Check what a training left that could not write a snapshot."""
+    """Check the files and output of a training that could not write a snapshot."""
     lines = [line for line in read(log_dir / "output.txt").splitlines() if line.startswith("SystemExit: error:")]
     left = [path.name for path in log_dir.rglob(".partial-*")]
     last = _last(log_dir)
@@ -196,9 +204,10 @@ def _after_no_space(log_dir: Path, status: int, message: str) -> list[str]:
 
 
 def fuzz(stress: Stress) -> list[str]:
-    """Damaged configs, scans and checkpoints: each is refused with one line, or read right."""
+    """Damage configs, scans and checkpoints: each is refused with one line, or read correctly."""
     from tests import fuzzing
-    n, failures = 100 if stress.quick else 7000, []
+    failures: list[str] = []
+    n = 100 if stress.quick else 7000
     for name in ("fuzz_config", "fuzz_nifti", "fuzz_checkpoint"):
         found = getattr(fuzzing, name)(n, stress.seed)
         print(f"{name}: {n} inputs, {len(found)} failures")
@@ -207,7 +216,7 @@ def fuzz(stress: Stress) -> list[str]:
 
 
 def distributed(stress: Stress) -> list[str]:
-    """Two processes that train together, of which one is killed."""
+    """Kill one of two processes that train together."""
     options = {**TINY, "path.CHAOST2.data_dir": stress.data}
     try:
         kill_one_process([f"{key}={value}" for key, value in options.items()], stress.folder)
@@ -221,6 +230,7 @@ PARTS: dict[str, Callable[[Stress], list[str]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all of them unless given")
     parser.add_argument("--quick", action="store_true", help="a few kills and inputs, minutes in all")

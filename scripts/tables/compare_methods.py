@@ -1,10 +1,10 @@
-"""Train and evaluate all methods alike, trained and untrained, and compare them.
+"""Train all methods in the same way, evaluate them trained and untrained, and compare them.
 
     python scripts/tables/compare_methods.py demo
     python scripts/tables/compare_methods.py chaost2_setting1 --options encoder=small pretrained=none n_steps=400 supp_idx=all
 
-The options hold for all methods, and what the experiment says goes before the method's own config. Superpixels that are not
-in the data folder are made in a temporary one.
+The options apply to all methods. The experiment overrides the method's own config. If the data folder lacks superpixels, they
+are made in a temporary one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from util.training.snapshots import newest_snapshot
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="a named config, such as demo or chaost2_setting1")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="default: all")
@@ -39,7 +40,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def data_with_superpixels(dataset: str, data_dir: Path, n_sp: int) -> Iterator[Path]:
-    """Yield the data folder, or where it lacks superpixels a temporary one that links to it and has them."""
+    """Yield the data folder, or if it lacks superpixels a temporary one with superpixels and links to the rest."""
     if (data_dir / f"superpixels_{n_sp}").is_dir():
         yield data_dir
         return
@@ -54,7 +55,7 @@ def data_with_superpixels(dataset: str, data_dir: Path, n_sp: int) -> Iterator[P
 
 
 def train_and_test(model: str, experiment: str, options: list[str], config: dict) -> list[Path]:
-    """Return the run folders of the evaluations, untrained and trained."""
+    """Train a method, evaluate it untrained and trained, and return the run folders of the evaluations."""
     config = {**config, "model": model}
     named = [model] if model in named_configs() else []
     arguments = ["with", *named, experiment, f"model={model}", *options]
@@ -67,6 +68,7 @@ def train_and_test(model: str, experiment: str, options: list[str], config: dict
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     options = parse_arguments(arguments)
     given = dict(option.split("=", 1) for option in options.options if "=" in option)
     output = (options.output or Path(f"runs/compare_{options.experiment}")).resolve()

@@ -3,7 +3,7 @@
     python scripts/tables/report_pictures.py runs/QNet_test_CHAOST2_cv4/1/report.html docs/images
 
 The viewer shows the query and support whose Dice over the whole volume, mean of the classes, is the median.
-Chromium and chromedriver have to be installed (Debian: apt-get install chromium chromium-driver).
+Chromium and chromedriver must be installed (Debian: apt-get install chromium chromium-driver).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MEDIAN_CASE = """
 
 
 def open_report(report: Path, width: int = 1200, height: int = 1600) -> webdriver.Chrome:
-    """Return a headless Chromium that has opened the report; whoever calls quits it.
+    """Return a headless Chromium that has opened the report. The caller quits it.
 
     Raises:
-        InputError: there is no Chromium with chromedriver, or no such file.
+        InputError: Chromium or chromedriver is not installed, or the report is missing.
     """
     if CHROMIUM is None or CHROMEDRIVER is None:
         raise InputError("chromium, chromedriver: not installed; Debian: apt-get install chromium chromium-driver")
@@ -53,7 +53,7 @@ def open_report(report: Path, width: int = 1200, height: int = 1600) -> webdrive
 
 
 def take_pictures(browser: webdriver.Chrome, folder: Path) -> list[Path]:
-    """Write report_{classes,plots,outlines,probability}.png of an open report, and return their paths."""
+    """Write report_{classes,plots,outlines,probability}.png of an open report. Return their paths."""
     def picture(name: str, element: str) -> Path:
         shown = browser.find_element("id", element)
         browser.execute_script("arguments[0].scrollIntoView()", shown)
@@ -75,6 +75,7 @@ def take_pictures(browser: webdriver.Chrome, folder: Path) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path, help="report.html in the run folder of an evaluation with whole volumes")
     parser.add_argument("output", type=Path, help="folder for the pictures")

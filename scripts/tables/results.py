@@ -3,7 +3,7 @@
     python scripts/tables/results.py --data-dir data/CHAOST2                 # about three hours of processor time
     python scripts/tables/results.py --folds 0 --no-tables                   # part of it; run again for the rest
 
-What is finished already is kept. Tables and pictures go to <output>/tables.
+Finished runs are kept. Tables and pictures are in <output>/tables.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from util.run.folders import call
 from util.training.snapshots import read_snapshot
 
 CONFIG = "chaost2_setting1_scratch"
-N_STEPS, SHORT = 2000, 500            # steps of the reported trainings, and of those for the ablations
+N_STEPS, SHORT = 2000, 500            # steps of the reported trainings, and of the ablations
 CURVE = (500, 1000, 1500, 2000)
-ABLATION_FOLDS = (0, 1)               # also those of the learning curve
-CHOSEN_ON = 4                         # the fold that the recipe was chosen on
+ABLATION_FOLDS = (0, 1)               # also of the learning curve
+CHOSEN_ON = 4                         # the recipe was chosen on this fold
 
 
 class Training(NamedTuple):
+    """A training by train.py: name of its folder, options, number of steps."""
+
     name: str
     options: tuple[str, ...] = ()
     n_steps: int = SHORT
 
 
 class Evaluation(NamedTuple):
-    """`training` None: the network as initialised."""
+    """An evaluation by test.py of a training's snapshot. `training` None: the untrained network."""
 
     name: str
     training: Training | None
@@ -53,7 +55,7 @@ class Evaluation(NamedTuple):
 
 MAIN = Training("trained", n_steps=N_STEPS)
 LEARNED = Training("learned threshold", ("threshold=learned",))
-FINE, COARSE = Training("fine path", ("paths=fine",)), Training("coarse path", ("paths=coarse",))
+FINE, COARSE = Training("fine path", ("encoder_paths=fine",)), Training("coarse path", ("encoder_paths=coarse",))
 
 REPORTED = [
     Evaluation("untrained", None),
@@ -72,7 +74,7 @@ ABLATIONS = [
 
 
 class Runner:
-    """Runs what is not finished. Run folders are <output>/<name of the job>/QNet_<train|test>_CHAOST2_cv<fold>/<id>/."""
+    """Run unfinished jobs. Run folders are <output>/<name of the job>/QNet_<train|test>_CHAOST2_cv<fold>/<id>/."""
 
     def __init__(self, options: argparse.Namespace):
         self.output = options.output.resolve()
@@ -81,11 +83,12 @@ class Runner:
         self.common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]
 
     def train(self, training: Training, fold: int) -> None:
-        """Train, or go on with what was interrupted."""
+        """Train one fold, or continue its training."""
         call("train.py", "with", CONFIG, f"eval_fold={fold}", *training.options, f"n_steps={training.n_steps}", *self.common,
              "resume=auto", f"path.log_dir={self.output / training.name}")
 
     def evaluate(self, evaluation: Evaluation, fold: int) -> None:
+        """Evaluate one fold, unless that is finished."""
         if not self.finished(evaluation, [fold]):
             training = evaluation.training
             weights = "untrained" if training is None else self.snapshot(training, fold, evaluation.step)
@@ -93,6 +96,7 @@ class Runner:
                  f"reload_model_path={weights}", f"path.log_dir={self.output / evaluation.name}")
 
     def snapshot(self, training: Training, fold: int, step: int) -> Path:
+        """Return the newest snapshot of a step. Raises InputError if there is none."""
         found = sorted((self.output / training.name).glob(f"QNet_train_CHAOST2_cv{fold}/*/snapshots/{step}.pth"))
         if not found:
             raise InputError(f"{self.output / training.name}: no snapshot of step {step}, fold {fold}")
@@ -105,11 +109,12 @@ class Runner:
 
 
 def plan(fold: int) -> Iterator[Training | Evaluation]:
-    """Yield what is to be done for a fold, each training before its evaluations."""
+    """Yield the jobs of a fold, each training before its evaluations."""
     yield MAIN
     yield from REPORTED
     if fold in ABLATION_FOLDS:
-        yield from (*EARLIER, LEARNED, FINE, COARSE)
+        yield from EARLIER
+        yield from [LEARNED, FINE, COARSE]
         yield from ABLATIONS
 
 
@@ -142,6 +147,7 @@ def _summary(run: Path) -> dict:
 
 
 def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds: Sequence[int]) -> None:
+    """Write the table of finished evaluations by scripts/compare.py, to the folder `name`."""
     runs = [f"{evaluation.name}={run}" for evaluation in evaluations for run in runner.finished(evaluation, folds)]
     if runs:
         call("scripts/compare.py", *runs, "--baseline", "none", "--output", str(runner.tables / name),
@@ -149,11 +155,13 @@ def compare(runner: Runner, name: str, evaluations: Sequence[Evaluation], folds:
 
 
 def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
-    """Draw the loss of every fold's training, and mean Dice at the steps of CURVE."""
+    """Draw the training loss of every fold, and mean Dice at the steps of CURVE."""
     figure, (loss_axes, dice_axes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     window = N_STEPS // 20
     for fold in folds:
-        losses = read_snapshot(runner.snapshot(MAIN, fold, N_STEPS)).history.sum(dim=1).numpy()
+        history = read_snapshot(runner.snapshot(MAIN, fold, N_STEPS)).history
+        assert history is not None      # a snapshot of train.py has it
+        losses = history.sum(dim=1).numpy()
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         loss_axes.plot(np.arange(window, len(losses) + 1), smooth, label=f"fold {fold}")
         scores = {step: _summary(run)["mean"]["dice_mean"]
@@ -168,6 +176,7 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/results", help="default: %(default)s")
@@ -185,7 +194,7 @@ def main() -> None:
                   overwrite=options.overwrite)
         for fold in options.folds:
             for job in plan(fold):
-                (runner.train if isinstance(job, Training) else runner.evaluate)(job, fold)
+                runner.train(job, fold) if isinstance(job, Training) else runner.evaluate(job, fold)
         if not options.no_tables:
             tables(runner)
     except InputError as error:

@@ -136,9 +136,10 @@ def best_union_dice(supervoxels, mask):
     return (2 * inside[order].cumsum() / (size[order].cumsum() + mask.sum())).max()
 
 
-def test_finished_data_are_kept(folder, monkeypatch):
-    monkeypatch.setattr(phantom, "write_case", lambda *_: pytest.fail("made again"))
+def test_finished_data_are_kept(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert phantom.main(["--output", str(folder), *SMALL]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_other_parameters_are_refused_unless_overwritten(tmp_path, capsys):
@@ -169,11 +170,11 @@ def test_files_of_others_are_never_replaced(tmp_path, capsys, overwrite):
 
 
 def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(folder, case, parameters):
-        (folder / "half").touch()
+    def interrupted(image, path):
+        path.touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom, "write_case", interrupted)
+    monkeypatch.setattr(nibabel, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         phantom.main(["--output", str(tmp_path / "PHANTOM"), *SMALL])
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from dataloaders.folds import (
     support_slices,
     supports_and_queries,
 )
-from dataloaders.volumes import read_array
+from dataloaders.nifti import read_array
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens
 from util.base.errors import InputError
 

@@ -6,7 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.conftest import run, toy_case
+from tests.programs import run
+from tests.toy import toy_case
 from util.options.config import check_config, load_config
 from util.options.sections import ModelOptions
 from util.options.table import MODELS
@@ -63,8 +64,8 @@ def test_ep2_scores_whole_volumes_from_the_middle_support_slice(method, toy_data
 # Q-Net's ablations and pseudo-labels, as config lines
 @pytest.mark.whole
 @pytest.mark.parametrize("options", [
-    {"threshold": "learned"}, {"paths": "fine"}, {"paths": "coarse"}, {"n_iters": 0},
-    {"threshold": "learned", "paths": "coarse", "n_iters": 0}, {"pseudo_labels": "superpixels"},
+    {"threshold": "learned"}, {"encoder_paths": "fine"}, {"encoder_paths": "coarse"}, {"n_iters": 0},
+    {"threshold": "learned", "encoder_paths": "coarse", "n_iters": 0}, {"pseudo_labels": "superpixels"},
     {"model": "adnet", "pseudo_labels": "superpixels"}, {"model": "alpnet", "n_shot": 2}, {"model": "adnet", "batch_size": 2},
     {"model": "panet", "n_shot": 2, "batch_size": 2, "pseudo_labels": "superpixels"},
 ])
@@ -78,7 +79,7 @@ def test_options_of_the_parts_reach_the_model():
     def built(*named, **options):
         return build_model(ModelOptions.of({**load_config(*named), "encoder": "small", **options}))
 
-    assert built(paths="fine", alpha=[0.0, 1.0]).alpha == (1.0,) and built(alpha=[0.6, 0.4]).alpha == (0.6, 0.4)
+    assert built(encoder_paths="fine", alpha=[0.0, 1.0]).alpha == (1.0,) and built(alpha=[0.6, 0.4]).alpha == (0.6, 0.4)
     assert built(threshold="learned", t_loss_scaler=0.5).t_loss_scaler == 0.5 and built().t is None
     adnet, alpnet, panet = built("adnet"), built("alpnet"), built("panet")
     assert adnet.t.item() == -10 and adnet.t_loss_scaler == 1 and adnet.class_weights.tolist() == pytest.approx([0.1, 1])
@@ -96,7 +97,7 @@ def test_method_configs_combine_with_experiments(name):
 
 @pytest.mark.parametrize(("program", "options", "message"), [
     ("train", {"model": "unet"}, "model: got 'unet', allowed: one of 'qnet', 'adnet', 'alpnet', 'panet'"),
-    ("train", {"paths": "middle"}, "paths: got 'middle', allowed: one of 'both', 'fine', 'coarse'"),
+    ("train", {"encoder_paths": "middle"}, "encoder_paths: got 'middle', allowed: one of 'both', 'fine', 'coarse'"),
     ("train", {"threshold": -10}, "threshold: got -10, allowed: one of 'query', 'learned'"),
     ("train", {"prototype_windows": [4]}, r"prototype_windows: got \[4\], allowed: two whole numbers"),
     ("train", {"t_loss_scaler": -1}, "t_loss_scaler: got -1"),

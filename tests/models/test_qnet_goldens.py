@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.volumes import normalise, read_array, read_image
+from dataloaders.nifti import read_array
+from dataloaders.volumes import normalise, read_image
 from models.encoder import build_encoder
 from models.prototypes import foreground_probability, fuse
 from models.qnet import QNet

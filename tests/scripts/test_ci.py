@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.scripts.test_common import program
+from util.base.root import ROOT
 
 
 @pytest.fixture

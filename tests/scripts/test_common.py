@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from util.base.root import ROOT
 
 A_GPU_IS_HERE = any(Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version"))
 CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu torch==1.2.3 torchvision==4.5.6"
-REQUIREMENTS = "# Exact versions\ntorch==1.2.3      # a comment\ntorchvision==4.5.6\ntorchio==7.8\nnumpy==9\n"
+REQUIREMENTS = "# Exact versions\ntorch==1.2.3      # a comment\ntorchvision==4.5.6\ntorchio==7.8\nnumpy==9\n-e .   # here\n"
+DEVELOPERS = "--requirement requirements.txt\n# Tools\n\npytest==5\n"
+RECORDED = "torch==1.2.3\ntorchvision==4.5.6\ntorchio==7.8\nnumpy==9\n-e .\n"
 
 
 def program(path, lines):
@@ -26,6 +28,7 @@ def checkout(tmp_path):
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/common.sh", tmp_path / "scripts")
     (tmp_path / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
+    (tmp_path / "requirements-dev.txt").write_text(DEVELOPERS, encoding="utf-8")
     program(tmp_path / "bin/uname", "echo Linux")
     program(tmp_path / "bin/nvidia-smi", "exit 9")
     program(tmp_path / "bin/fake-python", f"""
@@ -42,13 +45,13 @@ def see_a_gpu(checkout):
     program(checkout / "bin/nvidia-smi", 'echo "GPU 0: NVIDIA A100"')
 
 
-def set_up(checkout, torch=None, status=0):
+def set_up(checkout, torch=None, status=0, file="requirements.txt"):
     """Return what was printed, and how pip was called."""
     environment = os.environ | {"PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "PYTHON": str(checkout / "bin/fake-python"),
                                 "TORCH": torch or ""}
     (checkout / "called").write_text("", encoding="utf-8")
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", "source scripts/common.sh; use_environment"], cwd=checkout,
-                          env=environment, capture_output=True, encoding="utf-8")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", "source scripts/common.sh; use_environment $1", "set_up", file],
+                          cwd=checkout, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == status, done.stderr
     called = (checkout / "called").read_text(encoding="utf-8").splitlines()
     return done.stdout + done.stderr, [line.removeprefix("-m pip ") for line in called if line.startswith("-m pip")]
@@ -63,7 +66,7 @@ def test_without_a_gpu_the_cpu_build_from_its_own_index(checkout):
     assert len(pip) == 2 and pip[0].endswith(CPU_INDEX) and pip[1] == ALL
     assert "--retries 0 --timeout 10" in pip[0]
     assert "0.6 GB to download" in printed and "TORCH=cuda" in printed
-    assert (checkout / ".venv/installed-requirements.txt").read_text(encoding="utf-8") == "# TORCH=cpu\n" + REQUIREMENTS
+    assert (checkout / ".venv/installed-requirements.txt").read_text(encoding="utf-8") == "# TORCH=cpu\n" + RECORDED
     assert set_up(checkout) == ("", [])         # nothing is left to do
 
 
@@ -109,6 +112,39 @@ def test_other_requirements_are_installed_with_the_same_build(checkout):
     (checkout / "requirements.txt").write_text(REQUIREMENTS + "scipy==1\n", encoding="utf-8")
     printed, pip = set_up(checkout)
     assert pip == [ALL] and "for NVIDIA GPUs" in printed
+
+
+def test_an_environment_with_the_developers_tools_serves_the_programs_too(checkout):
+    printed, pip = set_up(checkout, "cuda", file="requirements-dev.txt")
+    assert pip == ["install --quiet --requirement requirements-dev.txt"]
+    assert "setting up .venv from requirements-dev.txt" in printed
+    assert (checkout / ".venv/installed-requirements.txt").read_text(encoding="utf-8") == f"# TORCH=cuda\n{RECORDED}pytest==5\n"
+    assert set_up(checkout)[1] == [] and set_up(checkout, file="requirements-dev.txt")[1] == []      # no way back and forth
+
+
+def test_the_developers_tools_are_added_to_an_environment_without_them(checkout):
+    set_up(checkout, "cpu")
+    _, pip = set_up(checkout, file="requirements-dev.txt")
+    assert pip[0].endswith(CPU_INDEX) and pip[1] == "install --quiet --requirement requirements-dev.txt"
+    assert set_up(checkout)[1] == [] and set_up(checkout, file="requirements-dev.txt")[1] == []
+
+
+def test_comments_are_no_reason_to_install(checkout):
+    set_up(checkout, "cuda")
+    file = checkout / "requirements.txt"
+    file.write_text(REQUIREMENTS.replace("a comment", "another") + "\n# and one more\n", encoding="utf-8")
+    assert set_up(checkout) == ("", [])
+    file.write_text(REQUIREMENTS.replace("numpy==9", "numpy==9.1"), encoding="utf-8")
+    assert set_up(checkout)[1] == [ALL]
+
+
+@pytest.mark.parametrize(("script", "file"), [
+    ("demo", "requirements.txt"), ("train_abd_mr", "requirements.txt"), ("train_cmr_mr", "requirements.txt"),
+    ("val", "requirements.txt"), ("run_tests", "requirements-dev.txt"),
+])
+def test_each_script_takes_what_it_needs(script, file):
+    assert f"\nuse_environment {file}\n" in (ROOT / f"scripts/{script}.sh").read_text(encoding="utf-8")
+    assert (ROOT / file).is_file()
 
 
 @pytest.mark.skipif(A_GPU_IS_HERE, reason="this machine has an NVIDIA GPU")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scripts.compare import PUBLISHED, main
-from tests.util.results.test_comparison import write_run
+from tests.runs import write_run
 from util.options.config import base_config, read_json5
 
 

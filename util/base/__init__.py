@@ -1,1 +1,1 @@
-"""What every other room uses: errors, files, devices, processes. Imports nothing of the project."""
+"""What every other room uses: errors, files, devices, processes. It imports nothing else of the project."""

@@ -1,4 +1,4 @@
-"""Turns the options `device` and `precision` into a torch device, set up for the process, and the arithmetic for it."""
+"""Sets up the device of the option `device`, and chooses the arithmetic of the option `precision`."""
 
 import ctypes
 import os
@@ -12,20 +12,21 @@ from util.base.errors import InputError
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:<number>".
 
-    Of several processes on a machine each takes a GPU of its own. CUDA multiplies float32 matrices in TF32, as PyTorch has it
-    for convolutions. On a CPU the process keeps the memory that it frees.
+    Each of several processes on a machine takes its own GPU. CUDA multiplies float32 matrices in TF32, as PyTorch does in
+    convolutions. On a CPU the process keeps the memory that it frees.
 
     Args:
-        deterministic: from now on use algorithms that give the same bits every time, or refuse; slower on CUDA.
+        deterministic: use only algorithms that give the same bits every time. torch raises RuntimeError where it has none.
+            CUDA is slower with them.
     Raises:
-        InputError: a CUDA device that is not there, or the same one for several processes.
+        InputError: the CUDA device does not exist, or several processes ask for the same one.
     """
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic     # slices of a dataset have one size
+    torch.backends.cudnn.benchmark = not deterministic     # all slices of a data set have one size
     torch.backends.cuda.matmul.allow_tf32 = True
     if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"     # read when CUDA's matrix products are first used
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"     # CUDA reads it at its first matrix product
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if world_size() > 1 and name != "cpu":
@@ -41,16 +42,16 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     return device
 
 
-# values of ONEDNN_MAX_CPU_ISA that keep oneDNN from bf16 instructions
+# with these values of ONEDNN_MAX_CPU_ISA, oneDNN uses no bf16 instructions
 WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 SLOW_BF16 = "convolutions take about 10 times as long as in float32, and large matrix products up to 165 times"
-FAST_BF16 = "about twice as fast"      # a training step, docs/results.md and docs/performance.md
+FAST_BF16 = "about twice as fast"      # a training step: docs/results.md, docs/performance.md
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Tell whether a device is faster in bf16: CUDA from compute capability 8 on, and CPUs with AVX-512 BF16 or AMX.
+    """Return whether a device is faster in bf16: CUDA from compute capability 8 on, and CPUs with AVX-512 BF16 or AMX.
 
-    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, which keep PyTorch and oneDNN from such instructions, count.
+    The limits that ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA set for PyTorch and oneDNN are respected.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported() and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -60,11 +61,11 @@ def bf16_is_fast(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device, begun: str | None = None) -> str:
-    """Return "float32" or "bf16" for the option `precision`, and warn where that is slower on this device than the other.
+    """Return "float32" or "bf16" for the option `precision`. A warning is printed if the other one is faster on this device.
 
     Args:
-        name: "auto" takes what is faster on the device.
-        begun: what a run that goes on was begun with; "auto" stays with it.
+        name: "float32", "bf16", or "auto" for the faster one.
+        begun: the precision that a resumed run was started with. "auto" keeps it.
     """
     fastest = "bf16" if bf16_is_fast(device) else "float32"
     used = name if name != "auto" else begun or fastest
@@ -77,23 +78,23 @@ def resolve_precision(name: str, device: torch.device, begun: str | None = None)
     return used
 
 
-# glibc's malloc.h
+# from glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed for the next allocation, in place of handing it back to the system.
+    """Make the C library keep freed memory for the next allocation, and not return it to the system.
 
-    A training step of ResNet-101 allocates gigabytes of feature maps, and a fault for every new page takes about 15 % of its
-    time (docs/performance.md). Returns False, and changes nothing, where the C library is not glibc.
+    A training step of ResNet-101 allocates gigabytes of feature maps. Page faults took about 15 % of its time
+    (docs/performance.md). If the C library is not glibc, nothing changes and the result is False.
     """
     return mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 * 2**20})
 
 
 def mallopt(options: dict[int, int]) -> bool:
-    """Set options of glibc's allocator; False, and nothing set, where the C library is another."""
+    """Set options of glibc's allocator, and return whether all were set. Other C libraries: False, and nothing is set."""
     try:
         set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):    # macOS and musl have no mallopt, Windows no such library
+    except (AttributeError, OSError, TypeError):    # macOS and musl have no mallopt; Windows has no such library
         return False
     return all(set_option(option, value) == 1 for option, value in options.items())

@@ -1,4 +1,4 @@
-"""The unit of training, which loaders make and models learn from."""
+"""The episode: the unit of training. Data loaders make it, models learn from it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Episode(NamedTuple):
-    """One episode; the loader puts an axis B in front.
+    """One episode. The data loader puts an axis B in front.
 
-    Images are z-scored over their volume and carry three equal channels; masks are 0 or 1.
+    Images are z-scored over their volume, with three equal channels. Masks are 0 or 1.
     """
 
     support_images: Tensor   # (S, 3, H, W)
@@ -20,4 +20,5 @@ class Episode(NamedTuple):
     query_masks: Tensor      # (H, W)
 
     def to(self, device: torch.device) -> Episode:
+        """Return the episode on another device. The copy need not be complete when this returns."""
         return Episode(*(tensor.to(device, non_blocking=True) for tensor in self))

@@ -1,11 +1,11 @@
-"""The one error type for mistakes that a user can mend."""
+"""The one error type for mistakes that a user can correct."""
 
 
 class InputError(ValueError):
-    """Something given from outside is wrong: a file, an option, a folder.
+    """A file, a folder or an option that the user gave is wrong.
 
-    The message is one line that names the file or key, the value, and what is allowed. Entry points print it without a
-    traceback and exit with a non-zero status. Line breaks, as in a tensor's name in a damaged file, are written as \\n.
+    The message is one line. It names the file or key, the value, and what is allowed. Entry points print it without a
+    traceback and exit with a non-zero status. Line breaks in it, as in a tensor's name in a damaged file, become \\n.
     """
 
     def __init__(self, message: str):

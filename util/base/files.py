@@ -1,4 +1,4 @@
-"""Writing files so that a name always stands for a whole file, and so that it is known which ones this project wrote."""
+"""Writes files whole or not at all, and keeps a list of the files that this project wrote."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from pathlib import Path
 from util.base.checksums import sha256
 
 PARTIAL = ".partial-"
-LIST = ".made.jsonl"      # in every folder written to: a line for each file, with its name and its SHA-256
+LIST = ".made.jsonl"      # in every output folder: one line per file with its name and SHA-256
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, listed: bool = True) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what was written there takes the place of `path` when the block ends.
+    """Yield a temporary path beside `path`. When the block ends, the file written there replaces `path`.
 
-    File and folder are synced, so that the file outlasts a power cut. When the block fails, for one because the disk is full,
-    nothing of it stays and an earlier `path` is as it was; an OSError that names no file gets the name `path`.
+    File and folder are synced, so the file survives a power cut.
 
     Args:
-        listed: note name and check sum in the folder's LIST, by which `util.base.guard.claim` knows the file again. Files
-            that only a run reads and writes, in its own folder, need none.
+        listed: add name and checksum to the folder's LIST, so that `util.base.guard.claim` recognises the file. Files that
+            only the run itself reads, in its own folder, need no entry.
+    Raises:
+        OSError: the file cannot be written, as on a full disk. The error names `path`. After this or any other error, the
+            temporary file is gone and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
         yield partial
         _sync(partial)
-        if listed:      # before the file has its name: after a kill in between it is known all the same
+        if listed:      # before the rename, so that a kill in between leaves no unlisted file
             _list(path, sha256(partial))
         partial.replace(path)
         _sync(path.parent)
@@ -42,24 +44,28 @@ def replacing(path: Path, *, listed: bool = True) -> Iterator[Path]:
 
 
 def partial_name(path: Path) -> Path:
-    """Return the name under which this process writes what is to become `path`, with the same ending."""
+    """Return the temporary path under which this process writes `path`. It has the same ending."""
     return path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file (UTF-8)."""
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a process that was killed in `replacing` left in a folder."""
+    """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(f"{PARTIAL}*"):
         path.unlink(missing_ok=True)
 
 
 def made_in(folder: Path) -> set[tuple[str, str]]:
-    """Return (name, check sum) of every file that this project ever wrote into a folder; lines that are damaged do not count."""
+    """Return (name, checksum) of every file that this project ever wrote into a folder. Damaged lines of LIST are skipped."""
     try:
         lines = (folder / LIST).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -73,7 +79,10 @@ def made_in(folder: Path) -> set[tuple[str, str]]:
 
 
 def _list(path: Path, checksum: str) -> None:
-    """Append to the folder's LIST, in one call: several processes may. A line begins anew after one that was cut short."""
+    """Append a line to the folder's LIST in one write, as several processes may do so.
+
+    The line break comes first, so a line that was cut short does not spoil the next.
+    """
     with path.with_name(LIST).open("a", encoding="ascii") as file:
         file.write("\n" + json.dumps({"name": path.name, "sha256": checksum}))
 

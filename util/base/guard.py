@@ -1,4 +1,4 @@
-"""Nothing of a user's is written over: every program asks here, before any work, whether it may write what it is going to."""
+"""Protects the user's files: before any work, every program checks here that it may write its outputs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from util.base.errors import InputError
 from util.base.files import made_in
 
 OVERWRITE_HELP = "replace files that this program did not make, or that were changed since; none that it reads"
-Identity = tuple[int, int]      # device and inode: the same for a file under any spelling, by links and by hard links
+Identity = tuple[int, int]      # device and inode: the same for every spelling, link and hard link of a file
 
 
 def claim(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, overwrite: bool = False, remedy: str = "--overwrite") -> None:
-    """Check that all `outputs` may be written; nothing is made or changed.
+    """Check that all `outputs` may be written. Nothing is made or changed.
 
     Args:
-        outputs: every file that is going to be written.
-        inputs: every file that is read or was given, and every folder that is read as a whole, such as a DICOM series or a run.
-        overwrite: files that this project did not make, or that were changed since, may be replaced; inputs never.
-        remedy: how to say so.
+        outputs: every file that will be written.
+        inputs: every file that is read, and every folder that is read as a whole, such as a DICOM series or a run folder.
+        overwrite: allow replacing files that this project did not make, or that were changed since. Inputs are never replaced.
+        remedy: how the user asks for `overwrite`; part of the message.
     Raises:
-        InputError: an output is one of the inputs or lies in one; or is there and no plain file; or, without `overwrite`, was not
-            made by this project as it is now.
+        InputError: an output is an input or lies in one; or it exists and is not a plain file; or it exists, `overwrite` is
+            false, and it is not as this project wrote it.
     """
     outputs = list(outputs)
     expect_apart(outputs, inputs)
@@ -41,40 +41,41 @@ def claim(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, overwrite: bo
 
 
 def expect_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise InputError when an output is one of the inputs, or lies in one, under whatever name."""
+    """Raise InputError if an output is one of the inputs or lies in one. Links are followed."""
     read = {identity: path for path in inputs if (identity := _identity(path))}
     if not read:
         return
     identity_of = cache(_identity)
     for output in outputs:
         for place in _places(output):
-            if found := read.get(identity_of(place)):
+            if (identity := identity_of(place)) and (found := read.get(identity)):
                 what = f"lies in {found}, which is read as a whole" if found.is_dir() else f"is read, as {found}"
                 raise InputError(f"{output}: {what}; allowed: an output that is none of the inputs")
 
 
 def is_made(path: Path, made: Set[tuple[str, str]]) -> bool:
-    """Whether a file is as this project wrote it; `made` is `util.base.files.made_in` its folder."""
+    """Return whether a file is as this project wrote it. `made` is the result of `util.base.files.made_in` for its folder."""
     return path.is_file() and (path.name, sha256(path)) in made
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether a file is in a folder or in one below it, under whatever names; a folder lies in itself."""
+    """Return whether a file is in a folder or below it. Links are followed. A folder lies in itself."""
     return any(is_same(place, folder) for place in _places(path))
 
 
 def is_same(path: Path, other: Path) -> bool:
-    """Whether both are there and are the same file or folder, under whatever names."""
+    """Return whether both paths exist and are the same file or folder. Links are followed."""
     return (identity := _identity(path)) is not None and identity == _identity(other)
 
 
 def _places(output: Path) -> list[Path]:
-    """Return the file and all folders it is in; where it is a link, also the one it leads to."""
+    """Return the file and all folders above it. Of a link, also those of its target."""
     own, final = Path(os.path.realpath(output.parent)) / output.name, Path(os.path.realpath(output))
     return [own, *own.parents, final, *final.parents]
 
 
 def _identity(path: Path) -> Identity | None:
+    """Return device and inode of a file or folder; None if it does not exist."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Opening what a user names: a file that is there, and JSON that is whole."""
+"""Checks and reads files that the user names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def expect_file(path: Path | str) -> Path:
     """Return the path of a file that can be read.
 
     Raises:
-        InputError: it is missing, a folder, a pipe, a link that leads nowhere, or may not be read.
+        InputError: it is missing, a folder, a pipe or a broken link, or may not be read.
     """
     path = Path(path)
     try:
@@ -27,7 +27,7 @@ def expect_file(path: Path | str) -> Path:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:      # InputError too
+    except ValueError as error:      # an InputError is one too
         raise error if isinstance(error, InputError) else InputError(f"{str(path)!r}: cannot be read ({error})") from None
     return path
 
@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        InputError: there is no such file, it is not JSON, or it holds something else than an object {…}.
+        InputError: the file is missing, is not JSON, or does not hold an object {…}.
     """
     try:
         content = json.loads(expect_file(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The progress bar of all long work."""
+"""The progress bar."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from util.base.distributed import is_main
 
 
 def progress(iterable: Iterable | None = None, disable: bool = False, **options: Any) -> tqdm:
-    """Return a tqdm bar with tqdm's options; of several processes only the main one shows it.
+    """Return a tqdm bar with tqdm's options. Only the main process shows it.
 
-    It writes to the real standard error, past sacred's capture, so that a run's cout.txt holds no bars; where that is no
-    terminal (a log file), it writes a line every ten seconds at most.
+    The bar bypasses sacred's capture of standard error, so a run's cout.txt holds no bars. In a log file it writes at most
+    one line in ten seconds.
     """
     return tqdm(iterable, disable=disable or not is_main(), file=sys.__stderr__,
-                mininterval=0.2 if sys.__stderr__.isatty() else 10, **options)
+                mininterval=0.2 if sys.__stderr__ is not None and sys.__stderr__.isatty() else 10, **options)

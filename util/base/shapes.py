@@ -1,4 +1,4 @@
-"""Shape check for the public functions that take tensors."""
+"""The shape check of public functions that take tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def expect_shape(name: str, tensor: Tensor, axes: str, **known: int) -> dict[str
     """Return the size of each named axis, as in ``expect_shape("masks", masks, "B S H W", B=4)``.
 
     Raises:
-        ValueError: the number of axes differs, or an axis in `known` has another size; the message names the argument.
+        ValueError: the number of axes differs, or an axis in `known` has another size. The message gives `name`.
     """
     got, letters = tuple(tensor.shape), axes.split()
     if len(got) != len(letters):

@@ -11,7 +11,7 @@ from util.base.files import replacing
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a text table, the first column to the left and the others to the right."""
+    """Return a text table. The first column is aligned to the left, the others to the right."""
     widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
     lines = ["  ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
                        for k, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in [header, *rows]]
@@ -19,7 +19,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write rows, each a value by column, as a CSV file that is whole or not there."""
+    """Write rows as a CSV file, whole or not at all. Each row maps columns to values."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

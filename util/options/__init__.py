@@ -1,1 +1,1 @@
-"""The options of configs/: one table of rules and roles, and the typed sections that the code takes."""
+"""The options of configs/: one table of rules and roles, and the typed sections that functions take."""

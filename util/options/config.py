@@ -1,6 +1,6 @@
-"""Reads `configs/*.json5` and refuses what is not allowed, before any work.
+"""Reads `configs/*.json5`, and checks a config before any work.
 
-The options of the top level are in `util.options.table`, their rules in `util.options.rules`; here are those of the sections.
+`util.options.table` holds the options of the top level, `util.options.rules` their rules. The rules of data sets are here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from util.base.errors import InputError
 from util.base.inputs import expect_file
 from util.base.root import ROOT
 from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
-from util.options.table import RULES
+from util.options.table import RULES, current_names
 
 CONFIG_DIR = ROOT / "configs"
-SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # of a grid
+SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # bounds of a grid
 
 
 def _is_file_name(value: Any) -> bool:
@@ -27,7 +27,7 @@ def _is_file_name(value: Any) -> bool:
 
 
 def _is_label(key: Any, high: int = 254) -> bool:
-    """Whether a key, which JSON5 has as text, is a whole number from 1 to `high`."""
+    """Return whether a key, a text in JSON5, is a whole number from 1 to `high`."""
     return bool(re.fullmatch("[1-9][0-9]{0,8}", str(key))) and int(key) <= high
 
 
@@ -38,7 +38,7 @@ def _is_label_table(value: Any) -> bool:
 
 
 def _is_case_pattern(value: Any) -> bool:
-    """Whether a text names a file by {case} and nothing else that `str.format` or `Path.glob` would take for its own."""
+    """Return whether a path has {case} in its file name, and nothing else that `str.format` or `Path.glob` would replace."""
     if not isinstance(value, str) or value.rpartition("/")[2].count("{case}") != 1:
         return False
     rest = value.replace("{case}", "").replace("{n_sv}", "")
@@ -75,16 +75,29 @@ DATASET_RULES = {"image": _CASE_PATTERN, "label": _CASE_PATTERN, "supervoxels": 
 
 
 def named_configs() -> dict[str, dict]:
-    """Return every experiment file of `configs/`, by its name without the ending."""
-    return {path.stem: read_json5(path) for path in sorted(CONFIG_DIR.glob("*.json5")) if path.stem != "base"}
+    """Return the content of every experiment file of `configs/`, by file name without the ending.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return {path.stem: current_names(read_json5(path)) for path in sorted(CONFIG_DIR.glob("*.json5")) if path.stem != "base"}
 
 
 def base_config() -> dict:
+    """Return `configs/base.json5`: every option with its default.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     return read_json5(CONFIG_DIR / "base.json5")
 
 
 def load_config(*names: str) -> dict:
-    """Return the base config with the named ones laid over it: what Sacred does, for programs that do not use it."""
+    """Return the base config with the named configs merged into it, as Sacred does. For programs without Sacred.
+
+    Raises:
+        InputError: a name is unknown, or a file cannot be read.
+    """
     config, known = base_config(), named_configs()
     for name in names:
         if name not in known:
@@ -94,7 +107,11 @@ def load_config(*names: str) -> dict:
 
 
 def read_json5(path: Path) -> dict:
-    """Return the object in a JSON5 file; an InputError says what is wrong with the file."""
+    """Return the object in a JSON5 file.
+
+    Raises:
+        InputError: the file is missing, is not JSON5, or does not hold an object {…}.
+    """
     try:
         content = json5.loads(expect_file(path).read_text(encoding="utf-8"), allow_duplicate_keys=False)
     except InputError:
@@ -107,7 +124,7 @@ def read_json5(path: Path) -> dict:
 
 
 def explanation(key: str) -> str:
-    """Return what base.json5 says of an option: the comment behind its value and in the lines below, without line breaks.
+    """Return the comment on an option in base.json5, beside its value and in the lines below, without line breaks.
 
     Raises:
         KeyError: there is no such option.
@@ -120,7 +137,7 @@ def explanation(key: str) -> str:
 
 
 def merge(target: dict, changes: Mapping) -> None:
-    """Lay changes over a config, section by section."""
+    """Merge changes into a config, in place and section by section."""
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             merge(target[key], value)
@@ -129,11 +146,10 @@ def merge(target: dict, changes: Mapping) -> None:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Check every key, also nested ones.
+    """Check every key, nested ones too.
 
     Raises:
-        InputError: an unknown or missing key, or a value that is not allowed; one line with the key, the value and what
-            is allowed.
+        InputError: a key is unknown or missing, or a value is not allowed.
     """
     _check_section("", config, {**RULES, "path": None, "datasets": None})
     for name, entry in _section(config, "datasets").items():
@@ -149,19 +165,31 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) -> None:
-    """Check some options of a run's own config, which may lack those of later versions.
+    """Check some options of the config that a run or snapshot stores. Such a config may lack options of later versions.
 
     Raises:
-        InputError: one of them is missing or not allowed; the message begins with the file, `origin`.
+        InputError: one of `keys` is missing or not allowed. The message begins with `origin`, the file of the config.
     """
     for key in keys:
-        if key not in config or not RULES[key].allows(config[key]):
-            got = _shown(config[key]) if key in config else "nothing"
-            raise InputError(f"{origin}: {key}: got {got}, allowed: {RULES[key].description}")
+        rule = RULES[key]
+        if key not in config:
+            allowed = rule.description if isinstance(rule, Rule) else f"a section with the keys {sorted(rule)}"
+            raise InputError(f"{origin}: {key}: got nothing, allowed: {allowed}")
+        try:
+            _check_value(key, config[key], rule)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from None
 
 
 def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any], Path]:
-    """Return the checked entry of a run's data set and its folder, from the run's own config in the file `origin`."""
+    """Return the checked entry of a run's data set, and its folder.
+
+    Args:
+        config: the config that the run stores.
+        origin: the file that it was read from.
+    Raises:
+        InputError: an option is missing or not allowed. The message begins with `origin`.
+    """
     name = config["dataset"]
     try:
         entry = {"grid": None, **_section(_section(config, "datasets"), name)}
@@ -174,6 +202,7 @@ def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any]
 
 
 def _shown(value: Any) -> str:
+    """Return a value as a message shows it."""
     try:
         return repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + "…"
     except ValueError:      # a whole number with thousands of digits
@@ -186,7 +215,7 @@ def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return config[key]
 
 
-def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping | None]) -> None:
+def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping[str, Rule] | None]) -> None:
     if not isinstance(values, Mapping):
         raise InputError(f"{prefix.rstrip('.')}: got {_shown(values)}, allowed: a section with the keys {sorted(rules)}")
     for problem, keys in (("unknown", set(values) - set(rules)), ("missing", set(rules) - set(values))):
@@ -194,10 +223,15 @@ def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping 
             names = ", ".join(prefix + (str(key) if str(key).isprintable() else repr(key)) for key in sorted(keys, key=str))
             raise InputError(f"{problem} option {names}; allowed here: {', '.join(sorted(rules))}")
     for key, rule in rules.items():
-        if isinstance(rule, Mapping):
-            _check_section(f"{prefix}{key}.", values[key], rule)
-        elif rule is not None and not rule.allows(values[key]):
-            raise InputError(f"{prefix}{key}: got {_shown(values[key])}, allowed: {rule.description}")
+        if rule is not None:
+            _check_value(prefix + key, values[key], rule)
+
+
+def _check_value(name: str, value: Any, rule: Rule | Mapping[str, Rule]) -> None:
+    if isinstance(rule, Mapping):
+        _check_section(f"{name}.", value, rule)
+    elif not rule.allows(value):
+        raise InputError(f"{name}: got {_shown(value)}, allowed: {rule.description}")
 
 
 def _check_paths(paths: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:

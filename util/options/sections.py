@@ -1,6 +1,6 @@
-"""The options that a part of the code takes: frozen dataclasses, made once, in the entry points.
+"""Sections of the options: frozen dataclasses that the entry points make once and functions take.
 
-A field has the name of its option, so `configs/base.json5` explains it. Nothing but this module turns a config into them.
+A field has the name of its option, and `configs/base.json5` explains it. Only this module turns a config into sections.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
 
-Config = Mapping[str, Any]      # a config as `util.options.config` has checked it: plain dictionaries, lists and values
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = Mapping[str, Any]      # checked by `util.options.config`: plain dictionaries, lists and values
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which data set, where it is, and which fold is held out."""
+    """The data set, its folder, and the test fold."""
 
     spec: DatasetSpec
     data_dir: Path
@@ -34,24 +37,59 @@ class DataOptions:
                    config["eval_fold"], config["n_sv"], config["n_sp"])
 
     def cases(self) -> list[Case]:
-        """Return the cases of the data set, sorted; an InputError says what is not there."""
+        """Return the cases of the data set, sorted.
+
+        Raises:
+            InputError: the folder or a file is missing.
+        """
         return find_cases(self.spec, self.data_dir, self.n_sv, self.n_sp)
 
 
 @dataclass(frozen=True)
+class RegistrationOptions:
+    """How a support is registered to a query: the section `registration`."""
+
+    affine: bool
+    affine_mm: tuple[float, float, float]
+    search_mm: tuple[float, float, float]
+    mind_radius: int
+    mind_dilation: int
+    intensity_weight: float
+    smoothness: float
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class GuidedOptions:
+    """How the query's own intensities refine a registered label map: the section `guided`."""
+
+    blur_mm: tuple[float, float, float]
+    sure: float
+    clear: float
+    near: float
+    clip: float
+    prior_weight: float
+    bias: float
+    filter_mm: float
+    filter_eps: float
+
+
+@dataclass(frozen=True)
 class ModelOptions:
-    """What the network is, what it computes and what its losses weigh."""
+    """The network, what it computes, and its losses."""
 
     model: str
     encoder: str
     pretrained: str
     coordinates: bool
-    paths: str
+    encoder_paths: str
     alpha: tuple[float, float]
     n_iters: int
     threshold: str
     t_loss_scaler: float
     prototype_windows: tuple[int, int]
+    registration: RegistrationOptions
+    guided: GuidedOptions
     precision: str
     bg_wt: float
     ignore_label: int
@@ -61,12 +99,14 @@ class ModelOptions:
     @classmethod
     def of(cls, config: Config) -> ModelOptions:
         """Take them from a checked config."""
-        return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]))
+        return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]),
+                       registration=section(RegistrationOptions, config["registration"]),
+                       guided=section(GuidedOptions, config["guided"]))
 
 
 @dataclass(frozen=True)
 class EpisodeOptions:
-    """What training episodes are drawn from."""
+    """How training episodes are drawn."""
 
     exclude_label: tuple[int, ...] | None
     exclude_rule: str
@@ -79,13 +119,13 @@ class EpisodeOptions:
 
     @property
     def same_slice(self) -> bool:
-        """Whether support and query are one slice: superpixels do not go on from slice to slice."""
+        """Whether support and query are the same slice: a superpixel lies in one slice only."""
         return self.pseudo_labels == "superpixels" and not self.use_gt
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """SGD's; field by field `optim` of the config."""
+    """The options of SGD: the section `optim`."""
 
     lr: float
     momentum: float
@@ -94,14 +134,14 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How the training goes."""
+    """How a model is trained."""
 
     n_steps: int
     batch_size: int
     num_workers: int
     optim: OptimizerOptions
     lr_step_gamma: float
-    max_iters_per_load: int
+    lr_step_every: int
     sync_batchnorm: bool
     print_interval: int
     save_snapshot_every: int
@@ -111,12 +151,12 @@ class TrainOptions:
     @classmethod
     def of(cls, config: Config) -> TrainOptions:
         """Take them from a checked config."""
-        return section(cls, config, optim=OptimizerOptions(**config["optim"]))
+        return section(cls, config, optim=section(OptimizerOptions, config["optim"]))
 
 
 @dataclass(frozen=True)
 class WholeVolumeOptions:
-    """How a volume is segmented without a look at its labels, and how its label map is cleaned."""
+    """How a whole volume is segmented without its labels, and how its label map is cleaned."""
 
     slice_margin: int
     location_mm: float
@@ -127,7 +167,7 @@ class WholeVolumeOptions:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is scored, from which supports, and how."""
+    """What is evaluated, from which supports, and how."""
 
     test_label: tuple[int, ...]
     protocol: str
@@ -139,13 +179,13 @@ class EvaluationOptions:
 
     @property
     def every_slice(self) -> bool:
-        """Whether all slices of a query are segmented, with or without the class (ADNet's EP2)."""
+        """Whether all slices of a query are segmented, also those without the class: EP2 of ADNet (Hansen et al. 2022)."""
         return self.protocol == "ep2"
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Scans of one's own: which are outlined, which are to be, and what is written where."""
+    """The user's own scans: supports, queries, and what is written where."""
 
     support_image: tuple[str, ...] | str | None
     support_label: tuple[str, ...] | str | None
@@ -160,11 +200,11 @@ class PredictOptions:
 
 
 def section(cls: type[T], config: Config, **given: Any) -> T:
-    """Return a section whose fields are the options of the same names; `given` are those that are made otherwise."""
+    """Return a section. Each field takes the option of its name, unless `given` has it."""
     values = {field.name: _frozen(config[field.name]) for field in fields(cls) if field.name not in given}
     return cls(**values, **given)
 
 
 def _frozen(value: Any) -> Any:
-    """Lists become tuples."""
+    """Turn lists into tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value

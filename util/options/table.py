@@ -1,6 +1,6 @@
-"""The table of options: for each key of `configs/base.json5` what its value may be, and who treats it in a way of its own.
+"""The table of options: the rule and the roles of each key of `configs/base.json5`.
 
-What an option means stands in `base.json5` alone; `util.options.config.explanation` reads it from there.
+Only `base.json5` explains what an option means; `util.options.config.explanation` reads that text.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from util.options.rules import (
     Rule,
     boolean,
     device_name,
     either,
+    lengths_mm,
     list_of,
     number,
     one_of,
@@ -25,28 +27,30 @@ from util.options.rules import (
 )
 
 ENCODERS = ("resnet101", "resnet50", "small")
-MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet"}   # with the names in folders and tables
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "registration": "Registration",
+          "guided": "Guided"}      # the names in folders and tables
+UNTRAINED_MODELS = ("registration", "guided")      # these have no weights
 
 
 class Role(Enum):
-    """Why an option is treated in a way of its own. One without a role is like most: a training with another value is another."""
+    """Why an option is treated specially. Without a role, another value makes another training."""
 
-    SHAPES = "what the network is and what it computes: a snapshot is scored with the value that it was trained with"
-    TRAINED_WITH = "predict takes it from the snapshot: SHAPES, and the data set whose grid and labels the network knows"
-    RESUME = "may differ between a training and its continuation"
-    RESUME_NAMED = "may differ besides where the user names the snapshot to go on from"
+    SHAPES = "it shapes the network or what the network computes: a snapshot is evaluated with the value that it was trained with"
+    TRAINED_WITH = "predict takes it from the snapshot: all of SHAPES, and the data set with its grid and labels"
+    RESUME = "it may differ when a training is resumed"
+    RESUME_NAMED = "it may also differ when the user names the snapshot to resume"
     COMPARED = "scripts/compare.py reads it from the run folder of an evaluation"
     SHOWN = "the report reads it from the run folder of an evaluation"
-    ELSEWHERE = "says where predict finds and writes things, not what it computes; files count by their content"
+    ELSEWHERE = "it says where predict reads and writes, not what it computes; files are compared by content"
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the top level.
+    """An option at the top level of a config.
 
     Attributes:
-        rule: what is allowed; of a section the rule of each key in it; None where `util.options.config` has a check of its own.
-        roles: empty for an option that only makes a training another one.
+        rule: what is allowed. A section has one rule per key. None: `util.options.config` checks the option by itself.
+        roles: why the option is treated specially; empty for most.
     """
 
     rule: Rule | Mapping[str, Rule] | None
@@ -57,8 +61,16 @@ def _option(rule: Rule | Mapping[str, Rule] | None, *roles: Role) -> Option:
     return Option(rule, frozenset(roles))
 
 
+OLD_NAMES = {"paths": "encoder_paths", "max_iters_per_load": "lr_step_every"}      # still read, wherever an option is named
+
+
+def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options, by name, with those that had another name before under the one of today."""
+    return {OLD_NAMES.get(key, key): value for key, value in options.items()}
+
+
 def with_role(role: Role) -> tuple[str, ...]:
-    """Return the options that have a role, in the order of `base.json5`."""
+    """Return the keys of the options that have a role, in the order of `base.json5`."""
     return tuple(key for key, option in OPTIONS.items() if role in option.roles)
 
 
@@ -82,12 +94,20 @@ OPTIONS: dict[str, Option] = {
     "encoder": _option(one_of(*ENCODERS), Role.SHAPES, Role.TRAINED_WITH, Role.SHOWN),
     "pretrained": _option(text(), Role.RESUME_NAMED),
     "coordinates": _option(boolean(), Role.SHAPES, Role.TRAINED_WITH),
-    "paths": _option(one_of("both", "fine", "coarse"), Role.SHAPES, Role.TRAINED_WITH),
+    "encoder_paths": _option(one_of("both", "fine", "coarse"), Role.SHAPES, Role.TRAINED_WITH),
     "alpha": _option(path_weights(), Role.SHAPES, Role.TRAINED_WITH),
     "n_iters": _option(whole(0), Role.RESUME, Role.SHOWN),
     "threshold": _option(one_of("query", "learned", "support"), Role.SHAPES, Role.TRAINED_WITH),
     "t_loss_scaler": _option(number(0)),
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
+    "registration": _option({
+        "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
+        "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000)},
+        Role.RESUME),
+    "guided": _option({
+        "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
+        "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
+        Role.RESUME),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
     "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),
@@ -95,7 +115,7 @@ OPTIONS: dict[str, Option] = {
     "n_steps": _option(whole(1, 10**8), Role.RESUME),
     "optim": _option({"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)}),
     "lr_step_gamma": _option(number(0, 1, above=True)),
-    "max_iters_per_load": _option(whole(1)),
+    "lr_step_every": _option(whole(1)),
     "bg_wt": _option(number(0, above=True)),
     "ignore_label": _option(whole(2, 255)),
     "sync_batchnorm": _option(boolean()),

@@ -1,1 +1,1 @@
-"""Scans of one's own: read, segmented, written on their own grid."""
+"""Prediction on the user's own scans: read, segmented, and written on their own grid."""

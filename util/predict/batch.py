@@ -1,4 +1,4 @@
-"""Outlines all scans of a folder: `python test.py predict`."""
+"""Segments all scans of a folder: `python test.py predict`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,28 @@ from util.predict.predictor import Predictor
 from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, write_on_scan
 from util.results.scores import file_name
 
-CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "agreement", "margin", "made_from", "sha256")
+CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "made_from",
+                "sha256")
+EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in later)
+                   for later in (["confidence"], ["confidence", "sha256"])]
 
 
 def predict_all(predictor: Predictor, options: PredictOptions, settings: str) -> list[str]:
-    """Read the supports and outline every query that is not there already; return a line for each that failed.
+    """Add the supports to a predictor, and segment every query that is not done.
 
     Args:
         predictor: without supports.
         settings: `settings_digest` of the config.
+    Returns:
+        One line per query that failed.
     Raises:
-        InputError: a support cannot be read, there is no query, or something may not be written; before any work.
+        InputError: a support cannot be read, there is no query, or a file may not be written. Checked before any work.
     """
     for pair in pair_paths(options.support_image, options.support_label):
         predictor.add_support(*pair)
     plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]))
     if plan.waiting:
-        predictor.encode_supports()
+        predictor.prepare()
     failures = _predict_waiting(predictor, plan, options)
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same; "
@@ -44,20 +49,20 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str) ->
 
 
 def settings_digest(config: Config) -> str:
-    """Return a check sum of the options that predictions depend on, and of the code; files count by their content elsewhere."""
+    """Return a checksum of the code and of the options that predictions depend on. Files that options name are left out."""
     return digest([{key: value for key, value in config.items() if key not in with_role(Role.ELSEWHERE)}, code_sha256()])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What predict is going to do.
+    """What `predict_all` will do.
 
     Attributes:
-        waiting: (query, path of its label map) that are to be made.
-        n_kept: how many were there already, made of the same.
+        waiting: each query to segment, with the path of its label map.
+        n_kept: number of queries already done with the same inputs.
         table: path of cases.csv.
         rows: its rows so far, by query.
-        settings: check sum of all that predictions are made of but the query.
+        settings: checksum of all that predictions depend on, without the query.
     """
 
     waiting: Sequence[tuple[Path, Path]]
@@ -68,13 +73,13 @@ class Plan:
 
 
 def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str) -> Plan:
-    """Find the queries and what is to be written for them, and check all of it before any work.
+    """Find the queries and the files to write for them, and check these before any work.
 
     Args:
         names: of the labels.
-        settings: check sum of all that predictions are made of but the query.
+        settings: checksum of all that predictions depend on, without the query.
     Raises:
-        InputError: there is no query, `output` does not fit, or a file may not be written: see `util.base.guard.claim`.
+        InputError: there is no query, `output` does not fit, or a file may not be written (`util.base.guard.claim`).
     """
     if not options.query or not options.output:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
@@ -98,7 +103,7 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
 
 
 def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
-    """Raise InputError when the probabilities of one query have the name of another's label map."""
+    """Raise InputError if a probability map of one query has the path of another query's label map."""
     query_of = {target: query for query, target in jobs}
     for target, same_query in files.items():
         if clash := [file for file in same_query if file != target and file in files]:
@@ -107,13 +112,13 @@ def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Pa
 
 
 def _is_done(query: Path, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
-    """Whether the label map is there as cases.csv lists it, and made of the same."""
+    """Return whether the label map exists as cases.csv lists it, made from the same inputs."""
     same_query = rows.get(scan_name(query), [])
     if not same_query or not target.is_file():
         return False
     try:
         expected = {"made_from": _made_from(settings, query), "sha256": sha256(target)}
-    except OSError:      # said when the query is read
+    except OSError:      # reported when the query is read
         return False
     return all(expected.items() <= row.items() for row in same_query)
 
@@ -133,13 +138,13 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
                 made = _predict_one(predictor, query, target, options.save_probs)
                 rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
                 write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, plan.table)
-            except (InputError, OSError, RuntimeError, MemoryError) as error:   # RuntimeError: what torch and ITK raise
+            except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
                 failures.append(f"query {query.name}: {' '.join(str(error).split())}")
     return failures
 
 
 def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool) -> list[dict]:
-    """Write a query's label map, on its own grid, with what else was asked for; return its rows of cases.csv."""
+    """Segment a query, write its label map and other maps on its own grid, and return its rows of cases.csv."""
     found = predictor.segment(query)
     if save_probs:
         for label in found.on_grid:
@@ -151,16 +156,16 @@ def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bo
 
 
 def _given(options: PredictOptions) -> list[Path]:
-    """Return the files that predictions are made of but the query."""
+    """Return the files and folders that predictions depend on, without the query."""
     given = (options.reload_model_path, options.support_image, options.support_label)
-    return [Path(path) for paths in given for path in (paths if isinstance(paths, tuple) else [paths])]
+    return [Path(path) for paths in given if paths is not None for path in (paths if isinstance(paths, tuple) else [paths])]
 
 
 def output_path(query: Path, output: Path, n_queries: int) -> Path:
-    """Return the label map's path: `output` itself where it is a NIfTI name (for one query), else a file in that folder.
+    """Return the path of a query's label map: `output` if it is a NIfTI name, else a file in the folder `output`.
 
     Raises:
-        InputError: one file name for several queries.
+        InputError: `output` is a NIfTI name, and there are several queries.
     """
     if output.name.endswith(ENDINGS):
         if n_queries > 1:
@@ -170,15 +175,15 @@ def output_path(query: Path, output: Path, n_queries: int) -> Path:
 
 
 def _earlier_rows(table: Path) -> dict[str, list[dict]]:
-    """Return the rows of an earlier cases.csv by query; none where it is missing, damaged or has other columns.
+    """Return the rows of an earlier cases.csv by query. There are none if it is missing, damaged or has other columns.
 
-    Tables of earlier versions lack the check sums; so do these rows, and their queries are not taken for done.
+    Tables of earlier versions have no checksums. Their queries do not count as done.
     """
     rows: dict[str, list[dict]] = {}
     try:
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, CASE_COLUMNS[:-1]) else ():
+            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
                 rows.setdefault(row["query"], []).append(row)
     except FileNotFoundError:
         return {}
@@ -189,11 +194,11 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
 
 
 def _beside(target: Path, what: str) -> Path:
-    """Return the path of a map beside a label map, such as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
+    """Return the path of another map beside a label map, as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
     return target.with_name(f"{scan_name(target)}_{what}.nii.gz")
 
 
 def _files(target: Path, names: Mapping[int, str], save_probs: bool) -> list[Path]:
-    """Return all that `predict_one` writes."""
+    """Return the files that `_predict_one` writes."""
     maps = [*(f"{file_name(name)}_prob" for name in names.values()), "uncertainty"] if save_probs else []
     return [target, *(_beside(target, what) for what in maps)]

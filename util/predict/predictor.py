@@ -1,9 +1,9 @@
-"""Outlines scans from outlined ones, in Python: no config, no run folder.
+"""The Python API: segments scans from supports, without a config or a run folder.
 
     from util.predict.predictor import Predictor
 
-    predictor = Predictor.load("runs/…/snapshots/30000.pth")
-    predictor.add_support("outlined.nii.gz", "outlined_labels.nii.gz")
+    predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth")
+    predictor.add_support("support.nii.gz", "support_labels.nii.gz")
     predictor.segment("scan.nii.gz").save("scan_labels.nii.gz")
 """
 
@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from dataloaders.datasets import DatasetSpec
+from dataloaders.datasets import DatasetSpec, Grid
 from dataloaders.volumes import Volume
+from models.volume import VolumeModel
 from util.base.device import resolve_device, resolve_precision
 from util.base.errors import InputError
 from util.base.guard import claim
-from util.base.progress import progress
 from util.options.config import base_config, check_config
-from util.options.sections import DataOptions, ModelOptions, WholeVolumeOptions, section
+from util.options.sections import Config, DataOptions, ModelOptions, WholeVolumeOptions, section
 from util.predict.scans import (
     Image,
     Scan,
@@ -39,19 +37,20 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
+from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
+from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
-from util.segment.whole_volume import largest_components, probabilities, smooth_along_z
+from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
 from util.training.as_trained import as_trained
-from util.training.building import build_model
-from util.training.snapshots import load_model, read_snapshot
+from util.training.building import build_model, expect_no_weights, load_weights
+from util.training.snapshots import read_snapshot
 
 
 @dataclass(frozen=True)
 class Support:
-    """An outlined scan on the model's grid; the label map has the values of the label file."""
+    """A support scan, and its volume on the model's grid. The label map has the values of the label file."""
 
     scan: Scan
     volume: Volume
@@ -59,13 +58,14 @@ class Support:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What was found in a scan.
+    """The segmentation of a scan.
 
     Attributes:
-        label_map: (D, H, W) whole numbers on the scan's own voxels, with the values of the supports' labels.
-        names: what each value is called.
-        on_grid: each label's (D, H, W) probability on the model's grid.
-        agreement: of the supports, and of altered copies of the scan.
+        scan: the scan.
+        label_map: (D, H, W) uint8 or int16 on the scan's own grid, with the values of the supports' labels.
+        names: by value.
+        on_grid: by value, the (D, H, W) probability on the model's grid, 0 to 1.
+        agreement: of the supports, and of augmented copies of the scan.
     """
 
     scan: Scan
@@ -76,19 +76,23 @@ class Segmentation:
 
     @cached_property
     def image(self) -> Image:
-        """The label map as what the scan was given as: a nibabel or a SimpleITK image; nibabel for a path."""
+        """The label map as an image, of the kind that the scan was given as: nibabel or SimpleITK. For a path, nibabel."""
         return like_given(self.label_map, self.scan)
 
     def probability(self, label: int) -> np.ndarray:
-        """Return a label's probability, (D, H, W) on the scan's own voxels."""
+        """Return the probability of a label, (D, H, W) on the scan's own grid, 0 to 1.
+
+        Raises:
+            KeyError: the label was not segmented.
+        """
         return to_scan(self.on_grid[label], self.scan)
 
     def uncertainty(self) -> np.ndarray:
-        """Return 0 (sure) to 1, (D, H, W) on the scan's own voxels; see `Agreement.disagreement`."""
+        """Return the uncertainty, (D, H, W) on the scan's own grid, 0 (certain) to 1. See `Agreement.disagreement`."""
         return to_scan(self.agreement.disagreement(), self.scan)
 
     def numbers(self) -> list[dict[str, Any]]:
-        """Return for each label its volume in ml, its number of slices, and how far it can be trusted."""
+        """Return for each label its volume in ml, its number of slices, and `Agreement.numbers`."""
         voxel_ml = float(np.prod(self.scan.original.GetSpacing())) / 1000
         return [{"query": self.scan.name, "label": label, "label_name": name,
                  "volume_ml": round((self.label_map == label).sum() * voxel_ml, 2),
@@ -99,9 +103,10 @@ class Segmentation:
         """Write the label map as NIfTI on the scan's own grid.
 
         Args:
-            overwrite: replace a file that this project did not make, or that was changed since; the scan itself never.
+            overwrite: replace a file that this project did not write, or that was changed since. The scan is never replaced.
         Raises:
             InputError: the file may not be written.
+            OSError: the file cannot be written.
         """
         read = [] if self.scan.path is None else [self.scan.path]
         claim([Path(path)], read, overwrite=overwrite, remedy="overwrite=True")
@@ -109,64 +114,101 @@ class Segmentation:
 
 
 class Predictor:
-    """A model with its outlined scans, ready for others.
+    """A model with its supports, which segments scans.
 
     Args:
-        model: in the four-call interface, with its weights.
-        spec: of the data set that it was trained on; its grid is what scans are brought to.
-        device: where it computes.
+        segmenter: holds the model.
+        spec: the data set that the model was trained on. Scans are resampled to its grid, and its names of labels are used.
+            None for a model that takes scans on their own grid.
         options: how whole volumes are segmented.
-        augment: segment altered copies of each scan too, and take the mean; takes five times as long.
+        augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
     Raises:
-        InputError: the grid of the data set is not known.
+        InputError: the data set has no grid.
     """
 
-    def __init__(self, model: nn.Module, spec: DatasetSpec, device: torch.device, options: WholeVolumeOptions, *,
-                 augment: bool = False):
-        if spec.grid is None:
+    def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False):
+        if spec is not None and spec.grid is None:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
-        self.spec, self.options, self.augment = spec, options, augment
+        self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
         self.supports: list[Support] = []
-        self._encoder = SliceEncoder(model, device, options.eval_batch_size, whole=True)
 
     @classmethod
     def load(cls, snapshot: Path | str, **options: Any) -> Predictor:
-        """Make a predictor of a snapshot, which says which network, method and grid it was trained with.
+        """Return a predictor for a snapshot. The snapshot tells its method, network and grid.
 
         Args:
             snapshot: of train.py.
-            options: others than the defaults of configs/base.json5, under the names that they have there, as `device="cpu"`.
+            options: options of configs/base.json5 with other values than there, as `device="cpu"`.
         Raises:
-            InputError: the file is missing, broken or something else, or an option is not allowed.
+            InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
-        found = read_snapshot(snapshot)
-        config = as_trained(base_config() | options, found.config, given=options)
-        check_config(config)
-        device = resolve_device(config["device"], config["deterministic"])
-        config["precision"] = resolve_precision(config["precision"], device)
-        model = build_model(ModelOptions.of(config))
-        load_model(model, found)
-        return cls(model, DataOptions.of(config).spec, device, section(WholeVolumeOptions, config), augment=config["augment"])
+        return cls.from_config(_with_precision(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
+                                               | {"reload_model_path": str(snapshot)}))
 
-    def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
-        """Add an outlined scan; all values above 0 of its labels will be looked for in others.
+    @classmethod
+    def untrained(cls, model: str = "guided", **options: Any) -> Predictor:
+        """Return a predictor for a model that needs no training.
 
         Args:
-            image: a NIfTI file, or a nibabel or SimpleITK image.
-            labels: whole numbers on the same grid; a file or an image.
+            model: "guided" or "registration".
+            options: as for `load`.
         Raises:
-            InputError: they cannot be read, do not belong together, or no label is left on the model's grid.
+            InputError: the model needs training, or an option is not allowed.
         """
-        scan, label_map = read_support(image, labels, self.spec.grid)
-        name = f"support {len(self.supports) + 1}"
-        self.supports.append(Support(scan, Volume(name, scan.image, label_map, self.spec.grid.spacing_mm[::-1])))
-        self._encoder.supports.add(name)
+        return cls.from_config(_with_precision(base_config() | options | {"model": model, "reload_model_path": None}))
+
+    @classmethod
+    def from_config(cls, config: Config) -> Predictor:
+        """Return a predictor for a complete config: the network as its snapshot was trained, and `precision` not "auto".
+
+        Raises:
+            InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
+        """
+        check_config(config)
+        device = resolve_device(config["device"], config["deterministic"])
+        options = ModelOptions.of(config)
+        whole = section(WholeVolumeOptions, config)
+        model = build_model(options)
+        if isinstance(model, VolumeModel):
+            expect_no_weights(options.model, config["reload_model_path"])
+            return cls(VolumeSegmenter(model, device), None, whole, augment=config["augment"])
+        load_weights(model, options, config["reload_model_path"])
+        segmenter = SliceSegmenter(SliceEncoder(model, device, whole.eval_batch_size, whole=True))
+        return cls(segmenter, DataOptions.of(config).spec, whole, augment=config["augment"])
+
+    def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
+        """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
+
+        Args:
+            image: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
+            labels: whole numbers on the same grid: a file or an image, too.
+        Raises:
+            InputError: they cannot be read, do not belong together, or no label is left on the grid.
+        """
+        scan, label_map = read_support(image, labels, self._grid, self._orientation)
+        volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
+        self.supports.append(Support(scan, volume))
+        self.segmenter.keep(volume)
+
+    @property
+    def _grid(self) -> Grid | None:
+        return None if self.spec is None else self.spec.grid
+
+    @property
+    def _orientation(self) -> str | None:
+        """The directions of the axes if the grid does not fix them: those of the first support."""
+        return orientation_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
     def names(self) -> dict[int, str]:
-        """What every label value of the supports is called."""
-        values = label_values([support.volume.label_map for support in self.supports])
-        return label_names(values, self.spec.labels, self.spec.file_values)
+        """The names of all label values of the supports."""
+        values = label_values([label_map_of(support.volume) for support in self.supports])
+        known, stored = ({}, {}) if self.spec is None else (self.spec.labels, self.spec.file_values)
+        return label_names(values, known, stored)
+
+    def prepare(self) -> None:
+        """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so."""
+        self.segmenter.prepare([support.volume for support in self.supports])
 
     def segment(self, scan: Image | Path | str) -> Segmentation:
         """Segment a scan of any spacing, orientation and size.
@@ -174,42 +216,44 @@ class Predictor:
         Args:
             scan: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
         Raises:
-            InputError: there is no support, or the scan is missing, damaged, constant, or holds values that are not finite.
+            InputError: there is no support, or the scan is missing, damaged, constant, or has values that are not finite.
         """
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
-        read = read_scan(scan, self.spec.grid, orientation_of(self.supports[0].scan.on_grid))
+        read = read_scan(scan, self._grid, self._orientation)
         agreement = self._agreement(read)
-        on_grid = agreement.mean_probabilities()
+        on_grid, names = agreement.mean_probabilities(), self.names
         label_map = join_on_scan(on_grid, read, self.options.largest_component)
-        names = self.names
         return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement)
 
-    def encode_supports(self) -> None:
-        """Encode the outlined scans, which `segment` would do at the first scan."""
-        volumes = [support.volume for support in self.supports]
-        with progress(total=sum(len(volume.image) for volume in volumes), desc="supports", unit="slice") as bar:
-            for volume in volumes:
-                self._encoder.encode_whole(volume, bar)
-
     def _agreement(self, scan: Scan) -> Agreement:
-        """Return the members of a scan: the supports, each with the scan as it is and, with `augment`, with altered copies.
-
-        A label's probability is the mean over the members whose support holds it.
-        """
+        """Return the members of a scan: one for each support and, if `augment`, for each augmented copy of the scan."""
         image, agreement = scan.image, Agreement()
         supports = tuple(support.volume for support in self.supports)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
-            query = Volume("query", augmentation.apply(image), None, self.spec.grid.spacing_mm[::-1])
-            for _, raw in probabilities(self._encoder, Task(query, supports, tuple(self.names)), self.options):
-                agreement.add({label: smooth_along_z(augmentation.undo(probs), self.options.smooth_z)
-                               for label, probs in raw.items()})
-            self._encoder.release(query)
+            query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
+            for member in self.segmenter.members(Task(query, supports, tuple(self.names)), self.options):
+                probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
+                         for label, of_label in member.probs.items()}
+                agreement.add(probs, member.confidence)
+            self.segmenter.release(query)
         return agreement
 
 
+def _with_precision(config: Config) -> dict[str, Any]:
+    """Return the checked config with the precision for its device."""
+    check_config(config)
+    device = resolve_device(config["device"], config["deterministic"])
+    return {**config, "precision": resolve_precision(config["precision"], device)}
+
+
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
-    """Return the label map of each label's (D, H, W) probability on the model's grid, on the scan's own voxels."""
+    """Return the (D, H, W) int16 label map on the scan's own grid.
+
+    Args:
+        probs: by label, the (D, H, W) probability on the model's grid.
+        largest_component: keep only the largest connected component of each label.
+    """
     on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
     label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
     return largest_components(label_map) if largest_component else label_map

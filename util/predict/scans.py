@@ -1,7 +1,8 @@
-"""Scans of any kind and place: read, brought to a dataset's grid, and results brought back to the scan's own grid."""
+"""Reads scans, resamples them to a data set's grid, and brings results back to the scan's own grid."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,17 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
-from dataloaders.reading import check_image, labels_on, read_dicom, read_nifti
-from dataloaders.resampling import clip_at_percentile, save, voxel_to_patient, window_to_255, with_geometry
-from dataloaders.volumes import MAX_VOXELS, normalise, write_like
+from dataloaders.dicom import read_dicom
+from dataloaders.itk import check_image, labels_on, voxel_to_patient, with_geometry
+from dataloaders.nifti import MAX_VOXELS, read_nifti, save, write_like
+from dataloaders.resampling import clip_at_percentile, window_to_255
+from dataloaders.volumes import normalise
 from util.base.errors import InputError
 from util.base.files import made_in
 from util.base.guard import is_same
 
 ENDINGS = (".nii", ".nii.gz")
+MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is resampled to coarser voxels
 
 
 Image = sitk.Image | nibabel.spatialimages.SpatialImage
@@ -26,13 +30,14 @@ Image = sitk.Image | nibabel.spatialimages.SpatialImage
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan as it was given, and the same on the model's grid.
+    """A scan on its own grid and on the model's grid.
 
     Attributes:
-        name: its file's name without the ending, or its folder's; "scan" for an image in memory.
+        name: of the file without its ending, or of the folder. An image in memory is called "scan" or "support image".
         given: the path of a NIfTI file or of a folder of DICOM slices, or an image in memory.
-        original: on its own voxels.
-        on_grid: prepared as the training data was.
+        original: the scan on its own grid.
+        on_grid: the scan on the model's grid, prepared as the training data. A model without training has the scan's own
+            grid, coarser if that has more than MAX_OWN_VOXELS voxels.
     """
 
     name: str
@@ -42,24 +47,30 @@ class Scan:
 
     @property
     def path(self) -> Path | None:
-        """Where it was read from; None for an image in memory."""
+        """The path that the scan was read from; None for an image in memory."""
         return self.given if isinstance(self.given, Path) else None
 
     @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """The spacing (z, y, x) of the prepared scan."""
+        x_mm, y_mm, z_mm = self.on_grid.GetSpacing()
+        return z_mm, y_mm, x_mm
+
+    @property
     def image(self) -> np.ndarray:
-        """The prepared image, z-scored, (D, H, W) float32."""
+        """The prepared scan, (D, H, W) float32, z-scored."""
         return normalise(sitk.GetArrayFromImage(self.on_grid).astype(np.float32))
 
 
 def find_scans(path: Path, output: Path | None = None) -> list[Path]:
-    """Return the scans that a path stands for: itself when it is a file or a folder of DICOM slices, else those in the folder.
+    """Return the scans of a path: the path itself if it is a file or a folder of DICOM slices, else the scans in the folder.
 
     Args:
         path: of a file or a folder.
-        output: the folder that results are written to. Where it is `path` or in it, what this project wrote there is no scan;
-            nor is any other folder that holds nothing else.
+        output: the folder of the results. It may be `path` or lie in it: files that this project wrote are no scans, and
+            neither is a folder that holds nothing else.
     Raises:
-        InputError: there is none.
+        InputError: the folder has no scan.
     """
     if path.is_file() or not path.exists():
         return [path]
@@ -76,23 +87,25 @@ def find_scans(path: Path, output: Path | None = None) -> list[Path]:
 
 
 def _may_be_dicom(folder: Path) -> bool:
-    """Whether a folder directly holds a file that this project did not write."""
+    """Return whether a folder itself has a file that this project did not write."""
     written = {name for name, _ in made_in(folder)}
     return any(item.is_file() and item.name not in written and not item.name.startswith(".") for item in folder.iterdir())
 
 
 def scan_name(path: Path) -> str:
-    """Return a file's name without the ending; a folder's name."""
+    """Return the name of a file without its ending, or the name of a folder."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def read_scan(given: Path | str | Image, grid: Grid, orientation: str | None = None) -> Scan:
-    """Bring a scan to the grid: a NIfTI file, a DICOM folder, or an image in memory.
+def read_scan(given: Path | str | Image, grid: Grid | None, orientation: str | None = None) -> Scan:
+    """Read a scan and prepare it on the model's grid.
 
     Args:
-        orientation: where the axes shall point when the grid does not say; None: as in the file.
+        given: a NIfTI file, a folder of DICOM slices, or an image in memory.
+        grid: None keeps the scan's own grid.
+        orientation: the axes' directions, as "LAS", used if the grid does not fix them. None: as in the file.
     Raises:
-        InputError: it is missing, damaged, constant, or holds values that are not finite.
+        InputError: the scan is missing, damaged, constant, or has values that are not finite.
     """
     name, given, image = _open(given, "scan")
     original = check_image(image, name)
@@ -100,7 +113,7 @@ def read_scan(given: Path | str | Image, grid: Grid, orientation: str | None = N
 
 
 def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk.Image]:
-    """Return what errors call a scan, what was given, with a text as the path that it is, and its image."""
+    """Return the name of a scan in messages, `given` with text as a path, and the image."""
     if isinstance(given, sitk.Image):
         if given.GetDimension() != 3 or given.GetNumberOfComponentsPerPixel() != 1:
             raise InputError(f"{role}: expected a volume with 3 axes, got {given.GetDimension()} axes with "
@@ -112,17 +125,19 @@ def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk
     return str(path), path, read_dicom(path) if path.is_dir() else read_nifti(path)
 
 
-def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid, orientation: str | None, name: str) -> Scan:
+def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, orientation: str | None, name: str) -> Scan:
     _expect_room(original, grid, name)
     prepared = check_image(prepare_image(original, grid, orientation), name)
     return Scan(scan_name(given) if isinstance(given, Path) else name, given, original, prepared)
 
 
 def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.Image:
-    """Return a nibabel image, whose axes point to right, anterior and superior, as SimpleITK has it: left, posterior, superior.
+    """Convert a nibabel image (coordinates RAS+) to SimpleITK (coordinates LPS+).
 
+    Args:
+        name: of the image in messages.
     Raises:
-        InputError: it is not a volume of three axes of real numbers, or its axes are not at right angles.
+        InputError: the image does not have three axes, its values are not real numbers, or its axes are not orthogonal.
     """
     if len(image.shape) != 3:
         raise InputError(f"{name}: expected a volume with 3 axes, got shape {image.shape}")
@@ -141,14 +156,19 @@ def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.I
     return result
 
 
-def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
-    """Turn, clip or window, resample, and crop or pad a scan as the training data was.
+def prepare_image(image: sitk.Image, grid: Grid | None, orientation: str | None) -> sitk.Image:
+    """Reorient, clip or window, resample, and crop or pad a scan, as the training data were.
 
-    The grid has its middle where the scan has its own, so that it lies on the same places of the patient however the same
-    scan was resampled; a scan that was prepared keeps its voxels. Cubic splines, within the range of the scan, blur less than
-    the linear interpolation of the training data does: what was resampled once more is closer to what it was before.
+    Without a grid, the scan is only reoriented, and resampled if it has more than MAX_OWN_VOXELS voxels.
+
+    The grid has the same centre as the scan. So it covers the same anatomy whatever the scan's spacing, and a scan that is
+    already prepared keeps its voxels. Cubic splines, clamped to the range of the scan, blur less than the linear
+    interpolation of the training data, so a scan that was resampled before changes less.
     """
     turned = _turn(image, grid, orientation)
+    if grid is None:
+        return sitk.Resample(sitk.Cast(turned, sitk.sitkFloat32), _model_grid(turned, None), sitk.Transform(), sitk.sitkLinear,
+                             float(sitk.GetArrayViewFromImage(turned).min()))
     clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
     array = sitk.GetArrayViewFromImage(clipped)
     darkest, brightest = float(array.min()), float(array.max())
@@ -156,9 +176,9 @@ def prepare_image(image: sitk.Image, grid: Grid, orientation: str | None) -> sit
     return sitk.Clamp(resampled, resampled.GetPixelID(), darkest, brightest)
 
 
-def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
-    """Return labels on the grid of `prepare_image`, (D, H, W): a voxel takes the value that covers more than half of it."""
-    turned = _turn(labels, grid, None)
+def prepare_labels(labels: sitk.Image, grid: Grid | None, orientation: str | None = None) -> np.ndarray:
+    """Return labels on the grid of `prepare_image`, (D, H, W) int16. A voxel has the value that covers more than half of it."""
+    turned = _turn(labels, grid, orientation)
     target = _model_grid(turned, grid)
     result = np.zeros(target.GetSize()[::-1], np.int16)
     for value in label_values([sitk.GetArrayViewFromImage(turned)]):
@@ -167,59 +187,73 @@ def prepare_labels(labels: sitk.Image, grid: Grid) -> np.ndarray:
     return result
 
 
-def _model_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
+def _model_grid(image: sitk.Image, grid: Grid | None) -> sitk.Image:
+    """Return an empty image on the model's grid around `image`. Without a grid: on its own, with MAX_OWN_VOXELS at most."""
     extent_mm = np.multiply(image.GetSize(), image.GetSpacing())
-    size = [grid.size_px, grid.size_px, max(1, round(extent_mm[2] / grid.spacing_mm[2]))]
+    if grid is None:
+        coarser = max(1.0, (math.prod(image.GetSize()) / MAX_OWN_VOXELS) ** (1 / 3))
+        size = [max(1, round(n / coarser)) for n in image.GetSize()]
+        spacing_mm = (extent_mm / size).tolist() if coarser > 1 else list(image.GetSpacing())
+    else:
+        size = [grid.size_px, grid.size_px, max(1, round(extent_mm[2] / grid.spacing_mm[2]))]
+        spacing_mm = list(grid.spacing_mm)
     middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     direction = np.reshape(image.GetDirection(), (3, 3))
     target = sitk.Image(size, sitk.sitkUInt8)
-    target.SetSpacing(grid.spacing_mm)
+    target.SetSpacing(spacing_mm)
     target.SetDirection(image.GetDirection())
-    target.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * grid.spacing_mm))
+    target.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * spacing_mm))
     return target
 
 
-def _expect_room(image: sitk.Image, grid: Grid, name: str) -> None:
-    """Raise InputError when a scan's spacing makes it larger than MAX_VOXELS on the grid."""
+def _expect_room(image: sitk.Image, grid: Grid | None, name: str) -> None:
+    """Raise InputError if a scan would have more than MAX_VOXELS voxels on the model's grid."""
+    if grid is None:
+        return
     longest_mm = max(np.multiply(image.GetSize(), image.GetSpacing()))
     if longest_mm / min(grid.spacing_mm) * grid.size_px**2 > MAX_VOXELS:
         raise InputError(f"{name}: spans {longest_mm:.0f} mm, which is too large for the grid of the model: "
                          f"size (x, y, z) = {image.GetSize()}, spacing {image.GetSpacing()} mm")
 
 
-def _turn(image: sitk.Image, grid: Grid, orientation: str | None) -> sitk.Image:
-    target = grid.orientation or orientation
+def _turn(image: sitk.Image, grid: Grid | None, orientation: str | None) -> sitk.Image:
+    target = (None if grid is None else grid.orientation) or orientation
     return sitk.DICOMOrient(image, target) if target else image
 
 
 def orientation_of(image: sitk.Image) -> str:
-    """Return where the axes x, y, z point, to the nearest axis of the patient, as "LAS"."""
+    """Return the directions of the axes x, y, z, each as the nearest axis of the patient, as "LAS"."""
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
-def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid) -> tuple[Scan, np.ndarray]:
-    """Return an outlined scan and its labels (D, H, W) on the grid, with the values that they have.
+def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid | None,
+                 orientation: str | None = None) -> tuple[Scan, np.ndarray]:
+    """Read a support, and return its scan and its label map on the model's grid, (D, H, W) int16.
 
     Raises:
-        InputError: a file is missing or damaged, they do not belong together, or no label is left on the grid.
+        InputError: a file is missing or damaged, scan and labels do not belong together, or no label is left on the grid.
     """
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
     label_name, _, read_labels = _open(labels, "support labels")
-    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid)
+    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid, orientation)
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
-    return _on_grid(given, original, grid, None, name), label_map
+    return _on_grid(given, original, grid, orientation, name), label_map
 
 
 def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:
-    """Bring (D, H, W) probabilities from the model's grid to the scan's own, linearly; 0 outside."""
+    """Resample (D, H, W) probabilities from the model's grid to the scan's own, linearly. Outside, they are 0."""
     moved = sitk.Resample(with_geometry(values, scan.on_grid), scan.original, sitk.Transform(), sitk.sitkLinear, 0.0)
     return sitk.GetArrayFromImage(moved)
 
 
 def write_on_scan(values: np.ndarray, scan: Scan, path: Path) -> None:
-    """Write (D, H, W) values on the scan's own grid as NIfTI with exactly its geometry."""
+    """Write (D, H, W) values on the scan's own grid as NIfTI, with exactly its geometry.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     if scan.path is not None and scan.path.is_file():
         write_like(scan.path, values, path)
     else:
@@ -227,7 +261,7 @@ def write_on_scan(values: np.ndarray, scan: Scan, path: Path) -> None:
 
 
 def like_given(values: np.ndarray, scan: Scan) -> Image:
-    """Return (D, H, W) values as an image of the kind that the scan was given as, with its geometry; nibabel for a path."""
+    """Return (D, H, W) values as an image with the scan's geometry: SimpleITK if the scan was given so, else nibabel."""
     if isinstance(scan.given, sitk.Image):
         return with_geometry(values, scan.original)
     if isinstance(scan.given, Path):
@@ -238,20 +272,28 @@ def like_given(values: np.ndarray, scan: Scan) -> Image:
 
 
 def label_values(label_maps: Sequence[np.ndarray]) -> list[int]:
-    """Return the values above 0 in any of the label maps, ascending."""
+    """Return the values above 0 in any of some label maps, in ascending order."""
     return sorted({int(value) for label_map in label_maps for value in np.unique(label_map)} - {0})
 
 
 def label_names(values: Sequence[int], names: Mapping[int, str], file_values: Mapping[int, int]) -> dict[int, str]:
-    """Name the values of label files: as the dataset calls them, else "label <value>"."""
+    """Return the names of the values in label files: those of the data set, else "label <value>".
+
+    Args:
+        names: of the data set, by label.
+        file_values: label by value in a file.
+    """
     return {value: names.get(file_values.get(value, value), f"label {value}") for value in values}
 
 
 def pair_paths(images: Sequence[str] | str | None, labels: Sequence[str] | str | None) -> Iterator[tuple[Path, Path]]:
-    """Yield the support image and label of each pair of the options.
+    """Yield the path of the image and of the labels of each support.
 
+    Args:
+        images: the option `support_image`.
+        labels: the option `support_label`.
     Raises:
-        InputError: there is none, or they are not equally many.
+        InputError: there is no support, or the numbers of images and labels differ.
     """
     images, labels = ([paths] if isinstance(paths, str) else list(paths or []) for paths in (images, labels))
     if not images or len(images) != len(labels):

@@ -1,1 +1,1 @@
-"""What an evaluation writes and what is made of it: scores, figures, comparison, report."""
+"""The results of an evaluation: scores, figures, comparison, report."""

@@ -1,4 +1,4 @@
-"""Finished evaluation runs of several methods, gathered and tested against a baseline."""
+"""Gathers the evaluation runs of several methods, and tests the methods against a baseline."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from util.base.inputs import read_json
 from util.options.config import check_options
 from util.options.table import MODELS, Role, with_role
 
-MIN_PAIRS = 6            # fewer pairs cannot give p < 0.05
+MIN_PAIRS = 6            # with fewer pairs, p < 0.05 is impossible
 ALL = "all classes"
 COMPARED_OPTIONS = with_role(Role.COMPARED)
 
 
-class Volume(NamedTuple):
-    """A class of a query volume, segmented from a support volume."""
+class Scored(NamedTuple):
+    """What a score belongs to: one class of a query volume, segmented from a support volume.
+
+    Attributes:
+        fold: test fold.
+        support: case of the support.
+        query: case of the query.
+        label: name of the class.
+    """
 
     fold: int
     support: str
@@ -32,19 +39,22 @@ class Volume(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder of test.py says: its config, and the score of every volume in [0, 1]."""
+    """A run folder of test.py: its method, its config, and its scores, 0 to 1."""
 
     folder: Path
     method: str
     config: Mapping[str, Any]
-    scores: Mapping[Volume, float]
+    scores: Mapping[Scored, float]
 
 
 def find_runs(paths: Iterable[str], metric: str = "dice") -> list[Run]:
-    """Read the runs in some folders. `NAME=FOLDER` names the method; otherwise it is the model, "untrained" where it is so.
+    """Read all finished runs of test.py below some folders.
 
+    Args:
+        paths: each FOLDER, or NAME=FOLDER to name the method. Without a name, it is the model's, with "(untrained)" if so.
+        metric: the column of scores.csv.
     Raises:
-        InputError: a folder is missing, holds no scores.csv, or a file in it is not what test.py writes.
+        InputError: a folder is missing, holds no scores.csv, or has a file that test.py did not write.
     """
     runs = []
     for given in paths:
@@ -59,11 +69,16 @@ def find_runs(paths: Iterable[str], metric: str = "dice") -> list[Run]:
 
 
 def read_run(folder: Path, metric: str, name: str = "") -> Run:
+    """Read a run folder of test.py. The arguments are as in `find_runs`, with "" for no name.
+
+    Raises:
+        InputError: a file is missing or test.py did not write it, or a score is not in 0 to 1.
+    """
     try:
         config = read_json(folder / "config.json")
         check_options(config, COMPARED_OPTIONS, folder / "config.json")
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-            scores = {Volume(config["eval_fold"], row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
+            scores = {Scored(config["eval_fold"], row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
                       for row in csv.DictReader(file)}
         if wrong := [score for score in scores.values() if not 0 <= score <= 1]:
             raise InputError(f"{folder / 'scores.csv'}: {metric}: got {wrong[0]}, allowed: 0 to 1")
@@ -78,12 +93,16 @@ def read_run(folder: Path, metric: str, name: str = "") -> Run:
 
 
 def setting(config: Mapping[str, Any]) -> str:
-    """Return "1", or "2" where slices with the test classes were removed from training."""
+    """Return the setting of a run's config: "2" if slices with test classes were left out of training, else "1"."""
     return "1" if config["exclude_label"] is None else "2"
 
 
 def common_config(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what decides how scores were made; an InputError names two runs that differ in it."""
+    """Return the options that make scores comparable, which all runs share.
+
+    Raises:
+        InputError: two runs differ in one of them. The message names both.
+    """
     def protocol(run: Run) -> dict[str, Any]:
         config = {key: run.config[key] for key in ("dataset", "protocol", "n_part")}
         return {**config, "setting": setting(run.config), "exclude_rule": run.config["exclude_rule"]}
@@ -97,24 +116,31 @@ def common_config(runs: Sequence[Run]) -> dict[str, Any]:
     return first
 
 
-def by_method(runs: Sequence[Run]) -> dict[str, dict[Volume, float]]:
-    """Pool the runs of each method; an InputError names two runs that scored the same volume."""
-    pooled: dict[str, dict[Volume, float]] = {}
-    origin: dict[tuple[str, Volume], Path] = {}
+def by_method(runs: Sequence[Run]) -> dict[str, dict[Scored, float]]:
+    """Pool the scores of all runs of each method.
+
+    Raises:
+        InputError: two runs of a method scored the same class, query and support. The message names both.
+    """
+    pooled: dict[str, dict[Scored, float]] = {}
+    origin: dict[tuple[str, Scored], Path] = {}
     for run in runs:
-        for volume, score in run.scores.items():
-            if (run.method, volume) in origin:
-                raise InputError(f"{run.folder}: scores case {volume.query} from support {volume.support} as {run.method}, as "
-                                 f"{origin[run.method, volume]} does; leave one out, or name them: NAME=FOLDER")
-            origin[run.method, volume] = run.folder
-            pooled.setdefault(run.method, {})[volume] = score
+        for scored, score in run.scores.items():
+            if (run.method, scored) in origin:
+                raise InputError(f"{run.folder}: scores case {scored.query} from support {scored.support} as {run.method}, as "
+                                 f"{origin[run.method, scored]} does; leave one out, or name them: NAME=FOLDER")
+            origin[run.method, scored] = run.folder
+            pooled.setdefault(run.method, {})[scored] = score
     return pooled
 
 
-def group_means(scores: Mapping[Volume, float], classes: Sequence[str]) -> np.ndarray:
-    """Return (groups, classes + 1): the mean over queries for each fold and support, and then over classes. NaN: no score."""
-    groups = sorted({(volume.fold, volume.support) for volume in scores})
-    table = np.array([[_mean([score for volume, score in scores.items() if (*volume[:2], volume.label) == (*group, label)])
+def group_means(scores: Mapping[Scored, float], classes: Sequence[str]) -> np.ndarray:
+    """Return (G, len(classes) + 1) mean scores over the queries, for each of the G pairs of fold and support.
+
+    The last column is the mean over the classes. NaN stands for no score.
+    """
+    groups = sorted({(scored.fold, scored.support) for scored in scores})
+    table = np.array([[_mean([score for scored, score in scores.items() if (*scored[:2], scored.label) == (*group, label)])
                        for label in classes] for group in groups])
     return np.column_stack([table, [_mean(row[~np.isnan(row)]) for row in table]])
 
@@ -124,20 +150,24 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def mean_and_std(values: np.ndarray) -> tuple[float, float]:
-    """Mean and sample standard deviation of the values that are not NaN; NaN where there are too few."""
+    """Return mean and sample standard deviation of (N,) values, without NaN. With too few values, they are NaN."""
     values = values[~np.isnan(values)]
     return _mean(values), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
 
-def p_values_against(baseline: str, methods: Mapping[str, Mapping[Volume, float]],
+def p_values_against(baseline: str, methods: Mapping[str, Mapping[Scored, float]],
                   classes: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Wilcoxon's signed-rank test of each other method against the baseline, for each class and for all, by paired volumes.
+    """Test each method against the baseline, for each class and for all, by Wilcoxon's signed-rank test (Wilcoxon 1945).
 
+    Args:
+        baseline: one of `methods`.
+        methods: scores by name of the method.
+        classes: names of the classes.
     Returns:
-        p by (method, class or ALL), with Holm's correction over the methods, for each class and for ALL on its own; NaN where
-        there are fewer than MIN_PAIRS.
+        p by (method, class or ALL). Holm's correction is over the methods, for each class and for ALL apart. NaN stands for
+        fewer than MIN_PAIRS pairs.
     Raises:
-        InputError: a method was not scored on the baseline's volumes.
+        InputError: a method and the baseline were not scored on the same volumes.
     """
     reference = methods[baseline]
     others = {method: scores for method, scores in methods.items() if method != baseline}
@@ -146,10 +176,10 @@ def p_values_against(baseline: str, methods: Mapping[str, Mapping[Volume, float]
             raise InputError(f"{method} and {baseline} cannot be paired: {len(unpaired)} volumes are scored for one of them "
                              f"only, such as {', '.join(f'{k} {v}' for k, v in unpaired[0]._asdict().items())}; "
                              "leave runs out, or say --baseline none")
-    corrected = {}
+    corrected: dict[tuple[str, str], float] = {}
     for label in (*classes, ALL):
-        chosen = [volume for volume in reference if label in (volume.label, ALL)]
-        corrected |= holm({(method, label): _p_value([scores[volume] - reference[volume] for volume in chosen])
+        chosen = [scored for scored in reference if label in (scored.label, ALL)]
+        corrected |= holm({(method, label): _p_value([scores[scored] - reference[scored] for scored in chosen])
                            for method, scores in others.items()})
     return corrected
 
@@ -161,8 +191,8 @@ def _p_value(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
-    """Correct p values for their number (Holm 1979); NaN stays and does not count."""
-    ordered = sorted((key for key, p in p_values.items() if not np.isnan(p)), key=p_values.get)
+    """Return the p values with Holm's correction for multiple tests (Holm 1979). NaN stays NaN and is not counted."""
+    ordered = sorted((key for key, p in p_values.items() if not np.isnan(p)), key=lambda key: p_values[key])
     corrected, largest = dict.fromkeys(p_values, np.nan), 0.0
     for rank, key in enumerate(ordered):
         largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[key]))

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its run folder: predictions as they come, and at the end tables, summary and pictures."""
+"""Writes an evaluation into its run folder: predictions during the run; tables, summary and figures at its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ from util.segment.predictions import QueryResult
 
 
 def save_query(result: QueryResult, names: Mapping[int, str], folder: Path) -> None:
-    """Write the predictions of one query into the run folder."""
+    """Write the predictions of one query into the run folder. `names` maps labels to names.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     for prediction in result.by_protocol:
         save_prediction(prediction, names[prediction.label], folder / "predictions")
     for whole in result.whole:
@@ -35,12 +39,15 @@ def save_query(result: QueryResult, names: Mapping[int, str], folder: Path) -> N
 
 
 def write_evaluation(results: Sequence[QueryResult], data: DataOptions, options: EvaluationOptions, folder: Path) -> float | None:
-    """Score this process's results, join those of all, write scores.csv, results.json and pictures, and print the table.
+    """Score the results, write scores.csv, results.json and figures, and print the table.
+
+    Every process must call this with its own results. The main process joins and writes them.
 
     Returns:
-        the mean Dice over classes; None in other processes than the main one.
+        The mean Dice over classes, 0 to 1; None in other processes.
     Raises:
         InputError: no support and query both hold one of the classes.
+        OSError: a file cannot be written.
     """
     names, tolerance_mm = data.spec.labels, options.surface_tolerance_mm
     predictions = [prediction for result in results for prediction in result.by_protocol]

@@ -1,4 +1,4 @@
-"""Pictures: the loss curve, and overviews of what was segmented from what."""
+"""Figures: the loss curve, and overviews of segmented slices."""
 
 from __future__ import annotations
 
@@ -15,19 +15,29 @@ from torch import Tensor
 from util.base.files import replacing
 from util.segment.metrics import dice
 from util.segment.predictions import Prediction
+from util.segment.task import label_map_of
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a PNG and close the figure."""
+    """Write a figure as PNG, whole or not at all, and close it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with replacing(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
     plt.close(figure)
 
 
 def loss_curve(history: Tensor, path: Path) -> None:
-    """Draw the query and alignment loss of every step, the first two columns of (n_steps, losses), with a running mean."""
+    """Draw query and alignment loss of every step with their running means.
+
+    Args:
+        history: (n_steps, losses) from `util.training.loop.train`. The first two columns are drawn.
+        path: of the PNG.
+    """
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     steps = np.arange(1, len(history) + 1)
     window = max(1, len(history) // 50)
@@ -41,27 +51,35 @@ def loss_curve(history: Tensor, path: Path) -> None:
 
 
 def overview(predictions: Sequence[Prediction], name: str, path: Path) -> None:
-    """Draw the best, the median and the worst segmented slice of one class, each under the support slice it came from."""
+    """Draw the best, median and worst segmented slice of one class by Dice, each below its support slice.
+
+    Args:
+        predictions: of one class, at least one.
+        name: of the class.
+        path: of the PNG.
+    """
     slices = sorted((slice_ for prediction in predictions for slice_ in _slice_scores(prediction)), key=lambda s: -s[0])
     chosen = {"best": slices[0], "median": slices[len(slices) // 2], "worst": slices[-1]}
     figure, axes = plt.subplots(2, 3, figsize=(10, 7.4), layout="constrained")
     figure.suptitle(f"{name}: support above, query below (blue: truth, orange: prediction)")
     for column, (word, (score, prediction, support_slice, z)) in enumerate(chosen.items()):
         support, query = prediction.support, prediction.query
-        _draw(axes[0, column], support.image[support_slice], {TRUTH: support.label_map[support_slice] == prediction.label})
+        _draw(axes[0, column], support.image[support_slice], {TRUTH: label_map_of(support)[support_slice] == prediction.label})
         axes[0, column].set_title(f"support: case {support.name}, slice {support_slice}", fontsize=10)
-        _draw(axes[1, column], query.image[z], {TRUTH: query.label_map[z] == prediction.label, PREDICTED: prediction.mask[z]})
+        _draw(axes[1, column], query.image[z], {TRUTH: label_map_of(query)[z] == prediction.label, PREDICTED: prediction.mask[z]})
         axes[1, column].set_title(f"{word}: case {query.name}, slice {z}, Dice {score:.2f}", fontsize=10)
     save_figure(figure, path)
 
 
 def _slice_scores(prediction: Prediction) -> list[tuple[float, Prediction, int, int]]:
-    return [(dice(prediction.mask[z], prediction.query.label_map[z] == prediction.label), prediction, part.support_slice, z)
+    """Return Dice, prediction, support slice and query slice for each segmented slice."""
+    truth = label_map_of(prediction.query) == prediction.label
+    return [(dice(prediction.mask[z], truth[z]), prediction, part.support_slice, z)
             for part in prediction.parts for z in part.query_slices]
 
 
 def _draw(axes: plt.Axes, image: np.ndarray, outlines: dict[str, np.ndarray]) -> None:
-    """Draw a slice with the outlines of masks; rows run upwards for prepared scans, whose first row is posterior."""
+    """Draw a slice with the outlines of masks. The first row is at the bottom, as it is posterior in prepared scans."""
     low, high = np.percentile(image, (1, 99.5))
     axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
     for colour, mask in outlines.items():

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about an evaluation run: scores, plots, and a viewer of every case."""
+"""The report: one self-contained HTML file about an evaluation, with scores, plots and a viewer of every case."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from nibabel.affines import voxel_sizes
 from scipy import stats
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.volumes import read_affine, read_array, read_header, read_image, read_label_of
+from dataloaders.nifti import read_affine, read_array, read_header
+from dataloaders.volumes import read_image, read_label_of
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import claim
@@ -32,17 +33,22 @@ from util.segment.metrics import METRICS
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
+LATER_COLUMNS = ("confidence",)      # tables of earlier versions lack these
 SHOWN_OPTIONS = with_role(Role.SHOWN)
-PROBABILITY_STEP = 4      # probabilities come from a feature grid of a quarter of the image's resolution
+PROBABILITY_STEP = 4      # every 4th pixel: the feature grid has 1/4 of the image's resolution
 JPEG_QUALITY = 80
 
 
 def write_report(run: str | None, overwrite: bool = False) -> Path:
-    """Write report.html into the run folder of an evaluation and return its path.
+    """Write report.html into the run folder of an evaluation, and return its path.
 
+    Args:
+        run: the run folder.
+        overwrite: replace a report.html that this project did not write, or that was changed since.
     Raises:
-        InputError: no run is given, it is not a finished evaluation, or its data are not where they were; or its report.html is
-            one of these data, or without `overwrite` was not made by this function.
+        InputError: there is no run folder, the evaluation is not finished, its data were moved, or report.html may not be
+            written.
+        OSError: the file cannot be written.
     """
     if run is None:
         raise InputError("run: got null, allowed: the run folder of an evaluation, as runs/QNet_test_CHAOST2_cv0/1")
@@ -60,7 +66,7 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
     report = folder / "report.html"
     claim([report], [*(path for case in cases.values() for path in case.files), *folder.glob("*.json"), *folder.glob("*.csv"),
                      *folder.glob("*/*.nii.gz")], overwrite=overwrite, remedy="overwrite=true")
-    content = {
+    content: dict[str, Any] = {
         "title": f"{spec.name}, fold {config['eval_fold']}", "labels": {str(value): name for value, name in spec.labels.items()},
         "facts": _facts(config, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
         "plots": [plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot],
@@ -86,14 +92,14 @@ def _read_json(path: Path) -> dict:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a table of scores, numbers as numbers and an empty cell as None.
+    """Return the rows of a CSV file of scores. Numbers become float, empty cells None.
 
     Raises:
-        InputError: the file is missing, has no rows, lacks one of `columns`, or has text where a number belongs.
+        InputError: the file is missing, has no rows, lacks one of `columns`, or has text in place of a number.
     """
     try:
         with expect_file(path).open(newline="", encoding="utf-8") as file:
-            rows = [{key: row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None for key in columns}
+            rows = [{key: _cell(row, key) for key in columns}
                     for row in csv.DictReader(file)]
     except (KeyError, csv.Error, ValueError) as error:
         reason = f"lacks the column {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
@@ -103,6 +109,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+def _cell(row: Mapping[str, str], key: str) -> str | float | None:
+    if key in LATER_COLUMNS and key not in row:
+        return None
+    return row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None
+
+
 def _facts(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
     return {"weights": str(config["reload_model_path"]), "encoder": config["encoder"], "protocol": config["protocol"],
             "support volumes": ", ".join(summary["supports"]), "parts": str(config["n_part"]),
@@ -110,7 +122,7 @@ def _facts(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, s
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON lacks, by None."""
+    """Replace NaN and infinity by None, as JSON lacks them."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -130,7 +142,7 @@ def _encode_case(case: Case, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: str) -> dict[str, Any]:
-    """Label maps of the protocol and of the whole volume, a PNG per slice; and the probability of each class, smaller."""
+    """Return the label maps of protocol and whole volume, one PNG per slice, and reduced probabilities of each class."""
     encoded: dict[str, Any] = {"probabilities": {}}
     for kind in ("predictions", f"predictions_{WHOLE}"):
         label_map = None
@@ -151,7 +163,7 @@ def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: st
 
 
 def _read_on_grid(path: Path, case: Case) -> np.ndarray:
-    """Return a (D, H, W) mask or probability map as uint8; an InputError says that it is not on the grid of its case."""
+    """Return a (D, H, W) uint8 mask or probability map. InputError: it is not on the grid of its case."""
     values = read_array(path)
     if values.shape != read_header(case.image).get_data_shape()[::-1] or values.dtype != np.uint8:
         raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of {case.image}")
@@ -159,18 +171,25 @@ def _read_on_grid(path: Path, case: Case) -> np.ndarray:
 
 
 def _upright(volume: np.ndarray, case: Case) -> np.ndarray:
-    """Turn slices as radiologists look at them: anterior above, the patient's right on the left."""
+    """Flip slices to the radiological view: anterior at the top, the patient's right on the left."""
     x_to, y_to, _ = nibabel.aff2axcodes(read_affine(case.image))
     return volume[:, ::-1 if y_to == "A" else 1, ::-1 if x_to == "R" else 1]
 
 
 def _encode(slice_: np.ndarray, ending: str) -> str:
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    return base64.b64encode(cv2.imencode(ending, np.ascontiguousarray(slice_), options)[1]).decode()
+    return base64.b64encode(cv2.imencode(ending, np.ascontiguousarray(slice_), options)[1].tobytes()).decode()
 
 
 def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Draw Dice and HD95 of every volume, class by class; protocol and whole volumes beside each other."""
+    """Draw Dice and HD95 of every volume by class, for the protocol and whole volumes.
+
+    Args:
+        rows: of scores.csv.
+        whole_rows: of scores_whole_volume.csv; may be empty.
+    Returns:
+        "image", a PNG in base64, and "text", the caption.
+    """
     figure = _figure(11, 3.8)
     names = list(dict.fromkeys(row["label_name"] for row in rows))
     for axes, metric, text in zip(figure.subplots(1, 2), ("dice", "hd95_mm"), ("Dice", "HD95, mm"), strict=True):
@@ -190,9 +209,16 @@ def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[M
 
 
 def plot_trust(whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
-    """Draw Dice over the numbers that are known without labels; None where there are fewer than three volumes."""
+    """Draw Dice against the trust numbers "agreement", "margin" and "confidence", which need no labels.
+
+    Args:
+        whole_rows: of scores_whole_volume.csv.
+    Returns:
+        "image" and "text" as `plot_distributions`; None if none of the numbers is known for three volumes.
+    """
     numbers = [(key, text) for key, text in (("agreement", "agreement with other supports"),
-                                             ("margin", "mean distance of the score from the threshold"))
+                                             ("margin", "mean distance of the score from the threshold"),
+                                             ("confidence", "confidence of the method"))
                if sum(_is_number(row[key]) for row in whole_rows) >= 3]
     if not numbers:
         return None

@@ -1,4 +1,4 @@
-"""What an evaluation run writes: scores, summary, predictions, pictures."""
+"""Scores of predictions, and the files of an evaluation: tables, summary, predictions, overviews."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.datasets import case_order
-from dataloaders.volumes import write_like
+from dataloaders.nifti import write_like
 from util.base.files import write_text
 from util.base.progress import progress
 from util.base.tables import write_rows
@@ -19,38 +19,56 @@ from util.segment.metrics import METRICS, all_metrics, dice
 from util.segment.predictions import Prediction, WholePrediction
 from util.segment.uncertainty import mean_margin
 
-STATISTICS = {"mean": np.mean, "std": np.std}
+STATISTICS: Mapping[str, Callable[..., Any]] = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
-WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin")
-WHOLE = "whole_volume"   # names the files about whole volumes
+WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin", "confidence")
+WHOLE = "whole_volume"   # in the names of files about whole volumes
 
 
 def file_name(label_name: str) -> str:
+    """Return the name of a label as file names have it."""
     return label_name.replace(" ", "_")
 
 
 def prediction_name(query_case: str, label_name: str, support_case: str) -> str:
+    """Return the file name of a prediction, `<query case>_<label name>_supp<support case>.nii.gz`."""
     return f"{query_case}_{file_name(label_name)}_supp{support_case}.nii.gz"
 
 
 def save_prediction(prediction: Prediction | WholePrediction, label_name: str, folder: Path) -> None:
-    """Write the mask as `<case>_<label name>_supp<support case>.nii.gz`, on the query's grid, with its geometry."""
-    query = prediction.query.case
-    write_like(query.image, prediction.mask.astype(np.uint8),
-               folder / prediction_name(query.name, label_name, prediction.support.name))
+    """Write the mask as NIfTI on the grid of the query, which is of a data set. `prediction_name` names the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _write_like_query(prediction, prediction.mask.astype(np.uint8), label_name, folder)
 
 
 def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> None:
-    """Write mask and probability (0…255 for 0…1) into folders of their own."""
+    """Write the mask into `predictions_whole_volume` and the probability, times 255, into `probabilities_whole_volume`.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     save_prediction(prediction, label_name, folder / f"predictions_{WHOLE}")
-    query = prediction.query.case
-    write_like(query.image, (prediction.probs * 255).round().astype(np.uint8),
-               folder / f"probabilities_{WHOLE}" / prediction_name(query.name, label_name, prediction.support.name))
+    _write_like_query(prediction, (prediction.probs * 255).round().astype(np.uint8), label_name,
+                      folder / f"probabilities_{WHOLE}")
+
+
+def _write_like_query(prediction: Prediction | WholePrediction, values: np.ndarray, label_name: str, folder: Path) -> None:
+    case = prediction.query.case
+    assert case is not None     # `read_tasks` reads cases of a data set
+    write_like(case.image, values, folder / prediction_name(case.name, label_name, prediction.support.name))
 
 
 def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mapping[int, str],
                tolerance_mm: float) -> list[dict[str, Any]]:
-    """Return one row (SCORE_COLUMNS) per class and query."""
+    """Return one row (SCORE_COLUMNS) per prediction.
+
+    Args:
+        names: by label.
+        tolerance_mm: of the surface Dice.
+    """
     return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.name,
              "query_case": p.query.name,
              **all_metrics(p.mask, p.query.label_map == p.label, p.query.spacing_mm, tolerance_mm)}
@@ -58,30 +76,37 @@ def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mappi
 
 
 def row_order(row: Mapping[str, Any]) -> tuple:
-    """Sort key of the tables: class, support, query."""
+    """Return the sort key of a row in the tables: class, support, query."""
     return row["label"], case_order(row["support_case"]), case_order(row["query_case"])
 
 
 def whole_score_rows(predictions: Sequence[WholePrediction], names: Mapping[int, str],
                      tolerance_mm: float) -> list[dict[str, Any]]:
-    """Return one row (WHOLE_COLUMNS) per class and query.
+    """Return one row (WHOLE_COLUMNS) per prediction. The arguments are those of `score_rows`.
 
-    "agreement" is the mean Dice with what the other supports give, None with one support; "margin" is `mean_margin`.
+    "agreement" is the mean Dice with the predictions from the other supports, or None with one support. "margin" is
+    `mean_margin`. "confidence" is the model's, or None.
     """
     rows = score_rows(predictions, names, tolerance_mm)
     found = {(p.label, p.support.name, p.query.name): p for p in predictions}
     for row in rows:
         own = found[row["label"], row["support_case"], row["query_case"]]
         others = [dice(own.mask, p.mask) for p in predictions if p is not own and p.label == own.label and p.query is own.query]
-        row |= {"agreement": float(np.mean(others)) if others else None, "margin": mean_margin(own.probs)}
+        row |= {"agreement": float(np.mean(others)) if others else None, "margin": mean_margin(own.probs),
+                "confidence": own.confidence}
     return rows
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and standard deviation (population) of METRICS, per class and per support and class.
+    """Return mean and population standard deviation of METRICS, per class, and per support and class.
 
-    The mean over classes is the mean of the classes' means. A distance that does not exist (NaN) is left out; where none
-    exists, its mean is None.
+    The mean over classes is the mean of the classes' means. NaN is left out. A mean without any value is None.
+
+    Args:
+        rows: from `score_rows`, or read from scores.csv.
+    Returns:
+        "classes": by name "n" and `<metric>_mean`, `<metric>_std`; "mean": `<metric>_mean` over classes; "supports": both,
+        by support.
     """
     def statistic(function: Callable, values: Sequence[float | None]) -> float | None:
         finite = [value for value in values if value is not None and np.isfinite(value)]
@@ -102,7 +127,11 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
                  folder: Path) -> None:
-    """Write scores.csv and results.json, and scores_whole_volume.csv if there are such rows."""
+    """Write scores.csv, results.json, and scores_whole_volume.csv if there are `whole_rows`.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     write_rows(rows, SCORE_COLUMNS, folder / "scores.csv")
     if whole_rows:
         write_rows(whole_rows, WHOLE_COLUMNS, folder / f"scores_{WHOLE}.csv")
@@ -110,7 +139,11 @@ def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping
 
 
 def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str], folder: Path) -> None:
-    """Write one picture per class, `overview_<label name>.png`; the order of the predictions changes nothing."""
+    """Write one overview per class, `overview_<label name>.png`. The order of the predictions does not matter.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     ordered = sorted(predictions, key=lambda p: (case_order(p.support.name), case_order(p.query.name)))
     for label in sorted({p.label for p in predictions}):
         name = names[label]
@@ -118,7 +151,11 @@ def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str],
 
 
 def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the printed table, cells as TABLE_HEADER says; a summary may hold one of whole volumes."""
+    """Return the rows of the printed table, with the columns of TABLE_HEADER.
+
+    Args:
+        summary: from `summarise`. If it has one of whole volumes under WHOLE, there is a column WHOLE_HEADER.
+    """
     def cells(entry: Mapping[str, Any]) -> list[str]:
         return [_number(entry, metric, scale) for metric, scale in TABLE_METRICS]
 

@@ -1,4 +1,4 @@
-"""The Sacred experiment of train.py and test.py: its configs, its command line, its observer."""
+"""The Sacred experiment of train.py and test.py: its configs, command line and observer."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
 from util.base.device import resolve_device, resolve_precision
-from util.base.distributed import is_main, meet, of_main, part, silence
+from util.base.distributed import is_main, leave, meet, of_main, silence
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import base_config, check_config, merge, named_configs
+from util.options.table import current_names
 from util.run.folders import run_folders
 from util.run.observer import RunFolder
 from util.run.resume import begun_with, is_finished, run_to_continue
 from util.training.as_trained import scored_config
 
 SETTINGS.CAPTURE_MODE = "sys"
-# check_config knows which types and which new entries are allowed, so sacred's own warnings about both would only confuse
+# check_config checks types and new entries, so sacred's warnings about them would only confuse
 logging.getLogger().addFilter(lambda record: " of config entry " not in record.msg and "new config entry" not in record.msg)
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an InputError, and an error of a file such as a full disk, into an exit with status 1 and its one line."""
+    """Turn an InputError, or an OSError about a file such as a full disk, into a one-line message and exit status 1."""
     try:
         yield
     except InputError as error:
@@ -49,37 +50,46 @@ def one_line_errors() -> Iterator[None]:
 
 
 class _Experiment(Experiment):
-    """Sacred's experiment, with the config checked, and completed by what a snapshot or an earlier run says, before a run starts.
+    """Sacred's experiment, which checks the config before a run, and completes it from a snapshot or an earlier run.
 
-    A hook of sacred's could not do that: what it returns gives way to named configs. So sacred gets the whole config as one.
+    A config hook of sacred's cannot do that, as named configs override what it returns. So sacred gets the complete config.
     """
 
+    path: str       # the name: "train" or "test"
+
     base: dict[str, Any]
-    of_names: dict[str, dict[str, Any]]     # named configs
+    of_names: dict[str, dict[str, Any]]     # the named configs
 
     def run(self, command_name: str | None = None, config_updates: dict | None = None, named_configs: Sequence[str] = (),
             *rest: Any, **options: Any) -> Run:
+        """Run a command as sacred does, with the checked config.
+
+        Raises:
+            SystemExit: the config is not allowed, or the training to resume is finished.
+        """
+        config_updates = current_names(config_updates or {})
         self.observers.clear()
         self.configurations.clear()
         self.add_config(self.base)
         if (command := command_name or self.default_command) in ("main", "predict"):
             with one_line_errors():
-                used = self._used(command, config_updates or {}, named_configs)
+                used = self._used(command, config_updates, named_configs)
             self.configurations.clear()
             self.add_config(used)
             config_updates, named_configs = {}, ()
         return super().run(command_name, config_updates, named_configs, *rest, **options)
 
     def _used(self, command: str, config_updates: dict, names: Sequence[str]) -> dict[str, Any]:
-        """Return the whole checked config that the run goes by; for "main" also find the run folder to go on in, if any."""
-        config, given = copy.deepcopy(self.base), {}
+        """Return the complete, checked config of a run. For "main", also find the run folder to continue, if any."""
+        config = copy.deepcopy(self.base)
+        given: dict[str, Any] = {}
         for name in names:
             if name in self.of_names:
                 merge(config, copy.deepcopy(self.of_names[name]))
             else:
-                content = _read_config_file(name)
+                content = current_names(_read_config_file(name))
                 merge(config, copy.deepcopy(content))
-                merge(given, content)      # a file that the user names by its path is the command line's
+                merge(given, content)      # a file given by its path counts as the command line
         for target in (config, given):
             merge(target, convert_to_nested_dict(config_updates))
         check_config(config)
@@ -88,14 +98,14 @@ class _Experiment(Experiment):
             used = scored_config(used, plain(given), command)
         if command == "main":
             make_writable(run_folders(used, self.path))
-            return self._taken_up(used)
+            return self._continued(used)
         device = resolve_device(used["device"], used["deterministic"])
         return {**used, "precision": resolve_precision(used["precision"], device)}
 
-    def _taken_up(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Find the run folder to go on in and its precision; a training that is finished ends here. Returns the config with both.
+    def _continued(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Find the run folder to continue, if any, and return the config with the run's precision.
 
-        Of several processes the main one decides, and has the observer.
+        The main process decides, and only it has an observer. A training that is finished ends here.
         """
         device = resolve_device(config["device"], config["deterministic"])
         meet(device)
@@ -112,7 +122,7 @@ class _Experiment(Experiment):
 def _read_config_file(path: str) -> dict[str, Any]:
     try:
         content = load_config_file(path)
-    except Exception as error:      # json, yaml and pickle each have their own
+    except Exception as error:      # json, yaml and pickle each raise their own
         raise InputError(f"{path}: cannot be read as a config ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected an object {{…}}")
@@ -120,13 +130,17 @@ def _read_config_file(path: str) -> dict[str, Any]:
 
 
 def make_experiment(mode: str, description: str) -> Experiment:
-    """Return the experiment of an entry point ("train" or "test"): configs from `configs/`, checked before a run starts.
+    """Return the experiment of an entry point, with the configs of `configs/`.
 
-    `description` is what `--help` says; sacred takes the text of the module that makes the experiment, which is this one.
+    Args:
+        mode: "train" or "test".
+        description: the text of `--help`. Sacred would take this module's docstring.
+    Raises:
+        SystemExit: a file of `configs/` cannot be read.
     """
     if not is_main():
         silence()
-    logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have none
+    logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have no observer
     experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False)
     experiment.doc = description
     with one_line_errors():
@@ -136,7 +150,7 @@ def make_experiment(mode: str, description: str) -> Experiment:
 
     @experiment.config_hook
     def check(config: dict, command_name: str, logger: Any) -> dict:
-        """For the commands that only print."""
+        """Check the config of commands that only print it."""
         with one_line_errors():
             check_config(config)
         return {}
@@ -145,7 +159,11 @@ def make_experiment(mode: str, description: str) -> Experiment:
 
 
 def make_writable(folder: Path) -> None:
-    """Make the folder of a config's runs; an InputError says why that cannot be."""
+    """Make the folder that holds the run folders.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -153,20 +171,18 @@ def make_writable(folder: Path) -> None:
 
 
 def _earlier_run(config: Mapping[str, Any], mode: str, device: torch.device) -> tuple[Path | None, bool, str]:
-    """Return the run folder to go on in, or None; whether nothing is left to train there; and the precision to run with."""
+    """Return the run folder to continue or None, whether its training is finished, and the precision of the run."""
     folder = run_to_continue(config, mode)
-    if mode == "train" and folder is not None and is_finished(folder, config):
+    if mode == "train" and folder is not None and is_finished(folder, config["n_steps"]):
         return folder, True, config["precision"]
     return folder, False, resolve_precision(config["precision"], device, begun_with(config, folder, mode))
 
 
 def run_commandline(experiment: Experiment) -> None:
-    """Run an experiment on the command line's arguments; true, false and null mean there what they mean in configs/.
-
-    SIGTERM and Ctrl-C end it with exit status 128 + the signal's number.
+    """Run an experiment with the arguments of the command line. As in configs/, true, false and null are values there.
 
     Raises:
-        SystemExit: after a signal, and with one line for an update of which sacred would make a traceback.
+        SystemExit: with 128 + the signal's number after SIGTERM or Ctrl-C; with one line if an argument is not allowed.
     """
     words = {"true": "True", "false": "False", "null": "None"}
     pairs = (argument.partition("=") for argument in sys.argv)
@@ -180,11 +196,11 @@ def run_commandline(experiment: Experiment) -> None:
     except Interrupted as error:
         print(f"stopped by {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
-    part()
+    leave()
 
 
 def check_update(update: str, named: Sequence[str]) -> None:
-    """Raise InputError unless sacred can make a config of a word after `with`: key=value, or a named config or its file."""
+    """Raise InputError unless a word after `with` is key=value, a named config or a file. Sacred would show a traceback."""
     key, equals, text = update.partition("=")
     if not equals and update not in named and not Path(update).is_file():
         raise InputError(f"with {update}: neither key=value nor a named config; known: {', '.join(named)}")
@@ -192,12 +208,12 @@ def check_update(update: str, named: Sequence[str]) -> None:
         json.dumps(ast.literal_eval(text))
     except TypeError:
         raise InputError(f"{key}: got {text}, allowed: text, a number, true, false, null, a [list] or a {{section}}") from None
-    except (ValueError, SyntaxError, RecursionError, MemoryError):      # plain text
+    except (ValueError, SyntaxError, RecursionError, MemoryError):      # then it is plain text
         pass
 
 
 def run_dir(run: Run) -> Path:
-    """Return the folder of a run, made by the main process's observer; to be called in every process."""
+    """Return the run folder, which the main process's observer made. Every process must call this."""
     return Path(of_main(run.observers[0].dir if is_main() else None))
 
 

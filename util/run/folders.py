@@ -1,4 +1,4 @@
-"""Run folders, found from outside a run, and entry points called from scripts."""
+"""Finds run folders, and starts programs of this repository."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from util.options.table import MODELS
 
 
 def run_folders(config: Mapping[str, Any], mode: str) -> Path:
-    """Return the folder that holds the numbered run folders of a config; `mode` is "train" or "test"."""
+    """Return the folder of a config's numbered run folders. `mode` is "train" or "test"."""
     return Path(config["path"]["log_dir"]) / f"{MODELS[config['model']]}_{mode}_{config['dataset']}_cv{config['eval_fold']}"
 
 
 def numbered_runs(folder: Path) -> list[Path]:
-    """Return the run folders in a folder of runs, the newest first."""
+    """Return the run folders in a folder, the newest first."""
     return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: -int(path.name))
 
 
 def newest_run(folder: Path) -> Path:
-    """Return the run folder with the highest number in a folder of runs.
+    """Return the newest run folder in a folder, which has the highest number.
 
     Raises:
         InputError: there is none.
@@ -36,7 +36,11 @@ def newest_run(folder: Path) -> Path:
 
 
 def call(*arguments: str) -> None:
-    """Run a Python program of this repository, such as ``call("train.py", "with", "demo")``; leave with it when it fails."""
+    """Run a Python program of this repository, as in ``call("train.py", "with", "demo")``.
+
+    Raises:
+        SystemExit: the program failed; with its exit status.
+    """
     status = subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
     if status != 0:
         raise SystemExit(status)

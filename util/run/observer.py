@@ -1,4 +1,4 @@
-"""The folder of a run: made by sacred, taken up again by a run that goes on, and used by one process at a time."""
+"""The run folder: made for a new run or taken from the run that is continued, and locked by one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
@@ -23,45 +23,52 @@ from util.base.files import PARTIAL, replacing
 from util.run.folders import numbered_runs
 
 CONFIG = "config.json"
-STALE_S = 3600      # a folder that is still being made after that is left from a process that was killed
+STALE_S = 3600      # an unfinished folder older than this was left by a killed process
 
 
 class RunFolder(FileStorageObserver):
-    """Sacred's observer, which takes up an earlier run folder again and survives a full disk.
+    """Sacred's observer. It can continue an earlier run folder, and a full disk does not stop the run.
 
     Args:
-        folders: where a new run folder is made, with the next number.
-        continued: an earlier run folder to go on in, or None.
+        folders: a new run folder is made in this one, with the next number.
+        continued: the run folder to continue, or None for a new one.
         config: of the run.
     Raises:
-        InputError: another process is at work in `continued`.
-        OSError: no folder can be made.
+        InputError: another process works in `continued`.
+        OSError: the folder cannot be made.
     """
 
     def __init__(self, folders: Path, continued: Path | None, config: Mapping[str, Any]):
         super().__init__(folders)
-        self.dir = str(continued or new_run_folder(folders, config))
-        self._lock = lock(Path(self.dir))
-        (Path(self.dir) / "metrics.json").unlink(missing_ok=True)    # training logs again what it resumes
+        self.folder = continued or new_run_folder(folders, config)
+        self.dir = str(self.folder)     # as sacred needs it
+        self._lock = lock(self.folder)
+        (self.folder / "metrics.json").unlink(missing_ok=True)    # a resumed training logs its earlier steps again
 
     def _make_run_dir(self, _id: str | None) -> None:
-        """It is there since `__init__`, where an error is one line still."""
+        """Do nothing: `__init__` made the folder, at a time when an error is still one line."""
 
     def save_json(self, obj: Any, filename: str) -> None:
-        with _no_loss_to_the_run(), replacing(Path(self.dir) / filename, listed=False) as partial:
+        """Write a JSON file into the run folder, whole or not at all. A failure is only a warning."""
+        with _warn_only(), replacing(self.folder / filename, listed=False) as partial:
             partial.write_text(json.dumps(flatten(obj), sort_keys=True, indent=2), encoding="utf-8")
 
     def save_cout(self) -> None:
-        with _no_loss_to_the_run():
+        """Write what the run has printed. A failure is only a warning."""
+        with _warn_only():
             super().save_cout()
 
     def join(self) -> None:
-        """Let go of the folder: sacred's last call."""
+        """Unlock the run folder. Sacred calls this last."""
         self._lock.close()
 
 
 def new_run_folder(folders: Path, config: Mapping[str, Any]) -> Path:
-    """Make the next run folder, which has its config.json from the first moment, so that a rerun knows whose it is."""
+    """Make the run folder with the next number. It appears with its config.json, by which a rerun finds it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
     folders.mkdir(parents=True, exist_ok=True)
     for killed in folders.glob(f"{PARTIAL}*"):
         if time.time() - killed.stat().st_mtime > STALE_S and {path.name for path in killed.glob("*")} <= {CONFIG}:
@@ -80,23 +87,23 @@ def new_run_folder(folders: Path, config: Mapping[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def _no_loss_to_the_run() -> Iterator[None]:
-    """Only warn when a file of sacred's cannot be written: what matters is in the snapshots."""
+def _warn_only() -> Iterator[None]:
+    """Print a warning where sacred cannot write a file. The results are in other files."""
     try:
         yield
     except OSError as error:
         print(f"warning: {error.filename}: {error.strerror}", file=sys.stderr)
 
 
-def lock(folder: Path) -> Any:
-    """Return an open file that holds the folder for this process until it is closed or the process ends, however it ends.
+def lock(folder: Path) -> TextIO:
+    """Lock a folder for this process. The lock lasts until the returned file is closed or the process ends.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has locked it.
     """
     file = (folder / ".lock").open("a", encoding="utf-8")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # of this process alone: loader workers that outlive it do not keep it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not held by loader workers that outlive this process
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             file.close()

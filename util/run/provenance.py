@@ -1,4 +1,4 @@
-"""What a run was made of: all that is needed, beside its config, to repeat it."""
+"""Provenance: what is needed, besides the config, to repeat a run."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from util.base.files import replacing
 from util.base.root import ROOT
 
 FILE = "provenance.json"
-DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # entries that results depend on
+DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # results depend on these
 
 
-def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None) -> list[str]:
-    """Add an entry about this start to a run folder's provenance.json; return what differs from the start before.
+def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None,
+                 root: Path = ROOT) -> list[str]:
+    """Add an entry about this start to provenance.json in the run folder.
 
     Args:
-        precision: what the option `precision` came to.
-        cases: all files of these that exist get a check sum.
-        weights: `reload_model_path`; a check sum too where it is a file.
+        precision: "float32" or "bf16".
+        cases: each of their files that exists gets a checksum.
+        weights: the option `reload_model_path`. A file gets a checksum.
+        root: the checkout whose code runs.
     Returns:
-        Names in DECIDES; none at the first start.
+        The names in DECIDES that differ from the previous start; empty at the first start.
     Raises:
-        OSError: the entry cannot be written.
+        OSError: the file cannot be written.
     """
     starts = _earlier_starts(folder / FILE)
     files = (path for case in cases for path in case.files)
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
-        "code": code_sha256(), "git": _git_state(folder),
+        "code": code_sha256(root), "git": _git_state(folder, root),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
         "device": _device(device), "precision": precision, "threads": torch.get_num_threads(), "processes": world_size(),
@@ -69,31 +71,31 @@ def _earlier_starts(path: Path) -> list[dict[str, Any]]:
 
 
 def _device(device: torch.device) -> dict[str, Any]:
-    """Describe a device; a CPU by its architecture, as its name is told differently everywhere."""
+    """Describe a device. A CPU is described by its architecture, as systems name the same CPU differently."""
     if device.type != "cuda":
         return {"type": device.type, "name": platform.machine()}
     return {"type": "cuda", "name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version()}
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit, untracked files and the file in `folder` that holds the uncommitted changes; None without git."""
-    commit = _git("rev-parse", "HEAD")
+def _git_state(folder: Path, root: Path) -> dict[str, Any] | None:
+    """Return commit, untracked files, and the name of the file in `folder` with the uncommitted changes. None without git."""
+    commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
-    changes, name = _git("diff", "--binary", "HEAD") or "", None
+    changes, name = _git(root, "diff", "--binary", "HEAD") or "", None
     if changes:
         name = f"uncommitted_{hashlib.sha256(changes.encode()).hexdigest()[:8]}.diff"
         with replacing(folder / name, listed=False) as partial:
             partial.write_text(changes, encoding="utf-8")
-    untracked = _git("ls-files", "--others", "--exclude-standard") or ""
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard") or ""
     return {"commit": commit.strip(), "uncommitted": name, "untracked": untracked.splitlines()}
 
 
-def _git(*arguments: str) -> str | None:
-    """Return what git says of this repository, None when there is no git or no repository."""
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return git's output for a repository; None without git or without a repository."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""Finds the run, and the snapshot in it, that goes on when a command is given again."""
+"""Finds the run to continue, and the snapshot to resume, when a command is given again."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from util.base.errors import InputError
 from util.options.config import base_config
-from util.options.table import Role, with_role
+from util.options.table import Role, current_names, with_role
 from util.run.folders import numbered_runs, run_folders
 from util.training.snapshots import Snapshot, newest_readable, read_snapshot
 
-ANYWHERE = set(with_role(Role.RESUME))                      # may differ between a training and its continuation
-BY_NAME = ANYWHERE | set(with_role(Role.RESUME_NAMED))
+ANYWHERE = set(with_role(Role.RESUME))                      # may differ when a training is resumed
+BY_NAME = ANYWHERE | set(with_role(Role.RESUME_NAMED))      # … from a snapshot that the user names
 
 
 def run_to_continue(config: Mapping[str, Any], mode: str) -> Path | None:
-    """Return the newest run folder of "train" or "test" that has the config's options, or None.
+    """Return the newest run folder with the config's options, or None. `mode` is "train" or "test".
 
-    A training may have had fewer steps; an evaluation that is complete is not continued.
+    A training may have fewer steps than the config. A complete evaluation is not continued.
     """
     if config["resume"] != "auto":
         return None
@@ -39,14 +39,14 @@ def run_to_continue(config: Mapping[str, Any], mode: str) -> Path | None:
     return None
 
 
-def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Tell whether the training in a run folder came to its end, and that is the config's."""
+def is_finished(folder: Path, n_steps: int) -> bool:
+    """Return whether the training in a run folder is complete and has `n_steps` steps."""
     return (_read(folder / "run.json").get("status") == "COMPLETED"
-            and _read(folder / "config.json").get("n_steps") == config["n_steps"])
+            and _read(folder / "config.json").get("n_steps") == n_steps)
 
 
 def begun_with(config: Mapping[str, Any], run_folder: Path | None, mode: str) -> str | None:
-    """Return the precision of the run in a folder, or of the snapshot that the option `resume` names; None at a new start."""
+    """Return the precision of the run to continue, or of the snapshot that the option `resume` names. None for a new run."""
     if run_folder is not None:
         return _read(run_folder / "config.json").get("precision")
     if mode == "train" and config["resume"] not in ("auto", "never"):
@@ -55,12 +55,12 @@ def begun_with(config: Mapping[str, Any], run_folder: Path | None, mode: str) ->
 
 
 def snapshot_to_resume(config: Mapping[str, Any], run_folder: Path) -> Snapshot | None:
-    """Return the snapshot that the option `resume` asks for, or None to start at step 0.
+    """Return the snapshot to resume, or None to start at step 0.
 
-    With "auto" that is the last whole one of the run folder.
+    With `resume=auto` it is the last readable snapshot of the run folder.
 
     Raises:
-        InputError: the named snapshot is broken, holds weights alone, or was trained with other options or for more steps.
+        InputError: the named snapshot is damaged, holds only weights, or was trained with other options or for more steps.
     """
     if config["resume"] == "never":
         return None
@@ -68,7 +68,7 @@ def snapshot_to_resume(config: Mapping[str, Any], run_folder: Path) -> Snapshot 
         snapshot = newest_readable(run_folder / "snapshots")
     else:
         snapshot = read_snapshot(config["resume"])
-        if snapshot.step is None:
+        if snapshot.step is None or snapshot.config is None:
             raise InputError(f"resume: {snapshot.path} holds weights alone and cannot be resumed; "
                              "reload_model_path starts from them")
         if key := differing(config, snapshot.config, BY_NAME):
@@ -81,9 +81,12 @@ def snapshot_to_resume(config: Mapping[str, Any], run_folder: Path) -> Snapshot 
 
 
 def differing(config: Mapping[str, Any], earlier: Mapping[str, Any], allowed: set[str]) -> str | None:
-    """Return the first option, beside those that may, that is not what it was; one that did not exist had its default.
+    """Return the first option, in alphabetical order, whose value differs from an earlier config. None: all agree.
 
-    Of `path` and `datasets` only what is said of the config's own dataset counts; precision "auto" is what it was.
+    Args:
+        earlier: the config of a run or snapshot. An option that it lacks had its default.
+        allowed: options that may differ. So may `precision` if it is "auto" now. Of `path` and `datasets`, only the entry of
+            the config's own data set is compared.
     """
     dataset, defaults = config["dataset"], base_config()
     for key in sorted(set(config) - allowed - ({"precision"} if config.get("precision") == "auto" else set())):
@@ -96,9 +99,9 @@ def differing(config: Mapping[str, Any], earlier: Mapping[str, Any], allowed: se
 
 
 def _read(path: Path) -> dict:
-    """Return a JSON file's content, {} when it is missing or damaged."""
+    """Return the object in a JSON file; {} if the file is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return current_names(content) if isinstance(content, dict) else {}

@@ -1,1 +1,1 @@
-"""A query segmented from its supports: the protocol, whole volumes, metrics, uncertainty."""
+"""Segments queries from their supports: the protocol, whole volumes, metrics, uncertainty."""

@@ -1,4 +1,4 @@
-"""Evaluates query by query: `evaluate_query` is the work, `evaluate` goes through the tasks and skips what is there already."""
+"""Evaluates queries: `evaluate_query` does one task, `evaluate` all tasks that are not finished yet."""
 
 from __future__ import annotations
 
@@ -6,59 +6,45 @@ from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from dataloaders.volumes import Volume
 from util.base.progress import progress
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.predictions import QueryResult
-from util.segment.protocol import query_slices, segment_by_protocol, slices_of_support
-from util.segment.slice_encoder import SliceEncoder
+from util.segment.segmenters import Segmenter
 from util.segment.task import Task
 from util.segment.unfinished import Unfinished
-from util.segment.whole_volume import segment_whole
 
 
-def evaluate_query(encoder: SliceEncoder, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                    bar: tqdm.tqdm | None = None) -> QueryResult:
-    """Segment one query from its supports. The result depends on the arguments alone; the encoder only saves work.
+    """Segment one query from its supports. The result depends only on the arguments.
 
     Args:
-        encoder: holds the model.
-        bar: moved on by every slice that passes through the network.
+        segmenter: holds the model.
+        whole: how whole volumes are segmented.
+        bar: advances by one for every unit of work.
     """
-    by_protocol = segment_by_protocol(encoder, task, options.n_part, options.every_slice, bar)
-    of_whole = segment_whole(encoder, task, whole, bar) if options.whole_volume else []
-    encoder.release(task.query)
+    by_protocol = segmenter.by_protocol(task, options, whole, bar)
+    of_whole = segmenter.over_whole_volume(task, whole, bar) if options.whole_volume else []
+    segmenter.release(task.query)
     return QueryResult(by_protocol, of_whole)
 
 
-def evaluate(encoder: SliceEncoder, tasks: Sequence[Task], options: EvaluationOptions, whole: WholeVolumeOptions,
+def evaluate(segmenter: Segmenter, tasks: Sequence[Task], options: EvaluationOptions, whole: WholeVolumeOptions,
              unfinished: Unfinished) -> Iterator[QueryResult]:
-    """Yield the result of each task. Those that `unfinished` holds are not made again; it gets the others.
+    """Yield the result of each task, in order. Results in `unfinished` are used again; new results are added to it.
 
-    A result is kept once the caller has asked for the next one, and so has done with it what it wanted.
+    A result is added when the caller asks for the next one, as the caller has then written it.
+
+    Raises:
+        OSError: a result cannot be written.
     """
     known = {task.query.name: result for task in tasks if (result := unfinished.read(task)) is not None}
     left = [task for task in tasks if task.query.name not in known]
-    with progress(total=encoder.n_new(needed_slices(left, options)), desc="segmenting", unit="slice") as bar:
+    with progress(total=segmenter.n_units(left, options), desc="segmenting", unit=segmenter.unit) as bar:
         for task in tasks:
             if task.query.name in known:
                 yield known.pop(task.query.name)
                 continue
-            result = evaluate_query(encoder, task, options, whole, bar)
+            result = evaluate_query(segmenter, task, options, whole, bar)
             yield result
             unfinished.write(task, result)
-
-
-def needed_slices(tasks: Sequence[Task], options: EvaluationOptions) -> list[tuple[Volume, set[int]]]:
-    """Return the slices of each volume that the protocol looks at."""
-    volumes: dict[str, Volume] = {}
-    slices: dict[str, set[int]] = {}
-    for task in tasks:
-        wanted = {task.query.name: set(query_slices(task, options.every_slice))}
-        for support in task.supports:
-            of_label = slices_of_support(support, task.labels, options.n_part)
-            wanted[support.name] = {z for of_one in of_label.values() for z in of_one}
-        volumes |= {volume.name: volume for volume in (task.query, *task.supports)}
-        for name, chosen in wanted.items():
-            slices.setdefault(name, set()).update(chosen)
-    return [(volumes[name], chosen) for name, chosen in slices.items()]

@@ -1,7 +1,6 @@
-"""Where in the slice an organ may be: where it is in the support, body laid over body.
+"""Location weights: an organ is expected where it is in the support, once the two bodies are aligned.
 
-An encoder that has seen few scans takes one kidney for the other, or the spleen for a kidney. The support's outline says on
-which side to look.
+An encoder trained on few scans confuses the two kidneys, or spleen and kidney. The support's mask tells the side.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-BODY_SHARE = 0.5      # of the slices, in which a pixel is brighter than the dark half below the mean
-NEIGHBOURS = 1        # slices above and below the support slice whose outlines count too
+BODY_SHARE = 0.5      # a pixel is of the body if it is bright in more than this share of the slices
+NEIGHBOURS = 1        # number of slices above and below the support slice whose masks are added
 
 
 def body_box(image: np.ndarray) -> tuple[int, int, int, int]:
-    """Return first and last row, first and last column of the body in a z-scored (D, H, W) image.
+    """Return first row, last row, first column and last column of the body in a z-scored (D, H, W) image.
 
-    The body is the largest part that hangs together of what is brighter than halfway from the minimum to the mean, in most
-    slices. The whole image where there is no such thing.
+    A pixel is bright if it lies above the middle between minimum and mean. The body is the largest connected component of
+    the pixels that are bright in most slices. Without one, the box is the whole image.
     """
     parts, n_parts = ndimage.label((image > image.min() / 2).mean(axis=0) > BODY_SHARE)
     if n_parts:
@@ -30,21 +29,23 @@ def body_box(image: np.ndarray) -> tuple[int, int, int, int]:
 
 def location_weight(masks: np.ndarray, z: int, support_box: tuple[int, int, int, int], query_box: tuple[int, int, int, int],
                     size: tuple[int, ...], sigma_mm: float, pixel_mm: tuple[float, ...]) -> np.ndarray:
-    """Return (H, W) weights for a query slice: 1 within the support's outline, exp(−d²/2σ²) at distance d from it.
+    """Return (H, W) weights for a query slice: 1 within the support's mask, exp(−d²/2σ²) at distance d from it.
 
-    Distances are those in the support, before it is laid over the query; so the query's spacing does not matter.
+    Distances are measured in the support, before its body box is mapped onto the query's. So the query's spacing does not
+    matter.
 
     Args:
-        masks: (D, H, W) bool of the support; the outline is that of slice z and its neighbours, which is not empty.
+        masks: (D, H, W) bool of the support, not empty in slice z. The masks of its neighbours are added.
         z: support slice.
-        support_box, query_box: from `body_box`; the support's is laid over the query's.
+        support_box: of the support, from `body_box`.
+        query_box: of the query, from `body_box`.
         size: (H, W) of the query.
-        sigma_mm: σ.
-        pixel_mm: height and width of a pixel of the support.
+        sigma_mm: σ in mm.
+        pixel_mm: height and width of a support pixel in mm.
     """
     outline = masks[max(0, z - NEIGHBOURS):z + NEIGHBOURS + 1].any(axis=0)
     height_mm, width_mm = pixel_mm
-    distance = ndimage.distance_transform_edt(~outline, sampling=(height_mm / width_mm, 1))      # in widths
+    distance = ndimage.distance_transform_edt(~outline, sampling=(height_mm / width_mm, 1))      # in pixel widths
     scale = [(support_box[k + 1] - support_box[k]) / (query_box[k + 1] - query_box[k]) for k in (0, 2)]
     offset = [support_box[k] - s * query_box[k] for k, s in zip((0, 2), scale, strict=True)]
     moved = ndimage.affine_transform(distance, scale, offset=offset, output_shape=size, order=1, mode="nearest")

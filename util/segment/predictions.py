@@ -1,4 +1,4 @@
-"""What a query's segmentation gives."""
+"""Predictions: the results of segmenting a query."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import numpy as np
 from dataloaders.folds import Part
 from dataloaders.volumes import Volume
 from util.segment.metrics import dice, iou
+from util.segment.task import label_map_of
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One class of one query volume, segmented from one support volume by the protocol.
 
-    `mask` is (D, H, W) and False in slices that were not segmented; the scores are those of the segmented slices, stacked.
+    Attributes:
+        mask: (D, H, W) bool, False in slices that were not segmented.
+        dice: over all segmented slices together, 0 to 1.
+        iou: over all segmented slices together, 0 to 1.
     """
 
     label: int
@@ -30,25 +34,32 @@ class Prediction:
 
     @classmethod
     def scored(cls, label: int, support: Volume, query: Volume, parts: Sequence[Part], mask: np.ndarray) -> Prediction:
-        """Return a prediction with the scores of the slices of its parts."""
+        """Return a prediction, scored over the query slices of its parts. `mask` is (D, H, W) bool."""
         segmented = [z for part in parts for z in part.query_slices]
-        found, truth = mask[segmented], query.label_map[segmented] == label
+        found, truth = mask[segmented], label_map_of(query)[segmented] == label
         return cls(label, support, query, tuple(parts), mask, dice(found, truth), iou(found, truth))
 
 
 @dataclass(frozen=True)
 class WholePrediction:
-    """One class of one query volume, segmented from one support volume without a look at the query's labels."""
+    """One class of one query volume, segmented from one support volume without the query's labels.
+
+    Attributes:
+        probs: (D, H, W) foreground probability, 0 to 1.
+        mask: (D, H, W) bool.
+        confidence: 0 to 1; None if the model has none.
+    """
 
     label: int
     support: Volume
     query: Volume
-    probs: np.ndarray     # (D, H, W)
-    mask: np.ndarray      # (D, H, W) bool
+    probs: np.ndarray
+    mask: np.ndarray
+    confidence: float | None = None
 
 
 class QueryResult(NamedTuple):
-    """What a task gives: by the protocol, and over the whole volume where that is asked for."""
+    """The result of a task: by the protocol, and over the whole volume (empty without the option `whole_volume`)."""
 
     by_protocol: list[Prediction]
     whole: list[WholePrediction]

@@ -1,4 +1,4 @@
-"""The field's evaluation protocol for one query, with every slice encoded once."""
+"""The evaluation protocol for one query: in parts (EP1, Ouyang et al. 2020) or every slice (EP2, Hansen et al. 2022)."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ from typing import Any
 import numpy as np
 import torch
 import tqdm
-from torch import nn
 
 from dataloaders.folds import parts, slices_with, support_slices
 from dataloaders.volumes import Volume
-from models.base import hard_mask
+from models.base import FewShotModel, hard_mask
 from models.encoder import Features
 from util.segment.predictions import Prediction
 from util.segment.slice_encoder import SliceEncoder, batches
-from util.segment.task import Task
+from util.segment.task import Task, label_map_of
 
 
 @torch.inference_mode()
 def segment_by_protocol(encoder: SliceEncoder, task: Task, n_part: int, every_slice: bool = False,
                         bar: tqdm.tqdm | None = None) -> list[Prediction]:
-    """Return the prediction of every support and class; classes that the support or the query lacks are left out.
+    """Return the prediction for every support and class. A class that the support or the query lacks is left out.
 
-    The supports' slices become prototypes, once for all tasks. Then the query is streamed, a batch of slices at a time; a
-    slice's features serve all classes and supports before they are let go.
+    The supports' slices become prototypes, once for all tasks. Then the query's slices are encoded in batches. The features
+    of a slice serve all classes and supports, and are then dropped.
 
     Args:
         encoder: holds the model.
-        n_part: parts of the protocol, 3 or 1.
-        every_slice: segment all slices of the query, in place of those that hold the class.
-        bar: moved on by every slice that passes through the network.
+        n_part: number of parts, 3 or 1.
+        every_slice: segment all slices of the query, and not only those that hold the class.
+        bar: advances by one for every slice that is encoded.
     """
     jobs = []
     for support in task.supports:
         of_label = prototypes_of(encoder, support, task.labels, n_part, bar)
         jobs += [_Job(label, support, task.query, of_label[label], n_part, every_slice) for label in task.labels
                  if label in of_label]
-    if task.query.name in encoder.supports:      # now, as its slices are encoded only once
+    if task.query.name in encoder.supports:      # now, while its slices are not yet dropped
         prototypes_of(encoder, task.query, task.labels, n_part, bar)
     for slices in batches(query_slices(task, every_slice), encoder.batch_size):
         features = encoder.encode(task.query, slices, bar)
@@ -48,19 +47,19 @@ def segment_by_protocol(encoder: SliceEncoder, task: Task, n_part: int, every_sl
 
 
 def query_slices(task: Task, every_slice: bool) -> list[int]:
-    """Return the slices of the query that hold one of the labels, or all of them."""
-    return np.flatnonzero(every_slice | np.isin(task.query.label_map, task.labels).any(axis=(1, 2))).tolist()
+    """Return the slices of the query that hold one of the labels; all slices if `every_slice`."""
+    return np.flatnonzero(every_slice | np.isin(label_map_of(task.query), task.labels).any(axis=(1, 2))).tolist()
 
 
 def slices_of_support(support: Volume, labels: Sequence[int], n_part: int) -> dict[int, list[int]]:
-    """Return the support slice of each part, for each class that the support holds."""
-    present = {label: slices_with(support.label_map, label) for label in labels}
+    """Return for each class that the support holds the support slice of each part."""
+    present = {label: slices_with(label_map_of(support), label) for label in labels}
     return {label: support_slices(slices, n_part) for label, slices in present.items() if slices}
 
 
 def prototypes_of(encoder: SliceEncoder, support: Volume, labels: Sequence[int], n_part: int,
                   bar: tqdm.tqdm | None = None) -> dict[int, list[Any]]:
-    """Return what the model keeps of each class, for each part; made once for each support."""
+    """Return the model's prototypes of each part, for each class that the support holds. They are made once per support."""
     return encoder.once(("prototypes", support.name, tuple(labels), n_part),
                         lambda: _prototypes(encoder, support, slices_of_support(support, labels, n_part), bar))
 
@@ -73,7 +72,7 @@ def _prototypes(encoder: SliceEncoder, support: Volume, slices_of_label: dict[in
     features = encoder.encode_support(support, slices, bar)
     of_label: dict[int, list[Any]] = {}
     for label, chosen in slices_of_label.items():
-        masks = torch.from_numpy((support.label_map[chosen] == label).astype(np.float32)).to(encoder.device)
+        masks = torch.from_numpy((label_map_of(support)[chosen] == label).astype(np.float32)).to(encoder.device)
         positions = [slices.index(z) for z in chosen]
         of_label[label] = [encoder.model.prototypes(features[k:k + 1], mask[None, None])
                            for k, mask in zip(positions, masks, strict=True)]
@@ -81,24 +80,25 @@ def _prototypes(encoder: SliceEncoder, support: Volume, slices_of_label: dict[in
 
 
 class _Job:
-    """One class of one query volume, to be segmented from one support volume."""
+    """One class of one query volume, segmented from one support volume."""
 
     def __init__(self, label: int, support: Volume, query: Volume, prototypes: list[Any], n_part: int, every_slice: bool):
         self.label, self.support, self.query, self.prototypes = label, support, query, prototypes
-        self.parts = parts(support.label_map, query.label_map, label, n_part, every_slice)
-        self.mask = np.zeros(query.label_map.shape, bool)
+        self.parts = parts(label_map_of(support), label_map_of(query), label, n_part, every_slice)
+        self.mask = np.zeros(query.image.shape, bool)
 
     def prototypes_at(self, z: int) -> Any | None:
-        """What to segment query slice z from; None where the protocol does not ask for it."""
+        """Return the prototypes for query slice z; None if the protocol does not segment it."""
         of_parts = zip(self.parts, self.prototypes, strict=False)
         return next((prototypes for part, prototypes in of_parts if z in part.query_slices), None)
 
     def prediction(self) -> Prediction:
+        """Return the mask so far, with its scores."""
         return Prediction.scored(self.label, self.support, self.query, self.parts, self.mask)
 
 
-def _segment_slice(model: nn.Module, features: Features, z: int, jobs: Sequence[_Job]) -> None:
-    """Segment one query slice for every class and support that ask for it."""
+def _segment_slice(model: FewShotModel, features: Features, z: int, jobs: Sequence[_Job]) -> None:
+    """Segment one query slice for every class and support for which the protocol does so."""
     asking = [(job, prototypes) for job in jobs if (prototypes := job.prototypes_at(z)) is not None]
     if asking:
         masks = hard_mask(model.segment_each(features, [prototypes for _, prototypes in asking])).cpu().numpy()

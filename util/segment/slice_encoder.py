@@ -1,49 +1,49 @@
-"""Encodes the slices of volumes, each of them once."""
+"""Encodes the slices of volumes, each slice once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import tqdm
-from torch import nn
 
 from dataloaders.volumes import Volume
+from models.base import FewShotModel
 from models.encoder import Features
 from models.inference import for_inference
 from util.segment.task import Task
 
 
 class SliceEncoder:
-    """Encodes slices with an inference copy of a model, and keeps what will be asked for again.
+    """Encodes slices with an inference copy of a model, and keeps the features that are needed again.
 
     Args:
-        model: in the four-call interface; `self.model` is the copy, on `device` and in evaluation mode.
-        batch_size: slices encoded at once.
-        whole: encode all of a volume at the first look at it, and keep that until `release`. ResNet-101's features of a 256×256
-            slice take 10 MB.
-        tasks: what is going to be evaluated, which says what will be asked for again.
+        model: a few-shot model. `self.model` is the copy, on `device` and in evaluation mode.
+        batch_size: number of slices encoded at once.
+        whole: at the first request, encode the whole volume, and keep its features until `release`. ResNet-101's features of a
+            256×256 slice take 10 MB.
+        tasks: the tasks to be evaluated. They tell which volumes are queries and which are supports.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, batch_size: int, *, whole: bool = False,
+    def __init__(self, model: FewShotModel, device: torch.device, batch_size: int, *, whole: bool = False,
                  tasks: Sequence[Task] = ()):
-        self.model = for_inference(model.to(device))
+        self.model = cast(FewShotModel, for_inference(model.to(device)))
         self.device, self.batch_size, self.whole = device, batch_size, whole
         self.queries = {task.query.name for task in tasks}
         self.supports = {support.name for task in tasks for support in task.supports}
-        self.slices: dict[tuple[str, int], Features] = {}       # of supports that are to be queries
-        self.volumes: dict[str, Features] = {}                  # with `whole`
+        self.slices: dict[tuple[str, int], Features] = {}       # of supports that will be queries
+        self.volumes: dict[str, Features] = {}                  # if `whole`
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Return what `make` gives, which is called once for each key: for what a support volume is turned into."""
+        """Return the result of `make`, which is called once for each key. Used for what is computed from a support."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def n_new(self, wanted: Iterable[tuple[Volume, Collection[int]]]) -> int:
-        """Return how many slices have still to be encoded for a look at some slices of each volume."""
+        """Return how many slices must still be encoded to have the features of the `wanted` slices of each volume."""
         return sum(len(volume.image) * (volume.name not in self.volumes) if self.whole else len(self._new(volume, slices))
                    for volume, slices in wanted if slices)
 
@@ -51,9 +51,12 @@ class SliceEncoder:
         return [z for z in slices if (volume.name, z) not in self.slices]
 
     def encode(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None = None) -> Features:
-        """Return the features of some slices in their order; `bar` is moved on by every slice that passes through the network.
+        """Return the features of some slices, in the order of `slices`.
 
-        With `whole`, slices come in the same batches, and are rounded alike, whatever else is evaluated.
+        If `whole`, the batches, and with them the rounding, do not depend on what else is evaluated.
+
+        Args:
+            bar: advances by one for every slice that is encoded.
         """
         if self.whole:
             features = self.encode_whole(volume, bar)
@@ -64,14 +67,14 @@ class SliceEncoder:
         return Features.cat(found)
 
     def encode_support(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None = None) -> Features:
-        """The same for slices of a support, which are kept where it is to be a query too."""
+        """Return the features of a support's slices as `encode` does. They are kept if the support is also a query."""
         features = self.encode(volume, slices, bar)
         if volume.name in self.queries and not self.whole:
             self.slices |= {(volume.name, z): features[k:k + 1] for k, z in enumerate(slices)}
         return features
 
     def encode_whole(self, volume: Volume, bar: tqdm.tqdm | None = None) -> Features:
-        """Return the features of all slices, and keep them until `release`."""
+        """Return the features of all slices of a volume, and keep them until `release`."""
         if volume.name not in self.volumes:
             self.volumes[volume.name] = Features.cat(self._through_network(volume, range(len(volume.image)), bar))
         return self.volumes[volume.name]
@@ -87,11 +90,11 @@ class SliceEncoder:
         return features
 
     def release(self, volume: Volume) -> None:
-        """Forget a query's features, unless it is a support as well."""
+        """Drop the features of a query, unless it is also a support."""
         if volume.name not in self.supports:
             self.volumes.pop(volume.name, None)
 
 
 def batches(items: Sequence[int], size: int) -> list[list[int]]:
-    """Cut items into lists of `size`, the last one shorter."""
+    """Split items into lists of `size`. The last list may be shorter."""
     return [list(items[start:start + size]) for start in range(0, len(items), size)]

@@ -1,8 +1,7 @@
-"""Which support slice serves which slice of a volume, from the images alone.
+"""Slice matching: finds the support slice for each query slice, without the query's labels.
 
-Slices of two scans are matched by what the encoder sees in them, in order: dynamic programming finds the path through the
-similarities of all slice pairs that climbs through both scans at about the same pace. docs/whole_volume.md says what else
-was tried.
+Slices are compared by the encoder's features. Dynamic programming then finds the path of matches that keeps the order of the
+slices and prefers to advance by one support slice per query slice. docs/whole_volume.md lists what else was tried.
 """
 
 from __future__ import annotations
@@ -13,28 +12,28 @@ from torch import Tensor
 
 from models.encoder import Features
 
-CELLS = 4            # a slice is described by its coarse features, averaged in CELLS × CELLS fields
-MAX_STEP = 3         # support slices that the path may pass over at once, less one
-STEP_COST = 0.3      # of a step that is not one slice, per slice that it differs, in units of 1 − cosine
+CELLS = 4            # coarse features are averaged over CELLS × CELLS cells of a slice
+MAX_STEP = 3         # most support slices that the path advances per query slice
+STEP_COST = 0.3      # cost per slice by which a step differs from one slice, in units of 1 − cosine
 
 
 def describe_slices(features: Features) -> Tensor:
-    """Return (D, K) unit vectors for the D slices of one volume: pooled coarse features, less their mean over the volume.
+    """Return (D, K) unit vectors for the D slices of one volume: pooled coarse features minus their mean over the volume.
 
-    What all slices share, such as the scanner's look, so counts for nothing. Slices that are all alike give zeros.
+    The mean removes what all slices share, such as the scanner's contrast. If all slices are equal, the result is zero.
     """
     pooled = F.adaptive_avg_pool2d(features.maps[-1], CELLS).flatten(1)
     return F.normalize(pooled - pooled.mean(dim=0), dim=1)
 
 
 def align_slices(query: Tensor, support: Tensor) -> np.ndarray:
-    """Return the support slice that each query slice matches, (D,) and never descending.
+    """Return (D,) the support slice that matches each query slice, in ascending order, repeats allowed.
 
-    The path may begin and end anywhere in the support, and may stay on a slice or pass over up to two.
+    The path may begin and end anywhere in the support. It may stay on a slice, or skip up to two.
 
     Args:
         query: (D, K) descriptors from `describe_slices`.
-        support: (S, K), of a volume with the same spacing.
+        support: (S, K) descriptors of a volume with the same spacing.
     """
     cost = (1 - query @ support.T).cpu().double().numpy()     # (D, S)
     n_slices, n_support = cost.shape
@@ -53,14 +52,14 @@ def align_slices(query: Tensor, support: Tensor) -> np.ndarray:
 
 
 def choose_support_slices(matches: np.ndarray, holds_class: np.ndarray, margin: int) -> np.ndarray:
-    """Return the support slice to segment each query slice from, (D,); −1 where the class is not expected.
+    """Return (D,) the support slice that each query slice is segmented from; −1 where the class is not expected.
 
-    A query slice that matches a support slice without the class takes the nearest one with it, `margin` slices away at most.
+    If the matching support slice lacks the class, the nearest one with the class is taken, at most `margin` slices away.
 
     Args:
-        matches: (D,) support slice that each query slice matches.
-        holds_class: (S,) bool, which support slices hold the class.
-        margin: 0 or more.
+        matches: (D,) support slice that matches each query slice.
+        holds_class: (S,) bool, whether a support slice holds the class.
+        margin: 0 or more, in slices.
     """
     present = np.flatnonzero(holds_class)
     if not len(present):

@@ -1,9 +1,11 @@
-"""The unit of an evaluation: one query volume with the supports that it is segmented from."""
+"""The task: the unit of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.volumes import Volume, read_volume
@@ -12,19 +14,33 @@ from util.base.progress import progress
 
 @dataclass(frozen=True)
 class Task:
-    """One query volume, to be segmented from each of its supports, one after the other, for each of the labels."""
+    """One query volume, which is segmented from each support in turn, for each label."""
 
     query: Volume
     supports: tuple[Volume, ...]
     labels: tuple[int, ...]
 
 
-def read_tasks(cases: Sequence[Case], spec: DatasetSpec, supports_of: Sequence[tuple[int, Sequence[int]]],
-               labels: Sequence[int]) -> list[Task]:
-    """Read the volumes of (query, its supports), given as positions in `cases`, each volume once.
+def label_map_of(volume: Volume) -> np.ndarray:
+    """Return the (D, H, W) label map of a volume.
 
     Raises:
-        InputError: names the first file that is missing, broken, or whose label is of another shape or place.
+        ValueError: the volume has none.
+    """
+    if volume.label_map is None:
+        raise ValueError(f"{volume.name}: expected a volume with a label map")
+    return volume.label_map
+
+
+def read_tasks(cases: Sequence[Case], spec: DatasetSpec, supports_of: Sequence[tuple[int, Sequence[int]]],
+               labels: Sequence[int]) -> list[Task]:
+    """Read the volumes of the tasks, each volume once.
+
+    Args:
+        supports_of: each query with its supports, as positions in `cases`.
+        labels: the classes to segment.
+    Raises:
+        InputError: a file is missing or damaged, or a label map has another shape or place than its image.
     """
     positions = sorted({position for query, supports in supports_of for position in (query, *supports)})
     volumes = {position: read_volume(cases[position], spec)

@@ -1,4 +1,4 @@
-"""The results of finished queries, kept until all queries are, so that an evaluation can go on after an interruption."""
+"""Keeps the results of finished queries until the evaluation is complete, so that it can be continued."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from util.base.files import replacing
 from util.segment.predictions import Prediction, QueryResult, WholePrediction
 from util.segment.task import Task
 
-FOLDER = "unfinished"     # in the run folder; removed when the evaluation is complete
+FOLDER = "unfinished"     # in the run folder; removed once the evaluation is complete
 P = TypeVar("P", Prediction, WholePrediction)
 
 
 class Unfinished:
-    """A cache of results in a folder, keyed by the task: the names of query and supports, and the labels.
+    """A cache of results in a folder. Its key is the task: the names of query and supports, and the labels.
 
-    Who keeps it must empty it when anything else changes that results depend on.
+    The owner of the folder must empty it when anything else changes that results depend on.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def read(self, task: Task) -> QueryResult | None:
-        """Return a task's result; None where there is none yet, and with a warning where the file was damaged."""
+        """Return the result of a task, or None if there is none. A damaged file gives a warning and None."""
         path = self._path(task)
         try:
             with gzip.open(path) as file:
@@ -44,15 +44,15 @@ class Unfinished:
                                [_unpack(WholePrediction, packed, volumes) for packed in content["whole"]])
         except FileNotFoundError:
             return None
-        except Exception as error:      # gzip, zipfile, torch and pickle each have their own
+        except Exception as error:      # gzip, zipfile, torch and pickle each raise their own
             print(f"warning: {path}: damaged ({type(error).__name__}); this query is evaluated again")
             return None
 
     def write(self, task: Task, result: QueryResult) -> None:
-        """Keep a task's result, exactly.
+        """Write the result of a task. `read` returns the same values.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         buffer = io.BytesIO()
         torch.save({"task": _key(task), "by_protocol": [_pack(p) for p in result.by_protocol],
@@ -69,17 +69,19 @@ def _key(task: Task) -> dict[str, Any]:
 
 
 def _pack(prediction: P) -> dict[str, Any]:
-    """Turn a prediction into what `weights_only` loading allows, its volumes into their names."""
-    values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
+    """Turn a prediction into types that `torch.load(weights_only=True)` reads. Volumes become their names."""
+    values: dict[str, Any] = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
     values |= {"support": prediction.support.name, "query": prediction.query.name}
-    if "parts" in values:
+    if isinstance(prediction, Prediction):
         values["parts"] = [(part.support_slice, part.query_slices) for part in prediction.parts]
     return {name: torch.from_numpy(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
             for name, value in values.items()}
 
 
 def _unpack(kind: type[P], packed: Mapping[str, Any], volumes: Mapping[str, Volume]) -> P:
-    values = {name: value.numpy()[()] if isinstance(value, torch.Tensor) else value for name, value in packed.items()}
+    """Return the prediction that `_pack` packed."""
+    values: dict[str, Any] = {name: value.numpy()[()] if isinstance(value, torch.Tensor) else value
+                              for name, value in packed.items()}
     values |= {role: volumes[values[role]] for role in ("support", "query")}
     if "parts" in values:
         values["parts"] = tuple(Part(support_slice, tuple(query_slices)) for support_slice, query_slices in values["parts"])

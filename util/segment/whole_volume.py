@@ -1,4 +1,4 @@
-"""Segments whole volumes without a look at their labels; every slice is encoded once, for all classes and supports."""
+"""Segments whole volumes without their labels. Every slice is encoded once, for all classes and supports."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 import tqdm
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataloaders.volumes import Volume
+from models.base import FewShotModel
 from models.encoder import Features
 from util.options.sections import WholeVolumeOptions
 from util.segment.location import body_box, location_weight
-from util.segment.predictions import WholePrediction
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
-from util.segment.task import Task
+from util.segment.task import Task, label_map_of
 
 
 class EncodedVolume:
@@ -29,40 +29,26 @@ class EncodedVolume:
 
     @cached_property
     def box(self) -> tuple[int, int, int, int]:
-        """First and last row, first and last column of the body."""
+        """First row, last row, first column and last column of the body."""
         return body_box(self.volume.image)
 
     @cached_property
     def descriptors(self) -> Tensor:
-        """(D, K): what the slices are matched by."""
+        """(D, K) descriptors of the slices, for slice matching."""
         return describe_slices(self.features)
-
-
-@torch.inference_mode()
-def segment_whole(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
-                  bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
-    """Return the prediction of every support and every class that it holds, over the whole query.
-
-    A voxel that several classes claim goes to the likeliest.
-
-    Args:
-        encoder: encodes whole volumes, and keeps those of supports.
-        bar: moved on by every slice that passes through the network.
-    """
-    predictions = []
-    for support, raw in probabilities(encoder, task, options, bar):
-        probs = {label: smooth_along_z(class_probs, options.smooth_z) for label, class_probs in raw.items()}
-        label_map = to_label_map(probs.items(), task.query.image.shape)
-        if options.largest_component:
-            label_map = largest_components(label_map)
-        predictions += [WholePrediction(label, support, task.query, probs[label], label_map == label) for label in probs]
-    return predictions
 
 
 @torch.inference_mode()
 def probabilities(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions,
                   bar: tqdm.tqdm | None = None) -> list[tuple[Volume, dict[int, np.ndarray]]]:
-    """Return for each support the (D, H, W) foreground probability of each class that it holds; 0 where it is not expected."""
+    """Return for each support the (D, H, W) foreground probability of each class that it holds.
+
+    The probability is 0 in slices where the class is not expected.
+
+    Args:
+        encoder: holds the model; it must encode whole volumes.
+        bar: advances by one for every slice that is encoded.
+    """
     def encoded(volume: Volume) -> EncodedVolume:
         return encoder.once(("whole", volume.name), lambda: EncodedVolume(volume, encoder.encode_whole(volume, bar)))
 
@@ -72,12 +58,12 @@ def probabilities(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions
     return [(support.volume, _of_support(encoder.model, query, support, task.labels, options)) for support in of_supports]
 
 
-def _of_support(model: nn.Module, query: EncodedVolume, support: EncodedVolume, labels: Sequence[int],
+def _of_support(model: FewShotModel, query: EncodedVolume, support: EncodedVolume, labels: Sequence[int],
                 options: WholeVolumeOptions) -> dict[int, np.ndarray]:
     matches = align_slices(query.descriptors, support.descriptors)
     result = {}
     for label in labels:
-        masks = support.volume.label_map == label
+        masks = label_map_of(support.volume) == label
         chosen = choose_support_slices(matches, masks.any(axis=(1, 2)), options.slice_margin)
         if masks.any():
             result[label] = _segment_class(model, query.features, support.features, masks, chosen, options.eval_batch_size)
@@ -86,9 +72,12 @@ def _of_support(model: nn.Module, query: EncodedVolume, support: EncodedVolume, 
     return result
 
 
-def _segment_class(model: nn.Module, query: Features, support: Features, masks: np.ndarray, chosen: np.ndarray,
+def _segment_class(model: FewShotModel, query: Features, support: Features, masks: np.ndarray, chosen: np.ndarray,
                    batch_size: int) -> np.ndarray:
-    """Segment each slice from its support slice and the neighbours of that one, as shots."""
+    """Return the (D, H, W) probability of a class.
+
+    Each query slice is segmented from its chosen support slice and that slice's neighbours, as shots.
+    """
     probs = np.zeros((len(chosen), *query.image_size), np.float32)
     device = query.maps[0].device
     for z in np.unique(chosen[chosen >= 0]).tolist():
@@ -111,14 +100,16 @@ def _weigh_by_location(probs: np.ndarray, chosen: np.ndarray, masks: np.ndarray,
 
 
 def smooth_along_z(probs: np.ndarray, n_slices: float) -> np.ndarray:
-    """Smooth (D, H, W) probabilities along z with a Gaussian whose standard deviation is `n_slices`; 0 changes nothing."""
+    """Smooth (D, H, W) probabilities along z by a Gaussian of standard deviation `n_slices`; 0 changes nothing."""
     return ndimage.gaussian_filter1d(probs, n_slices, axis=0, mode="nearest") if n_slices else probs
 
 
 def to_label_map(probs: Iterable[tuple[int, np.ndarray]], shape: Sequence[int]) -> np.ndarray:
-    """Return the int16 label map of pairs of label and (D, H, W) probability: the likeliest label above 1/2, else 0.
+    """Return the (D, H, W) int16 label map: in each voxel the label of the highest probability above 1/2, else 0.
 
-    Of equally likely labels the first one stays.
+    Args:
+        probs: pairs of a label and its (D, H, W) probability. The first of equally probable labels wins.
+        shape: (D, H, W).
     """
     best = np.full(shape, 0.5, np.float32)
     label_map = np.zeros(shape, np.int16)
@@ -129,7 +120,7 @@ def to_label_map(probs: Iterable[tuple[int, np.ndarray]], shape: Sequence[int]) 
 
 
 def largest_components(label_map: np.ndarray) -> np.ndarray:
-    """Keep of each label the largest part that hangs together by faces of voxels; the others become 0."""
+    """Keep the largest connected component (6-connected) of each label of a (D, H, W) label map; the rest becomes 0."""
     result = np.zeros_like(label_map)
     for label in np.unique(label_map[label_map > 0]):
         parts, _ = ndimage.label(label_map == label)

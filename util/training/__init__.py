@@ -1,1 +1,1 @@
-"""The training loop, snapshots, pretrained weights, and building a model from its options."""
+"""The training loop, snapshots, pretrained weights, and how a model is built from its options."""

@@ -1,4 +1,4 @@
-"""A snapshot is scored as it was trained: its own options before those of the config, and the command line before both."""
+"""Evaluates a snapshot as it was trained: its options override the config, and the command line overrides both."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from sacred.utils import get_by_dotted_path, iterate_flattened
 
 from util.base.errors import InputError
 from util.options.config import check_config, check_options, merge
@@ -19,34 +17,35 @@ TRAINED_WITH = with_role(Role.TRAINED_WITH)
 
 def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, keys: tuple[str, ...] = TRAINED_WITH,
                given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the config with some options of a snapshot's own config, but for what the command line gives.
+    """Return the config with some options of the snapshot's config, unless the command line gives them.
 
-    An option that the snapshot does not know stays as it is, and so does what its entry of a dataset lacks: earlier versions
-    wrote it.
+    Snapshots of earlier versions may lack options, or entries of a data set. Those keep the config's value.
 
     Args:
-        trained: the snapshot's config; None: a file of weights alone.
-        keys: the options that are taken from it.
-        given: what the command line says, in sections as configs have them.
+        trained: the snapshot's config. None: the file holds only weights.
+        keys: the options to take from it.
+        given: the options of the command line, in sections as in a config.
     """
-    known = {key: copy.deepcopy(trained[key]) for key in keys if key in config and key in (trained or {})}
+    trained, given = trained or {}, given or {}
+    known = {key: copy.deepcopy(trained[key]) for key in keys if key in config and key in trained}
     merged = {**config, **known}
     if "datasets" in known:
         merged["datasets"] = {**config["datasets"], **{
             name: {**config["datasets"].get(name, {}), **entry} for name, entry in known["datasets"].items()}}
-        of_paths = trained["path"] if isinstance(trained.get("path"), Mapping) else {}     # a dataset has its folder there
+        of_paths = trained["path"] if isinstance(trained.get("path"), Mapping) else {}     # the folders of its data sets
         merged["path"] = {**{name: of_paths[name] for name in known["datasets"] if name in of_paths}, **config.get("path", {})}
-    merge(merged, {key: (given or {})[key] for key in known if key in (given or {})})
+    merge(merged, {key: given[key] for key in known if key in given})
     return merged
 
 
 def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Return what test.py goes by: `as_trained` with the snapshot of `reload_model_path`, if that is one. Prints what it changes.
+    """Return the config of a run of test.py: `as_trained` with the snapshot of `reload_model_path`, if any. Prints the changes.
 
     Args:
-        command: "main", which takes from the snapshot what its network computes, or "predict", which takes the dataset too.
+        given: the options of the command line, in sections as in a config.
+        command: "main" takes the options with Role.SHAPES from the snapshot; "predict" takes the data set too.
     Raises:
-        InputError: the snapshot is missing or damaged, or its options are not allowed.
+        InputError: the snapshot is missing or damaged, or an option is not allowed.
     """
     path = config["reload_model_path"]
     if path in (None, "untrained"):
@@ -68,10 +67,18 @@ def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: 
 
 
 def departures(trained: Mapping[str, Any], given: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """Return a line for each of some options that the command line gives another value than the snapshot was trained with."""
-    asked = iterate_flattened({key: given[key] for key in keys if key in given and key in trained})
-    return [f"{key}: {_shown(value)} from the command line; the snapshot was trained with {_shown(before)}"
-            for key, value in asked if (before := get_by_dotted_path(trained, key)) != value]
+    """Return one line for each of `keys` that differs between the command line and the snapshot's config."""
+    asked, before = (_flat({key: config[key] for key in keys if key in given and key in trained}) for config in (given, trained))
+    return [f"{key}: {_shown(value)} from the command line; the snapshot was trained with {_shown(before.get(key))}"
+            for key, value in asked.items() if before.get(key) != value]
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the options of all sections by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _shown(value: Any) -> str:

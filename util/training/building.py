@@ -1,12 +1,13 @@
 """Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`.
 
-`precision` is "bf16" or "float32" here; "auto", which a run's config no longer has, builds as float32 does.
+`precision` is "bf16" or "float32" here, as a run has resolved it. "auto" builds the same model as "float32".
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -15,34 +16,66 @@ from models.adnet import ADNet
 from models.alpnet import ALPNet
 from models.base import FewShotModel
 from models.encoder import SinglePathEncoder, build_encoder, build_single_path_encoder
+from models.guided import GuidedModel, GuidedSettings
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
-from util.options.sections import ModelOptions
+from models.registration import RegistrationModel, RegistrationSettings, Search
+from models.volume import VolumeModel
+from util.base.errors import InputError
+from util.options.sections import ModelOptions, RegistrationOptions
+from util.training.snapshots import load_model, read_snapshot
 from util.training.weights import load_pretrained
 
 
-def build_model(options: ModelOptions) -> FewShotModel:
-    """Return the model as initialised by the option `seed`, without pretrained weights."""
+def build_model(options: ModelOptions) -> FewShotModel | VolumeModel:
+    """Return the model, with random weights from the option `seed`. Pretrained weights are not loaded."""
     seed_everything(options.seed)
     return BUILDERS[options.model](options)
 
 
 def initialise(model: FewShotModel, options: ModelOptions) -> str:
-    """Load the pretrained weights that the options name into the encoder; return what was loaded, in words."""
-    return load_pretrained(model.encoder.backbone, options.encoder, options.pretrained, options.weights_dir)
+    """Load the pretrained weights that the options name into the encoder, and return a sentence about them.
+
+    Raises:
+        InputError: there are no such weights, or they do not fit.
+    """
+    return load_pretrained(model.encoder.get_submodule("backbone"), options.encoder, options.pretrained, options.weights_dir)
+
+
+def load_weights(model: FewShotModel, options: ModelOptions, weights: str | None) -> str:
+    """Load weights into a model, and return a sentence about them.
+
+    Args:
+        weights: the path of a snapshot, or "untrained" for the weights that training would start from.
+    Raises:
+        InputError: `weights` is None, or the snapshot is missing, damaged or of another network.
+    """
+    if weights is None:
+        raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
+    if weights == "untrained":
+        return f"untrained network; {initialise(model, options)}"
+    snapshot = read_snapshot(weights)
+    load_model(model, snapshot)
+    return f"weights of {weights}" + (f", step {snapshot.step}" if snapshot.step else "")
+
+
+def expect_no_weights(model: str, weights: str | None) -> None:
+    """Raise InputError if weights are given for a model that has none."""
+    if weights is not None:
+        raise InputError(f"reload_model_path: got {weights!r}, allowed with model {model!r}, which needs no training: null")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators. Only initial weights depend on them; episodes have generators of their own."""
+    """Seed the global random generators. Only initial weights depend on them; each episode has its own generator."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def _qnet(options: ModelOptions) -> QNet:
-    encoder = build_encoder(options.encoder, options.precision == "bf16", options.paths, options.threshold != "learned",
+    encoder = build_encoder(options.encoder, options.precision == "bf16", options.encoder_paths, options.threshold != "learned",
                             options.coordinates)
-    alpha = options.alpha if options.paths == "both" else (1.0,)
+    alpha = options.alpha if options.encoder_paths == "both" else (1.0,)
     method = SupportThresholdQNet if options.threshold == "support" else QNet
     return method(encoder, alpha, options.n_iters, options.bg_wt, options.ignore_label, options.t_loss_scaler)
 
@@ -52,9 +85,18 @@ def single_path(options: ModelOptions) -> SinglePathEncoder:
     return build_single_path_encoder(options.encoder, options.precision == "bf16", options.coordinates)
 
 
-BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel]] = {
+def _registration(options: RegistrationOptions) -> RegistrationSettings:
+    return RegistrationSettings(
+        affine=Search(options.affine_mm, cell=4, reach=5) if options.affine else None,
+        search=Search(options.search_mm, cell=6, reach=5), mind_radius=options.mind_radius, mind_dilation=options.mind_dilation,
+        intensity_weight=options.intensity_weight, smoothness=options.smoothness, n_steps=options.n_steps)
+
+
+BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "qnet": _qnet,
     "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
+    "registration": lambda options: RegistrationModel(_registration(options.registration)),
+    "guided": lambda options: GuidedModel(_registration(options.registration), GuidedSettings(**asdict(options.guided))),
 }

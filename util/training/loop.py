@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dataloaders.episodes import EpisodeDataset
+from models.base import FewShotModel
 from util.base.distributed import is_main, largest_of_processes, mean_over_processes, of_main, parallel, rank, world_size
 from util.base.episode import Episode
 from util.base.errors import InputError
@@ -22,24 +23,25 @@ from util.training.snapshots import Snapshot, load_model, prune_snapshots, resto
 
 
 class Trainer:
-    """All that changes in a training, and one step of it.
+    """The state of a training: model, optimiser, schedule, losses.
 
     Args:
-        options: how the training goes.
-        config: the whole config, only to be kept with every snapshot.
+        model: trained in place.
+        device: where the model is moved to.
+        config: the complete config, which every snapshot stores.
     Attributes:
-        step: number of steps done, refused ones too.
-        history: (n_steps, losses) losses of every step, in the order of `model.loss_names`; NaN where a step was refused.
+        step: number of steps done, including refused ones.
+        history: (n_steps, losses) losses of every step, in the order of `model.loss_names`. A refused step has NaN.
         log: entries of the training log so far.
-        refused: a line for each step that was refused.
+        refused: one line per refused step.
     """
 
-    def __init__(self, model: nn.Module, options: TrainOptions, device: torch.device, config: Config):
+    def __init__(self, model: FewShotModel, options: TrainOptions, device: torch.device, config: Config):
         self.model, self.options, self.device, self.config = model, options, device, config
-        model.to(device, memory_format=torch.channels_last).train()
+        model.to(device).to(memory_format=torch.channels_last).train()
         self._replica = parallel(model, options.sync_batchnorm)
         self.optimizer = torch.optim.SGD(model.parameters(), **asdict(options.optim), fused=True)
-        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, options.max_iters_per_load, options.lr_step_gamma)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, options.lr_step_every, options.lr_step_gamma)
         self.step = 0
         self.history = torch.zeros(options.n_steps, len(model.loss_names), device=device)
         self.log: list[dict[str, float]] = []
@@ -48,10 +50,15 @@ class Trainer:
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
     def advance(self, episode: Episode) -> dict[str, float] | None:
-        """Make one step. One whose loss or gradient is not finite is refused: its losses are returned, None otherwise.
+        """Make one step. A step whose losses or gradient are not finite is refused.
 
-        A refused step leaves weights, optimiser and BatchNorm statistics as they were; it counts for the schedule. To know,
-        the host waits for one number per step, after the whole step is under way, as torch's own GradScaler does.
+        A refused step leaves weights, optimiser and BatchNorm statistics unchanged, but counts for the schedule. As in
+        torch's GradScaler, the host waits for one number per step.
+
+        Args:
+            episode: a batch, with the axis B.
+        Returns:
+            None, or of a refused step its losses and the norm of its gradient.
         """
         torch._foreach_copy_(self._buffers_before, self._buffers)
         losses = self._replica(episode.to(self.device))
@@ -74,27 +81,39 @@ class Trainer:
                 "gradient": norm.item()}
 
     def add_log_entry(self) -> dict[str, float]:
-        """Add an entry, mean losses since the last multiple of `print_interval`, and return it; resuming does not shift it."""
+        """Add an entry to the log and return it: the mean losses since the last multiple of `print_interval`."""
         interval = self.options.print_interval
         means = self.history[(self.step - 1) // interval * interval:self.step].nanmean(dim=0).tolist()
         losses = {f"{name}_loss": mean for name, mean in zip(self.model.loss_names, means, strict=True)}
-        self.log.append({"step": self.step, **losses, "total_loss": sum(means), "lr": self.scheduler.get_last_lr()[0]})
+        self.log.append({"step": self.step, **losses, "total_loss": sum(means), "lr": float(self.scheduler.get_last_lr()[0])})
         return self.log[-1]
 
     def save(self, folder: Path) -> Path:
-        """Write the snapshot of this step, by the main process, and remove those that `keep_snapshots` is over with."""
+        """Write the snapshot of this step, remove old ones as `keep_snapshots` says, and return its path.
+
+        Only the main process writes.
+
+        Raises:
+            OSError: the snapshot cannot be written.
+        """
         path = folder / f"{self.step}.pth"
         if not is_main():
             return path
         save_snapshot(path, config=self.config, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                       scheduler=self.scheduler.state_dict(), step=self.step, history=self.history[:self.step].cpu(),
                       log=self.log, refused=self.refused)
-        if self.options.keep_snapshots != "all":
+        if isinstance(self.options.keep_snapshots, int):        # else "all"
             prune_snapshots(folder, self.step, self.options.keep_snapshots)
         return path
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take over the state of a snapshot."""
+        """Take over the state of a snapshot of train.py.
+
+        Raises:
+            InputError: its weights do not fit the model.
+        """
+        assert snapshot.step is not None and snapshot.optimizer is not None and snapshot.scheduler is not None
+        assert snapshot.history is not None     # only a file of weights lacks these, and `snapshot_to_resume` refuses it
         load_model(self.model, snapshot)
         self.optimizer.load_state_dict(snapshot.optimizer)
         self.scheduler.load_state_dict(snapshot.scheduler)
@@ -104,16 +123,24 @@ class Trainer:
             restore_generators(snapshot.generators)
 
 
-def train(model: nn.Module, episodes: EpisodeDataset, options: TrainOptions, *, device: torch.device, config: Config,
+def train(model: FewShotModel, episodes: EpisodeDataset, options: TrainOptions, *, device: torch.device, config: Config,
           snapshot_dir: Path, log_scalar: Callable[[str, float, int], None], resume_from: Snapshot | None = None) -> Tensor:
-    """Train up to step `n_steps` and return the (n_steps, losses) losses of every step, in the order of `model.loss_names`.
+    """Train a model up to step `n_steps`.
 
-    Of W processes, process r takes at each step the episodes ((step − 1)·W + r)·batch_size + b, b < batch_size, so a resumed
-    run sees the episodes it would have seen. Losses and gradients are means over the processes, and the main one writes. What
-    was logged before is logged again. SIGTERM and Ctrl-C, in any process, end the training after a step, with its snapshot.
+    At each step, process r of W takes the episodes ((step − 1)·W + r)·batch_size + b, b < batch_size. So a resumed training
+    sees the same episodes as an undisturbed one. Losses and gradients are means over the processes. The main process writes
+    the snapshots. After SIGTERM or Ctrl-C in any process, all finish the step and the main one saves it.
 
+    Args:
+        model: trained in place.
+        config: the complete config, which every snapshot stores.
+        snapshot_dir: where snapshots are written.
+        log_scalar: takes name, value and step of each logged number. A resumed training logs its earlier steps again.
+        resume_from: the snapshot to continue from; None starts at step 0.
+    Returns:
+        (n_steps, losses) losses of every step on the CPU, in the order of `model.loss_names`; NaN where a step was refused.
     Raises:
-        InputError: more than `max_refused_steps` steps were refused; or the processes do not find the same snapshot.
+        InputError: more than `max_refused_steps` steps were refused, or the processes found different snapshots.
         OSError: a snapshot cannot be written.
         Interrupted: after SIGTERM or Ctrl-C.
     """
@@ -127,7 +154,7 @@ def train(model: nn.Module, episodes: EpisodeDataset, options: TrainOptions, *, 
     for entry in trainer.log:
         _log(entry, log_scalar)
     n_steps, per_step, stop_signal = options.n_steps, options.batch_size * world_size(), 0
-    # a generator of its own, as a loader draws a number for its workers
+    # its own generator: a loader draws a number for its workers, and would draw it from torch's global one
     loader = DataLoader(episodes, options.batch_size, sampler=_own_episodes(trainer.step, n_steps, options.batch_size),
                         num_workers=options.num_workers, worker_init_fn=ignore_signals, generator=torch.Generator(),
                         pin_memory=device.type == "cuda")
@@ -157,18 +184,18 @@ def train(model: nn.Module, episodes: EpisodeDataset, options: TrainOptions, *, 
 
 
 def _own_episodes(done: int, n_steps: int, batch_size: int) -> list[int]:
-    """Numbers of the episodes that this process takes in the steps after `done`."""
+    """Return the numbers of the episodes that this process takes after step `done`."""
     return [(step * world_size() + rank()) * batch_size + b for step in range(done, n_steps) for b in range(batch_size)]
 
 
 def _log(entry: Mapping[str, float], log_scalar: Callable[[str, float, int], None]) -> None:
     for name, value in entry.items():
         if name != "step":
-            log_scalar(name, value, entry["step"])
+            log_scalar(name, value, int(entry["step"]))
 
 
 def _describe(step: int, losses: Mapping[str, float], episodes: EpisodeDataset, per_step: int) -> str:
-    """Say what a step was made of, in all processes."""
+    """Describe a step: its losses, and the episodes of all processes."""
     drawn = [episodes.draw(index) for index in range((step - 1) * per_step, step * per_step)]
     where = "; ".join(f"case {case}, supervoxel or class {label}, support slices {slices[:-1]}, query slice {slices[-1]}"
                       for case, label, slices in drawn)

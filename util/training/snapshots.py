@@ -1,4 +1,4 @@
-"""Snapshots: the weights of a model, and all that is needed to go on training it."""
+"""Snapshots: the weights of a model, and what is needed to resume its training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from util.base.errors import InputError
 from util.base.files import made_in, replacing
 from util.base.guard import is_made
-from util.options.table import Role, with_role
+from util.options.table import Role, current_names, with_role
 from util.training.weights import load_state, read_weights
 
 SHAPES = with_role(Role.SHAPES)
@@ -25,30 +25,33 @@ SHAPES = with_role(Role.SHAPES)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot file's content. A plain `state_dict`, as the published code saves it, has step None and no more.
+    """The content of a snapshot file.
 
-    Those of earlier versions have no generators, log or refused steps.
+    A plain `state_dict`, as the published code saves it, has only `path` and `model`. Snapshots of earlier versions have no
+    generators, log or refused steps.
     """
 
     path: Path
     model: Mapping[str, Tensor]
     step: int | None = None
-    optimizer: Mapping[str, Any] | None = None
-    scheduler: Mapping[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    scheduler: dict[str, Any] | None = None
     history: Tensor | None = None       # (step, losses) losses of every step so far
     config: Mapping[str, Any] | None = None
     generators: Mapping[str, Any] | None = None
-    log: Sequence[Mapping[str, float]] = ()     # entries of the training log so far
-    refused: Sequence[str] = ()                 # a line for each step that was refused
+    log: Sequence[dict[str, float]] = ()        # entries of the training log so far
+    refused: Sequence[str] = ()                 # one line per refused step
 
 
 def save_snapshot(path: Path, *, config: Mapping[str, Any], **state: Any) -> None:
-    """Write a snapshot, so that `path` is whole or not there. `state` has the fields of Snapshot; generators are added.
+    """Write a snapshot, whole or not at all.
 
+    Args:
+        state: the other fields of Snapshot, without `generators`, which are added here.
     Raises:
-        OSError: with `path`, when it cannot be written, as on a full disk; nothing of it is left then.
+        OSError: the file cannot be written, as on a full disk. The error names `path`.
     """
-    content = io.BytesIO()      # torch.save has no clean way out when a write fails
+    content = io.BytesIO()      # torch.save does not fail cleanly on a full disk
     torch.save({**state, "generators": generator_states(), "config": json.dumps(config)}, content)
     with replacing(path) as partial:
         partial.write_bytes(content.getbuffer())
@@ -58,7 +61,7 @@ def read_snapshot(path: Path | str) -> Snapshot:
     """Read a snapshot of `train.py`, or a plain `state_dict`.
 
     Raises:
-        InputError: the file is missing, broken, or holds something else.
+        InputError: the file is missing, damaged, or holds something else.
     """
     path = Path(path)
     content = read_weights(path)
@@ -67,15 +70,20 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        snapshot = Snapshot(path, **fields, config=json.loads(content["config"]))
+        snapshot = Snapshot(path, **fields, config=_current(json.loads(content["config"])))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
     _expect_kinds(snapshot)
     return snapshot
 
 
+def _current(config: Any) -> Any:
+    """A config of an earlier version, under the names of today; what is no config is told by `_expect_kinds`."""
+    return current_names(config) if isinstance(config, Mapping) else config
+
+
 def _expect_kinds(snapshot: Snapshot) -> None:
-    """Raise InputError where a part of a snapshot is not of the kind that `save_snapshot` writes."""
+    """Raise InputError if an entry of a snapshot has another type than `save_snapshot` writes."""
     for name in ("model", "optimizer", "scheduler", "config"):
         if not isinstance(getattr(snapshot, name), Mapping):
             raise InputError(f"{snapshot.path}: not a snapshot of train.py ({name} is no dictionary)")
@@ -87,25 +95,29 @@ def _expect_kinds(snapshot: Snapshot) -> None:
 
 
 def load_model(model: nn.Module, snapshot: Snapshot) -> None:
-    """Load a snapshot's weights; an InputError names the tensors that do not fit, and the options they were trained with."""
+    """Load a snapshot's weights into a model.
+
+    Raises:
+        InputError: tensors do not fit. The message names them, and the options of the snapshot.
+    """
     options = ", ".join(f"{key}={snapshot.config[key]}" for key in SHAPES if key in snapshot.config) if snapshot.config else ""
     hint = f"; it was trained with {options}" if options else ""
     load_state(model, snapshot.model, snapshot.path, hint)
 
 
 def newest_snapshot(run_dirs: Path) -> Path | None:
-    """Return the last snapshot of the newest run that has one, in a folder of runs numbered 1, 2, …"""
+    """Return the last snapshot of the newest run folder in `run_dirs` that has one, or None."""
     found = [path for path in run_dirs.glob("*/snapshots/*.pth") if path.parts[-3].isdecimal() and path.stem.isdecimal()]
     return max(found, key=lambda path: (int(path.parts[-3]), int(path.stem)), default=None)
 
 
 def snapshots_in(folder: Path) -> list[Path]:
-    """Return the snapshots `<step>.pth` of a folder, the last step first."""
+    """Return the snapshots `<step>.pth` in a folder, the last step first."""
     return sorted((path for path in folder.glob("*.pth") if path.stem.isdecimal()), key=lambda path: -int(path.stem))
 
 
 def newest_readable(folder: Path) -> Snapshot | None:
-    """Return the last snapshot of a folder that is whole, or None; damaged ones are named with the one that is used instead."""
+    """Return the last readable snapshot in a folder, or None. A warning names each damaged one."""
     damaged = []
     for path in snapshots_in(folder):
         try:
@@ -122,9 +134,9 @@ def newest_readable(folder: Path) -> Snapshot | None:
 
 
 def prune_snapshots(folder: Path, step: int, keep: int) -> None:
-    """Remove all but the last `keep` snapshots up to `step`, which was just saved.
+    """Remove all but the last `keep` snapshots up to `step`, the one just saved.
 
-    Later ones, as of a damaged file, stay; so do files that no training wrote there, or that were changed since.
+    Snapshots after `step` stay, and so do files that this project did not write or that were changed since.
     """
     made = made_in(folder)
     for path in [path for path in snapshots_in(folder) if int(path.stem) <= step][keep:]:
@@ -133,14 +145,14 @@ def prune_snapshots(folder: Path, step: int, keep: int) -> None:
 
 
 def generator_states() -> dict[str, Any]:
-    """Return the states of all global random generators, as `weights_only` loading allows them."""
-    name, keys, *rest = np.random.get_state()
-    return {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state(),
+    """Return the states of all global random generators, in types that `torch.load(weights_only=True)` reads."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {"python": random.getstate(), "numpy": (name, np.asarray(keys).tolist(), *rest), "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all()}
 
 
 def restore_generators(states: Mapping[str, Any]) -> None:
-    """Set the generators to what `generator_states` returned; those of CUDA only when there are as many devices as then."""
+    """Set the generators to the result of `generator_states`. Those of CUDA are set if the number of devices is the same."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])

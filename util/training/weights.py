@@ -1,4 +1,4 @@
-"""Pretrained backbones, and loading weights into a model with every tensor accounted for."""
+"""Pretrained backbones, and weights loaded into a model with every tensor checked."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PRETRAINED_URLS = {
 
 
 def read_weights(path: Path | str) -> dict:
-    """Read what `torch.save` wrote, tensors and plain values only, onto the CPU.
+    """Read a file of `torch.save`, onto the CPU. Only tensors and plain values are read.
 
     Raises:
-        InputError: the file is missing, truncated, not a checkpoint, or would run code when loaded.
+        InputError: the file is missing, damaged, does not hold a dictionary, or would run code when loaded.
     """
     path = expect_file(path)
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # a damaged pickle may raise anything
+    except Exception as error:      # a damaged pickle can raise any error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as weights ({reason})") from None
     if not isinstance(content, dict):
@@ -43,12 +43,13 @@ def read_weights(path: Path | str) -> dict:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip whose parts are larger than itself (torch stores them as they are, a zip bomb does not), and a damaged one.
+    """Raise ValueError for a damaged zip, and for one whose parts are larger than itself, as in a zip bomb.
 
-    torch.save writes check sums that torch.load does not look at; files older than 2020 are no zip and have none.
+    torch.save does not compress. It writes checksums, but torch.load does not compare them. Files older than 2020 are no zip
+    and have no checksums.
     """
     with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":      # what torch takes for a zip
+        if file.read(4) != b"PK\3\4":      # torch's own test for a zip
             return
     with zipfile.ZipFile(path) as archive:
         n_bytes = sum(part.file_size for part in archive.infolist())
@@ -59,14 +60,14 @@ def _check_archive(path: Path) -> None:
 
 
 def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights_dir: Path | str) -> str:
-    """Load pretrained weights into a backbone and return a sentence that says how many tensors were.
+    """Load pretrained weights into a backbone, and return a sentence with the number of tensors that were loaded.
 
     Args:
-        source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` when they are not there),
-            or the path of a file. Names may be torchvision's classifier's (`layer1.…`) or its DeepLabV3's
+        source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` if missing there), or the
+            path of a file. Tensors may be named as in torchvision's classifiers (`layer1.…`) or its DeepLabV3
             (`backbone.layer1.…`).
     Raises:
-        InputError: there are no such weights for this encoder, or no tensor of the file fits by name and shape.
+        InputError: there are no such weights for this encoder, or no tensor fits by name and shape.
     """
     if source == "none":
         return "encoder: random weights (pretrained: none)"
@@ -102,10 +103,13 @@ def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str, hint: str = "") -> None:
-    """Load a state_dict whose names and shapes must all agree with the model's.
+    """Load a state_dict whose names and shapes all agree with the model's.
 
+    Args:
+        origin: the file, for messages.
+        hint: added to the message about tensors that do not fit.
     Raises:
-        InputError: they do not; the message names the first tensors of each kind of disagreement.
+        InputError: names or shapes disagree, or values are not finite. The message names the first three tensors of each kind.
     """
     wanted = model.state_dict()
     problems = {

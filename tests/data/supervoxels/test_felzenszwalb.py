@@ -13,7 +13,7 @@ from data.supervoxels.felzenszwalb import (
     mask_background,
     segment_volume,
 )
-from dataloaders.volumes import read_array
+from dataloaders.nifti import read_array
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared (goldens, real data) is absent")

@@ -12,7 +12,7 @@ import pytest
 
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.generate_supervoxels import main, parse_arguments, plan
-from dataloaders.volumes import read_array
+from dataloaders.nifti import read_array
 from util.base.files import LIST
 
 ROOT = Path(__file__).resolve().parents[3]

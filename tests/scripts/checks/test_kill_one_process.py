@@ -3,7 +3,7 @@
 import pytest
 
 from scripts.checks.kill_one_process import kill_one_process
-from tests.conftest import TINY
+from tests.programs import TINY
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scripts.checks import stress
-from tests.conftest import run
+from tests.programs import run
 
 
 def test_differences_are_found(toy_data, tmp_path, monkeypatch):

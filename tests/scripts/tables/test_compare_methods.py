@@ -2,9 +2,10 @@ import csv
 
 import pytest
 
-from dataloaders.volumes import read_array
+from dataloaders.nifti import read_array
 from scripts.tables.compare_methods import data_with_superpixels, main
-from tests.conftest import CASES, TINY
+from tests.programs import TINY
+from tests.toy import CASES
 from util.base.errors import InputError
 
 

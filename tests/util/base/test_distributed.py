@@ -13,11 +13,12 @@ import torch
 from dataloaders.datasets import DatasetSpec, find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions, supports_of_queries
-from tests.conftest import ROOT, run
+from tests.programs import run
 from util.base.device import resolve_device
 from util.base.distributed import parallel
 from util.base.episode import Episode
 from util.base.errors import InputError
+from util.base.root import ROOT
 from util.options.config import load_config
 from util.options.sections import ModelOptions
 from util.training.building import build_model
@@ -161,9 +162,10 @@ def test_sync_batchnorm_is_refused_on_the_cpu(one_of_two):
 
 @pytest.mark.parametrize("predicts_anything", [True, False])
 @pytest.mark.parametrize("options", [
-    {"model": "qnet"}, {"model": "qnet", "paths": "fine"}, {"model": "qnet", "paths": "coarse"},
-    {"model": "qnet", "threshold": "learned"}, {"model": "qnet", "threshold": "learned", "paths": "fine"},
-    {"model": "qnet", "threshold": "learned", "paths": "coarse"}, {"model": "adnet"}, {"model": "alpnet"}, {"model": "panet"}])
+    {"model": "qnet"}, {"model": "qnet", "encoder_paths": "fine"}, {"model": "qnet", "encoder_paths": "coarse"},
+    {"model": "qnet", "threshold": "learned"}, {"model": "qnet", "threshold": "learned", "encoder_paths": "fine"},
+    {"model": "qnet", "threshold": "learned", "encoder_paths": "coarse"},
+    {"model": "adnet"}, {"model": "alpnet"}, {"model": "panet"}])
 def test_every_trained_parameter_gets_a_gradient(options, predicts_anything):
     """Else DistributedDataParallel, which waits for all of them, would stop at the second step."""
     model = build_model(ModelOptions.of({**load_config(), "encoder": "small", **options})).train()

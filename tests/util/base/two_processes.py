@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.conftest import entry_point, run_experiment
-from util.base.distributed import part, rank
+from tests.programs import entry_point, run_experiment
+from util.base.distributed import leave, rank
 from util.base.signals import Interrupted
 
 
@@ -26,7 +26,7 @@ def main(data: Path, folder: Path, snapshot: str) -> None:
         (folder / f"exit_status{rank()}").write_text(str(error.exit_status), encoding="utf-8")
     torch.save([dict(model.named_parameters()) for model in built], folder / f"rank{rank()}.pth")
     run_experiment("test", folder, data, supp_idx="all", test_label=[1, 4], reload_model_path=snapshot)
-    part()
+    leave()
 
 
 def disturb(model: nn.Module) -> nn.Module:

@@ -1,9 +1,12 @@
+import re
+from pathlib import Path
+
 import pytest
 
-from tests.conftest import ROOT
 from util.base.errors import InputError
-from util.options.config import check_config, explanation, load_config, named_configs, read_json5
-from util.options.table import OPTIONS
+from util.base.root import ROOT
+from util.options.config import check_config, check_options, explanation, load_config, named_configs, read_json5
+from util.options.table import OPTIONS, Role, with_role
 
 
 @pytest.mark.parametrize("name", sorted(named_configs()))
@@ -21,9 +24,9 @@ def test_every_option_is_read_somewhere():
     """A key that no code asks for would only mislead."""
     files = [path for folder in ("util", "dataloaders", "models") for path in (ROOT / folder).rglob("*.py")]
     sources = "".join(path.read_text(encoding="utf-8") for path in (*files, ROOT / "train.py", ROOT / "test.py")
-                      if path.parent.name != "options")
+                      if path.name not in ("table.py", "config.py"))
     refused_but_for_one_value = {"n_way", "n_query"}
-    unread = [key for key in OPTIONS if f'"{key}"' not in sources and f"['{key}']" not in sources]
+    unread = [key for key in OPTIONS if not re.search(rf"""["']{key}["']|\.{key}\b""", sources)]
     assert set(unread) <= refused_but_for_one_value
 
 
@@ -56,3 +59,16 @@ def test_broken_json5_names_the_file(tmp_path, text):
     (tmp_path / "broken.json5").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="broken.json5: not valid JSON5"):
         read_json5(tmp_path / "broken.json5")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"guided": {**load_config()["guided"], "sure": 7}}, "1.pth: guided.sure: got 7, allowed: a number"),
+    ({"guided": 7}, "1.pth: guided: got 7, allowed: a section"),
+    ({"alpha": 7}, "1.pth: alpha: got 7, allowed: two numbers")])
+def test_the_options_of_a_snapshot_are_checked_in_sections_too(changes, message):
+    keys = with_role(Role.SHAPES)
+    check_options(load_config(), keys, Path("1.pth"))
+    with pytest.raises(InputError, match=f"^{message}"):
+        check_options(load_config() | changes, keys, Path("1.pth"))
+    with pytest.raises(InputError, match="^1.pth: guided: got nothing, allowed: a section with the keys"):
+        check_options({key: value for key, value in load_config().items() if key != "guided"}, keys, Path("1.pth"))

@@ -1,17 +1,24 @@
 """Every option stands in the table with its roles, and who builds a model reads only what a snapshot is scored with."""
 
-import pytest
+import json
 
+import pytest
+import torch
+
+from tests.programs import run
 from util.options.config import base_config
 from util.options.sections import ModelOptions
-from util.options.table import MODELS, OPTIONS, Option, Role, with_role
+from util.options.table import MODELS, OLD_NAMES, OPTIONS, Option, Role, current_names, with_role
+from util.run.resume import run_to_continue
 from util.training.building import build_model
+from util.training.snapshots import read_snapshot
 
 # what each reader of the table goes by; a change here is a change of what a user sees
 WITH_ROLE = {
-    Role.SHAPES: "model encoder coordinates paths alpha threshold prototype_windows",
-    Role.TRAINED_WITH: "dataset model encoder coordinates paths alpha threshold prototype_windows datasets",
-    Role.RESUME: "num_workers device n_iters n_steps print_interval save_snapshot_every keep_snapshots max_refused_steps resume "
+    Role.SHAPES: "model encoder coordinates encoder_paths alpha threshold prototype_windows",
+    Role.TRAINED_WITH: "dataset model encoder coordinates encoder_paths alpha threshold prototype_windows datasets",
+    Role.RESUME: "num_workers registration guided device n_iters n_steps print_interval save_snapshot_every keep_snapshots "
+                 "max_refused_steps resume "
                  "protocol supp_idx n_part eval_batch_size whole_volume surface_tolerance_mm slice_margin location_mm smooth_z "
                  "largest_component support_image support_label query output overwrite save_probs augment run",
     Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
@@ -20,7 +27,7 @@ WITH_ROLE = {
     Role.ELSEWHERE: "device resume reload_model_path support_image support_label query output overwrite run path",
 }
 WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler precision "
-                "deterministic seed optim lr_step_gamma max_iters_per_load bg_wt ignore_label sync_batchnorm")
+                "deterministic seed optim lr_step_gamma lr_step_every bg_wt ignore_label sync_batchnorm")
 
 
 @pytest.mark.parametrize("role", Role)
@@ -53,7 +60,7 @@ class Recorded:
 @pytest.mark.whole
 def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
     """Besides: weights of losses, which scoring does not compute, and what says how scoring is done (configs/base.json5)."""
-    losses, of_scoring = {"bg_wt", "ignore_label", "t_loss_scaler"}, {"seed", "precision", "n_iters"}
+    losses, of_scoring = {"bg_wt", "ignore_label", "t_loss_scaler"}, {"seed", "precision", "n_iters", "registration", "guided"}
     read = set()
     for model in MODELS:
         for threshold in ("query", "learned", "support"):
@@ -62,3 +69,20 @@ def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
             build_model(options)
             read |= options.read
     assert read - losses - of_scoring == set(with_role(Role.SHAPES))
+
+
+def test_options_under_their_old_names_are_the_same_options(toy_data, tmp_path):
+    """On the command line, in a snapshot, in the config of a run folder, and in a config file."""
+    by_old_name = run("train", tmp_path / "old", toy_data, paths="coarse", max_iters_per_load=2)
+    config = json.loads((by_old_name / "config.json").read_text(encoding="utf-8"))
+    assert config["encoder_paths"] == "coarse" and config["lr_step_every"] == 2 and not set(OLD_NAMES) & set(config)
+    snapshot, earlier = by_old_name / "snapshots/3.pth", tmp_path / "earlier.pth"
+    content = torch.load(snapshot, weights_only=True)
+    as_before = {**{key: value for key, value in config.items() if key not in OLD_NAMES.values()},
+                 **{old: config[new] for old, new in OLD_NAMES.items()}}
+    torch.save({**content, "config": json.dumps(as_before)}, earlier)
+    assert read_snapshot(earlier).config == read_snapshot(snapshot).config
+    (by_old_name / "config.json").write_text(json.dumps(as_before), encoding="utf-8")
+    again = run_to_continue({**config, "n_steps": 4}, "train")
+    assert again == by_old_name
+    assert current_names({"paths": "fine", "seed": 1}) == {"encoder_paths": "fine", "seed": 1}

@@ -1,14 +1,12 @@
-import csv
-import json
-
 import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
+from tests.runs import write_run
 from util.base.errors import InputError
 from util.results.comparison import (
     ALL,
-    Volume,
+    Scored,
     by_method,
     common_config,
     find_runs,
@@ -18,26 +16,9 @@ from util.results.comparison import (
     p_values_against,
 )
 
-CONFIG = {"dataset": "CHAOST2", "model": "qnet", "eval_fold": 0, "protocol": "published", "n_part": 3, "exclude_label": None,
-          "exclude_rule": "any", "reload_model_path": "runs/1/snapshots/30000.pth"}
-SUPPORTS, QUERIES = ("1", "2"), ("3", "5", "8", "10")
-
-
-def write_run(folder, shift=0.0, labels=("liver", "spleen"), supports=SUPPORTS, **changes):
-    """A finished run with made-up scores; `shift` moves all of them, each by a little more than the one before."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}), encoding="utf-8")
-    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label_name", "label", "support_case", "query_case", "dice", "iou"])
-        for k, (label, support, query) in enumerate((a, b, c) for a in labels for b in supports for c in QUERIES):
-            dice = 0.5 + 0.02 * k + shift * (1 + 0.1 * k)
-            writer.writerow([label, 1, support, query, dice, dice / (2 - dice)])
-    return folder
-
 
 def volumes(values, label="liver", support="1", fold=0):
-    return {Volume(fold, support, query, label): value for query, value in zip("abcdefghij", values, strict=False)}
+    return {Scored(fold, support, query, label): value for query, value in zip("abcdefghij", values, strict=False)}
 
 
 def test_holm_by_hand():
@@ -94,8 +75,8 @@ def test_runs_are_found_named_and_pooled(tmp_path):
     methods = by_method(runs)
     assert {name: len(scores) for name, scores in methods.items()} == {
         "ADNet (untrained)": 16, "QNet": 32, "no refinement": 16}
-    assert runs[1].scores[Volume(0, "1", "3", "liver")] == 0.5
-    assert find_runs([str(tmp_path / "other")], "iou")[0].scores[Volume(0, "1", "3", "liver")] == pytest.approx(1 / 3)
+    assert runs[1].scores[Scored(0, "1", "3", "liver")] == 0.5
+    assert find_runs([str(tmp_path / "other")], "iou")[0].scores[Scored(0, "1", "3", "liver")] == pytest.approx(1 / 3)
     assert common_config(runs)["setting"] == "1"
 
 

@@ -7,7 +7,7 @@ import cv2
 import pytest
 
 from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, open_report, take_pictures
-from tests.conftest import entry_point, run
+from tests.programs import entry_point, run
 
 pytestmark = pytest.mark.whole
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY, entry_point, run, write_toy_data
+from tests.programs import TINY, entry_point, run
+from tests.toy import write_toy_data
 from util.base.checksums import sha256
-from util.base.files import LIST, PARTIAL, partial_name
+from util.base.files import LIST, PARTIAL
+from util.base.root import ROOT
 from util.base.signals import Interrupted
-from util.run import provenance
 from util.run.experiment import run_commandline
 from util.run.folders import newest_run
 from util.run.observer import lock
@@ -98,16 +99,15 @@ def test_only_the_last_snapshots_are_kept(toy_data, tmp_path):
 
 @pytest.mark.whole
 def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(trained, toy_data, tmp_path, monkeypatch):
-    train = sys.modules["util.training.loop"]
-    real = train.save_snapshot
+    write_bytes = Path.write_bytes
 
-    def full_at_the_end(path, **content):
-        if path.name == "3.pth":
-            partial_name(path).symlink_to("/dev/full")
-        real(path, **content)
+    def full_at_the_end(path, content):
+        if path.name.endswith("3.pth"):
+            path.symlink_to("/dev/full")
+        write_bytes(path, content)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"^error: .*/3.pth: No space left on device$"):
-        patched.setattr(train, "save_snapshot", full_at_the_end)
+        patched.setattr("pathlib.Path.write_bytes", full_at_the_end)
         run("train", tmp_path, toy_data, save_snapshot_every=2)
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
     assert {path.name for path in (folder / "snapshots").iterdir()} == {"2.pth", LIST}
@@ -256,29 +256,28 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
         subprocess.run(["git", "-C", str(tmp_path / "code"), "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True,
                        stdout=subprocess.DEVNULL)
 
-    monkeypatch.setattr(provenance, "ROOT", tmp_path / "code")
     for name in ("code", "1", "2", "3"):
         (tmp_path / name).mkdir()
     cpu = torch.device("cpu")
-    record_start(tmp_path / "1", cpu, "float32", [], None)
+    record_start(tmp_path / "1", cpu, "float32", [], None, root=tmp_path / "code")
     git("init", "--quiet")
     (tmp_path / "code/a.py").write_text("x = 1\n", encoding="utf-8")
     git("add", "a.py")
     git("commit", "--quiet", "--message", "first")
-    record_start(tmp_path / "2", cpu, "float32", [], None)
-    (tmp_path / "code/a.py").write_text("x = 2\n", encoding="utf-8")
+    record_start(tmp_path / "2", cpu, "float32", [], None, root=tmp_path / "code")
+    (tmp_path / "code/a.py").write_text("x = 2\n")
     (tmp_path / "code/b.py").touch()
-    assert record_start(tmp_path / "2", cpu, "float32", [], None) == ["code"]
-    without = json.loads((tmp_path / "1/provenance.json").read_text(encoding="utf-8"))[0]["git"]
-    clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text(encoding="utf-8")))
+    assert record_start(tmp_path / "2", cpu, "float32", [], None, root=tmp_path / "code") == ["code"]
+    without = json.loads((tmp_path / "1/provenance.json").read_text())[0]["git"]
+    clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text()))
     assert without is None and clean["uncommitted"] is None
     assert len(changed["commit"]) == 40 and changed["untracked"] == ["b.py"]
     git("checkout", "--quiet", "a.py")
     git("apply", str(tmp_path / "2" / changed["uncommitted"]))
     assert (tmp_path / "code/a.py").read_text(encoding="utf-8") == "x = 2\n"
     monkeypatch.setenv("PATH", "")
-    assert record_start(tmp_path / "3", cpu, "float32", [], None) == []
-    assert json.loads((tmp_path / "3/provenance.json").read_text(encoding="utf-8"))[0]["git"] is None
+    assert record_start(tmp_path / "3", cpu, "float32", [], None, root=tmp_path / "code") == []
+    assert json.loads((tmp_path / "3/provenance.json").read_text())[0]["git"] is None
 
 
 @pytest.mark.whole
@@ -290,9 +289,8 @@ def test_data_that_changed_since_are_told(toy_data, tmp_path, capsys):
     assert "warning: data changed since this run was last started" in capsys.readouterr().out
 
 
-def test_config_json_of_a_run_repeats_it(trained, tmp_path, monkeypatch):
+def test_config_json_of_a_run_repeats_it(trained, tmp_path, monkeypatch, handlers_stay):
     monkeypatch.setattr(sys, "argv", ["train.py", "with", str(trained / "config.json"), f"path.log_dir={tmp_path}"])
-    monkeypatch.setattr("util.run.experiment.raise_on_signals", lambda: None)
     run_commandline(entry_point("train").experiment)
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))

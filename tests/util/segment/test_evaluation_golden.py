@@ -9,8 +9,8 @@ import torch
 
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.conftest import entry_point
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
+from tests.programs import entry_point
 
 
 @pytest.mark.slow

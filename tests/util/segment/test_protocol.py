@@ -8,12 +8,13 @@ from dataloaders.folds import parts
 from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.conftest import tasks_of, toy_volume
 from tests.reference import qnet as reference
+from tests.toy import tasks_of, toy_volume
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
-from util.segment.evaluate import evaluate_query, needed_slices
+from util.segment.evaluate import evaluate_query
 from util.segment.metrics import dice
 from util.segment.protocol import segment_by_protocol
+from util.segment.segmenters import SliceSegmenter, needed_slices
 from util.segment.slice_encoder import SliceEncoder
 
 LABELS = [1, 2, 3, 4]
@@ -89,7 +90,7 @@ def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
     encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks)
     options = EvaluationOptions(LABELS, "published", "all", 3, 3, True, 3.0)
     n_slices = encoder.n_new(needed_slices(tasks, options))
-    results = [evaluate_query(encoder, task, options, WholeVolumeOptions(0, 0, 0, False, 3)) for task in tasks]
+    results = [evaluate_query(SliceSegmenter(encoder), task, options, WholeVolumeOptions(0, 0, 0, False, 3)) for task in tasks]
     assert sum(len(result.by_protocol) for result in results) == sum(len(result.whole) for result in results) == 4 * len(LABELS)
     assert sum(model.counted) == sum(len(v.image) for v in volumes) == n_slices
     assert encoder.volumes.keys() == {"1", "2"}      # the supports; the query that is none is let go
@@ -101,9 +102,10 @@ def test_a_query_gives_the_same_alone_and_among_others(model):
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
     options, whole = EvaluationOptions(LABELS, "published", "all", 3, 3, True, 3.0), WholeVolumeOptions(0, 25.0, 0, True, 3)
     tasks = tasks_of(pairs, LABELS)
-    together = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks)
+    together = SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks))
     for task in tasks:
-        alone = evaluate_query(SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=[task]), task, options, whole)
+        encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=[task])
+        alone = evaluate_query(SliceSegmenter(encoder), task, options, whole)
         among = evaluate_query(together, task, options, whole)
         for one, other in zip([*alone.by_protocol, *alone.whole], [*among.by_protocol, *among.whole], strict=True):
             assert (one.label, one.support.name) == (other.label, other.support.name)

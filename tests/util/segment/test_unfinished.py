@@ -3,13 +3,13 @@
 import json
 import signal
 
+import nibabel
 import pytest
 
-from tests.conftest import run
+from tests.programs import run
 from util.base.signals import Interrupted
-from util.results import evaluation
 from util.run.folders import newest_run
-from util.segment import evaluate
+from util.segment.slice_encoder import SliceEncoder
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +22,18 @@ def undisturbed(options, toy_data, tmp_path_factory):
     return run("test", tmp_path_factory.mktemp("undisturbed"), toy_data, **options)
 
 
-def interrupt_after(n, monkeypatch, toy_data, log_dir, function, **options):
-    """Run test.py until it has called `function` of util/results/evaluation.py n times, and return the run folder."""
-    module, calls = evaluation, []
-    real = getattr(module, function)
+def interrupt_after(n, monkeypatch, toy_data, log_dir, folder, **options):
+    """Run test.py until it has written the nth volume into `folder` of its run, and return the run folder."""
+    written, save = [], nibabel.save
 
-    def counted(*arguments):
-        real(*arguments)
-        calls.append(arguments)
-        if len(calls) == n:
+    def counted(image, path):
+        save(image, path)
+        written.extend([path] * (path.parent.name == folder))
+        if len(written) == n:
             raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(module, function, counted)
+        patched.setattr(nibabel, "save", counted)
         run("test", log_dir, toy_data, **options)
     return newest_run(log_dir / "QNet_test_CHAOST2_cv0")
 
@@ -45,15 +44,15 @@ def contents(folder):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize(("function", "n", "left"), [
-    pytest.param("save_prediction", 5, ["2"], marks=pytest.mark.slow), ("save_whole", 6, ["2"])])
-def test_goes_on_after_the_finished_queries(function, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("written", "n", "left"), [
+    pytest.param("predictions", 5, ["2"], marks=pytest.mark.slow), ("predictions_whole_volume", 6, ["2"])])
+def test_goes_on_after_the_finished_queries(written, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
     """Two queries with four classes each; `left` says which queries are evaluated again."""
-    folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, function, **options)
-    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
+    folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, written, **options)
+    assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
     evaluated = []
-    monkeypatch.setattr(evaluate, "evaluate_query", lambda encoder, task, *rest, real=evaluate.evaluate_query: evaluated.append(
-        task.query.name) or real(encoder, task, *rest))
+    monkeypatch.setattr(SliceEncoder, "release", lambda encoder, query, real=SliceEncoder.release: evaluated.append(
+        query.name) or real(encoder, query))       # the last that is done for a query
     assert run("test", tmp_path, toy_data, **options) == folder and evaluated == left
     found, wanted = contents(folder), contents(undisturbed)
     assert [name for name in wanted if found.get(name) != wanted[name]] == [] and len(wanted) == 3 + 3 * 8 + 4
@@ -63,7 +62,7 @@ def test_goes_on_after_the_finished_queries(function, n, left, options, undistur
 @pytest.mark.whole
 def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
     options = {**options, "whole_volume": False}
-    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
     finished, = (folder / "unfinished").rglob("*.gz")
     finished.write_bytes(finished.read_bytes()[:-20])
     assert run("test", tmp_path, toy_data, **options) == folder
@@ -77,7 +76,7 @@ def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())
     options = {**options, "reload_model_path": str(weights), "whole_volume": False}
-    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "save_prediction", **options)
+    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
     assert list((folder / "unfinished").rglob("*.gz"))
     weights.write_bytes((trained / "snapshots/3.pth").read_bytes())
     assert run("test", tmp_path, toy_data, **options) == folder

@@ -11,10 +11,11 @@ from models.alpnet import ALPNet
 from models.encoder import SmallBackbone
 from models.qnet import SupportThresholdQNet
 from scripts import val
-from tests.conftest import TINY, entry_point, run
+from tests.programs import TINY, entry_point, run
 from util.options.config import base_config
 from util.options.table import Role, with_role
 from util.run.experiment import run_commandline
+from util.training.building import BUILDERS
 from util.training.snapshots import read_snapshot
 
 # an option that changes what a network computes: a value that is not the default, what it needs besides, how the model shows it
@@ -22,7 +23,7 @@ CHANGED = {
     "model": ("adnet", {}, lambda model: isinstance(model, ADNet)),
     "encoder": ("small", {}, lambda model: isinstance(model.encoder.backbone, SmallBackbone)),
     "coordinates": (True, {}, lambda model: model.encoder.coordinates),
-    "paths": ("coarse", {}, lambda model: model.encoder.reduce1 is None and model.alpha == (1.0,)),
+    "encoder_paths": ("coarse", {}, lambda model: model.encoder.reduce1 is None and model.alpha == (1.0,)),
     "alpha": ([0.6, 0.4], {}, lambda model: model.alpha == (0.6, 0.4)),
     "threshold": ("support", {}, lambda model: isinstance(model, SupportThresholdQNet)),
     "prototype_windows": ([2, 1], {"model": "alpnet"}, lambda model: isinstance(model, ALPNet) and model.windows == (2, 1)),
@@ -32,10 +33,10 @@ DEFAULT = {key: value for key, value in TINY.items() if key not in CHANGED}     
 
 @pytest.fixture
 def built(monkeypatch):
-    """The models that test.py builds."""
-    module, models = entry_point("test"), []
-    real = module.build_model
-    monkeypatch.setattr(module, "build_model", lambda config: models.append(real(config)) or models[-1])
+    """The models that are built."""
+    models = []
+    for name, build in BUILDERS.items():
+        monkeypatch.setitem(BUILDERS, name, lambda options, build=build: models.append(build(options)) or models[-1])
     return models
 
 
@@ -60,6 +61,7 @@ def test_scored_as_trained(key, built, toy_data, tmp_path):
     value, besides, shows = CHANGED[key]
     assert value != base_config()[key]
     trained = run("train", tmp_path, toy_data, **{key: value}, **besides, n_steps=1)
+    built.clear()
     for command in ("main", "predict"):
         scored = score(command, trained / "snapshots/1.pth", toy_data, tmp_path / command, "chaost2_setting1")
         assert scored.config[key] == value and shows(built.pop()) and not built
@@ -96,10 +98,9 @@ def test_what_the_command_line_repeats_is_no_difference(with_alpha, built, toy_d
 
 
 @pytest.mark.whole
-def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, monkeypatch, capsys):
+def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, monkeypatch, capsys, handlers_stay):
     options = {**DEFAULT, "supp_idx": 0, "n_iters": 1, "whole_volume": "false", "path.log_dir": tmp_path,
                "path.CHAOST2.data_dir": toy_data, "reload_model_path": with_alpha}
-    monkeypatch.setattr("util.run.experiment.raise_on_signals", lambda: None)
     for words, alpha in (([], (0.6, 0.4)), (["alpha=[0.9,0.1]"], (0.9, 0.1))):
         words_of_options = [f"{key}={value}" for key, value in options.items()]
         monkeypatch.setattr(sys, "argv", ["test.py", "with", "chaost2_setting1", *words, *words_of_options])
@@ -108,13 +109,14 @@ def test_words_of_the_real_command_line(with_alpha, built, toy_data, tmp_path, m
 
 
 @pytest.mark.parametrize("given", [[], ["alpha=[0.9,0.1]"]])
-def test_val_scores_as_trained(given, with_alpha, toy_data, tmp_path, monkeypatch):
+def test_val_scores_as_trained(given, with_alpha, tmp_path):
     """scripts/val.py gives test.py no more of the network than its user does; what test.py makes of it is tested above."""
     calls = []
-    monkeypatch.setattr(val, "call", lambda *words: calls.append(words))
-    monkeypatch.setattr(val, "newest_run", lambda folder: tmp_path)
-    (tmp_path / "results.json").write_text('{"classes": {"liver": {"dice_mean": 0.5}}}', encoding="utf-8")
-    assert val.evaluate("chaost2_setting1", 0, with_alpha, given) == {"liver": 0.5}
+    folder = tmp_path / "QNet_test_CHAOST2_cv0/1"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"classes": {"liver": {"dice_mean": 0.5}}}')
+    given = [*given, f"path.log_dir={tmp_path}"]
+    assert val.evaluate("chaost2_setting1", 0, with_alpha, given, call=lambda *words: calls.append(words)) == {"liver": 0.5}
     assert calls == [("test.py", "with", "chaost2_setting1", "eval_fold=0", *given, f"reload_model_path={with_alpha}")]
 
 

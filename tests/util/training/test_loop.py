@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dataloaders.episodes import EpisodeDataset
-from tests.conftest import TINY, run
+from tests.programs import TINY, run
 from util.base.episode import Episode
 from util.options.config import load_config
 from util.options.sections import ModelOptions, TrainOptions

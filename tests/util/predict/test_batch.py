@@ -13,22 +13,16 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from dataloaders.resampling import voxel_to_patient
-from tests.conftest import ROOT, entry_point
+from dataloaders.itk import voxel_to_patient
 from tests.data.raw_downloads import write_dicom
+from tests.programs import predict
 from util.base.checksums import sha256
 from util.base.files import LIST
+from util.base.root import ROOT
 from util.predict import batch
 from util.predict.batch import output_path
 from util.predict.predictor import Predictor
 from util.training.as_trained import as_trained
-
-
-def predict(**options):
-    entry_point("test").experiment.run("predict", config_updates={
-        "device": "cpu", "precision": "float32", "n_iters": 1, "eval_batch_size": 9,
-        **{key: str(value) if not isinstance(value, (bool, int, float, list))
-                                                               else value for key, value in options.items()}})
 
 
 @pytest.fixture
@@ -133,9 +127,8 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     queries.mkdir()
     for name, number in (("a", 2), ("b", 3)):
         shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
-    made, predict_one = [], batch._predict_one
-    monkeypatch.setattr(batch, "_predict_one", lambda predictor, query, *rest: made.append(query.name[0])
-                        or predict_one(predictor, query, *rest))
+    made, segment = [], Predictor.segment
+    monkeypatch.setattr(Predictor, "segment", lambda predictor, query: made.append(query.name[0]) or segment(predictor, query))
 
     def makes(**changes):
         made.clear()
@@ -171,7 +164,7 @@ def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, 
     assert row["sha256"] == sha256(out / "a.nii.gz")
     corrected = shutil.copy(files["support_label"], out / "b.nii.gz").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(Predictor, "encode_supports", lambda _: pytest.fail("work began"))
+        patched.setattr(Predictor, "prepare", lambda _: pytest.fail("work began"))
         with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there .* changed since; .*overwrite=true"):
             predict(**{**files, "query": queries})
         with pytest.raises(SystemExit, match=r"^error: .*/out/b.nii.gz: is there"):
@@ -186,9 +179,9 @@ def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, 
 def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     predict(**files)
     table = tmp_path / "out/cases.csv"
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, batch.CASE_COLUMNS[:-1], extrasaction="ignore")
+    rows = list(csv.DictReader(table.open()))
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, batch.EARLIER_COLUMNS[1], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "query": "another"} for row in rows)
     (tmp_path / "out" / LIST).unlink()

@@ -1,0 +1,38 @@
+"""A case as downloaded, and reading one with NIfTI files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from dataloaders.itk import check_image, labels_on
+from dataloaders.nifti import read_nifti
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One scan of a download: its files, or in CHAOS the folders of its DICOM slices and PNG masks.
+
+    `label` is None for a user's own scan that nobody has outlined.
+    """
+
+    name: str
+    image: Path
+    label: Path | None
+
+
+def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tuple[sitk.Image, sitk.Image | None]:
+    """Return a case's image and its labels, as whole numbers on the image's grid. None if the case has no label file.
+
+    Args:
+        case: its NIfTI files.
+        trust_image_geometry: ignore the labels' own geometry.
+    Raises:
+        InputError: as `read_nifti`, `check_image` and `labels_on`.
+    """
+    image = check_image(read_nifti(case.image), case.image)
+    if case.label is None:
+        return image, None
+    return image, labels_on(image, read_nifti(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)

@@ -1,0 +1,367 @@
+"""Registration of a support scan to a query scan, which carries the support's label map along. Nothing is trained.
+
+ConvexAdam on MIND-SSC features (Siebert, Hansen and Heinrich 2024), in millimetres. Its discrete search comes from the package
+`convexAdam`; the continuous step is written here, because the package's own starts from whole volumes of one size, without an
+affine start, and optimises one displacement per feature cell. Here the displacement lives on a grid half as fine, which is
+smoother, better and twice as fast (docs/guided_notes.md).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.volume import VolumeModel, VolumeSegmentation
+from util.base.shapes import expect_shape
+
+with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
+    from convexAdam.convex_adam_utils import MINDSSC, correlate, coupled_convex, inverse_consistency
+
+BODY_LEVEL = 0.06                 # of the range from the volume's minimum to its 99.5th percentile
+MIN_BODY_SHARE = 0.02             # a row or column with less body than this lies outside the body box
+MISFIT_SPACING_MM = 2.5           # of the pixels on which `misfit` compares
+MISFIT_SCALE = 0.1                # misfit at which a confidence is 1/e
+MIN_CELLS = 3                     # along each axis; the smoothing needs them
+
+
+@dataclass(frozen=True)
+class Search:
+    """One discrete search: grid, and how far it looks."""
+
+    spacing_mm: tuple[float, float, float]
+    cell: int                     # voxels of the working grid per cell of the search, along each axis
+    reach: int                    # cells to either side
+
+    def __post_init__(self) -> None:
+        if min(self.spacing_mm) <= 0 or self.cell < 1 or self.reach < 1:
+            raise ValueError(f"Search: spacing, cell and reach are positive, got {self}")
+
+
+@dataclass(frozen=True)
+class RegistrationSettings:
+    """Settings of `register`; all lengths in mm, axes (D, H, W).
+
+    `affine` gives the affine map from which `search` starts; None: body box on body box. `smoothness` weighs the squared
+    differences of neighbouring displacements (in cells of two voxels). The intensity, 0…1 and times `intensity_weight`, is one
+    more feature beside the twelve of MIND. Scans of more than `max_voxels` on the working grid are taken on a coarser one.
+    """
+
+    affine: Search | None = Search((8.0, 5.0, 5.0), cell=4, reach=5)
+    search: Search = Search((4.0, 2.5, 2.5), cell=6, reach=5)
+    mind_radius: int = 2
+    mind_dilation: int = 3
+    intensity_weight: float = 2.0
+    smoothness: float = 0.5
+    n_steps: int = 40
+    max_voxels: int = 1_200_000
+
+
+@dataclass(frozen=True)
+class Registration:
+    """For each point of a working grid on the query, the place in the support.
+
+    Args:
+        support_mm: (3, d, h, w) position in the support (index × spacing, in mm).
+        origin_mm, spacing_mm: the working grid's, in the query (index × spacing).
+        query_shape, query_spacing_mm, support_spacing_mm: of the scans, (D, H, W).
+        residual: mean squared difference of the MIND features inside the query's body and the support's field of view,
+            divided by that of unrelated places; 0 is a perfect match, 1 none. NaN where nothing overlaps.
+    """
+
+    support_mm: Tensor
+    origin_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, float, float]
+    query_shape: tuple[int, int, int]
+    query_spacing_mm: tuple[float, float, float]
+    support_spacing_mm: tuple[float, float, float]
+    residual: float
+
+    def warp(self, support_maps: Tensor, padding_mode: str = "zeros") -> Tensor:
+        """Carry (K, D, H, W) maps of the support over to the query: (K, D, H, W) of the query's own grid, trilinear."""
+        points = grid_mm(self.query_shape, self.query_spacing_mm, device=self.support_mm.device)
+        on_working_grid = (points - _column(self.origin_mm, points)) / _column(self.spacing_mm, points)
+        support_mm = sample(self.support_mm, on_working_grid, "border")
+        return sample(support_maps, support_mm / _column(self.support_spacing_mm, points), padding_mode)
+
+
+def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], support_spacing_mm: Sequence[float],
+             settings: RegistrationSettings | None = None) -> Registration:
+    """Register a support volume to a query volume.
+
+    The axes of both run the same anatomical way (the caller turns and flips them); sizes, spacings and fields of view are
+    free. Both volumes' body boxes are laid over each other, a coarse search on that gives an affine map, a finer search and
+    gradient steps on that give the displacement.
+
+    Args:
+        query, support: (D, H, W) volumes of any intensity range.
+        query_spacing_mm, support_spacing_mm: (D, H, W).
+    Raises:
+        ValueError: wrong axes, an empty volume, a spacing that is not positive, or values that are not finite.
+    """
+    settings = settings or RegistrationSettings()
+    query, support = (checked(name, volume, spacing) for name, volume, spacing in
+                      (("query", query, query_spacing_mm), ("support", support, support_spacing_mm)))
+    job = _Job(query, support, tuple(map(float, query_spacing_mm)), tuple(map(float, support_spacing_mm)), settings)
+    affine = job.box_affine()
+    return job.displaced(affine if settings.affine is None else job.affine_of(affine, settings.affine))
+
+
+def misfit(query: Tensor, warped: Tensor, registered: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """How badly the warped support looks like the query where each class is said to lie: the smaller, the surer.
+
+    The mean squared difference of MIND features (radius 1, dilation 2, pixels of 2.5 mm, the query's own slices) over the voxels
+    where the registered map is above 0.05. It ranks bad outlines (docs/guided_notes.md).
+
+    Args:
+        query: (D, H, W); warped: the support volume carried to it (`Registration.warp` of `support[None]`), (D, H, W).
+        registered: (K, D, H, W) probabilities.
+    Returns:
+        (K,); infinite for a class that the map does not hold.
+    """
+    n = expect_shape("query", query, "D H W")
+    expect_shape("warped", warped, "D H W", **n)
+    expect_shape("registered", registered, "K D H W", **n)
+    size = [n["D"], *(max(1, round(n[axis] * spacing_mm[i] / MISFIT_SPACING_MM)) for i, axis in ((1, "H"), (2, "W")))]
+    first, second = (_resized(scaled(volume)[None], size) for volume in (query, warped))
+    difference = (_mind(first, 1, 2) - _mind(second, 1, 2))[0].square().mean(dim=0)
+    inside = _resized(registered.float(), size) > 0.05
+    return torch.stack([difference[mask].mean() if mask.any() else difference.new_tensor(math.inf) for mask in inside])
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps[None], size=size, mode="trilinear", align_corners=False)[0]
+
+
+def _mind(volume: Tensor, radius: int, dilation: int) -> Tensor:
+    """(1, 12, D, H, W) MIND-SSC features of a (1, D, H, W) volume; zeros for a constant one, which has no variance."""
+    with torch.no_grad():
+        return MINDSSC(volume[None], radius, dilation, device=volume.device).nan_to_num(0.0)
+
+
+class _Job:
+    """One pair of scans, scaled to 0…1."""
+
+    def __init__(self, query: Tensor, support: Tensor, query_spacing: tuple, support_spacing: tuple,
+                 settings: RegistrationSettings):
+        self.query, self.support, self.settings = query, support, settings
+        self.query_spacing, self.support_spacing = query_spacing, support_spacing
+        self.query_box = body_box_mm(query, query_spacing)
+
+    def box_affine(self) -> Tensor:
+        """(3, 4) map of query mm to support mm: body boxes over each other in the plane, middle on middle along D."""
+        (q0, q1), (s0, s1) = self.query_box, body_box_mm(self.support, self.support_spacing)
+        scale = (s1 - s0) / (q1 - q0)
+        scale[0] = 1.0
+        return torch.cat([torch.diag(scale), ((s0 + s1) / 2 - scale * (q0 + q1) / 2)[:, None]], dim=1)
+
+    def affine_of(self, start: Tensor, search: Search) -> Tensor:
+        """The affine map that fits the displacements of a coarse search best, distant ones counting less."""
+        grid = _WorkingGrid(self.query_box, search, self.settings.max_voxels, self.query.device)
+        query, support = self.features(grid, start)
+        support_mm = _apply(start, grid.points + grid.in_mm(_search(query, support, grid)))
+        body = sample((self.query > BODY_LEVEL).float()[None], grid.points / _column(self.query_spacing, query))[0] > 0.5
+        return fit_affine(grid.points[:, body], support_mm[:, body]) if body.sum() > 100 else start
+
+    def displaced(self, affine: Tensor) -> Registration:
+        settings = self.settings
+        grid = _WorkingGrid(self.query_box, settings.search, settings.max_voxels, self.query.device)
+        query, support = self.features(grid, affine)
+        found = _search(query, support, grid)
+        voxels = descend(query, support, found, settings.n_steps, settings.smoothness)
+        support_mm = _apply(affine, grid.points + grid.in_mm(voxels))
+        return Registration(support_mm, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), tuple(self.query.shape),
+                            self.query_spacing, self.support_spacing, self.residual(grid, query, support_mm))
+
+    def features(self, grid: _WorkingGrid, affine: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, (1, 13, d, h, w), of the query and of the affinely mapped support."""
+        query = sample(self.query[None], grid.points / _column(self.query_spacing, grid.points))
+        support = sample(self.support[None], _apply(affine, grid.points) / _column(self.support_spacing, grid.points))
+        return self.of_volume(query), self.of_volume(support)
+
+    def of_volume(self, volume: Tensor) -> Tensor:
+        return torch.cat([self.mind(volume), self.settings.intensity_weight * volume[None]], dim=1)
+
+    def mind(self, volume: Tensor) -> Tensor:
+        return _mind(volume, self.settings.mind_radius, self.settings.mind_dilation)
+
+    def residual(self, grid: _WorkingGrid, query: Tensor, support_mm: Tensor) -> float:
+        """See `Registration.residual`; unrelated places are the same voxels in another order."""
+        index = support_mm / _column(self.support_spacing, support_mm)
+        inside = ((index >= -0.5) & (index <= _column(self.support.shape, index) - 0.5)).all(dim=0)
+        counts = inside & (sample(self.query[None], grid.points / _column(self.query_spacing, index))[0] > BODY_LEVEL)
+        if counts.sum() < 2:
+            return math.nan
+        warped = self.mind(sample(self.support[None], index))[0][:, counts]
+        fixed = query[0, :12, counts]
+        unrelated = (warped.roll(warped.shape[1] // 2, dims=1) - fixed).square().mean().item()
+        return (warped - fixed).square().mean().item() / unrelated if unrelated > 0 else math.nan
+
+
+class _WorkingGrid:
+    """Grid over a box of the query, in whole cells of the search."""
+
+    def __init__(self, box: tuple[Tensor, Tensor], search: Search, max_voxels: int, device: torch.device):
+        low, high = (corner.cpu() for corner in box)
+        self.search, self.spacing = search, torch.tensor(search.spacing_mm)
+        unit = math.lcm(search.cell, 4)
+        while True:
+            cells = ((high - low) / self.spacing / unit - 0.15).ceil().clamp_min(math.ceil(MIN_CELLS * search.cell / unit))
+            self.shape = tuple(int(n) * unit for n in cells)
+            if math.prod(self.shape) <= max_voxels or not (cells * unit > MIN_CELLS * search.cell).any():
+                break
+            self.spacing = self.spacing * max(1.05, (math.prod(self.shape) / max_voxels) ** (1 / 3))
+        self.origin = (low + high) / 2 - self.spacing * (torch.tensor(self.shape) - 1) / 2
+        self.points = (grid_mm(self.shape, self.spacing.tolist(), device) + _column(self.origin.tolist(), self.spacing, device))
+
+    def in_mm(self, voxels: Tensor) -> Tensor:
+        """(1, 3, …) displacements in voxels, on any grid → (3, d, h, w) in mm."""
+        fine = F.interpolate(voxels, size=self.shape, mode="trilinear", align_corners=False)[0]
+        return fine * _column(self.spacing.tolist(), fine)
+
+
+def _search(query: Tensor, support: Tensor, grid: _WorkingGrid) -> Tensor:
+    """ConvexAdam's discrete search, inverse consistent: (1, 3, cells…) displacements in voxels of the working grid."""
+    cell, reach, shape = grid.search.cell, grid.search.reach, grid.shape
+    mesh = F.affine_grid(reach * torch.eye(3, 4, device=query.device)[None], (1, 1, *[2 * reach + 1] * 3), align_corners=True)
+    mesh = mesh.permute(0, 4, 1, 2, 3).reshape(3, -1, 1)
+    scale = (torch.tensor(shape, device=query.device) // cell - 1).view(1, 3, 1, 1, 1) / 2
+    a, b = (F.avg_pool3d(features, cell, stride=cell) for features in (query, support))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)   # the package leaves align_corners to its default
+        there, back = (coupled_convex(*correlate(fixed, moving, reach, cell, shape, a.shape[1]), mesh, cell, shape) / scale
+                       for fixed, moving in ((a, b), (b, a)))
+        there, _ = inverse_consistency(there.flip(1), back.flip(1), iter=15)
+    return there.flip(1) * scale * cell
+
+
+def descend(query: Tensor, support: Tensor, start: Tensor, n_steps: int, smoothness: float) -> Tensor:
+    """Improve displacements by Adam on the squared feature difference and a diffusion term.
+
+    Args:
+        query, support: (1, C, d, h, w) features.
+        start: (1, 3, …) displacements in voxels, on any grid.
+    Returns:
+        (1, 3, d/2, h/2, w/2) displacements in voxels.
+    """
+    query, support = F.avg_pool3d(query, 2, stride=2), F.avg_pool3d(support, 2, stride=2)
+    size = query.shape[2:]
+    control = F.interpolate(start, size=[max(MIN_CELLS, n // 2) for n in size], mode="trilinear", align_corners=False) / 2
+    control = control.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([control], lr=1.0)
+    identity = F.affine_grid(torch.eye(3, 4, device=query.device)[None], (1, 1, *size), align_corners=False)
+    half = torch.tensor(size, device=query.device) / 2
+    with torch.enable_grad():
+        for step in range(n_steps):
+            optimiser.zero_grad()
+            optimiser.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / n_steps)) + 0.02
+            cells = _smooth(control, size)
+            warped = F.grid_sample(support, identity + (cells.permute(0, 2, 3, 4, 1) / half).flip(-1), align_corners=False)
+            loss = (warped - query).square().mean() * 12 + smoothness * _diffusion(cells)
+            loss.backward()
+            optimiser.step()
+    return _smooth(control.detach(), size) * 2
+
+
+def _smooth(control: Tensor, size: Sequence[int]) -> Tensor:
+    for _ in range(2):
+        control = F.avg_pool3d(control, 3, stride=1, padding=1, count_include_pad=False)
+    return F.interpolate(control, size=size, mode="trilinear", align_corners=False)
+
+
+def _diffusion(cells: Tensor) -> Tensor:
+    return sum(cells.diff(dim=axis).square().mean() for axis in (2, 3, 4))
+
+
+def fit_affine(points: Tensor, targets: Tensor, n_rounds: int = 5, scale_mm: float = 10.0) -> Tensor:
+    """(3, 4) affine map that takes (3, N) points to targets, both in mm; robust: weights 1/(1 + distance/scale_mm)."""
+    thin = max(1, points.shape[1] // 50_000)
+    X = F.pad(points[:, ::thin].double(), (0, 0, 0, 1), value=1.0)
+    Y = targets[:, ::thin].double()
+    weights = torch.ones_like(X[0])
+    for _ in range(n_rounds):
+        gram = (X * weights.square()) @ X.T + 1e-6 * torch.eye(4, dtype=X.dtype, device=X.device)
+        affine = torch.linalg.solve(gram, (X * weights.square()) @ Y.T).T
+        weights = 1 / (1 + (Y - affine @ X).norm(dim=0) / scale_mm)
+    return affine.float()
+
+
+def body_box_mm(volume: Tensor, spacing_mm: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Lower and upper corner (3,) of the body in index × spacing: all slices, and in the plane where there is body at all."""
+    body = (volume > BODY_LEVEL).float()
+    spans = [(0, volume.shape[0])]
+    for axes, size in (((0, 2), volume.shape[1]), ((0, 1), volume.shape[2])):
+        found = torch.nonzero(body.mean(dim=axes) > MIN_BODY_SHARE).flatten()
+        spans.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, size))
+    bounds = torch.tensor(spans, dtype=torch.float32, device=volume.device)
+    spacing = torch.tensor(tuple(map(float, spacing_mm)), device=volume.device)
+    return (bounds[:, 0] - 0.5) * spacing, (bounds[:, 1] - 0.5) * spacing
+
+
+def sample(maps: Tensor, index: Tensor, padding_mode: str = "zeros") -> Tensor:
+    """Trilinear values of (K, D, H, W) maps at (3, …) voxel indices: (K, …)."""
+    size = _column(maps.shape[1:], index)
+    points = ((2 * index + 1) / size - 1).flip(0).movedim(0, -1)
+    return F.grid_sample(maps[None], points[None], padding_mode=padding_mode, align_corners=False)[0]
+
+
+def grid_mm(shape: Sequence[int], spacing_mm: Sequence[float], device: torch.device | None = None) -> Tensor:
+    """(3, D, H, W) positions index × spacing."""
+    axes = [torch.arange(n, device=device, dtype=torch.float32) * s for n, s in zip(shape, spacing_mm, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _apply(affine: Tensor, points: Tensor) -> Tensor:
+    affine = affine.to(points)
+    return torch.einsum("ij,jdhw->idhw", affine[:, :3], points) + affine[:, 3].view(3, 1, 1, 1)
+
+
+def _column(values: Sequence[float], like: Tensor, device: torch.device | None = None) -> Tensor:
+    return torch.tensor(tuple(map(float, values)), device=device or like.device).view(3, 1, 1, 1)
+
+
+def checked(name: str, volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """The (D, H, W) volume as `scaled` returns it, or ValueError naming it."""
+    expect_shape(name, volume, "D H W")
+    if not volume.numel():
+        raise ValueError(f"{name}: the volume is empty, shape {tuple(volume.shape)}")
+    if len(spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_mm):
+        raise ValueError(f"{name}: spacing must be three positive numbers of mm, got {tuple(spacing_mm)}")
+    if not volume.isfinite().all():
+        raise ValueError(f"{name}: some values are not finite")
+    return scaled(volume)
+
+
+def scaled(volume: Tensor) -> Tensor:
+    """Map a volume from its minimum … 99.5th percentile to 0…1, float32; a constant volume is all 0."""
+    volume = volume.float()
+    low = volume.min()
+    rank = max(1, math.ceil(0.995 * volume.numel()))
+    span = volume.flatten().kthvalue(rank).values - low
+    return ((volume - low) / span).clamp(0, 1) if span > 0 else torch.zeros_like(volume)
+
+
+class RegistrationModel(VolumeModel):
+    """The support's label map, carried over by `register`.
+
+    Args:
+        settings: of the registration.
+    """
+
+    def __init__(self, settings: RegistrationSettings | None = None):
+        super().__init__()
+        self.settings = settings or RegistrationSettings()
+
+    def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
+                       support_spacing_mm: Sequence[float]) -> VolumeSegmentation:
+        """See VolumeModel. The confidence of a class is exp(−`misfit`/MISFIT_SCALE): 0 where nothing of it was carried over."""
+        expect_shape("support_masks", support_masks, "K D H W", **expect_shape("support", support, "D H W"))
+        found = register(query, support, query_spacing_mm, support_spacing_mm, self.settings)
+        probs = found.warp(support_masks.float())
+        warped = found.warp(scaled(support)[None])[0]
+        return VolumeSegmentation(probs, probs, (-misfit(query, warped, probs, query_spacing_mm) / MISFIT_SCALE).exp())

@@ -1,0 +1,42 @@
+"""train.py and test.py as tests run them: in this process, on the toy data, with tiny settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from util.base.root import ROOT
+
+TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0, "print_interval": 2, "min_size": 20,
+        "device": "cpu", "precision": "float32", "lr_step_every": 2}     # float32: the same bits on every kind of processor
+
+
+def entry_point(name: str) -> ModuleType:
+    """Import train.py or test.py under a name that is not Python's own `test`."""
+    key = f"entry_point_{name}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, ROOT / f"{name}.py")
+        sys.modules[key] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[key])
+    return sys.modules[key]
+
+
+def run_experiment(name: str, log_dir: Path, data: Path, *named: str, **options: object) -> Any:
+    """Run an entry point on the toy data with tiny settings and return sacred's Run."""
+    updates = {**TINY, **options, "path": {"log_dir": str(log_dir), "CHAOST2": {"data_dir": str(data)}}}
+    return entry_point(name).experiment.run(named_configs=named, config_updates=updates)
+
+
+def run(name: str, log_dir: Path, data: Path, *named: str, **options: object) -> Path:
+    """Run an entry point on the toy data with tiny settings and return its run folder."""
+    return Path(run_experiment(name, log_dir, data, *named, **options).observers[0].dir)
+
+
+def predict(**options: object) -> None:
+    """Run test.py predict; paths may be given as such."""
+    entry_point("test").experiment.run("predict", config_updates={
+        "device": "cpu", "precision": "float32", "n_iters": 1, "eval_batch_size": 9,
+        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()}})

@@ -1,0 +1,223 @@
+"""Segmenters: they segment a query from its supports, by slices with a network or by whole volumes without training.
+
+Both give one member per support: the probability of each class over the whole query.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import tqdm
+
+from dataloaders.folds import Part, parts
+from dataloaders.volumes import Volume
+from models.volume import VolumeModel
+from util.base.progress import progress
+from util.options.sections import EvaluationOptions, WholeVolumeOptions
+from util.segment.predictions import Prediction, WholePrediction
+from util.segment.protocol import query_slices, segment_by_protocol, slices_of_support
+from util.segment.slice_encoder import SliceEncoder
+from util.segment.task import Task, label_map_of
+from util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
+
+
+@dataclass(frozen=True)
+class Member:
+    """The segmentation of a query from one support.
+
+    Attributes:
+        support: the support.
+        probs: by label that the support holds, the (D, H, W) probability.
+        confidence: by label, 0 to 1; empty if the model has none.
+        registered: by label, the (D, H, W) probability from registration alone; empty if the model does not register.
+    """
+
+    support: Volume
+    probs: Mapping[int, np.ndarray]
+    confidence: Mapping[int, float] = field(default_factory=dict)
+    registered: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
+class Segmenter(ABC):
+    """Segments tasks with a model. Results depend only on the task and the options.
+
+    Attributes:
+        unit: name of the unit of work in progress bars.
+    """
+
+    unit: str
+
+    @abstractmethod
+    def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
+        """Return the number of units of work in some tasks, for a progress bar."""
+
+    @abstractmethod
+    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+                    bar: tqdm.tqdm | None = None) -> list[Prediction]:
+        """Return the protocol's prediction for every support and every class that support and query both hold."""
+
+    @abstractmethod
+    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+        """Return the member of each support, over the whole query and without the query's labels."""
+
+    def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
+        """Return the prediction for every support and every class that it holds, over the whole query.
+
+        Where several classes claim a voxel, the most probable one gets it.
+        """
+        return [prediction for member in self.members(task, whole, bar)
+                for prediction in whole_predictions(task.query, member, whole)]
+
+    @abstractmethod
+    def keep(self, support: Volume) -> None:
+        """Announce a support of several queries, so that what is computed from it once is kept."""
+
+    @abstractmethod
+    def prepare(self, supports: Sequence[Volume]) -> None:
+        """Compute now what is computed once per support. Otherwise the first query does so."""
+
+    @abstractmethod
+    def release(self, query: Volume) -> None:
+        """Drop what was kept of a query."""
+
+
+def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) -> list[WholePrediction]:
+    """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned."""
+    probs = {label: smooth_along_z(class_probs, whole.smooth_z) for label, class_probs in member.probs.items()}
+    label_map = to_label_map(probs.items(), query.image.shape)
+    if whole.largest_component:
+        label_map = largest_components(label_map)
+    return [WholePrediction(label, member.support, query, probs[label], label_map == label, member.confidence.get(label))
+            for label in probs]
+
+
+class SliceSegmenter(Segmenter):
+    """Segments slices with a network. Every slice is encoded once.
+
+    Args:
+        encoder: holds the network.
+    """
+
+    unit = "slice"
+
+    def __init__(self, encoder: SliceEncoder):
+        self.encoder = encoder
+
+    def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
+        """Return the number of slices that must be encoded."""
+        return self.encoder.n_new(needed_slices(tasks, options))
+
+    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+                    bar: tqdm.tqdm | None = None) -> list[Prediction]:
+        """See Segmenter."""
+        return segment_by_protocol(self.encoder, task, options.n_part, options.every_slice, bar)
+
+    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+        """See Segmenter."""
+        return [Member(support, probs) for support, probs in probabilities(self.encoder, task, whole, bar)]
+
+    def keep(self, support: Volume) -> None:
+        """See Segmenter."""
+        self.encoder.supports.add(support.name)
+
+    def prepare(self, supports: Sequence[Volume]) -> None:
+        """Encode the supports."""
+        with progress(total=sum(len(support.image) for support in supports), desc="supports", unit="slice") as bar:
+            for support in supports:
+                self.encoder.encode_whole(support, bar)
+
+    def release(self, query: Volume) -> None:
+        """Drop the features of a query, unless it is also a support."""
+        self.encoder.release(query)
+
+
+class VolumeSegmenter(Segmenter):
+    """Segments whole volumes without training. The protocol's slices are taken from the same label map.
+
+    Args:
+        model: segments a volume from a volume.
+        device: where the model computes.
+    """
+
+    unit = "pair"
+
+    def __init__(self, model: VolumeModel, device: torch.device):
+        self.model, self.device = model.to(device).eval(), device
+        self._last: tuple[str, list[Member]] | None = None      # of the last query
+
+    def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
+        """Return the number of pairs of support and query."""
+        return sum(len(task.supports) for task in tasks)
+
+    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+                    bar: tqdm.tqdm | None = None) -> list[Prediction]:
+        """See Segmenter."""
+        found = []
+        for prediction in self.over_whole_volume(task, whole, bar):
+            of_query = parts(label_map_of(prediction.support), label_map_of(task.query), prediction.label, options.n_part,
+                             options.every_slice)
+            if of_query:
+                found.append(Prediction.scored(prediction.label, prediction.support, task.query, of_query,
+                                               only_slices(prediction.mask, of_query)))
+        return found
+
+    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+        """See Segmenter. The members of the last query are kept, as protocol and whole volume both need them."""
+        if self._last is None or self._last[0] != task.query.name:
+            self._last = task.query.name, [self._member(task, support, bar) for support in task.supports]
+        return self._last[1]
+
+    def keep(self, support: Volume) -> None:
+        """Do nothing: nothing is kept of supports."""
+
+    def prepare(self, supports: Sequence[Volume]) -> None:
+        """Do nothing: nothing is computed from a support alone."""
+
+    def release(self, query: Volume) -> None:
+        """Drop the members of a query."""
+        self._last = None
+
+    @torch.no_grad()
+    def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
+        label_map = label_map_of(support)
+        labels = [label for label in task.labels if (label_map == label).any()]
+        if bar is not None:
+            bar.update(1)
+        if not labels:
+            return Member(support, {})
+        masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
+        found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
+                                          task.query.spacing_mm, support.spacing_mm)
+        return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
+                      dict(zip(labels, found.confidence.tolist(), strict=True)),
+                      dict(zip(labels, found.registered.cpu().numpy(), strict=True)))
+
+    def _tensor(self, volume: Volume) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
+
+
+def only_slices(mask: np.ndarray, of_query: Sequence[Part]) -> np.ndarray:
+    """Return a (D, H, W) mask that is False outside the query slices of some parts."""
+    result = np.zeros_like(mask)
+    segmented = [z for part in of_query for z in part.query_slices]
+    result[segmented] = mask[segmented]
+    return result
+
+
+def needed_slices(tasks: Sequence[Task], options: EvaluationOptions) -> list[tuple[Volume, set[int]]]:
+    """Return each volume with the slices that the protocol needs."""
+    volumes: dict[str, Volume] = {}
+    slices: dict[str, set[int]] = {}
+    for task in tasks:
+        wanted = {task.query.name: set(query_slices(task, options.every_slice))}
+        for support in task.supports:
+            of_label = slices_of_support(support, task.labels, options.n_part)
+            wanted[support.name] = {z for of_one in of_label.values() for z in of_one}
+        volumes |= {volume.name: volume for volume in (task.query, *task.supports)}
+        for name, chosen in wanted.items():
+            slices.setdefault(name, set()).update(chosen)
+    return [(volumes[name], chosen) for name, chosen in slices.items()]
