@@ -93,7 +93,7 @@ class ReadTwice(nn.Module):
 def test_what_only_looks_like_a_known_block_stays():
     model = with_statistics(ReadTwice())
     assert n_norms(for_inference(model)) == 2
-    assert largest_change(model) == 0
+    assert largest_change(model) < 1e-5
 
 
 def test_a_batchnorm_without_running_statistics_stays():
