@@ -107,7 +107,7 @@ def discriminant(background: Tensor, foreground: Tensor, shrinkage: float = 0.02
     variance towards a multiple of the identity.
     """
     means = [samples.mean(dim=1) for samples in (background, foreground)]
-    scatter = sum(torch.cov(samples, correction=0) for samples in (background, foreground)) / 2
+    scatter = (torch.cov(background, correction=0) + torch.cov(foreground, correction=0)) / 2
     eye = torch.eye(len(scatter), device=scatter.device)
     scatter = scatter + (shrinkage * scatter.diagonal().mean() + 1e-6) * eye
     weights = torch.linalg.solve(scatter, means[1] - means[0])

@@ -175,7 +175,8 @@ class _Job:
         found = _search(query, support, grid)
         voxels = descend(query, support, found, settings.n_steps, settings.smoothness)
         support_mm = _apply(affine, grid.points + grid.in_mm(voxels))
-        return Registration(support_mm, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), tuple(self.query.shape),
+        D, H, W = self.query.shape
+        return Registration(support_mm, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), (D, H, W),
                             self.query_spacing, self.support_spacing, self.residual(grid, query, support_mm))
 
     def features(self, grid: _WorkingGrid, affine: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,7 +229,7 @@ class _WorkingGrid:
 def _search(query: Tensor, support: Tensor, grid: _WorkingGrid) -> Tensor:
     """ConvexAdam's discrete search, inverse consistent: (1, 3, cells…) displacements in voxels of the working grid."""
     cell, reach, shape = grid.search.cell, grid.search.reach, grid.shape
-    mesh = F.affine_grid(reach * torch.eye(3, 4, device=query.device)[None], (1, 1, *[2 * reach + 1] * 3), align_corners=True)
+    mesh = F.affine_grid(reach * torch.eye(3, 4, device=query.device)[None], [1, 1, *[2 * reach + 1] * 3], align_corners=True)
     mesh = mesh.permute(0, 4, 1, 2, 3).reshape(3, -1, 1)
     scale = (torch.tensor(shape, device=query.device) // cell - 1).view(1, 3, 1, 1, 1) / 2
     a, b = (F.avg_pool3d(features, cell, stride=cell) for features in (query, support))
@@ -254,7 +255,7 @@ def descend(query: Tensor, support: Tensor, start: Tensor, n_steps: int, smoothn
     control = F.interpolate(start, size=[max(MIN_CELLS, n // 2) for n in size], mode="trilinear", align_corners=False) / 2
     control = control.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=1.0)
-    identity = F.affine_grid(torch.eye(3, 4, device=query.device)[None], (1, 1, *size), align_corners=False)
+    identity = F.affine_grid(torch.eye(3, 4, device=query.device)[None], [1, 1, *size], align_corners=False)
     half = torch.tensor(size, device=query.device) / 2
     with torch.enable_grad():
         for step in range(n_steps):
@@ -275,7 +276,7 @@ def _smooth(control: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _diffusion(cells: Tensor) -> Tensor:
-    return sum(cells.diff(dim=axis).square().mean() for axis in (2, 3, 4))
+    return torch.stack([cells.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).sum()
 
 
 def fit_affine(points: Tensor, targets: Tensor, n_rounds: int = 5, scale_mm: float = 10.0) -> Tensor:

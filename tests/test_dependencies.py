@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from util.base.root import ROOT
 
 PACKAGES = ("data", "dataloaders", "models", "scripts", "util")
+TYPES_ONLY = {"_typeshed"}       # known to type checkers alone
 OWN = {*PACKAGES, "configs", "tests", "train", "test"}
 DEVELOPERS_SCRIPTS = ("scripts/checks/", "scripts/tables/")     # may use requirements-dev.txt
 
@@ -59,7 +60,7 @@ def third_party_imports():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
                 [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for module in {name.partition(".")[0] for name in names} - OWN - sys.stdlib_module_names:
+            for module in {name.partition(".")[0] for name in names} - OWN - sys.stdlib_module_names - TYPES_ONLY:
                 yield path.relative_to(ROOT).as_posix(), node.lineno, module
 
 

@@ -13,12 +13,13 @@ from models.base import FewShotModel
 from models.encoder import Features
 from tests.fake_cuda import FakeCuda, fake_cuda
 from tests.programs import TINY
-from tests.toy import toy_case
+from tests.toy import toy_case, toy_volume
 from util.base.device import resolve_device
 from util.base.episode import Episode
 from util.options.config import load_config
 from util.options.sections import ModelOptions, TrainOptions, WholeVolumeOptions
 from util.segment.protocol import segment_by_protocol
+from util.segment.segmenters import VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import Task
 from util.segment.whole_volume import probabilities
@@ -129,6 +130,24 @@ def test_whole_volumes(variant):
         got = of_classes(device)
     assert len(got) == 2
     np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["registration", "guided"])
+def test_whole_volumes_without_training(name):
+    def of_classes(device):
+        options = {**load_config(), "model": name}
+        options["registration"] = {**options["registration"], "affine_mm": [16.0, 12.0, 12.0],
+                                   "search_mm": [16.0, 12.0, 12.0], "n_steps": 0}     # no backward pass
+        segmenter = VolumeSegmenter(build_model(ModelOptions.of(options)), device)
+        pair = Task(toy_volume(2), (toy_volume(1),), (1, 4))
+        (member,) = segmenter.members(pair, WholeVolumeOptions(0, 0, 0, False, 1))
+        return list(member.probs.values()), list(member.confidence.values())
+
+    wanted, confidence = of_classes(torch.device("cpu"))
+    with fake_cuda() as device:
+        got, on_device = of_classes(device)
+    np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=2e-2)
+    np.testing.assert_allclose(on_device, confidence, atol=1e-2)
 
 
 def test_the_device_is_chosen():

@@ -66,7 +66,7 @@ def test_broken_json5_names_the_file(tmp_path, text):
     ({"guided": 7}, "1.pth: guided: got 7, allowed: a section"),
     ({"alpha": 7}, "1.pth: alpha: got 7, allowed: two numbers")])
 def test_the_options_of_a_snapshot_are_checked_in_sections_too(changes, message):
-    keys = with_role(Role.SHAPES)
+    keys = (*with_role(Role.SHAPES), "guided")
     check_options(load_config(), keys, Path("1.pth"))
     with pytest.raises(InputError, match=f"^{message}"):
         check_options(load_config() | changes, keys, Path("1.pth"))

@@ -19,7 +19,15 @@ def test_one_member_says_nothing_about_agreement():
     agreement.add({1: np.full((1, 2, 2), 0.5)})
     assert agreement.agreement(1) is None
     assert (agreement.disagreement() == 1).all()         # right at the threshold
-    assert agreement.numbers(1, None) == {"agreement": None, "margin": None}
+    assert agreement.numbers(1, None) == {"confidence": None, "agreement": None, "margin": None}
+
+
+def test_the_confidence_is_the_mean_of_the_members_that_have_one():
+    agreement = Agreement()
+    for confidence in ({1: 0.2}, {1: 0.6, 2: 0.9}):
+        agreement.add({1: np.zeros((1, 2, 2))}, confidence)
+    assert agreement.numbers(1, None)["confidence"] == 0.4 and agreement.numbers(2, None)["confidence"] == 0.9
+    assert agreement.numbers(3, None)["confidence"] is None
 
 
 def test_margin_is_the_distance_of_the_score_from_the_threshold():

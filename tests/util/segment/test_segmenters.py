@@ -1,0 +1,101 @@
+"""Methods without training, by the same evaluation, prediction and files as the networks."""
+
+import csv
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from models.volume import VolumeModel, VolumeSegmentation
+from tests.programs import entry_point, run
+from tests.toy import toy_volume
+from util.options.sections import EvaluationOptions, WholeVolumeOptions
+from util.segment.evaluate import evaluate_query
+from util.segment.segmenters import VolumeSegmenter
+from util.segment.task import Task
+
+WHOLE = WholeVolumeOptions(0, 0, 0, False, 1)
+
+
+class Copies(VolumeModel):
+    """Says that the query's classes are where the support's are; remembers how often it was asked."""
+
+    calls = 0
+
+    def segment_volume(self, query, support, support_masks, query_spacing_mm, support_spacing_mm):
+        self.calls += 1
+        masks = support_masks.float()
+        return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, len(masks)))
+
+
+def evaluated(model, *supports, labels=(1, 2, 3, 4)):
+    options = EvaluationOptions(labels, "published", "all", 3, 1, True, 3.0)
+    task = Task(toy_volume(2), supports, labels)
+    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    assert segmenter.n_units([task], options) == len(supports)
+    return task, evaluate_query(segmenter, task, options, WHOLE)
+
+
+def test_the_protocol_scores_its_slices_of_the_whole_volumes_label_map():
+    model = Copies()
+    task, result = evaluated(model, toy_volume(1), toy_volume(3))
+    assert model.calls == 2      # once a pair, for the protocol and the whole volume
+    assert [(p.support.name, p.label) for p in result.by_protocol] == [(s, label) for s in "13" for label in (1, 2, 3, 4)]
+    for by_protocol, whole in zip(result.by_protocol, result.whole, strict=True):
+        np.testing.assert_array_equal(whole.mask, whole.support.label_map == whole.label)
+        slices = [z for part in by_protocol.parts for z in part.query_slices]
+        assert slices == np.flatnonzero((task.query.label_map == whole.label).any(axis=(1, 2))).tolist()
+        np.testing.assert_array_equal(by_protocol.mask[slices], whole.mask[slices])
+        assert by_protocol.mask.sum() == whole.mask[slices].sum() and 0 < by_protocol.dice <= 1
+    assert [p.confidence for p in result.whole[:4]] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_a_class_that_the_support_lacks_is_left_out():
+    support = toy_volume(1)
+    support.label_map[support.label_map == 3] = 0
+    _, result = evaluated(Copies(), support)
+    assert [p.label for p in result.whole] == [p.label for p in result.by_protocol] == [1, 2, 4]
+    support.label_map[:] = 0
+    assert evaluated(Copies(), support)[1] == ([], [])
+
+
+LEAST_DICE = {"registration": 0.6, "guided": 0.75}      # the query's own contrast is what draws borders
+SMALL = {"registration": {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 20}}      # for toy volumes
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("model", ["registration", "guided"])
+def test_evaluated_without_a_snapshot(model, toy_data, tmp_path):
+    """`test.py with chaost2_setting1 guided`: named configs alone."""
+    folder = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx="all", **SMALL)
+    assert folder.parent.name == f"{model.capitalize()}_test_CHAOST2_cv0"
+    rows = {name: list(csv.DictReader((folder / f"scores{name}.csv").open(encoding="utf-8"))) for name in ("", "_whole_volume")}
+    assert len(rows[""]) == len(rows["_whole_volume"]) == 8
+    assert np.mean([float(row["dice"]) for row in rows["_whole_volume"]]) > LEAST_DICE[model]
+    assert all(0 < float(row["confidence"]) <= 1 for row in rows["_whole_volume"])
+    again = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx="all", **SMALL)
+    assert (again / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes() and again != folder
+
+
+@pytest.mark.whole
+def test_predict_without_a_snapshot(toy_data, tmp_path):
+    images = toy_data / "chaos_MR_T2_normalized"
+    entry_point("test").experiment.run("predict", named_configs=["guided"], config_updates={
+        "support_image": str(images / "image_1.nii.gz"), "support_label": str(images / "label_1.nii.gz"), "device": "cpu",
+        "query": str(images / "image_2.nii.gz"), "output": str(tmp_path / "out"), **SMALL})
+    files = tmp_path / "out/image_2.nii.gz", images / "label_2.nii.gz"
+    found, truth = (np.asarray(nibabel.load(path).dataobj) for path in files)
+    assert [2 * np.sum((found == k) & (truth == k)) / (np.sum(found == k) + np.sum(truth == k)) > 0.7 for k in (1, 2, 3, 4)]
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open(encoding="utf-8")))
+    assert [row["label_name"] for row in rows] == [f"label {k}" for k in (1, 2, 3, 4)]
+    assert all(0 < float(row["confidence"]) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(("program", "options", "message"), [
+    ("train", {}, "model: got 'guided', which needs no training"),
+    ("test", {"reload_model_path": "untrained", "supp_idx": 0}, "reload_model_path: got 'untrained', allowed with model 'guided"),
+])
+def test_what_makes_no_sense_is_refused_in_one_line(program, options, message, toy_data, tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
+        run(program, tmp_path, toy_data, model="guided", **options)
