@@ -132,6 +132,7 @@ def test_whole_volumes(variant):
     np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=1e-3)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["registration", "guided"])
 def test_whole_volumes_without_training(name):
     def of_classes(device):

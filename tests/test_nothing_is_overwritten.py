@@ -231,6 +231,7 @@ CLASHES = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("clash", CLASHES)
 def test_refused_in_one_line_and_every_file_stays(clash, data, monkeypatch, capfd):
     start, arrange, message = CLASHES[clash]
@@ -261,6 +262,7 @@ def test_a_training_never_writes_beside_the_snapshot_that_it_was_given(data, tmp
     assert everything(folder / "snapshots") == before
 
 
+@pytest.mark.whole
 def test_what_a_program_made_it_makes_again(data, capsys):
     """The guard is in nobody's way; predict, phantom.py and generate_supervoxels.py have such tests of their own."""
     for _ in range(2):

@@ -121,6 +121,7 @@ def test_another_precision_by_name_is_another_run(machine, toy_data, tmp_path, c
         run("train", tmp_path, toy_data, n_steps=2, precision="float32", resume=str(first / "snapshots/1.pth"))
 
 
+@pytest.mark.whole
 def test_bf16_by_name_on_a_processor_without_it_warns_once(machine, toy_data, tmp_path, capsys):
     machine(False)
     trained = run("train", tmp_path, toy_data, n_steps=1, precision="bf16")

@@ -302,6 +302,7 @@ def test_sound_file(fixture, read, request):
     read(request.getfixturevalue(fixture))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("file", "damage", "message"), [
     pytest.param(file, damage, message, id=f"{file}-{message[:50]}") for file, (*_, wrong) in FILES.items()
     for damage, message in wrong.items()])

@@ -125,6 +125,7 @@ def data(toy_data, trained, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("program", "options", "spoilt", "damage", "message"), SACRED)
 def test_sacred_programs(program, options, spoilt, damage, message, data, tmp_path):
     damage(data / spoilt)

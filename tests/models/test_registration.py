@@ -43,6 +43,7 @@ def test_a_scan_registered_to_itself_stays_where_it_is():
     assert found.residual < 0.05
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("shift", "scale"), [((12.0, 9.0, -12.0), 1.0), ((0.0, 0.0, 0.0), 1.15), ((-6.0, 0.0, 6.0), 0.9)])
 def test_shifted_and_scaled_organs_are_recovered(shift, scale):
     query, support = phantom(shift=shift, scale=scale), phantom()
@@ -59,6 +60,7 @@ def test_other_spacing_field_of_view_and_number_of_slices():
     assert min(overlaps) > 0.85
 
 
+@pytest.mark.whole
 def test_the_result_depends_on_neither_scale_nor_offset_of_intensities():
     query, support = phantom(shift=(0.0, 6.0, 0.0)), phantom()
     first = register(query[0], support[0], SPACING, SPACING, FAST).warp(support[1])
@@ -80,6 +82,7 @@ def test_larger_scans_get_a_coarser_grid():
     assert all(wide > fine for wide, fine in zip(found.spacing_mm, (4.0, 2.5, 2.5), strict=True))
 
 
+@pytest.mark.whole
 def test_another_image_has_a_larger_residual_than_a_shifted_one():
     torch.manual_seed(0)
     noise = F.interpolate(torch.rand(1, 1, 10, 16, 16), size=(20, 64, 64), mode="trilinear")[0, 0]

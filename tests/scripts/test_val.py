@@ -102,6 +102,7 @@ def edited(folder, name, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
+@pytest.mark.whole
 def test_every_training_is_scored_or_named_as_left_out(toy_data, tmp_path, in_this_process, capsys):
     common = {"n_steps": 1, "supp_idx": 0, "test_label": [1], "whole_volume": False, "n_iters": 1, "alpha": [0.6, 0.4]}
     older = run("train", tmp_path, toy_data, **common, eval_fold=0)
@@ -135,6 +136,7 @@ def test_every_training_is_scored_or_named_as_left_out(toy_data, tmp_path, in_th
     assert len({row["experiment"] for row in rows}) == 2 and "seed=1" in rows[2]["experiment"]
 
 
+@pytest.mark.whole
 def test_an_evaluation_that_fails_is_named_and_the_others_are_made(toy_data, tmp_path, in_this_process, capsys):
     common = {"n_steps": 1, "supp_idx": 0, "test_label": [1], "whole_volume": False, "n_iters": 1}
     folders = [run("train", tmp_path, toy_data, **common, eval_fold=fold) for fold in (0, 1)]
