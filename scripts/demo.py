@@ -49,7 +49,7 @@ def main(options: list[str], output: Path = OUTPUT) -> None:
         if (picture := (training if name == "loss_curve.png" else trained) / name).exists():
             with replacing(output / name) as partial:
                 shutil.copy(picture, partial)
-    table = compare(*(json.loads((folder / "results.json").read_text()) for folder in (untrained, trained)))
+    table = compare(*(json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (untrained, trained)))
     write_text(table + "\n", output / "table.txt")
     print(f"\nDice on phantom volumes that were not trained on (every support of fold 0):\n\n{table}\n")
     print(f"pictures: {', '.join(sorted(pictures))} in {output}")

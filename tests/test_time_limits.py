@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from util.base.root import ROOT
 
 TESTS = """
 import time, pytest

@@ -29,7 +29,7 @@ def script(tmp_path):
     (tmp_path / "bin/python").chmod(0o755)
 
     def call(name, *arguments):
-        return subprocess.run(["bash", str(tmp_path / "scripts" / name), *arguments], capture_output=True, text=True,
+        return subprocess.run(["bash", str(tmp_path / "scripts" / name), *arguments], capture_output=True, encoding="utf-8",
                               env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
 
     return call

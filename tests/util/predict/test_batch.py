@@ -179,8 +179,8 @@ def test_an_outline_that_was_corrected_by_hand_stays(files, toy_data, tmp_path, 
 def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     predict(**files)
     table = tmp_path / "out/cases.csv"
-    rows = list(csv.DictReader(table.open()))
-    with table.open("w", newline="") as file:
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, batch.EARLIER_COLUMNS[1], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "query": "another"} for row in rows)

@@ -265,11 +265,11 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     git("add", "a.py")
     git("commit", "--quiet", "--message", "first")
     record_start(tmp_path / "2", cpu, "float32", [], None, root=tmp_path / "code")
-    (tmp_path / "code/a.py").write_text("x = 2\n")
+    (tmp_path / "code/a.py").write_text("x = 2\n", encoding="utf-8")
     (tmp_path / "code/b.py").touch()
     assert record_start(tmp_path / "2", cpu, "float32", [], None, root=tmp_path / "code") == ["code"]
-    without = json.loads((tmp_path / "1/provenance.json").read_text())[0]["git"]
-    clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text()))
+    without = json.loads((tmp_path / "1/provenance.json").read_text(encoding="utf-8"))[0]["git"]
+    clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text(encoding="utf-8")))
     assert without is None and clean["uncommitted"] is None
     assert len(changed["commit"]) == 40 and changed["untracked"] == ["b.py"]
     git("checkout", "--quiet", "a.py")
@@ -277,7 +277,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     assert (tmp_path / "code/a.py").read_text(encoding="utf-8") == "x = 2\n"
     monkeypatch.setenv("PATH", "")
     assert record_start(tmp_path / "3", cpu, "float32", [], None, root=tmp_path / "code") == []
-    assert json.loads((tmp_path / "3/provenance.json").read_text())[0]["git"] is None
+    assert json.loads((tmp_path / "3/provenance.json").read_text(encoding="utf-8"))[0]["git"] is None
 
 
 @pytest.mark.whole

@@ -49,7 +49,7 @@ def contents(folder):
 def test_goes_on_after_the_finished_queries(written, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
     """Two queries with four classes each; `left` says which queries are evaluated again."""
     folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, written, **options)
-    assert json.loads((folder / "run.json").read_text())["status"] == "INTERRUPTED"
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
     evaluated = []
     monkeypatch.setattr(SliceEncoder, "release", lambda encoder, query, real=SliceEncoder.release: evaluated.append(
         query.name) or real(encoder, query))       # the last that is done for a query

@@ -114,7 +114,7 @@ def test_val_scores_as_trained(given, with_alpha, tmp_path):
     calls = []
     folder = tmp_path / "QNet_test_CHAOST2_cv0/1"
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text('{"classes": {"liver": {"dice_mean": 0.5}}}')
+    (folder / "results.json").write_text('{"classes": {"liver": {"dice_mean": 0.5}}}', encoding="utf-8")
     given = [*given, f"path.log_dir={tmp_path}"]
     assert val.evaluate("chaost2_setting1", 0, with_alpha, given, call=lambda *words: calls.append(words)) == {"liver": 0.5}
     assert calls == [("test.py", "with", "chaost2_setting1", "eval_fold=0", *given, f"reload_model_path={with_alpha}")]
