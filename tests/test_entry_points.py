@@ -42,6 +42,7 @@ def tested(trained, toy_data, tmp_path_factory):
                reload_model_path=str(trained / "snapshots/3.pth"))
 
 
+@pytest.mark.whole
 def test_scores_agree_with_the_predictions_on_disk(tested):
     rows = list(csv.DictReader((tested / "scores.csv").open(encoding="utf-8")))
     assert list(rows[0]) == ["label_name", "label", "support_case", "query_case", "dice", "iou", "precision", "recall",
@@ -62,6 +63,7 @@ def test_scores_agree_with_the_predictions_on_disk(tested):
         assert float(row["iou"]) == pytest.approx(overlap / (mask | truth).sum())
 
 
+@pytest.mark.whole
 def test_results_are_means_of_the_rows(tested):
     rows = list(csv.DictReader((tested / "scores.csv").open(encoding="utf-8")))
     results = json.loads((tested / "results.json").read_text(encoding="utf-8"))
@@ -73,6 +75,7 @@ def test_results_are_means_of_the_rows(tested):
     assert set(results["supports"]) == {"1", "2"}
 
 
+@pytest.mark.whole
 def test_whole_volumes_are_scored_beside_the_protocol(tested, trained, toy_data, tmp_path):
     rows = list(csv.DictReader((tested / "scores_whole_volume.csv").open(encoding="utf-8")))
     results = json.loads((tested / "results.json").read_text(encoding="utf-8"))["whole_volume"]
@@ -119,6 +122,7 @@ def test_each_volume_has_its_own_spacing(tested, trained, toy_data, tmp_path):
     assert lengths[0] == pytest.approx(lengths[1]) and lengths[0] != pytest.approx(lengths[2])
 
 
+@pytest.mark.whole
 def test_one_picture_per_class(tested):
     assert sorted(path.name for path in tested.glob("overview_*.png")) == [
         "overview_left_kidney.png", "overview_liver.png", "overview_right_kidney.png", "overview_spleen.png"]
@@ -148,6 +152,7 @@ def test_published_checkpoint_of_names_and_tensors_alone_loads(trained, toy_data
     assert (run("test", tmp_path, toy_data, supp_idx=0, reload_model_path=str(plain)) / "scores.csv").is_file()
 
 
+@pytest.mark.whole
 def test_setting_2_and_ground_truth_training_run(toy_data, tmp_path):
     run("train", tmp_path, toy_data, use_gt=True, test_label=[1], n_steps=1)
     with pytest.raises(SystemExit, match="no training volume"):   # every slice of the toy holds a kidney or is empty

@@ -12,6 +12,7 @@ from util.base.errors import InputError
 from util.options.config import check_config
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("fuzz", "n"), [(fuzzing.fuzz_config, 400), (fuzzing.fuzz_nifti, 100), (fuzzing.fuzz_checkpoint, 100)],
                          ids=lambda value: getattr(value, "__name__", str(value)))
 def test_nothing_but_one_line_errors(fuzz, n):

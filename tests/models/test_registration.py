@@ -53,6 +53,7 @@ def test_shifted_and_scaled_organs_are_recovered(shift, scale):
     assert sum(overlaps) > sum(before) + 0.2
 
 
+@pytest.mark.whole
 def test_other_spacing_field_of_view_and_number_of_slices():
     query, support = phantom((15, 50, 90), (8.0, 4.0, 2.0)), phantom((30, 80, 72), (4.0, 2.5, 3.0))
     overlaps, found = warped_dice(query, support, (8.0, 4.0, 2.0), (4.0, 2.5, 3.0))
@@ -68,6 +69,7 @@ def test_the_result_depends_on_neither_scale_nor_offset_of_intensities():
     assert all(dice(*pair) > 0.97 for pair in zip(first, second, strict=True))
 
 
+@pytest.mark.whole
 def test_a_flip_of_both_scans_flips_the_result():
     query, support = phantom(shift=(0.0, 6.0, 9.0)), phantom()
     straight = register(query[0], support[0], SPACING, SPACING, FAST).warp(support[1])
@@ -105,6 +107,7 @@ def test_one_slice_of_each():
     assert dice(found.warp(organs)[0], organs[0]) > 0.9
 
 
+@pytest.mark.whole
 def test_one_slice_to_a_whole_scan_does_not_crash():
     volume, organs = phantom()
     found = register(volume, volume[10:11], SPACING, SPACING, FAST)

@@ -44,6 +44,7 @@ def data_dir(tmp_path):
     return tmp_path
 
 
+@pytest.mark.whole
 def test_command_writes_maps_on_the_image_grid_and_their_record(data_dir):
     command = [sys.executable, "data/supervoxels/generate_supervoxels.py", "CHAOST2", "--data-dir", str(data_dir),
                "--cases", "2", "--min-size", "50", "--jobs", "1"]

@@ -14,6 +14,7 @@ METHODS = {      # the line that makes the predictor, and what the labels are ca
     'Predictor.load("snapshots/30000.pth")': ["liver", "right kidney", "left kidney", "spleen"]}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", METHODS)
 def test_the_lines_of_the_readme(method, trained, toy_data, tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")

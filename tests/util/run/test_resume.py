@@ -115,6 +115,7 @@ def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(traine
     assert same(read_snapshot(trained / "snapshots/3.pth"), read_snapshot(folder / "snapshots/3.pth"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_path, monkeypatch, capsys):
     advance = sys.modules["util.training.loop"].Trainer.advance
@@ -157,6 +158,7 @@ def test_a_second_ctrl_c_exits_at_once(toy_data, tmp_path, monkeypatch):
     in_another_process(lambda: run("train", tmp_path, toy_data), ends_with=130)
 
 
+@pytest.mark.whole
 def test_a_killed_training_goes_on_in_its_folder(trained, toy_data, tmp_path, monkeypatch):
     """Killed while it writes the second of three snapshots, so that half a file is left."""
     write_bytes = Path.write_bytes
