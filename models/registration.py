@@ -70,8 +70,6 @@ class Registration:
         support_mm: (3, d, h, w) position in the support (index × spacing, in mm).
         origin_mm, spacing_mm: the working grid's, in the query (index × spacing).
         query_shape, query_spacing_mm, support_spacing_mm: of the scans, (D, H, W).
-        residual: mean squared difference of the MIND features inside the query's body and the support's field of view,
-            divided by that of unrelated places; 0 is a perfect match, 1 none. NaN where nothing overlaps.
     """
 
     support_mm: Tensor
@@ -80,7 +78,6 @@ class Registration:
     query_shape: tuple[int, int, int]
     query_spacing_mm: tuple[float, float, float]
     support_spacing_mm: tuple[float, float, float]
-    residual: float
 
     def warp(self, support_maps: Tensor, padding_mode: str = "zeros") -> Tensor:
         """Carry (K, D, H, W) maps of the support over to the query: (K, D, H, W) of the query's own grid, trilinear."""
@@ -177,7 +174,7 @@ class _Job:
         support_mm = _apply(affine, grid.points + grid.in_mm(voxels))
         D, H, W = self.query.shape
         return Registration(support_mm, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), (D, H, W),
-                            self.query_spacing, self.support_spacing, self.residual(grid, query, support_mm))
+                            self.query_spacing, self.support_spacing)
 
     def features(self, grid: _WorkingGrid, affine: Tensor) -> tuple[Tensor, Tensor]:
         """Features, (1, 13, d, h, w), of the query and of the affinely mapped support."""
@@ -190,18 +187,6 @@ class _Job:
 
     def mind(self, volume: Tensor) -> Tensor:
         return _mind(volume, self.settings.mind_radius, self.settings.mind_dilation)
-
-    def residual(self, grid: _WorkingGrid, query: Tensor, support_mm: Tensor) -> float:
-        """See `Registration.residual`; unrelated places are the same voxels in another order."""
-        index = support_mm / _column(self.support_spacing, support_mm)
-        inside = ((index >= -0.5) & (index <= _column(self.support.shape, index) - 0.5)).all(dim=0)
-        counts = inside & (sample(self.query[None], grid.points / _column(self.query_spacing, index))[0] > BODY_LEVEL)
-        if counts.sum() < 2:
-            return math.nan
-        warped = self.mind(sample(self.support[None], index))[0][:, counts]
-        fixed = query[0, :12, counts]
-        unrelated = (warped.roll(warped.shape[1] // 2, dims=1) - fixed).square().mean().item()
-        return (warped - fixed).square().mean().item() / unrelated if unrelated > 0 else math.nan
 
 
 class _WorkingGrid:

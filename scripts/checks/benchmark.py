@@ -49,6 +49,7 @@ from models.encoder import DUAL_PATH_CHANNELS, Features, build_encoder
 from models.qnet import QNet
 from tests.reference import qnet as reference
 from tests.reference import supervoxels as reference_supervoxels
+from tests.toy import tasks_of
 from util.base.device import (
     M_MMAP_MAX,
     M_MMAP_THRESHOLD,
@@ -233,18 +234,11 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
             return features
 
     timed = Timed(model.encoder, model.alpha, model.n_iters)
-    tasks = _tasks(pairs, labels)
+    tasks = tasks_of(pairs, labels)
     encoder = SliceEncoder(timed, bench.device, bench.batch_size, tasks=tasks)
     spent.predictions, spent.seconds = bench.timed(
         lambda: [prediction for task in tasks for prediction in segment_by_protocol(encoder, task, 3)])
     return spent
-
-
-def _tasks(pairs: list, labels: Sequence[int]) -> list[Task]:
-    """Turn (support, its queries) into tasks."""
-    queries = {query.name: query for _, of_support in pairs for query in of_support}
-    return [Task(query, tuple(support for support, of_support in pairs if any(query is other for other in of_support)),
-                 tuple(labels)) for query in queries.values()]
 
 
 def _plain(bench: Bench, model: QNet, pairs: list, ours: list) -> tuple[float, bool, str]:

@@ -232,11 +232,13 @@ class Predictor:
         supports = tuple(support.volume for support in self.supports)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
             query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
-            for member in self.segmenter.members(Task(query, supports, tuple(self.names)), self.options):
-                probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
-                         for label, of_label in member.probs.items()}
-                agreement.add(probs, member.confidence)
-            self.segmenter.release(query)
+            try:
+                for member in self.segmenter.members(Task(query, supports, tuple(self.names)), self.options):
+                    probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
+                             for label, of_label in member.probs.items()}
+                    agreement.add(probs, member.confidence)
+            finally:        # the next scan must never get the features of one that failed
+                self.segmenter.release(query)
         return agreement
 
 

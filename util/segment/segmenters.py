@@ -33,13 +33,11 @@ class Member:
         support: the support.
         probs: by label that the support holds, the (D, H, W) probability.
         confidence: by label, 0 to 1; empty if the model has none.
-        registered: by label, the (D, H, W) probability from registration alone; empty if the model does not register.
     """
 
     support: Volume
     probs: Mapping[int, np.ndarray]
     confidence: Mapping[int, float] = field(default_factory=dict)
-    registered: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 class Segmenter(ABC):
@@ -147,7 +145,7 @@ class VolumeSegmenter(Segmenter):
 
     def __init__(self, model: VolumeModel, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
-        self._last: tuple[str, list[Member]] | None = None      # of the last query
+        self._last: tuple[Task, list[WholePrediction]] | None = None
 
     def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
         """Return the number of pairs of support and query."""
@@ -166,9 +164,13 @@ class VolumeSegmenter(Segmenter):
         return found
 
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
-        """See Segmenter. The members of the last query are kept, as protocol and whole volume both need them."""
-        if self._last is None or self._last[0] != task.query.name:
-            self._last = task.query.name, [self._member(task, support, bar) for support in task.supports]
+        """See Segmenter."""
+        return [self._member(task, support, bar) for support in task.supports]
+
+    def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
+        """See Segmenter. The predictions of the last task are kept until `release`: protocol and whole volume both need them."""
+        if self._last is None or self._last[0] is not task:
+            self._last = task, super().over_whole_volume(task, whole, bar)
         return self._last[1]
 
     def keep(self, support: Volume) -> None:
@@ -178,23 +180,23 @@ class VolumeSegmenter(Segmenter):
         """Do nothing: nothing is computed from a support alone."""
 
     def release(self, query: Volume) -> None:
-        """Drop the members of a query."""
+        """Drop the predictions of a query."""
         self._last = None
 
     @torch.no_grad()
     def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
         label_map = label_map_of(support)
         labels = [label for label in task.labels if (label_map == label).any()]
+        member = Member(support, {})
+        if labels:
+            masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
+            found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
+                                              task.query.spacing_mm, support.spacing_mm)
+            member = Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
+                            dict(zip(labels, found.confidence.tolist(), strict=True)))
         if bar is not None:
             bar.update(1)
-        if not labels:
-            return Member(support, {})
-        masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
-        found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
-                                          task.query.spacing_mm, support.spacing_mm)
-        return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
-                      dict(zip(labels, found.confidence.tolist(), strict=True)),
-                      dict(zip(labels, found.registered.cpu().numpy(), strict=True)))
+        return member
 
     def _tensor(self, volume: Volume) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)

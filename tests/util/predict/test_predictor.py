@@ -1,0 +1,73 @@
+"""The predictor in Python; tests/util/predict/test_batch.py has what `test.py predict` makes of it."""
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from util.base.errors import InputError
+from util.predict.predictor import Predictor
+
+
+@pytest.fixture
+def scans(toy_data):
+    """Return the path of a toy case's image or label map."""
+    return lambda number, kind="image": toy_data / f"chaos_MR_T2_normalized/{kind}_{number}.nii.gz"
+
+
+@pytest.fixture
+def predictor(trained, scans):
+    predictor = Predictor.load(trained / "snapshots/3.pth", device="cpu", precision="float32", n_iters=0)
+    predictor.add_support(scans(1), scans(1, "label"))
+    return predictor
+
+
+def test_a_scan_that_failed_leaves_nothing_to_the_next(predictor, trained, scans):
+    model = predictor.segmenter.encoder.model
+    wanted = predictor.segment(scans(3))
+
+    def out_of_memory(*_):
+        raise MemoryError("no room")
+
+    model.segment = out_of_memory       # after the scan was encoded
+    with pytest.raises(MemoryError):
+        predictor.segment(scans(2))
+    del model.segment
+    found = predictor.segment(scans(3))
+    np.testing.assert_array_equal(found.label_map, wanted.label_map)
+    for label, probs in wanted.on_grid.items():
+        np.testing.assert_array_equal(found.on_grid[label], probs)
+    assert any((probs != predictor.segment(scans(2)).on_grid[label]).any() for label, probs in wanted.on_grid.items())
+
+
+def test_the_kind_of_image_that_was_given_comes_back(predictor, scans):
+    of_path = predictor.segment(scans(2)).image
+    of_nibabel = predictor.segment(nibabel.load(scans(2))).image
+    of_sitk = predictor.segment(sitk.ReadImage(scans(2))).image
+    assert isinstance(of_path, nibabel.Nifti1Image) and isinstance(of_nibabel, nibabel.Nifti1Image)
+    assert isinstance(of_sitk, sitk.Image)
+    np.testing.assert_allclose(of_path.affine, nibabel.load(scans(2)).affine, atol=1e-5)
+    np.testing.assert_array_equal(of_nibabel.affine, nibabel.load(scans(2)).affine)
+    array = np.asarray(of_path.dataobj)
+    np.testing.assert_array_equal(np.asarray(of_nibabel.dataobj), array)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(of_sitk).transpose(2, 1, 0), array)
+
+
+def test_what_is_missing_or_wrong_is_one_line(trained, scans):
+    predictor = Predictor.load(trained / "snapshots/3.pth", device="cpu")
+    with pytest.raises(InputError, match="no outlined scan yet; add_support gives one"):
+        predictor.segment(scans(2))
+    with pytest.raises(InputError, match="support image: expected a volume with 3 axes, got shape"):
+        predictor.add_support(nibabel.Nifti1Image(np.zeros((2, 2, 2, 2), np.float32), np.eye(4)), scans(1, "label"))
+    with pytest.raises(InputError, match="device: got 'gpu', allowed"):
+        Predictor.load(trained / "snapshots/3.pth", device="gpu")
+    with pytest.raises(InputError, match="reload_model_path: got null"):
+        Predictor.untrained("qnet")
+
+
+def test_a_result_never_takes_the_place_of_the_scan(predictor, scans, tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(scans(2).read_bytes())
+    with pytest.raises(InputError, match="is read, as"):
+        predictor.segment(scan).save(scan, overwrite=True)
+    assert scan.read_bytes() == scans(2).read_bytes()
