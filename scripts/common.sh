@@ -17,7 +17,7 @@ use_environment() {
         local python=${PYTHON:-python3}
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
             echo "error: $python is not Python 3.11 or newer; name another with PYTHON=… $0" >&2; exit 1; }
-        say_what_is_installed "$build" "$1"
+        say_what_is_installed "$build" "$1" "$record"
         "$python" -m venv .venv
         install_requirements "$build" "$1" "$record"
         environment_record "$build" "$1" > "$record"
@@ -39,6 +39,9 @@ requirements_of() {
     done
 }
 
+# pinned_torch FILE: its lines about PyTorch.
+pinned_torch() { requirements_of "$1" | grep -E '^torch(vision)?=='; }
+
 # installed_build FILE: the build in an environment's record; nothing where there is none.
 installed_build() { sed -n '1s/^# TORCH=//p' "$1" 2>/dev/null || true; }
 
@@ -58,12 +61,18 @@ torch_build() {
 
 sees_nvidia_gpu() { [[ -e /dev/nvidia0 || -e /proc/driver/nvidia/version ]] || nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; }
 
-# say_what_is_installed BUILD FILE. Sizes: on Linux with an x86 processor; those of the CPU build are reckoned from the other's.
+# say_what_is_installed BUILD FILE RECORD. Sizes: on Linux with an x86 processor; those of the CPU build are reckoned from the other's.
 say_what_is_installed() {
+    local name="PyTorch's CPU build"
+    [[ $1 == cpu ]] || name="PyTorch's build for NVIDIA GPUs"
+    if is_installed "$1" <(pinned_torch "$2") "$3"; then
+        echo "adding to .venv what $2 asks for besides (once); $name stays"
+        return
+    fi
     echo "setting up .venv from $2 (once; a few minutes)"
     case $1 in
-        cpu)  echo "PyTorch's CPU build: about 0.6 GB to download, 2 GB on the disk. TORCH=cuda before the command takes the build for NVIDIA GPUs" ;;
-        cuda) echo "PyTorch's build for NVIDIA GPUs: about 3.3 GB to download, 6.5 GB on the disk. TORCH=cpu before the command takes the CPU build" ;;
+        cpu)  echo "$name: about 0.6 GB to download, 2 GB on the disk. TORCH=cuda before the command takes the build for NVIDIA GPUs" ;;
+        cuda) echo "$name: about 3.3 GB to download, 6.5 GB on the disk. TORCH=cpu before the command takes the CPU build" ;;
     esac
 }
 
@@ -71,12 +80,12 @@ say_what_is_installed() {
 # alone, elsewhere what fits the machine.
 install_requirements() {
     local pip=(.venv/bin/python -m pip) pinned found
-    pinned=($(requirements_of "$2" | grep -E '^torch(vision)?=='))
+    pinned=($(pinned_torch "$2"))
     found=$(installed_build "$3")
     rm -f "$3"      # until all is there
     [[ -z $found || $found == "$1" ]] || remove_torch
     if [[ $1 == cpu && $(uname -s) == Linux ]]; then
-        "${pip[@]}" install --quiet --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" "${pinned[@]}" ||
+        "${pip[@]}" install --quiet --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" "${pinned[@]}" 2>/dev/null ||
             echo "PyTorch's own index cannot be reached: taking PyTorch from the default one, 3.3 GB to download in all"
     fi
     "${pip[@]}" install --quiet --requirement "$2"

@@ -124,7 +124,8 @@ def test_an_environment_with_the_developers_tools_serves_the_programs_too(checko
 
 def test_the_developers_tools_are_added_to_an_environment_without_them(checkout):
     set_up(checkout, "cpu")
-    _, pip = set_up(checkout, file="requirements-dev.txt")
+    printed, pip = set_up(checkout, file="requirements-dev.txt")
+    assert printed == "adding to .venv what requirements-dev.txt asks for besides (once); PyTorch's CPU build stays\n"
     assert pip[0].endswith(CPU_INDEX) and pip[1] == "install --quiet --requirement requirements-dev.txt"
     assert set_up(checkout)[1] == [] and set_up(checkout, file="requirements-dev.txt")[1] == []
 
