@@ -1,4 +1,4 @@
-"""Train all methods in the same way, evaluate them trained and untrained, and compare them.
+"""Train all methods in the same way, evaluate them trained and untrained, and compare them; some need no training.
 
     python scripts/tables/compare_methods.py demo
     python scripts/tables/compare_methods.py chaost2_setting1 --options encoder=small pretrained=none n_steps=400 supp_idx=all
@@ -21,7 +21,7 @@ from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP, claim
 from util.base.root import ROOT
 from util.options.config import load_config, named_configs
-from util.options.table import MODELS
+from util.options.table import MODELS, UNTRAINED_MODELS
 from util.run.folders import call, newest_run, run_folders
 from util.training.snapshots import newest_snapshot
 
@@ -54,15 +54,22 @@ def data_with_superpixels(dataset: str, data_dir: Path, n_sp: int) -> Iterator[P
         yield Path(folder)
 
 
-def train_and_test(model: str, experiment: str, options: list[str], config: dict) -> list[Path]:
-    """Train a method, evaluate it untrained and trained, and return the run folders of the evaluations."""
+def run_method(model: str, experiment: str, options: list[str], config: dict) -> list[Path]:
+    """Train a method, evaluate it untrained and trained, and return the run folders of the evaluations.
+
+    A method that needs no training is evaluated once.
+    """
     config = {**config, "model": model}
     named = [model] if model in named_configs() else []
     arguments = ["with", *named, experiment, f"model={model}", *options]
+    evaluations: list[list[str]] = [[]]
+    if model not in UNTRAINED_MODELS:
+        call("train.py", *arguments, "resume=never")
+        snapshot = newest_snapshot(ROOT / run_folders(config, "train"))
+        evaluations = [["reload_model_path=untrained"], [f"reload_model_path={snapshot}"]]
     folders = []
-    call("train.py", *arguments, "resume=never")
-    for weights in ("untrained", str(newest_snapshot(ROOT / run_folders(config, "train")))):
-        call("test.py", *arguments, f"reload_model_path={weights}")
+    for weights in evaluations:
+        call("test.py", *arguments, *weights)
         folders.append(newest_run(ROOT / run_folders(config, "test")))
     return folders
 
@@ -80,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         config |= {"dataset": dataset, "eval_fold": given.get("eval_fold", config["eval_fold"]), "path": {"log_dir": str(output)}}
         with data_with_superpixels(dataset, ROOT / data_dir, int(given.get("n_sp", config["n_sp"]))) as folder:
             common = [*options.options, f"path.log_dir={output}", f"path.{dataset}.data_dir={folder}"]
-            runs = [run for model in options.models for run in train_and_test(model, options.experiment, common, config)]
+            runs = [run for model in options.models for run in run_method(model, options.experiment, common, config)]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
