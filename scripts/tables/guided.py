@@ -1,0 +1,149 @@
+"""Make every number of docs/guided_notes.md: registration and guided outlines on the five folds of CHAOS-T2, and ablations.
+
+    python scripts/tables/guided.py --data-dir data/CHAOST2                  # about two hours of processor time
+    python scripts/tables/guided.py --folds 0 --no-tables                    # part of it; run again for the rest
+
+Finished runs are kept. The tables are in <output>/tables.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from util.base.errors import InputError
+from util.base.files import write_text
+from util.base.guard import OVERWRITE_HELP, claim
+from util.base.root import ROOT
+from util.base.tables import format_table
+from util.results.scores import WHOLE
+from util.run.folders import call, numbered_runs, run_folders
+
+CONFIG = "chaost2_setting1"
+CHOSEN_ON = (1, 2)                    # the settings were chosen on these folds
+ABLATION_FOLD = 0                     # one that had no part in it
+RANKED = ("confidence", "agreement", "margin")     # columns of scores_whole_volume.csv that need no truth
+
+
+class Variant(NamedTuple):
+    """An evaluation by test.py: name of its folder, method, options."""
+
+    name: str
+    model: str = "guided"
+    options: tuple[str, ...] = ()
+
+
+GUIDED = Variant("guided")
+REPORTED = [Variant("registration", "registration"), GUIDED]
+ABLATIONS = [
+    Variant("no affine map", options=("registration.affine=false",)),
+    Variant("no intensity in the registration", options=("registration.intensity_weight=0",)),
+    Variant("MIND radius 1", options=("registration.mind_radius=1",)),
+    Variant("no appearance of the query", options=("guided.clip=0",)),
+    Variant("prior weight 1", options=("guided.prior_weight=1",)),
+    Variant("no guided filter", options=("guided.filter_mm=0",)),
+]
+
+
+def evaluate(variant: Variant, fold: int, output: Path, common: Sequence[str]) -> None:
+    """Evaluate a variant on a fold with every case as support, unless that is finished."""
+    if finished(variant, fold, output) is None:
+        call("test.py", "with", CONFIG, variant.model, f"eval_fold={fold}", "supp_idx=all", "whole_volume=true", *variant.options,
+             *common, "resume=auto", f"path.log_dir={output / variant.name}")
+
+
+def finished(variant: Variant, fold: int, output: Path) -> Path | None:
+    """Return the newest finished run folder of a variant and fold."""
+    folder = run_folders({"model": variant.model, "dataset": "CHAOST2", "eval_fold": fold,
+                          "path": {"log_dir": str(output / variant.name)}}, "test")
+    return next((run for run in numbered_runs(folder) if (run / "results.json").is_file()), None)
+
+
+def tables(output: Path) -> str:
+    """Return the tables of all finished runs as text."""
+    runs = {variant.name: {fold: run for fold in range(5) if (run := finished(variant, fold, output))}
+            for variant in [*REPORTED, *ABLATIONS]}
+    parts = [by_fold({variant.name: runs[variant.name] for variant in REPORTED})]
+    ablation = [[name, *_percent(of_fold[ABLATION_FOLD])] for name, of_fold in runs.items() if ABLATION_FOLD in of_fold]
+    parts.append(format_table([f"mean Dice in %, fold {ABLATION_FOLD}", "protocol", "whole volumes"], ablation))
+    if runs[GUIDED.name]:
+        parts.append(ranking(list(runs[GUIDED.name].values())))
+    return "\n\n".join(parts) + "\n"
+
+
+def by_fold(runs: dict[str, dict[int, Path]]) -> str:
+    """Return mean Dice of each fold, of the folds that the settings were chosen on, and of the others."""
+    folds = sorted({fold for of_fold in runs.values() for fold in of_fold})
+    rows = [[f"fold {fold}", *(cell for of_fold in runs.values()
+                               for cell in (_percent(of_fold[fold]) if fold in of_fold else ("–", "–")))] for fold in folds]
+    for words, chosen in (("mean, chosen on", True), ("mean, others", False)):
+        cells = []
+        for of_fold in runs.values():
+            scores = [_mean_dice(run) for fold, run in of_fold.items() if (fold in CHOSEN_ON) == chosen]
+            cells += [f"{100 * value:.1f}" for value in np.mean(scores, axis=0)] if scores else ["–", "–"]
+        rows.append([words, *cells])
+    return format_table(["mean Dice in %", *(f"{name}, {where}" for name in runs for where in ("protocol", "whole"))], rows)
+
+
+def ranking(runs: Sequence[Path]) -> str:
+    """Return Spearman's correlation of each column of RANKED with whole-volume Dice: of classes, and of volumes (means)."""
+    pairs: dict[tuple[Path, str, str], list[list[float]]] = defaultdict(list)
+    for run in runs:
+        with (run / "scores_whole_volume.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                pairs[run, row["support_case"], row["query_case"]].append([float(row[key]) for key in ("dice", *RANKED)])
+    classes = np.concatenate([np.array(rows) for rows in pairs.values()])
+    volumes = np.array([np.mean(rows, axis=0) for rows in pairs.values()])
+    rows = [[key, *(f"{spearmanr(values[:, 0], values[:, k + 1]).statistic:.2f}" for values in (classes, volumes))]
+            for k, key in enumerate(RANKED)]
+    return format_table(["rank correlation with Dice", f"{len(classes)} classes", f"{len(volumes)} volumes"], rows)
+
+
+def _mean_dice(run: Path) -> tuple[float, float]:
+    summary = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    return summary["mean"]["dice_mean"], summary[WHOLE]["mean"]["dice_mean"]
+
+
+def _percent(run: Path) -> tuple[str, str]:
+    protocol, whole = _mean_dice(run)
+    return f"{100 * protocol:.1f}", f"{100 * whole:.1f}"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/guided", help="default: %(default)s")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")
+    parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
+    parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as device=cpu")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/guided_notes.md were made with one thread
+    output = options.output.resolve()
+    common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]
+    try:
+        if not options.no_tables:
+            claim([output / "tables.txt"], overwrite=options.overwrite)
+        for fold in options.folds:
+            for variant in [*REPORTED, *(ABLATIONS if fold == ABLATION_FOLD else [])]:
+                evaluate(variant, fold, output, common)
+        if not options.no_tables:
+            text = tables(output)
+            print(text)
+            write_text(text, output / "tables.txt")
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
