@@ -2,8 +2,8 @@
 
 ConvexAdam on MIND-SSC features (Siebert, Hansen and Heinrich 2024), in millimetres. Its discrete search comes from the package
 `convexAdam`; the continuous step is written here, because the package's own starts from whole volumes of one size, without an
-affine start, and optimises one displacement per feature cell. Here the displacement lives on a grid half as fine, which is
-smoother, better and twice as fast (docs/guided_notes.md).
+affine start, and optimises one displacement per feature cell. Here the displacement lives on a grid half as fine, which makes
+it smoother. docs/guided_notes.md says what the affine start and the features are worth.
 """
 
 from __future__ import annotations
