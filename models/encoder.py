@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from util.base.shapes import expect_shape
@@ -212,6 +211,8 @@ SINGLE_PATH_CHANNELS = {"resnet101": 256, "resnet50": 256, "small": 128}
 def _backbone(name: str, dilated: list[bool]) -> Backbone:
     if name == "small":
         return SmallBackbone()
+    import torchvision  # here, as it takes a second and a half that other encoders need not wait for
+
     return cast(Backbone, torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated))
 
 

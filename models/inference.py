@@ -7,14 +7,18 @@ import copy
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-
-from models.encoder import DilatedBlock, SmallBackbone
 
 STEM = (("conv1", "bn1"),)
 BLOCK = (*STEM, ("conv2", "bn2"), ("downsample.0", "downsample.1"))
-# In these modules the BatchNorm reads the convolution's output and nothing else reads it. Subclasses may differ.
-FOLDED = {ResNet: STEM, SmallBackbone: STEM, BasicBlock: BLOCK, DilatedBlock: BLOCK, Bottleneck: (*BLOCK, ("conv3", "bn3"))}
+# In these modules the BatchNorm reads the convolution's output and nothing else reads it. Subclasses may differ, so a class is
+# known by its full name; that also leaves torchvision unimported where no encoder is of it.
+FOLDED = {
+    "models.encoder.SmallBackbone": STEM,
+    "models.encoder.DilatedBlock": BLOCK,
+    "torchvision.models.resnet.ResNet": STEM,
+    "torchvision.models.resnet.BasicBlock": BLOCK,
+    "torchvision.models.resnet.Bottleneck": (*BLOCK, ("conv3", "bn3")),
+}
 
 
 def for_inference(model: nn.Module) -> nn.Module:
@@ -26,8 +30,9 @@ def for_inference(model: nn.Module) -> nn.Module:
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     model = copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()}).eval()
     for block in list(model.modules()):
-        parts = dict(block.named_modules()) if type(block) in FOLDED else {}
-        for conv_name, norm_name in FOLDED.get(type(block), ()):
+        pairs = FOLDED.get(f"{type(block).__module__}.{type(block).__qualname__}", ())
+        parts = dict(block.named_modules()) if pairs else {}
+        for conv_name, norm_name in pairs:
             conv, norm = parts.get(conv_name), parts.get(norm_name)
             # A subclass may do more than its name says: timm's BatchNormAct2d is an activation as well.
             if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None and not norm.training:

@@ -193,5 +193,9 @@ def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys, handl
 @pytest.mark.whole
 def test_help_on_a_terminal_of_ascii():
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "test.py", "--help"], cwd=ROOT, env={**os.environ, **ascii_only}, capture_output=True)
+    done = subprocess.run([sys.executable, "-X", "importtime", "test.py", "--help"], cwd=ROOT, env={**os.environ, **ascii_only},
+                          capture_output=True)
     assert done.returncode == 0 and done.stdout.isascii() and len(done.stdout) > 500, done.stderr
+    # nobody waits for what only some runs need
+    imported = {line.rpartition(b"|")[2].strip() for line in done.stderr.splitlines()}
+    assert b"torch" in imported and not {b"torchvision", b"timm", b"scipy.stats"} & imported

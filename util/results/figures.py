@@ -18,6 +18,7 @@ from util.segment.predictions import Prediction
 from util.segment.task import label_map_of
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
+MARGINS = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.9, "wspace": 0.04, "hspace": 0.1}    # of an overview
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
@@ -60,7 +61,7 @@ def overview(predictions: Sequence[Prediction], name: str, path: Path) -> None:
     """
     slices = sorted((slice_ for prediction in predictions for slice_ in _slice_scores(prediction)), key=lambda s: -s[0])
     chosen = {"best": slices[0], "median": slices[len(slices) // 2], "worst": slices[-1]}
-    figure, axes = plt.subplots(2, 3, figsize=(10, 7.4), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(10, 7.4), gridspec_kw=MARGINS)
     figure.suptitle(f"{name}: support above, query below (blue: truth, orange: prediction)")
     for column, (word, (score, prediction, support_slice, z)) in enumerate(chosen.items()):
         support, query = prediction.support, prediction.query

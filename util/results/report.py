@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import nibabel
 import numpy as np
+import scipy
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from nibabel.affines import voxel_sizes
-from scipy import stats
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
 from dataloaders.nifti import read_affine, read_array, read_header
@@ -228,7 +228,7 @@ def plot_trust(whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None
         for name in dict.fromkeys(row["label_name"] for row in known):
             axes.plot([row[key] for row in known if row["label_name"] == name],
                       [row["dice"] for row in known if row["label_name"] == name], "o", alpha=0.7, markersize=5, label=name)
-        correlation = stats.spearmanr([row[key] for row in known], [row["dice"] for row in known]).statistic
+        correlation = scipy.stats.spearmanr([row[key] for row in known], [row["dice"] for row in known]).statistic
         correlations.append(f"{text}: {correlation:.2f}")
         axes.set(xlabel=text, ylabel="Dice, whole volume", ylim=(-0.02, 1.02))
     axes.legend(frameon=False)

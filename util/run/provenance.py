@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
         "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
         "code": code_sha256(root), "git": _git_state(folder, root),
         "python": platform.python_version(), "platform": platform.platform(),
-        "packages": dict(sorted((package.name, package.version) for package in distributions())),
+        "packages": _packages(),
         "device": _device(device), "precision": precision, "threads": torch.get_num_threads(), "processes": world_size(),
         "data": {str(path): sha256(path) for path in sorted(set(files)) if path.is_file()},
         "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
@@ -55,6 +56,12 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
     with replacing(folder / FILE, listed=False) as partial:
         partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
     return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Return name and version of all installed packages."""
+    return dict(sorted((package.name, package.version) for package in distributions()))
 
 
 def _earlier_starts(path: Path) -> list[dict[str, Any]]:

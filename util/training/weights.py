@@ -9,19 +9,26 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights, ResNet101_Weights
-from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, DeepLabV3_ResNet101_Weights
 
 from util.base.errors import InputError
 from util.base.files import replacing
 from util.base.inputs import expect_file
 
-PRETRAINED_URLS = {
-    ("resnet101", "imagenet"): ResNet101_Weights.IMAGENET1K_V1.url,
-    ("resnet101", "coco"): DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1.url,
-    ("resnet50", "imagenet"): ResNet50_Weights.IMAGENET1K_V1.url,
-    ("resnet50", "coco"): DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url,
+# torchvision's names of the weights: enumeration and member.
+PRETRAINED = {
+    ("resnet101", "imagenet"): ("ResNet101_Weights", "IMAGENET1K_V1"),
+    ("resnet101", "coco"): ("DeepLabV3_ResNet101_Weights", "COCO_WITH_VOC_LABELS_V1"),
+    ("resnet50", "imagenet"): ("ResNet50_Weights", "IMAGENET1K_V1"),
+    ("resnet50", "coco"): ("DeepLabV3_ResNet50_Weights", "COCO_WITH_VOC_LABELS_V1"),
 }
+
+
+def pretrained_url(encoder_name: str, source: str) -> str:
+    """Return the address of torchvision's weights for an entry of PRETRAINED."""
+    import torchvision  # here, as it takes a second and a half that other runs need not wait for
+
+    enumeration, member = PRETRAINED[encoder_name, source]
+    return torchvision.models.get_weight(f"{enumeration}.{member}").url
 
 
 def read_weights(path: Path | str) -> dict:
@@ -88,9 +95,9 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
 def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
     if source not in ("imagenet", "coco"):
         return Path(source)
-    if (encoder_name, source) not in PRETRAINED_URLS:
+    if (encoder_name, source) not in PRETRAINED:
         raise InputError(f"pretrained: got {source!r}, allowed for encoder {encoder_name!r}: 'none' or the path of a file")
-    url = PRETRAINED_URLS[encoder_name, source]
+    url = pretrained_url(encoder_name, source)
     path = weights_dir / url.rpartition("/")[2]
     if not path.is_file():
         try:

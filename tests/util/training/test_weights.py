@@ -12,7 +12,7 @@ from models.encoder import build_encoder
 from util.base.errors import InputError
 from util.base.files import LIST, partial_name
 from util.training.snapshots import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
-from util.training.weights import PRETRAINED_URLS, load_pretrained, load_state
+from util.training.weights import PRETRAINED, load_pretrained, load_state, pretrained_url
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def backbone():
 
 
 def test_published_file_names():
-    names = {key: url.rpartition("/")[2] for key, url in PRETRAINED_URLS.items()}
+    names = {key: pretrained_url(*key).rpartition("/")[2] for key in PRETRAINED}
     assert names["resnet101", "imagenet"] == "resnet101-63fe2227.pth"
     assert names["resnet101", "coco"] == "deeplabv3_resnet101_coco-586e9e4e.pth"
 
@@ -29,7 +29,7 @@ def test_published_file_names():
 @pytest.mark.whole
 def test_imagenet_file(backbone, tmp_path):
     source = torchvision.models.resnet50(weights=None).state_dict()
-    path = tmp_path / PRETRAINED_URLS["resnet50", "imagenet"].rpartition("/")[2]
+    path = tmp_path / pretrained_url("resnet50", "imagenet").rpartition("/")[2]
     torch.save(source, path)
     said = load_pretrained(backbone, "resnet50", "imagenet", tmp_path)
     assert said == f"encoder: 320 of 320 backbone tensors loaded from {path}"
@@ -39,7 +39,7 @@ def test_imagenet_file(backbone, tmp_path):
 @pytest.mark.whole
 def test_coco_file_has_no_fc(backbone, tmp_path):
     deeplab = torchvision.models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None).state_dict()
-    path = tmp_path / PRETRAINED_URLS["resnet50", "coco"].rpartition("/")[2]
+    path = tmp_path / pretrained_url("resnet50", "coco").rpartition("/")[2]
     torch.save(deeplab, path)
     before = backbone.fc.weight.clone()
     said = load_pretrained(backbone, "resnet50", "coco", tmp_path)
