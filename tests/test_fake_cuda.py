@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dataloaders.volumes import Volume
-from models import qnet
 from models.base import FewShotModel
 from models.encoder import Features
+from models.qnet import QNet, SupportThresholdQNet
 from tests.fake_cuda import FakeCuda, fake_cuda
 from tests.programs import TINY
 from tests.toy import toy_case, toy_volume
@@ -33,11 +33,6 @@ VARIANTS = {"qnet": {}, "learned threshold": {"threshold": "learned"}, "threshol
             "alpnet": {"model": "alpnet"}, "panet": {"model": "panet"}}
 
 
-@pytest.fixture(autouse=True)
-def few_candidates(monkeypatch):
-    monkeypatch.setattr(qnet.SupportThresholdQNet, "N_CANDIDATES", 3)
-
-
 def config_of(variant):
     return {**load_config(), **TINY, "n_iters": 2, **VARIANTS[variant]}
 
@@ -45,6 +40,8 @@ def config_of(variant):
 def model_of(variant):
     """With a threshold that leaves part of the image as foreground."""
     model = build_model(ModelOptions.of(config_of(variant)))
+    if isinstance(model, SupportThresholdQNet):
+        model.N_CANDIDATES = 3
     with torch.no_grad():
         if getattr(model.encoder, "reduce1d", None) is not None:
             model.encoder.reduce1d.bias.fill_(-18)
@@ -188,10 +185,14 @@ def test_planted_mistakes_are_caught():
 
 
 @pytest.mark.whole
-def test_a_mistake_planted_into_q_net_is_caught(monkeypatch):
-    original = qnet.refine
-    monkeypatch.setattr(qnet, "refine", lambda features, p, *rest: original(features, p, *rest) + torch.zeros(p.shape[-1]))
+def test_a_mistake_planted_into_q_net_is_caught():
+    class Mistaken(QNet):
+        def prototypes(self, support_features, support_masks):
+            return tuple(p + torch.zeros(p.shape[-1]) for p in super().prototypes(support_features, support_masks))
+
+    model = model_of("qnet")
+    model.__class__ = Mistaken
     with fake_cuda() as device:
-        encoder = SliceEncoder(model_of("qnet"), device, 3)
+        encoder = SliceEncoder(model, device, 3)
         with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
             segment_by_protocol(encoder, task(1), n_part=1)

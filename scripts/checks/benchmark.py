@@ -336,9 +336,20 @@ def head(bench: Bench) -> dict[str, Result]:
 
 
 def train(bench: Bench) -> dict[str, Result]:
-    """Make one optimiser step on an episode."""
-    size = 96 if bench.quick else 256
+    """Make one optimiser step on an episode, and compare the loss curves of many."""
     volumes = training_volumes(bench)
+    results, curves = train_steps(bench, volumes), loss_curves(bench, volumes)
+    noise = max(curve_gap(curves["plain"], curve) for name, curve in curves.items() if name.startswith("plain from"))
+    for name in results:
+        gap = curve_gap(curves["plain"], curves[name])
+        results[name].agree &= gap < 2 * noise
+        results[name].note += f"; loss curves over {len(curves[name])} steps {gap:.1%} apart, plain ones {noise:.1%}"
+    return results
+
+
+def train_steps(bench: Bench, volumes: list[TrainingVolume]) -> dict[str, Result]:
+    """Make one optimiser step on an episode, in each of `Bench.train_steps`."""
+    size = 96 if bench.quick else 256
     episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0), 1)))
     episode = episode.to(bench.device)
     results = {}
@@ -352,12 +363,6 @@ def train(bench: Bench) -> dict[str, Result]:
         limit = flops / bench.rate(torch.bfloat16 if bf16 else torch.float32)
         note = f"the first step's losses are {gap:.1e} apart (allowed {tolerance:g})"
         results[name] = Result(plain, ours, gap < tolerance, note, limit)
-    curves = loss_curves(bench, volumes)
-    noise = max(curve_gap(curves["plain"], curve) for name, curve in curves.items() if name.startswith("plain from"))
-    for name in results:
-        gap = curve_gap(curves["plain"], curves[name])
-        results[name].agree &= gap < 2 * noise
-        results[name].note += f"; loss curves over {len(curves[name])} steps {gap:.1%} apart, plain ones {noise:.1%}"
     return results
 
 

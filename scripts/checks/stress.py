@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,10 @@ def _last(log_dir: Path) -> Snapshot | None:
     return newest_readable(newest_run(log_dir / RUNS) / "snapshots")
 
 
-def differences(first: Path, second: Path) -> Iterator[str]:
-    """Yield the differences of the last snapshots of two trainings, compared bit for bit."""
+def differences(first: Path, second: Path, n_steps: int = OPTIONS["n_steps"]) -> Iterator[str]:
+    """Yield the differences of the last snapshots of two trainings of `n_steps` steps, compared bit for bit."""
     a, b = _last(first), _last(second)
-    if a is None or b is None or not a.step == b.step == OPTIONS["n_steps"]:
+    if a is None or b is None or not a.step == b.step == n_steps:
         yield f"last snapshots {a and a.step} and {b and b.step}"
         return
     yield from (f"tensor {name} differs" for name in a.model if not torch.equal(a.model[name], b.model[name]))
@@ -229,24 +229,24 @@ PARTS: dict[str, Callable[[Stress], list[str]]] = {
     "kills": kills, "full_disk": full_disk, "fuzz": fuzz, "distributed": distributed}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, parts: Mapping[str, Callable[[Stress], list[str]]] = PARTS) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; all of them unless given")
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all of them unless given")
     parser.add_argument("--quick", action="store_true", help="a few kills and inputs, minutes in all")
     parser.add_argument("--seed", type=int, default=None, help="of an earlier run; a new one unless given")
     options = parser.parse_args(arguments)
-    if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"unknown parts {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"unknown parts {', '.join(sorted(unknown))}; known: {', '.join(parts)}")
     seed = random.randrange(2**31) if options.seed is None else options.seed
     torch.set_num_threads(1)     # forked processes may not share a pool of threads, and bits depend on their number
     entry_point("train")         # imported once, for all processes
     print(f"seed {seed}")
     held = True
-    for name in options.parts or PARTS:
+    for name in options.parts or parts:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="stress-") as folder:
-            failures = PARTS[name](Stress(Path(folder), seed, options.quick))
+            failures = parts[name](Stress(Path(folder), seed, options.quick))
         held = held and not failures
         print(f"{name}: {'held' if not failures else 'FAILED'} ({time.monotonic() - began:.0f} s)",
               *(f"  {failure}" for failure in failures), sep="\n", flush=True)

@@ -76,13 +76,13 @@ DATASET_RULES = {"image": _CASE_PATTERN, "label": _CASE_PATTERN, "supervoxels": 
                  "file_values": _FILE_VALUES, "n_folds": whole(1), "grid": _GRID}
 
 
-def named_configs() -> dict[str, dict]:
-    """Return the content of every experiment file of `configs/`, by file name without the ending.
+def named_configs(folder: Path = CONFIG_DIR) -> dict[str, dict]:
+    """Return the content of every experiment file of `configs/`, or of another folder, by file name without the ending.
 
     Raises:
         InputError: a file cannot be read.
     """
-    return {path.stem: current_names(read_json5(path)) for path in sorted(CONFIG_DIR.glob("*.json5")) if path.stem != "base"}
+    return {path.stem: current_names(read_json5(path)) for path in sorted(folder.glob("*.json5")) if path.stem != "base"}
 
 
 def base_config() -> dict:
@@ -95,16 +95,21 @@ def base_config() -> dict:
 
 
 def load_config(*names: str) -> dict:
-    """Return the base config with the named configs merged into it, as Sacred does. For programs without Sacred.
+    """Return the base config with others merged into it, as Sacred does. For programs without Sacred.
 
+    Args:
+        names: of files in `configs/`, or paths of files that end in .json5.
     Raises:
         InputError: a name is unknown, or a file cannot be read.
     """
-    config, known = base_config(), named_configs()
+    config = base_config()
     for name in names:
-        if name not in known:
-            raise InputError(f"config {name!r}: no file configs/{name}.json5; known: {sorted(known)}")
-        merge(config, known[name])
+        if name.endswith(".json5"):
+            merge(config, current_names(read_json5(Path(name))))
+        elif name in (known := named_configs()):
+            merge(config, known[name])
+        else:
+            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(sorted(known))}, or a .json5 file")
     return config
 
 

@@ -24,7 +24,7 @@ from util.base.distributed import is_main, leave, meet, of_main, silence
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import base_config, check_config, merge, named_configs
+from util.options.config import CONFIG_DIR, base_config, check_config, merge, named_configs
 from util.options.table import current_names
 from util.run.folders import run_folders
 from util.run.observer import RunFolder
@@ -129,12 +129,13 @@ def _read_config_file(path: str) -> dict[str, Any]:
     return content
 
 
-def make_experiment(mode: str, description: str) -> Experiment:
+def make_experiment(mode: str, description: str, configs: Path = CONFIG_DIR) -> Experiment:
     """Return the experiment of an entry point, with the configs of `configs/`.
 
     Args:
         mode: "train" or "test".
         description: the text of `--help`. Sacred would take this module's docstring.
+        configs: the folder of the named configs.
     Raises:
         SystemExit: a file of `configs/` cannot be read.
     """
@@ -144,7 +145,7 @@ def make_experiment(mode: str, description: str) -> Experiment:
     experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False)
     experiment.doc = description
     with one_line_errors():
-        experiment.base, experiment.of_names = base_config(), named_configs()
+        experiment.base, experiment.of_names = base_config(), named_configs(configs)
         for name, config in experiment.of_names.items():
             experiment.add_named_config(name, config)
 

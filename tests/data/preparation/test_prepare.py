@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-import util.options.config
 from data import check, prepare
 from data.preparation.maps import default_n_sv
 from data.preparation.recipes import table_entry
@@ -21,6 +20,7 @@ from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.volumes import read_label, read_supervoxels
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
 from util.base.files import LIST
+from util.options.config import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
@@ -161,10 +161,8 @@ def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypa
         for maps in ("supervoxels_300", "superpixels_400"):
             assert nibabel.load(tmp_path / f"MINE/{maps}/superpix-MIDDLE_{case}.nii.gz").shape == image.shape
 
-    shutil.copytree(util.options.config.CONFIG_DIR, tmp_path / "configs")
-    (tmp_path / "configs/mine.json5").write_text(done.stdout, encoding="utf-8")
-    monkeypatch.setattr(util.options.config, "CONFIG_DIR", tmp_path / "configs")
-    assert check.main(["MINE", "--config", "mine", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    (tmp_path / "mine.json5").write_text(done.stdout, encoding="utf-8")
+    assert check.main(["MINE", "--config", str(tmp_path / "mine.json5"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "2 cases, no inconsistency" in capsys.readouterr().out
 
 
@@ -181,12 +179,10 @@ def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, m
     assert prepare.main([*nifti, "--n-sv", "300"]) == 0
     assert "0 prepared, 6 skipped" in capsys.readouterr().err
 
-    shutil.copytree(util.options.config.CONFIG_DIR, tmp_path / "configs")
-    (tmp_path / "configs/mine.json5").write_text(printed.out, encoding="utf-8")
-    monkeypatch.setattr(util.options.config, "CONFIG_DIR", tmp_path / "configs")
-    assert check.main(["MINE", "--config", "mine", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    (tmp_path / "mine.json5").write_text(printed.out, encoding="utf-8")
+    assert check.main(["MINE", "--config", str(tmp_path / "mine.json5"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "no label for 5 of 6 cases: b, c, d, e, f" in capsys.readouterr().out
-    config = util.options.config.load_config("mine")
+    config = load_config(str(tmp_path / "mine.json5"))
     spec = DatasetSpec.from_config("MINE", config["datasets"]["MINE"])
     volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec)
     assert len(EpisodeDataset(volumes, 3, seed=1, min_size=20).volumes) == 6
