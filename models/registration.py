@@ -350,4 +350,5 @@ class RegistrationModel(VolumeModel):
         found = register(query, support, query_spacing_mm, support_spacing_mm, self.settings)
         probs = found.warp(support_masks.float())
         warped = found.warp(scaled(support)[None])[0]
-        return VolumeSegmentation(probs, probs, (-misfit(query, warped, probs, query_spacing_mm) / MISFIT_SCALE).exp())
+        confidence = (-misfit(query, warped, probs, query_spacing_mm) / MISFIT_SCALE).exp()
+        return VolumeSegmentation(probs, probs, confidence, warped)

@@ -17,11 +17,13 @@ class VolumeSegmentation:
         probs: (K, D, H, W) probability of each class.
         registered: (K, D, H, W) probabilities carried over from the support.
         confidence: (K,) in 0…1; a low one means that the outline of the class is not to be trusted.
+        warped: (D, H, W) image of the support, carried over to the query, 0…1.
     """
 
     probs: Tensor
     registered: Tensor
     confidence: Tensor
+    warped: Tensor
 
 
 class VolumeModel(nn.Module, ABC):

@@ -1,4 +1,4 @@
-"""The demo: phantom volumes → supervoxels → training → evaluation → a table and pictures.
+"""The demo: phantom volumes → supervoxels → training → evaluation → a table and pictures; and guided, which needs no training.
 
     python scripts/demo.py [--overwrite] [options of train.py, such as n_steps=2000]
 
@@ -39,35 +39,37 @@ def main(options: list[str], output: Path = OUTPUT) -> None:
         claim([output / name for name in ("table.txt", *pictures)], overwrite=overwrite)
     start = time.perf_counter()
     call("data/phantom.py")
-    untrained = evaluate("untrained", options)
+    guided = evaluate("Guided", ["guided", *options])
+    untrained = evaluate("QNet", [*options, "reload_model_path=untrained"])
     call("train.py", "with", "demo", "resume=never", *options)
     training = newest_run(RUNS / "QNet_train_PHANTOM_cv0")
     snapshot = max((training / "snapshots").glob("*.pth"), key=lambda path: int(path.stem))
-    trained = evaluate(str(snapshot), options)
+    trained = evaluate("QNet", [*options, f"reload_model_path={snapshot}"])
 
     for name in pictures:
         if (picture := (training if name == "loss_curve.png" else trained) / name).exists():
             with replacing(output / name) as partial:
                 shutil.copy(picture, partial)
-    table = compare(*(json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (untrained, trained)))
+    table = compare({name: json.loads((folder / "results.json").read_text(encoding="utf-8")) for name, folder in (
+        ("Q-Net untrained", untrained), ("Q-Net trained", trained), ("guided, without training", guided))})
     write_text(table + "\n", output / "table.txt")
     print(f"\nDice on phantom volumes that were not trained on (every support of fold 0):\n\n{table}\n")
     print(f"pictures: {', '.join(sorted(pictures))} in {output}")
     print(f"done in {time.perf_counter() - start:.0f} s")
 
 
-def evaluate(weights: str, options: list[str]) -> Path:
-    """Score weights on the phantom's fold 0. Return the run folder."""
-    call("test.py", "with", "demo", *options, f"reload_model_path={weights}")
-    return newest_run(RUNS / "QNet_test_PHANTOM_cv0")
+def evaluate(method: str, options: list[str]) -> Path:
+    """Score a method on the phantom's fold 0. Return the run folder."""
+    call("test.py", "with", "demo", *options)
+    return newest_run(RUNS / f"{method}_test_PHANTOM_cv0")
 
 
-def compare(untrained: dict, trained: dict) -> str:
-    """Return the table of mean Dice by class, from the two results.json."""
-    before, after = ({**{name: entry["dice_mean"] for name, entry in results["classes"].items()},
-                      "mean of classes": results["mean"]["dice_mean"]} for results in (untrained, trained))
-    rows = [[name, f"{before[name]:.3f}", f"{after[name]:.3f}", f"{after[name] - before[name]:+.3f}"] for name in after]
-    return format_table(["class", "untrained", "trained", "gain"], rows)
+def compare(results: dict[str, dict]) -> str:
+    """Return the table of mean Dice by class, with a column for each results.json."""
+    rows = [[name, *(f"{of_one['classes'][name]['dice_mean']:.3f}" for of_one in results.values())]
+            for name in next(iter(results.values()))["classes"]]
+    mean = ["mean of classes", *(f"{of_one['mean']['dice_mean']:.3f}" for of_one in results.values())]
+    return format_table(["class", *results], [*rows, mean])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from util.results.scores import (
     WHOLE_HEADER,
     row_order,
     save_prediction,
+    save_warped,
     save_whole,
     score_rows,
     summarise,
@@ -36,6 +37,8 @@ def save_query(result: QueryResult, names: Mapping[int, str], folder: Path) -> N
         save_prediction(prediction, names[prediction.label], folder / "predictions")
     for whole in result.whole:
         save_whole(whole, names[whole.label], folder)
+    for support, image in result.warped.items():
+        save_warped(image, result.query, support, folder)
 
 
 def write_evaluation(results: Sequence[QueryResult], data: DataOptions, options: EvaluationOptions, folder: Path) -> float | None:

@@ -28,7 +28,7 @@ from util.base.inputs import expect_file, read_json
 from util.base.progress import progress
 from util.options.config import check_options, run_dataset
 from util.options.table import Role, with_role
-from util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name
+from util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 from util.segment.metrics import METRICS
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -142,7 +142,10 @@ def _encode_case(case: Case, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: str) -> dict[str, Any]:
-    """Return the label maps of protocol and whole volume, one PNG per slice, and reduced probabilities of each class."""
+    """Return label maps of protocol and whole volume, reduced probabilities of each class, and the registered support.
+
+    Each is one picture per slice.
+    """
     encoded: dict[str, Any] = {"probabilities": {}}
     for kind in ("predictions", f"predictions_{WHOLE}"):
         label_map = None
@@ -159,6 +162,9 @@ def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: st
         if path.exists():
             small = _upright(_read_on_grid(path, case), case)[:, ::PROBABILITY_STEP, ::PROBABILITY_STEP]
             encoded["probabilities"][str(value)] = [_encode(slice_, ".png") if slice_.any() else "" for slice_ in small]
+    path = folder / WARPED / warped_name(case.name, support)
+    if path.exists():
+        encoded["warped"] = [_encode(slice_, ".jpg") for slice_ in _upright(_read_on_grid(path, case), case)]
     return encoded
 
 

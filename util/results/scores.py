@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.datasets import case_order
+from dataloaders.datasets import Case, case_order
 from dataloaders.nifti import write_like
+from dataloaders.volumes import Volume
 from util.base.files import write_text
 from util.base.progress import progress
 from util.base.tables import write_rows
@@ -23,6 +24,7 @@ STATISTICS: Mapping[str, Callable[..., Any]] = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
 WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin", "confidence")
 WHOLE = "whole_volume"   # in the names of files about whole volumes
+WARPED = "warped_supports"      # the folder of the supports' images, registered to the queries
 
 
 def file_name(label_name: str) -> str:
@@ -55,10 +57,28 @@ def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> No
                       folder / f"probabilities_{WHOLE}")
 
 
+def save_warped(image: np.ndarray, query: Volume, support: str, folder: Path) -> None:
+    """Write the (D, H, W) uint8 image of a support, registered to a query, into `warped_supports`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_like(_case_of(query).image, image, folder / WARPED / warped_name(query.name, support))
+
+
+def warped_name(query_case: str, support_case: str) -> str:
+    """Return the file name of a registered support, `<query case>_supp<support case>.nii.gz`."""
+    return f"{query_case}_supp{support_case}.nii.gz"
+
+
 def _write_like_query(prediction: Prediction | WholePrediction, values: np.ndarray, label_name: str, folder: Path) -> None:
-    case = prediction.query.case
-    assert case is not None     # `read_tasks` reads cases of a data set
+    case = _case_of(prediction.query)
     write_like(case.image, values, folder / prediction_name(case.name, label_name, prediction.support.name))
+
+
+def _case_of(query: Volume) -> Case:
+    assert query.case is not None     # `read_tasks` reads cases of a data set
+    return query.case
 
 
 def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mapping[int, str],

@@ -25,8 +25,9 @@ def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions,
     """
     by_protocol = segmenter.by_protocol(task, options, whole, bar)
     of_whole = segmenter.over_whole_volume(task, whole, bar) if options.whole_volume else []
+    warped = segmenter.warped_supports(task, whole)
     segmenter.release(task.query)
-    return QueryResult(by_protocol, of_whole)
+    return QueryResult(task.query, by_protocol, of_whole, warped)
 
 
 def evaluate(segmenter: Segmenter, tasks: Sequence[Task], options: EvaluationOptions, whole: WholeVolumeOptions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,7 +59,16 @@ class WholePrediction:
 
 
 class QueryResult(NamedTuple):
-    """The result of a task: by the protocol, and over the whole volume (empty without the option `whole_volume`)."""
+    """The result of a task.
 
+    Attributes:
+        query: the query volume.
+        by_protocol: the protocol's predictions.
+        whole: those over the whole volume; empty without the option `whole_volume`.
+        warped: by name of the support, its (D, H, W) uint8 image registered to the query; empty if nothing was registered.
+    """
+
+    query: Volume
     by_protocol: list[Prediction]
     whole: list[WholePrediction]
+    warped: Mapping[str, np.ndarray]

@@ -33,11 +33,13 @@ class Member:
         support: the support.
         probs: by label that the support holds, the (D, H, W) probability.
         confidence: by label, 0 to 1; empty if the model has none.
+        warped: (D, H, W) uint8 image of the support, registered to the query; None if the model registers nothing.
     """
 
     support: Volume
     probs: Mapping[int, np.ndarray]
     confidence: Mapping[int, float] = field(default_factory=dict)
+    warped: np.ndarray | None = None
 
 
 class Segmenter(ABC):
@@ -69,6 +71,10 @@ class Segmenter(ABC):
         """
         return [prediction for member in self.members(task, whole, bar)
                 for prediction in whole_predictions(task.query, member, whole)]
+
+    def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
+        """Return the (D, H, W) uint8 image of each support, registered to the query; empty if the model registers nothing."""
+        return {}
 
     @abstractmethod
     def keep(self, support: Volume) -> None:
@@ -145,7 +151,7 @@ class VolumeSegmenter(Segmenter):
 
     def __init__(self, model: VolumeModel, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
-        self._last: tuple[Task, list[WholePrediction]] | None = None
+        self._last: tuple[Task, list[Member]] | None = None
 
     def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
         """Return the number of pairs of support and query."""
@@ -164,14 +170,14 @@ class VolumeSegmenter(Segmenter):
         return found
 
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
-        """See Segmenter."""
-        return [self._member(task, support, bar) for support in task.supports]
-
-    def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
-        """See Segmenter. The predictions of the last task are kept until `release`: protocol and whole volume both need them."""
+        """See Segmenter. Those of the last task are kept until `release`: protocol and whole volume both need them."""
         if self._last is None or self._last[0] is not task:
-            self._last = task, super().over_whole_volume(task, whole, bar)
+            self._last = task, [self._member(task, support, bar) for support in task.supports]
         return self._last[1]
+
+    def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
+        """See Segmenter."""
+        return {member.support.name: member.warped for member in self.members(task, whole) if member.warped is not None}
 
     def keep(self, support: Volume) -> None:
         """Do nothing: nothing is kept of supports."""
@@ -180,7 +186,7 @@ class VolumeSegmenter(Segmenter):
         """Do nothing: nothing is computed from a support alone."""
 
     def release(self, query: Volume) -> None:
-        """Drop the predictions of a query."""
+        """Drop what was found of a query."""
         self._last = None
 
     @torch.no_grad()
@@ -193,7 +199,8 @@ class VolumeSegmenter(Segmenter):
             found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
                                               task.query.spacing_mm, support.spacing_mm)
             member = Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
-                            dict(zip(labels, found.confidence.tolist(), strict=True)))
+                            dict(zip(labels, found.confidence.tolist(), strict=True)),
+                            (255 * found.warped).round().to(torch.uint8).cpu().numpy())
         if bar is not None:
             bar.update(1)
         return member

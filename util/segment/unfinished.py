@@ -40,8 +40,9 @@ class Unfinished:
             if content["task"] != _key(task):
                 return None
             volumes = {volume.name: volume for volume in (task.query, *task.supports)}
-            return QueryResult([_unpack(Prediction, packed, volumes) for packed in content["by_protocol"]],
-                               [_unpack(WholePrediction, packed, volumes) for packed in content["whole"]])
+            return QueryResult(task.query, [_unpack(Prediction, packed, volumes) for packed in content["by_protocol"]],
+                               [_unpack(WholePrediction, packed, volumes) for packed in content["whole"]],
+                               {support: image.numpy() for support, image in content["warped"].items()})
         except FileNotFoundError:
             return None
         except Exception as error:      # gzip, zipfile, torch and pickle each raise their own
@@ -56,7 +57,8 @@ class Unfinished:
         """
         buffer = io.BytesIO()
         torch.save({"task": _key(task), "by_protocol": [_pack(p) for p in result.by_protocol],
-                    "whole": [_pack(p) for p in result.whole]}, buffer)
+                    "whole": [_pack(p) for p in result.whole],
+                    "warped": {support: torch.from_numpy(image) for support, image in result.warped.items()}}, buffer)
         with replacing(self._path(task), listed=False) as partial, gzip.open(partial, "wb", compresslevel=1) as file:
             file.write(buffer.getbuffer())
 

@@ -71,6 +71,22 @@ def test_outlines_and_overlay_can_be_switched_by_mouse_and_by_key(browser, box, 
 
 
 @needs_chromium
+def test_a_registered_support_is_shown_beside_the_query(browser, toy_data, tmp_path):
+    assert not browser.find_element("id", "support").is_displayed()      # of a method that registers nothing
+    folder = run("test", tmp_path, toy_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None)
+    entry_point("test").experiment.run("report", config_updates={"run": str(folder)})
+    other = open_report(folder / "report.html")
+    try:
+        query = settled(other)
+        assert other.find_element("id", "support").is_displayed()
+        assert "registered to case 2, slice" in other.find_element("id", "warped").get_attribute("aria-label")
+        drawn = other.execute_script("return document.getElementById('warped').toDataURL()")
+        assert drawn not in query and len(drawn) > 5000      # a picture, and another one
+    finally:
+        other.quit()
+
+
+@needs_chromium
 def test_slices_by_keyboard_alone(browser):
     slider = browser.find_element("id", "slice")
     slider.send_keys("\ue011")      # Home

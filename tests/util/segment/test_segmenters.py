@@ -26,7 +26,7 @@ class Copies(VolumeModel):
     def segment_volume(self, query, support, support_masks, query_spacing_mm, support_spacing_mm):
         self.calls += 1
         masks = support_masks.float()
-        return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, len(masks)))
+        return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, len(masks)), query.clamp(0, 1))
 
 
 def evaluated(model, *supports, labels=(1, 2, 3, 4)):
@@ -57,7 +57,7 @@ def test_a_class_that_the_support_lacks_is_left_out():
     _, result = evaluated(Copies(), support)
     assert [p.label for p in result.whole] == [p.label for p in result.by_protocol] == [1, 2, 4]
     support.label_map[:] = 0
-    assert evaluated(Copies(), support)[1] == ([], [])
+    assert evaluated(Copies(), support)[1][1:] == ([], [], {})
 
 
 LEAST_DICE = {"registration": 0.6, "guided": 0.75}      # the query's own contrast is what draws borders
