@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from models.timm_backbone import PREFIX, TimmBackbone
 from util.base.shapes import expect_shape
 
 
@@ -56,27 +57,38 @@ class Backbone(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A backbone of four stages. The subclasses make features from the last two.
+    """A backbone, whose last two stages the subclasses make features from.
 
     Args:
-        backbone: has the parts of Backbone.
+        backbone: has the parts of Backbone, or is of timm.
         bf16: run the convolutions under bfloat16 autocast. The features are float32 all the same.
         coordinates: replace the second and third channel of the images, copies of the first, by row and column.
     """
 
     predicts_threshold = False
 
-    def __init__(self, backbone: Backbone, bf16: bool = False, coordinates: bool = False):
+    def __init__(self, backbone: Backbone | TimmBackbone, bf16: bool = False, coordinates: bool = False):
         super().__init__()
         self.backbone = backbone
         self.coarse_channels = backbone.fc.in_features
+        self.fine_channels = backbone.fine_channels if isinstance(backbone, TimmBackbone) else self.coarse_channels // 2
         self.bf16 = bf16
         self.coordinates = coordinates
 
     def _initialise_convolutions(self) -> None:
+        """Draw the weights of all convolutions, except those of timm, which draws its own."""
+        own = set(self.backbone.modules()) if isinstance(self.backbone, TimmBackbone) else set()
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module not in own:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stages(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the fine and the coarse map. The coarse one is None where a backbone of timm has none."""
+        net = self.backbone
+        if isinstance(net, TimmBackbone):
+            return net(images)
+        fine = net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))))
+        return fine, net.layer4(fine)
 
     def forward(self, images: Tensor) -> Features:
         """Encode (B, 3, H, W) z-scored images.
@@ -85,16 +97,14 @@ class Encoder(nn.Module):
             ValueError: the axes are wrong.
         """
         size = expect_shape("images", images, "B C H W", C=3)
-        net = self.backbone
         if self.coordinates:
             images = with_coordinates(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            fine = net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(images)))))))
-            maps, threshold = self._heads(fine, net.layer4(fine))
+            maps, threshold = self._heads(*self._stages(images))
         return Features(tuple(feature_map.float() for feature_map in maps),
                         None if threshold is None else threshold.float(), (size["H"], size["W"]))
 
-    def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def _heads(self, fine: Tensor, coarse: Any) -> tuple[list[Tensor], Tensor | None]:
         raise NotImplementedError
 
 
@@ -114,7 +124,7 @@ def with_coordinates(images: Tensor) -> Tensor:
 class DualPathEncoder(Encoder):
     """Q-Net's encoder (Shen et al. 2022, section 2.2): `layer3` gives the fine path, `layer4` the coarse one.
 
-    The threshold is `layer4` → average pooling → `fc` → `reduce1d`. There is nothing between these two linear layers.
+    The threshold is the coarse stage → average pooling → `fc` → `reduce1d`. There is nothing between these two linear layers.
 
     Args:
         backbone, bf16, coordinates: Encoder explains them.
@@ -127,44 +137,44 @@ class DualPathEncoder(Encoder):
     reduce2: nn.Conv2d | None      # of the coarse path
     reduce1d: nn.Linear | None     # of the threshold
 
-    def __init__(self, backbone: Backbone, n_channels: int, bf16: bool = False, paths: str = "both",
+    def __init__(self, backbone: Backbone | TimmBackbone, n_channels: int, bf16: bool = False, paths: str = "both",
                  predicts_threshold: bool = True, coordinates: bool = False):
         super().__init__(backbone, bf16, coordinates)
         self.predicts_threshold = predicts_threshold
         self.reduce1 = self.reduce2 = self.reduce1d = None
         if paths != "coarse":
-            self.reduce1 = nn.Conv2d(self.coarse_channels // 2, n_channels, kernel_size=1, bias=False)
+            self.reduce1 = nn.Conv2d(self.fine_channels, n_channels, kernel_size=1, bias=False)
         if paths != "fine":
             self.reduce2 = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
         if predicts_threshold:
             self.reduce1d = nn.Linear(backbone.fc.out_features, 1)
         else:
             del backbone.fc
-        if paths == "fine" and not predicts_threshold:
+        if paths == "fine" and not predicts_threshold and not isinstance(backbone, TimmBackbone):
             backbone.layer4.requires_grad_(False)      # its output is not used
         self._initialise_convolutions()
 
-    def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def _heads(self, fine: Tensor, coarse: Any) -> tuple[list[Tensor], Tensor | None]:
         net = self.backbone
         maps = [reduce(stage) for reduce, stage in ((self.reduce1, fine), (self.reduce2, coarse)) if reduce is not None]
         return maps, None if self.reduce1d is None else self.reduce1d(net.fc(net.avgpool(coarse).flatten(1)))
 
 
 class SinglePathEncoder(Encoder):
-    """The encoder of ADNet and SSL-ALPNet: `layer4`, 1/8 of the image's resolution, reduced to C channels.
+    """The encoder of ADNet and SSL-ALPNet: the coarse stage, 1/8 of the image's resolution, reduced to C channels.
 
     Args:
         backbone, bf16, coordinates: Encoder explains them. `fc` is removed from the backbone.
         n_channels: C.
     """
 
-    def __init__(self, backbone: Backbone, n_channels: int, bf16: bool = False, coordinates: bool = False):
+    def __init__(self, backbone: Backbone | TimmBackbone, n_channels: int, bf16: bool = False, coordinates: bool = False):
         super().__init__(backbone, bf16, coordinates)
         del backbone.fc
         self.localconv = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
         self._initialise_convolutions()
 
-    def _heads(self, fine: Tensor, coarse: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def _heads(self, fine: Tensor, coarse: Any) -> tuple[list[Tensor], Tensor | None]:
         return [self.localconv(coarse)], None
 
 
@@ -206,11 +216,14 @@ class SmallBackbone(Backbone):
 
 DUAL_PATH_CHANNELS = {"resnet101": 512, "resnet50": 512, "small": 128}
 SINGLE_PATH_CHANNELS = {"resnet101": 256, "resnet50": 256, "small": 128}
+TIMM_CHANNELS = 128
 
 
-def _backbone(name: str, dilated: list[bool]) -> Backbone:
+def _backbone(name: str, dilated: list[bool], fine_only: bool = False) -> Backbone | TimmBackbone:
     if name == "small":
         return SmallBackbone()
+    if name.startswith(PREFIX):
+        return TimmBackbone(name, fine_only)
     import torchvision  # here, as it takes a second and a half that other encoders need not wait for
 
     return cast(Backbone, torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated))
@@ -218,14 +231,18 @@ def _backbone(name: str, dilated: list[bool]) -> Backbone:
 
 def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True,
                   coordinates: bool = False) -> DualPathEncoder:
-    """Return Q-Net's encoder on the named backbone ("resnet101", "resnet50" or "small").
+    """Return Q-Net's encoder on the named backbone ("resnet101", "resnet50", "small" or "timm/…").
 
     Its weights are random, from torch's global generator. DualPathEncoder explains the other arguments.
+
+    Raises:
+        InputError: timm has no such model, or none of the right strides.
     """
-    backbone = _backbone(name, [True, True, False])
-    return DualPathEncoder(backbone, DUAL_PATH_CHANNELS[name], bf16, paths, predicts_threshold, coordinates)
+    backbone = _backbone(name, [True, True, False], paths == "fine" and not predicts_threshold)
+    return DualPathEncoder(backbone, DUAL_PATH_CHANNELS.get(name, TIMM_CHANNELS), bf16, paths, predicts_threshold, coordinates)
 
 
 def build_single_path_encoder(name: str, bf16: bool = False, coordinates: bool = False) -> SinglePathEncoder:
     """Return the encoder of ADNet and SSL-ALPNet on the named backbone, as `build_encoder` does."""
-    return SinglePathEncoder(_backbone(name, [False, True, True]), SINGLE_PATH_CHANNELS[name], bf16, coordinates)
+    n_channels = SINGLE_PATH_CHANNELS.get(name, TIMM_CHANNELS)
+    return SinglePathEncoder(_backbone(name, [False, True, True]), n_channels, bf16, coordinates)

@@ -50,6 +50,12 @@ def one_of(*values: Any) -> Rule:
     return Rule("one of " + ", ".join(repr(v) for v in values), lambda v: any(v == x and type(v) is type(x) for x in values))
 
 
+def encoder(*names: str) -> Rule:
+    """Allow these names, and those of timm's models."""
+    return Rule(f"one of {', '.join(map(repr, names))}, or 'timm/' and the name of a model of the package timm",
+                lambda v: v in names or isinstance(v, str) and re.fullmatch(r"timm/[\w.]+", v) is not None)
+
+
 def text() -> Rule:
     """Allow non-empty printable text."""
     return Rule("a non-empty text without control characters", lambda v: isinstance(v, str) and bool(v) and v.isprintable())

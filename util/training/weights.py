@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from models.timm_backbone import PREFIX, TimmBackbone, own_weights, rename_by_order
 from util.base.errors import InputError
 from util.base.files import replacing
 from util.base.inputs import expect_file
@@ -21,6 +23,8 @@ PRETRAINED = {
     ("resnet50", "imagenet"): ("ResNet50_Weights", "IMAGENET1K_V1"),
     ("resnet50", "coco"): ("DeepLabV3_ResNet50_Weights", "COCO_WITH_VOC_LABELS_V1"),
 }
+
+PACKAGE = "package:"     # before the name of a package that carries weights
 
 
 def pretrained_url(encoder_name: str, source: str) -> str:
@@ -70,16 +74,19 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
     """Load pretrained weights into a backbone, and return a sentence with the number of tensors that were loaded.
 
     Args:
-        source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` if missing there), or the
-            path of a file. Tensors may be named as in torchvision's classifiers (`layer1.…`) or its DeepLabV3
-            (`backbone.layer1.…`).
+        source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` if missing there; for an
+            encoder of timm, "imagenet" is what timm has for it, in its own cache), the path of a file, or "package:" and the
+            name of an installed package that carries one. Tensors may be named as in torchvision's classifiers (`layer1.…`)
+            or its DeepLabV3 (`backbone.layer1.…`), or as in timm.
     Raises:
         InputError: there are no such weights for this encoder, or no tensor fits by name and shape.
     """
     if source == "none":
         return "encoder: random weights (pretrained: none)"
-    path = _pretrained_file(encoder_name, source, Path(weights_dir))
-    given = {name.removeprefix("backbone."): value for name, value in read_weights(path).items() if isinstance(value, Tensor)}
+    if isinstance(backbone, TimmBackbone):
+        backbone = backbone.net
+    path, content = _pretrained(encoder_name, source, Path(weights_dir))
+    given = {name.removeprefix("backbone."): value for name, value in content.items() if isinstance(value, Tensor)}
     wanted = backbone.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
     _expect_finite(fitting, path)
@@ -92,11 +99,28 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
     return f"encoder: {len(fitting)} of {len(wanted)} backbone tensors loaded from {path}{left}"
 
 
+def _pretrained(encoder_name: str, source: str, weights_dir: Path) -> tuple[Path | str, Mapping[str, object]]:
+    """Return where the weights come from, and the weights under the names of the encoder."""
+    of_timm = encoder_name.startswith(PREFIX)
+    if of_timm and source == "imagenet":
+        try:
+            return "timm", own_weights(encoder_name)
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"pretrained: timm's weights of {encoder_name} cannot be had ({' '.join(str(error).split())}); "
+                             "give the path of a file, or say pretrained=none") from None
+    path = _pretrained_file(encoder_name, source, weights_dir)
+    content = read_weights(path)
+    return path, rename_by_order(content, encoder_name) if of_timm else content
+
+
 def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
+    if source.startswith(PACKAGE):
+        return _file_of_package(source.removeprefix(PACKAGE))
     if source not in ("imagenet", "coco"):
         return Path(source)
     if (encoder_name, source) not in PRETRAINED:
-        raise InputError(f"pretrained: got {source!r}, allowed for encoder {encoder_name!r}: 'none' or the path of a file")
+        others = "'imagenet', 'none' or" if encoder_name.startswith(PREFIX) else "'none' or"
+        raise InputError(f"pretrained: got {source!r}, allowed for encoder {encoder_name!r}: {others} the path of a file")
     url = pretrained_url(encoder_name, source)
     path = weights_dir / url.rpartition("/")[2]
     if not path.is_file():
@@ -107,6 +131,15 @@ def _pretrained_file(encoder_name: str, source: str, weights_dir: Path) -> Path:
             raise InputError(f"pretrained: {path} is not there and {url} could not be downloaded ({error}); "
                              "put the file there by hand, or say pretrained=none") from None
     return path
+
+
+def _file_of_package(name: str) -> Path:
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    found = [path for folder in (spec and spec.submodule_search_locations) or () for path in Path(folder).rglob("*.pth")]
+    if len(found) != 1:
+        raise InputError(f"pretrained: got '{PACKAGE}{name}', allowed: an installed package that carries one .pth file"
+                         + (f", found {len(found)}" if spec else ", found no such package"))
+    return found[0]
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str, hint: str = "") -> None:
