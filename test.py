@@ -10,29 +10,24 @@ this one.)
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from dataloaders.folds import supports_and_queries, supports_of_queries
-from models.volume import VolumeModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, rank, world_size
 from util.options.sections import DataOptions, EvaluationOptions, ModelOptions, PredictOptions, WholeVolumeOptions, section
 from util.predict.batch import predict_all, settings_digest
+from util.predict.loading import load_segmenter
 from util.predict.predictor import Predictor
 from util.results.evaluation import save_query, write_evaluation
 from util.results.report import write_report
 from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import record_start
 from util.segment.evaluate import evaluate
-from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
-from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task, read_tasks
+from util.segment.task import read_tasks
 from util.segment.unfinished import FOLDER as UNFINISHED
 from util.segment.unfinished import Unfinished
-from util.training.building import build_model, expect_no_weights, load_weights
 
 experiment = make_experiment("test", __doc__)
 
@@ -74,7 +69,9 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     of_main(None)       # the other processes wait here
 
     tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label)
-    segmenter = segmenter_of(ModelOptions.of(config), config["reload_model_path"], device, options, tasks)
+    segmenter, said = load_segmenter(ModelOptions.of(config), config["reload_model_path"], device, options.eval_batch_size,
+                                     whole=options.whole_volume, tasks=tasks)
+    print(said)
     results = []
     for result in evaluate(segmenter, tasks, options, section(WholeVolumeOptions, config), Unfinished(folder / UNFINISHED)):
         save_query(result, data.spec.labels, folder)
@@ -83,24 +80,6 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     if is_main():
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return mean_dice
-
-
-def segmenter_of(options: ModelOptions, weights: str | None, device: torch.device, evaluation: EvaluationOptions,
-                 tasks: Sequence[Task]) -> Segmenter:
-    """Return the segmenter of a model, and print what its weights are.
-
-    Args:
-        weights: the path of a snapshot, or "untrained" for the weights that training would start from.
-    Raises:
-        InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights.
-    """
-    model = build_model(options)
-    if isinstance(model, VolumeModel):
-        expect_no_weights(options.model, weights)
-        print(f"{options.model}: needs no training")
-        return VolumeSegmenter(model, device)
-    print(load_weights(model, options, weights))
-    return SliceSegmenter(SliceEncoder(model, device, evaluation.eval_batch_size, whole=evaluation.whole_volume, tasks=tasks))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ WRONG_OPTIONS = {
     "guided.bias": [-101, 101, *NUMBER[1:]],
     "guided.filter_mm": [1001, *NUMBER],
     "guided.filter_eps": [0, *NUMBER],
+    "spatial_prior": ["registered", True, 1],
     "optim.lr": [0, *NUMBER],
     "optim.momentum": [1.1, *NUMBER],
     "optim.weight_decay": NUMBER,

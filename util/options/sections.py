@@ -90,6 +90,7 @@ class ModelOptions:
     prototype_windows: tuple[int, int]
     registration: RegistrationOptions
     guided: GuidedOptions
+    spatial_prior: str
     precision: str
     bg_wt: float
     ignore_label: int

@@ -109,6 +109,7 @@ OPTIONS: dict[str, Option] = {
         "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
         "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
         Role.RESUME),
+    "spatial_prior": _option(one_of("none", "registration"), Role.RESUME),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
     "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),

@@ -19,12 +19,12 @@ import numpy as np
 
 from dataloaders.datasets import DatasetSpec, Grid
 from dataloaders.volumes import Volume
-from models.volume import VolumeModel
 from util.base.device import resolve_device, resolve_precision
 from util.base.errors import InputError
 from util.base.guard import claim
 from util.options.config import base_config, check_config
 from util.options.sections import Config, DataOptions, ModelOptions, WholeVolumeOptions, section
+from util.predict.loading import load_segmenter
 from util.predict.scans import (
     Image,
     Scan,
@@ -37,14 +37,12 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
-from util.segment.segmenters import Segmenter, SliceSegmenter, VolumeSegmenter
-from util.segment.slice_encoder import SliceEncoder
+from util.segment.segmenters import Segmenter, VolumeSegmenter
 from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
 from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
 from util.training.as_trained import as_trained
-from util.training.building import build_model, expect_no_weights, load_weights
 from util.training.snapshots import read_snapshot
 
 
@@ -168,13 +166,9 @@ class Predictor:
         device = resolve_device(config["device"], config["deterministic"])
         options = ModelOptions.of(config)
         whole = section(WholeVolumeOptions, config)
-        model = build_model(options)
-        if isinstance(model, VolumeModel):
-            expect_no_weights(options.model, config["reload_model_path"])
-            return cls(VolumeSegmenter(model, device), None, whole, augment=config["augment"])
-        load_weights(model, options, config["reload_model_path"])
-        segmenter = SliceSegmenter(SliceEncoder(model, device, whole.eval_batch_size, whole=True))
-        return cls(segmenter, DataOptions.of(config).spec, whole, augment=config["augment"])
+        segmenter, _ = load_segmenter(options, config["reload_model_path"], device, whole.eval_batch_size, whole=True)
+        spec = None if isinstance(segmenter, VolumeSegmenter) else DataOptions.of(config).spec
+        return cls(segmenter, spec, whole, augment=config["augment"])
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,17 @@ from dataloaders.folds import parts, slices_with, support_slices
 from dataloaders.volumes import Volume
 from models.base import FewShotModel, hard_mask
 from models.encoder import Features
+from models.spatial_prior import with_prior
 from util.segment.predictions import Prediction
 from util.segment.slice_encoder import SliceEncoder, batches
 from util.segment.task import Task, label_map_of
 
+Priors = Mapping[tuple[str, int], torch.Tensor]
+
 
 @torch.inference_mode()
 def segment_by_protocol(encoder: SliceEncoder, task: Task, n_part: int, every_slice: bool = False,
-                        bar: tqdm.tqdm | None = None) -> list[Prediction]:
+                        bar: tqdm.tqdm | None = None, priors: Priors | None = None) -> list[Prediction]:
     """Return the prediction for every support and class. A class that the support or the query lacks is left out.
 
     The supports' slices become prototypes, once for all tasks. Then the query's slices are encoded in batches. The features
@@ -31,12 +34,13 @@ def segment_by_protocol(encoder: SliceEncoder, task: Task, n_part: int, every_sl
         n_part: number of parts, 3 or 1.
         every_slice: segment all slices of the query, and not only those that hold the class.
         bar: advances by one for every slice that is encoded.
+        priors: by name of the support and label, (D, H, W) logits that are added to what the network finds.
     """
     jobs = []
     for support in task.supports:
         of_label = prototypes_of(encoder, support, task.labels, n_part, bar)
-        jobs += [_Job(label, support, task.query, of_label[label], n_part, every_slice) for label in task.labels
-                 if label in of_label]
+        jobs += [_Job(label, support, task.query, of_label[label], n_part, every_slice,
+                      None if priors is None else priors[support.name, label]) for label in task.labels if label in of_label]
     if task.query.name in encoder.supports:      # now, while its slices are not yet dropped
         prototypes_of(encoder, task.query, task.labels, n_part, bar)
     for slices in batches(query_slices(task, every_slice), encoder.batch_size):
@@ -82,8 +86,9 @@ def _prototypes(encoder: SliceEncoder, support: Volume, slices_of_label: dict[in
 class _Job:
     """One class of one query volume, segmented from one support volume."""
 
-    def __init__(self, label: int, support: Volume, query: Volume, prototypes: list[Any], n_part: int, every_slice: bool):
-        self.label, self.support, self.query, self.prototypes = label, support, query, prototypes
+    def __init__(self, label: int, support: Volume, query: Volume, prototypes: list[Any], n_part: int, every_slice: bool,
+                 prior: torch.Tensor | None):
+        self.label, self.support, self.query, self.prototypes, self.prior = label, support, query, prototypes, prior
         self.parts = parts(label_map_of(support), label_map_of(query), label, n_part, every_slice)
         self.mask = np.zeros(query.image.shape, bool)
 
@@ -101,6 +106,9 @@ def _segment_slice(model: FewShotModel, features: Features, z: int, jobs: Sequen
     """Segment one query slice for every class and support for which the protocol does so."""
     asking = [(job, prototypes) for job in jobs if (prototypes := job.prototypes_at(z)) is not None]
     if asking:
-        masks = hard_mask(model.segment_each(features, [prototypes for _, prototypes in asking])).cpu().numpy()
-        for (job, _), mask in zip(asking, masks, strict=True):
-            job.mask[z] = mask
+        soft_masks = model.segment_each(features, [prototypes for _, prototypes in asking])
+        for (job, _), soft_mask in zip(asking, soft_masks, strict=True):
+            if job.prior is not None:
+                foreground = with_prior(soft_mask[1].float(), job.prior[z])
+                soft_mask = torch.stack([1 - foreground, foreground])
+            job.mask[z] = hard_mask(soft_mask[None])[0].cpu().numpy()

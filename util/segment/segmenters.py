@@ -15,6 +15,8 @@ import tqdm
 
 from dataloaders.folds import Part, parts
 from dataloaders.volumes import Volume
+from models.guided import GuidedSettings
+from models.spatial_prior import prior_logits, with_prior
 from models.volume import VolumeModel
 from util.base.progress import progress
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
@@ -207,6 +209,55 @@ class VolumeSegmenter(Segmenter):
 
     def _tensor(self, volume: Volume) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
+
+
+class PriorSegmenter(SliceSegmenter):
+    """Segments slices with a network, and adds a spatial prior: the support's label map, registered to the query.
+
+    Args:
+        encoder: holds the network.
+        registration: registers supports to queries.
+        settings: how the prior is blurred and weighed.
+    """
+
+    def __init__(self, encoder: SliceEncoder, registration: VolumeSegmenter, settings: GuidedSettings):
+        super().__init__(encoder)
+        self.registration, self.settings = registration, settings
+
+    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+                    bar: tqdm.tqdm | None = None) -> list[Prediction]:
+        """See Segmenter."""
+        priors = {(member.support.name, label): logits for member in self.registration.members(task, whole)
+                  for label, logits in self._logits(member, task.query).items()}
+        return segment_by_protocol(self.encoder, task, options.n_part, options.every_slice, bar, priors)
+
+    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+        """See Segmenter. The confidence is that of the registration."""
+        registered = {member.support.name: member for member in self.registration.members(task, whole)}
+        found = []
+        for member in super().members(task, whole, bar):
+            of_registration = registered[member.support.name]
+            logits = self._logits(of_registration, task.query)
+            probs = {label: with_prior(torch.from_numpy(of_label), logits[label].cpu()).numpy()
+                     for label, of_label in member.probs.items()}
+            found.append(Member(member.support, probs, of_registration.confidence, of_registration.warped))
+        return found
+
+    def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
+        """See Segmenter."""
+        return self.registration.warped_supports(task, whole)
+
+    def release(self, query: Volume) -> None:
+        """Drop the features of a query, unless it is also a support, and what was registered to it."""
+        super().release(query)
+        self.registration.release(query)
+
+    def _logits(self, member: Member, query: Volume) -> dict[int, torch.Tensor]:
+        """Return the (D, H, W) logits of the prior of each label, on the device."""
+        if not member.probs:
+            return {}
+        registered = torch.from_numpy(np.stack(list(member.probs.values()))).to(self.encoder.device)
+        return dict(zip(member.probs, prior_logits(registered, query.spacing_mm, self.settings), strict=True))
 
 
 def only_slices(mask: np.ndarray, of_query: Sequence[Part]) -> np.ndarray:

@@ -22,7 +22,7 @@ from models.qnet import QNet, SupportThresholdQNet
 from models.registration import RegistrationModel, RegistrationSettings, Search
 from models.volume import VolumeModel
 from util.base.errors import InputError
-from util.options.sections import ModelOptions, RegistrationOptions
+from util.options.sections import ModelOptions
 from util.training.snapshots import load_model, read_snapshot
 from util.training.weights import load_pretrained
 
@@ -85,11 +85,18 @@ def single_path(options: ModelOptions) -> SinglePathEncoder:
     return build_single_path_encoder(options.encoder, options.precision == "bf16", options.coordinates)
 
 
-def _registration(options: RegistrationOptions) -> RegistrationSettings:
-    return RegistrationSettings(
-        affine=Search(options.affine_mm, cell=4, reach=5) if options.affine else None,
-        search=Search(options.search_mm, cell=6, reach=5), mind_radius=options.mind_radius, mind_dilation=options.mind_dilation,
-        intensity_weight=options.intensity_weight, smoothness=options.smoothness, n_steps=options.n_steps)
+def build_registration(options: ModelOptions) -> RegistrationModel:
+    """Return the model that carries the support's label map over to the query."""
+    of = options.registration
+    return RegistrationModel(RegistrationSettings(
+        affine=Search(of.affine_mm, cell=4, reach=5) if of.affine else None, search=Search(of.search_mm, cell=6, reach=5),
+        mind_radius=of.mind_radius, mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight,
+        smoothness=of.smoothness, n_steps=of.n_steps))
+
+
+def guided_settings(options: ModelOptions) -> GuidedSettings:
+    """Return the settings of the section `guided`."""
+    return GuidedSettings(**asdict(options.guided))
 
 
 BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
@@ -97,6 +104,6 @@ BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
-    "registration": lambda options: RegistrationModel(_registration(options.registration)),
-    "guided": lambda options: GuidedModel(_registration(options.registration), GuidedSettings(**asdict(options.guided))),
+    "registration": build_registration,
+    "guided": lambda options: GuidedModel(build_registration(options).settings, guided_settings(options)),
 }

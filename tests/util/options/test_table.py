@@ -17,8 +17,8 @@ from util.training.snapshots import read_snapshot
 WITH_ROLE = {
     Role.SHAPES: "model encoder coordinates encoder_paths alpha threshold prototype_windows",
     Role.TRAINED_WITH: "dataset model encoder coordinates encoder_paths alpha threshold prototype_windows datasets",
-    Role.RESUME: "num_workers registration guided device n_iters n_steps print_interval save_snapshot_every keep_snapshots "
-                 "max_refused_steps resume "
+    Role.RESUME: "num_workers registration guided spatial_prior device n_iters n_steps print_interval save_snapshot_every "
+                 "keep_snapshots max_refused_steps resume "
                  "protocol supp_idx n_part eval_batch_size whole_volume surface_tolerance_mm slice_margin location_mm smooth_z "
                  "largest_component support_image support_label query output overwrite save_probs augment run",
     Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
@@ -60,7 +60,8 @@ class Recorded:
 @pytest.mark.whole
 def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
     """Besides: weights of losses, which scoring does not compute, and what says how scoring is done (configs/base.json5)."""
-    losses, of_scoring = {"bg_wt", "ignore_label", "t_loss_scaler"}, {"seed", "precision", "n_iters", "registration", "guided"}
+    losses = {"bg_wt", "ignore_label", "t_loss_scaler"}
+    of_scoring = {"seed", "precision", "n_iters", "registration", "guided", "spatial_prior"}
     read = set()
     for model in MODELS:
         for threshold in ("query", "learned", "support"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.volume import VolumeModel, VolumeSegmentation
-from tests.programs import entry_point, run
+from tests.programs import entry_point, predict, run
 from tests.toy import toy_volume
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.evaluate import evaluate_query
@@ -92,7 +92,29 @@ def test_predict_without_a_snapshot(toy_data, tmp_path):
     assert all(0 < float(row["confidence"]) <= 1 for row in rows)
 
 
+@pytest.mark.whole
+def test_a_spatial_prior_for_a_network(trained, toy_data, tmp_path):
+    """By the protocol, over whole volumes and in predict; the network alone, hardly trained, finds little."""
+    options = {"supp_idx": 0, "n_iters": 1, "reload_model_path": str(trained / "snapshots/3.pth"), **SMALL}
+    dice = {}
+    for prior in ("none", "registration"):
+        folder = run("test", tmp_path / prior, toy_data, spatial_prior=prior, **options)
+        for name in ("", "_whole_volume"):
+            rows = list(csv.DictReader((folder / f"scores{name}.csv").open(encoding="utf-8")))
+            dice[prior, name] = np.mean([float(row["dice"]) for row in rows])
+    assert (folder / "warped_supports/2_supp1.nii.gz").is_file() and all(0 < float(row["confidence"]) <= 1 for row in rows)
+    for name in ("", "_whole_volume"):
+        assert dice["none", name] + 0.2 < dice["registration", name], dice
+    images = toy_data / "chaos_MR_T2_normalized"
+    predict(support_image=images / "image_1.nii.gz", support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz",
+            output=tmp_path / "out", spatial_prior="registration", **options)
+    files = tmp_path / "out/image_2.nii.gz", images / "label_2.nii.gz"
+    found, truth = (np.asarray(nibabel.load(path).dataobj) for path in files)
+    assert 2 * ((found == truth) & (truth > 0)).sum() / ((found > 0).sum() + (truth > 0).sum()) > 0.45
+
+
 @pytest.mark.parametrize(("program", "options", "message"), [
+    ("test", {"spatial_prior": "registration", "supp_idx": 0}, "spatial_prior: got 'registration', allowed with model 'guided'"),
     ("train", {}, "model: got 'guided', which needs no training"),
     ("test", {"reload_model_path": "untrained", "supp_idx": 0}, "reload_model_path: got 'untrained', allowed with model 'guided"),
 ])

@@ -1,0 +1,31 @@
+"""A spatial prior for methods that segment slices: the registered label map, blurred, beside what the network finds.
+
+Place comes from the registration, the border from the network. Both are taken as independent, so their logits add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from models.guided import PRIOR_EPS, GuidedSettings, blur
+from util.base.shapes import expect_shape
+
+
+def prior_logits(registered: Tensor, spacing_mm: Sequence[float], settings: GuidedSettings) -> Tensor:
+    """Return the (K, D, H, W) logits that a registered label map adds: `prior_weight` · logit(blurred map) + `bias`.
+
+    Args:
+        registered: (K, D, H, W) probabilities of the classes, carried over from the support.
+        spacing_mm: (D, H, W).
+    Raises:
+        ValueError: the axes are wrong.
+    """
+    expect_shape("registered", registered, "K D H W")
+    return settings.prior_weight * blur(registered, settings.blur_mm, spacing_mm).logit(PRIOR_EPS) + settings.bias
+
+
+def with_prior(probs: Tensor, logits: Tensor) -> Tensor:
+    """Return foreground probabilities of any shape with the logits of a prior added; probabilities are clipped first."""
+    return (probs.logit(PRIOR_EPS) + logits).sigmoid()

@@ -1,0 +1,41 @@
+"""Makes the segmenter that the options ask for: network, registration, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from models.volume import VolumeModel
+from util.base.errors import InputError
+from util.options.sections import ModelOptions
+from util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
+from util.segment.slice_encoder import SliceEncoder
+from util.segment.task import Task
+from util.training.building import build_model, build_registration, expect_no_weights, guided_settings, load_weights
+
+
+def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, batch_size: int, *, whole: bool,
+                   tasks: Sequence[Task] = ()) -> tuple[Segmenter, str]:
+    """Return the segmenter of a model, and a sentence about its weights.
+
+    Args:
+        weights: the path of a snapshot, or "untrained" for the weights that training would start from; None for a model that
+            needs no training.
+        whole, tasks: SliceEncoder explains them.
+    Raises:
+        InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; or a spatial
+            prior is asked for from a model that is one.
+    """
+    model = build_model(options)
+    if isinstance(model, VolumeModel):
+        expect_no_weights(options.model, weights)
+        if options.spatial_prior != "none":
+            raise InputError(f"spatial_prior: got {options.spatial_prior!r}, allowed with model {options.model!r}: 'none'")
+        return VolumeSegmenter(model, device), f"{options.model}: needs no training"
+    said = load_weights(model, options, weights)
+    encoder = SliceEncoder(model, device, batch_size, whole=whole, tasks=tasks)
+    if options.spatial_prior == "none":
+        return SliceSegmenter(encoder), said
+    registration = VolumeSegmenter(build_registration(options), device)
+    return PriorSegmenter(encoder, registration, guided_settings(options)), f"{said}; with a spatial prior by registration"
