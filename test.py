@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from dataloaders.folds import supports_and_queries, supports_of_queries
+from dataloaders.folds import stepping_stones, supports_and_queries, supports_of_queries
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, rank, world_size
 from util.options.sections import DataOptions, EvaluationOptions, ModelOptions, PredictOptions, WholeVolumeOptions, section
@@ -63,13 +63,16 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     supports_of = supports_of_queries(supports_and_queries(
         len(cases), data.spec.n_folds, data.eval_fold, options.protocol, options.supp_idx))
     print(f"on {device} in {config['precision']}")
-    used = [cases[position] for position in sorted({p for query, supports in supports_of for p in (query, *supports)})]
-    if is_main() and record_start(folder, device, config["precision"], used, config["reload_model_path"]):
+    used = {position for query, supports in supports_of for position in (query, *supports)}
+    model = ModelOptions.of(config)
+    stones = stepping_stones(len(cases), used, model.n_stones)
+    read = [cases[position] for position in sorted({*used, *stones})]
+    if is_main() and record_start(folder, device, config["precision"], read, config["reload_model_path"]):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
     of_main(None)       # the other processes wait here
 
-    tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label)
-    segmenter, said = load_segmenter(ModelOptions.of(config), config["reload_model_path"], device, options.eval_batch_size,
+    tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label, stones)
+    segmenter, said = load_segmenter(model, config["reload_model_path"], device, options.eval_batch_size,
                                      whole=options.whole_volume, tasks=tasks)
     print(said)
     results = []

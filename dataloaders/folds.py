@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,6 +26,12 @@ def fold_positions(n_cases: int, n_folds: int, fold: int) -> list[int]:
         raise InputError(f"n_folds: got {n_folds}, but the data set has only {n_cases} cases")
     bounds = np.linspace(0, n_cases, n_folds + 1).astype(int)
     return sorted({position % n_cases for position in range(bounds[fold], bounds[fold + 1] + 1)})
+
+
+def stepping_stones(n_cases: int, used: Collection[int], n: int) -> list[int]:
+    """Return n positions, spread evenly over those that are not `used`; all of these if there are fewer."""
+    left = [position for position in range(n_cases) if position not in used]
+    return [left[k] for k in np.linspace(0, len(left) - 1, min(n, len(left))).round().astype(int)]
 
 
 def extra_position(n_cases: int, n_folds: int, fold: int) -> int:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.registration import BODY_LEVEL, RegistrationModel, RegistrationSettings, scaled
+from models.registration import BODY_LEVEL, Registration, RegistrationModel, RegistrationSettings, scaled
 from models.volume import VolumeSegmentation
 from util.base.shapes import expect_shape
 
@@ -201,7 +201,7 @@ class GuidedModel(RegistrationModel):
         self.guided = settings or GuidedSettings()
 
     def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
-                       support_spacing_mm: Sequence[float]) -> VolumeSegmentation:
+                       ways: Sequence[Sequence[Registration]]) -> VolumeSegmentation:
         """See VolumeModel. The confidence is that of the registration."""
-        carried = super().segment_volume(query, support, support_masks, query_spacing_mm, support_spacing_mm)
+        carried = super().segment_volume(query, support, support_masks, query_spacing_mm, ways)
         return replace(carried, probs=outline(query, carried.registered, query_spacing_mm, self.guided))

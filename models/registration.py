@@ -49,7 +49,8 @@ class RegistrationSettings:
 
     `affine` gives the affine map from which `search` starts; None: body box on body box. `smoothness` weighs the squared
     differences of neighbouring displacements (in cells of two voxels). The intensity, 0…1 and times `intensity_weight`, is one
-    more feature beside the twelve of MIND. Scans of more than `max_voxels` on the working grid are taken on a coarser one.
+    more feature beside the twelve of MIND. `fuse` takes `agreement_power` where there are several ways. Scans of more than
+    `max_voxels` on the working grid are taken on a coarser one.
     """
 
     affine: Search | None = Search((8.0, 5.0, 5.0), cell=4, reach=5)
@@ -59,6 +60,7 @@ class RegistrationSettings:
     intensity_weight: float = 2.0
     smoothness: float = 0.5
     n_steps: int = 40
+    agreement_power: float = 10.0
     max_voxels: int = 1_200_000
 
 
@@ -332,8 +334,37 @@ def scaled(volume: Tensor) -> Tensor:
     return ((volume - low) / span).clamp(0, 1) if span > 0 else torch.zeros_like(volume)
 
 
+def carry(maps: Tensor, way: Sequence[Registration]) -> Tensor:
+    """Carry (K, D, H, W) maps of the support over to the query, along a chain of registrations that begins at the query."""
+    for registration in reversed(way):
+        maps = registration.warp(maps)
+    return maps
+
+
+def fuse(maps: Sequence[Tensor], power: float, n_rounds: int = 3) -> Tensor:
+    """Return the mean of several (K, D, H, W) maps of the same classes, those that agree with the others counting more.
+
+    The weight of a map, for each class, is its soft Dice with the mean so far to the power `power`. That leaves out what a
+    registration that failed says, as in SIMPLE (Langerak et al. 2010), without a threshold. It is taken at half the resolution
+    in the plane. Power 0 gives the plain mean.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    small = torch.stack([F.avg_pool3d(of_one.float(), (1, 2, 2), ceil_mode=True) for of_one in maps])
+    weights = torch.full(small.shape[:2], 1 / len(maps), device=small.device)
+    for _ in range(n_rounds if power else 0):
+        mean = torch.einsum("nk,nkdhw->kdhw", weights, small)
+        shared, sizes = torch.minimum(small, mean).sum((2, 3, 4)), small.sum((2, 3, 4)) + mean.sum((1, 2, 3))
+        weights = ((2 * shared + 1) / (sizes + 1)) ** power
+        weights = weights / weights.sum(dim=0)
+    mean = torch.zeros_like(maps[0], dtype=torch.float32)
+    for of_one, weight in zip(maps, weights, strict=True):
+        mean += weight.view(-1, 1, 1, 1) * of_one
+    return mean
+
+
 class RegistrationModel(VolumeModel):
-    """The support's label map, carried over by `register`.
+    """The support's label map, carried over by `register`, and `fuse` of several ways.
 
     Args:
         settings: of the registration.
@@ -343,12 +374,19 @@ class RegistrationModel(VolumeModel):
         super().__init__()
         self.settings = settings or RegistrationSettings()
 
+    def register(self, query: Tensor, support: Tensor, query_spacing_mm: Sequence[float],
+                 support_spacing_mm: Sequence[float]) -> Registration:
+        """See VolumeModel."""
+        return register(query, support, query_spacing_mm, support_spacing_mm, self.settings)
+
     def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
-                       support_spacing_mm: Sequence[float]) -> VolumeSegmentation:
+                       ways: Sequence[Sequence[Registration]]) -> VolumeSegmentation:
         """See VolumeModel. The confidence of a class is exp(−`misfit`/MISFIT_SCALE): 0 where nothing of it was carried over."""
         expect_shape("support_masks", support_masks, "K D H W", **expect_shape("support", support, "D H W"))
-        found = register(query, support, query_spacing_mm, support_spacing_mm, self.settings)
-        probs = found.warp(support_masks.float())
-        warped = found.warp(scaled(support)[None])[0]
+        if not ways:
+            raise ValueError("ways: got none, expected at least the direct one")
+        maps = [carry(support_masks.float(), way) for way in ways]
+        probs = fuse(maps if len(maps) == 1 else [of_one.half() for of_one in maps], self.settings.agreement_power)
+        warped = carry(scaled(support)[None], ways[0])[0]
         confidence = (-misfit(query, warped, probs, query_spacing_mm) / MISFIT_SCALE).exp()
         return VolumeSegmentation(probs, probs, confidence, warped)

@@ -5,8 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from models.registration import Registration
+
+    Way = Sequence[Registration]
 
 
 @dataclass(frozen=True)
@@ -27,17 +33,35 @@ class VolumeSegmentation:
 
 
 class VolumeModel(nn.Module, ABC):
-    """A method that segments a query volume from one support volume. It has no weights that are trained."""
+    """A method that segments a query volume from one support volume. It has no weights that are trained.
+
+    It registers scans, and then segments the query from one or several ways to the support. A way is a chain of registrations.
+    The first is the direct one, from the query to the support. Others go over stepping stones, which are unlabelled scans:
+    from the query to the stone, and from there to the support (Wolz et al. 2010).
+    """
 
     @abstractmethod
-    def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
-                       support_spacing_mm: Sequence[float]) -> VolumeSegmentation:
-        """Segment a query from a support. Axes of both run the same anatomical way; sizes and spacings are free.
+    def register(self, query: Tensor, support: Tensor, query_spacing_mm: Sequence[float],
+                 support_spacing_mm: Sequence[float]) -> Registration:
+        """Register a support to a query. Axes of both run the same anatomical way; sizes and spacings are free.
 
         Args:
             query, support: (D, H, W), of any intensity range.
-            support_masks: (K, D, H, W) of 0 and 1, on the support's grid.
             query_spacing_mm, support_spacing_mm: (z, y, x).
         Raises:
             ValueError: the axes are wrong, a volume is empty or not finite, or a spacing is not positive.
+        """
+
+    @abstractmethod
+    def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
+                       ways: Sequence[Way]) -> VolumeSegmentation:
+        """Segment a query from a support.
+
+        Args:
+            query, support: (D, H, W), as they were registered.
+            support_masks: (K, D, H, W) of 0 and 1, on the support's grid.
+            query_spacing_mm: (z, y, x).
+            ways: from the query to the support; the direct one comes first.
+        Raises:
+            ValueError: the axes are wrong, or there is no way.
         """

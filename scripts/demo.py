@@ -39,7 +39,7 @@ def main(options: list[str], output: Path = OUTPUT) -> None:
         claim([output / name for name in ("table.txt", *pictures)], overwrite=overwrite)
     start = time.perf_counter()
     call("data/phantom.py")
-    guided = evaluate("Guided", ["guided", *options])
+    guided = evaluate("Guided", ["guided", "registration.stones=0", *options])
     untrained = evaluate("QNet", [*options, "reload_model_path=untrained"])
     call("train.py", "with", "demo", "resume=never", *options)
     training = newest_run(RUNS / "QNet_train_PHANTOM_cv0")

@@ -1,6 +1,7 @@
 """Measure how much a prediction depends on the grids of the scans. Support and query are resampled, flipped and turned.
 
     python scripts/checks/resampling.py runs/…/snapshots/30000.pth image_1.nii.gz label_1.nii.gz image_2.nii.gz
+    python scripts/checks/resampling.py guided image_1.nii.gz label_1.nii.gz image_2.nii.gz
 
 For every spacing and interpolation, both scans are resampled and their axes permuted and flipped. Then the query is segmented
 as in test.py predict. The table has the Dice, in the patient, between this result and that of the original scans. "at best"
@@ -24,6 +25,7 @@ import SimpleITK as sitk
 from dataloaders.itk import with_geometry
 from util.base.errors import InputError
 from util.base.tables import format_table
+from util.options.table import UNTRAINED_MODELS
 from util.predict.predictor import Predictor, Segmentation, join_on_scan
 from util.segment.metrics import dice
 
@@ -51,12 +53,12 @@ def overlaps(reference: sitk.Image, other: sitk.Image, labels: Sequence[int]) ->
     return [dice(sitk.GetArrayFromImage(reference) == label, moved == label) for label in labels]
 
 
-def check(snapshot_path: Path, support: Path, support_label: Path, query: Path, conditions: Sequence[tuple] = CONDITIONS,
+def check(method: Path | str, support: Path, support_label: Path, query: Path, conditions: Sequence[tuple] = CONDITIONS,
           **options: Any) -> tuple[list[str], list[list[Any]]]:
     """Return the names of the labels, and for every condition [*condition, *Dice, *Dice at best].
 
     Args:
-        snapshot_path: of train.py.
+        method: the path of a snapshot, or "guided" or "registration".
         support, support_label, query: NIfTI files.
         conditions: as CONDITIONS.
         options: of configs/base.json5, such as device or augment.
@@ -64,7 +66,8 @@ def check(snapshot_path: Path, support: Path, support_label: Path, query: Path, 
         InputError: a file is missing or damaged.
     """
     def outlined(files: Mapping[str, Path]) -> Segmentation:
-        predictor = Predictor.load(snapshot_path, **options)
+        untrained = method in UNTRAINED_MODELS
+        predictor = Predictor.untrained(str(method), **options) if untrained else Predictor.load(method, **options)
         predictor.add_support(files["support"], files["support_label"])
         return predictor.segment(files["query"])
 
@@ -100,12 +103,13 @@ def turn(path: Path, what: str, condition: tuple, folder: Path) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, text in (("snapshot", "of train.py"), ("support", "outlined scan, NIfTI"), ("support_label", "its labels"),
+    parser.add_argument("method", help=f"a snapshot of train.py, or {' or '.join(UNTRAINED_MODELS)}")
+    for name, text in (("support", "outlined scan, NIfTI"), ("support_label", "its labels"),
                        ("query", "scan to outline, NIfTI")):
         parser.add_argument(name, type=Path, help=text)
     options = parser.parse_args(arguments)
     try:
-        names, rows = check(options.snapshot, options.support, options.support_label, options.query)
+        names, rows = check(options.method, options.support, options.support_label, options.query)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -46,6 +46,8 @@ WRONG_OPTIONS = {
     "registration.intensity_weight": NUMBER,
     "registration.smoothness": NUMBER,
     "registration.n_steps": [10001, *WHOLE],
+    "registration.stones": [1001, *WHOLE],
+    "registration.agreement_power": [1001, *NUMBER],
     "guided.blur_mm": LENGTHS,
     **{f"guided.{key}": [1.5, *NUMBER] for key in ("sure", "clear", "near")},
     "guided.clip": NUMBER,

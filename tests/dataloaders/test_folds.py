@@ -9,6 +9,7 @@ from dataloaders.folds import (
     parts,
     query_chunks,
     slices_with,
+    stepping_stones,
     support_slices,
     supports_and_queries,
 )
@@ -53,6 +54,12 @@ def test_all_supports_and_lists():
 def test_out_of_range(arguments, message):
     with pytest.raises(InputError, match=message):
         supports_and_queries(*arguments)
+
+
+def test_stepping_stones_are_spread_over_what_is_left():
+    assert stepping_stones(10, {0, 1}, 3) == [2, 6, 9]
+    assert stepping_stones(10, {3, 4, 5}, 20) == [0, 1, 2, 6, 7, 8, 9]
+    assert stepping_stones(10, (), 0) == stepping_stones(2, {0, 1}, 3) == []
 
 
 def test_slices_by_hand():

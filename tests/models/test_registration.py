@@ -1,10 +1,23 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models.registration import RegistrationSettings, body_box_mm, fit_affine, grid_mm, misfit, register, scaled
+from models.registration import (
+    Registration,
+    RegistrationModel,
+    RegistrationSettings,
+    body_box_mm,
+    carry,
+    fit_affine,
+    fuse,
+    grid_mm,
+    misfit,
+    register,
+    scaled,
+)
 
 FAST = RegistrationSettings(max_voxels=120_000)
 SPACING = (6.0, 3.0, 3.0)
@@ -167,3 +180,45 @@ def test_the_package_does_not_silence_warnings():
     with pytest.warns(UserWarning, match="heard"):
         warnings.warn("heard", UserWarning, stacklevel=1)
     assert ("ignore", None, Warning, None, 0) not in warnings.filters
+
+
+def moved_by(voxels, shape=(4, 8, 8)):
+    """A registration by hand: the place in the support is that in the query, moved along W."""
+    places = grid_mm(shape, (1.0, 1.0, 1.0)) + torch.tensor([0.0, 0.0, voxels]).view(3, 1, 1, 1)
+    return Registration(places, (0.0,) * 3, (1.0,) * 3, shape, (1.0,) * 3, (1.0,) * 3)
+
+
+def column(x):
+    masks = torch.zeros(1, 4, 8, 8)
+    masks[..., x] = 1
+    return masks
+
+
+def test_a_chain_of_registrations_begins_at_the_query():
+    torch.testing.assert_close(carry(column(5), [moved_by(2.0)]), column(3))
+    torch.testing.assert_close(carry(column(5), [moved_by(2.0), moved_by(-1.0)]), column(4))
+    doubled = moved_by(0.0)
+    doubled = replace(doubled, support_mm=doubled.support_mm * torch.tensor([1.0, 1.0, 2.0]).view(3, 1, 1, 1))
+    torch.testing.assert_close(carry(column(6), [doubled, moved_by(2.0)]), column(2))      # 2 → 4 → 6
+    assert carry(column(6), [moved_by(2.0), doubled])[..., 1].max() == 1                   # 1 → 3 → 6
+
+
+def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
+    image = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    ways = [[moved_by(0.0)], [moved_by(1.0), moved_by(0.0)]]
+    found = RegistrationModel().segment_volume(image, image, column(5), (1.0,) * 3, ways)
+    torch.testing.assert_close(found.probs, (column(5) + column(4)) / 2)
+    torch.testing.assert_close(found.warped, scaled(image))
+    with pytest.raises(ValueError, match="ways: got none"):
+        RegistrationModel().segment_volume(image, image, column(5), (1.0,) * 3, [])
+
+
+def test_ways_that_agree_count_more():
+    """Two maps agree, the third lies elsewhere; of the second class there is nothing."""
+    here, there = torch.zeros(2, 2, 8, 8), torch.zeros(2, 2, 8, 8)
+    here[0, :, :4, :4], there[0, :, 4:, 4:] = 1, 1
+    torch.testing.assert_close(fuse([here, here, there], 0.0), (2 * here + there) / 3)
+    fused = fuse([here.half(), here.half(), there.half()], 10.0)
+    assert fused.dtype == torch.float32 and fused[0, :, :4, :4].min() > 0.999 and fused[0, :, 4:, 4:].max() < 0.001
+    assert not fused[1].any() and torch.equal(fuse([there], 10.0), there)
+    torch.testing.assert_close(fuse([here, here], 10.0), here)

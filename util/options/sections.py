@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
+from util.options.table import UNTRAINED_MODELS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -57,6 +58,8 @@ class RegistrationOptions:
     intensity_weight: float
     smoothness: float
     n_steps: int
+    stones: int
+    agreement_power: float
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,12 @@ class ModelOptions:
     ignore_label: int
     seed: int
     weights_dir: Path
+
+    @property
+    def n_stones(self) -> int:
+        """How many stepping stones the method uses: none if it registers nothing."""
+        registers = self.model in UNTRAINED_MODELS or self.spatial_prior == "registration"
+        return self.registration.stones if registers else 0
 
     @classmethod
     def of(cls, config: Config) -> ModelOptions:

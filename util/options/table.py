@@ -103,7 +103,8 @@ OPTIONS: dict[str, Option] = {
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
     "registration": _option({
         "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
-        "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000)},
+        "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000),
+        "stones": whole(0, 1000), "agreement_power": number(0, 1000)},
         Role.RESUME),
     "guided": _option({
         "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),

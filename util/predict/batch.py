@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataloaders.folds import stepping_stones
 from util.base.checksums import code_sha256, content_sha256, digest, sha256
 from util.base.errors import InputError
 from util.base.guard import claim, expect_apart
@@ -40,6 +42,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str) ->
         predictor.add_support(*pair)
     plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]))
     if plan.waiting:
+        _add_stones(predictor, plan)
         predictor.prepare()
     failures = _predict_waiting(predictor, plan, options)
     if plan.n_kept:
@@ -58,6 +61,7 @@ class Plan:
     """What `predict_all` will do.
 
     Attributes:
+        queries: all queries.
         waiting: each query to segment, with the path of its label map.
         n_kept: number of queries already done with the same inputs.
         table: path of cases.csv.
@@ -65,6 +69,7 @@ class Plan:
         settings: checksum of all that predictions depend on, without the query.
     """
 
+    queries: Sequence[Path]
     waiting: Sequence[tuple[Path, Path]]
     n_kept: int
     table: Path
@@ -99,7 +104,7 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
     expect_apart([table, *(file for same_query in files.values() for file in same_query)], inputs)
     claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target])], inputs,
           overwrite=options.overwrite, remedy="overwrite=true")
-    return Plan(waiting, len(jobs) - len(waiting), table, rows, settings)
+    return Plan(queries, waiting, len(jobs) - len(waiting), table, rows, settings)
 
 
 def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
@@ -125,6 +130,16 @@ def _is_done(query: Path, target: Path, rows: Mapping[str, list[dict]], settings
 
 def _made_from(settings: str, query: Path) -> str:
     return digest([settings, content_sha256(query)])
+
+
+def _add_stones(predictor: Predictor, plan: Plan) -> None:
+    """Give the model its stepping stones: queries, spread evenly over the folder. One that cannot be read is left out.
+
+    They are not among what `made_from` sums up, so a scan that is added to the folder does not make the others anew.
+    """
+    for position in stepping_stones(len(plan.queries), (), predictor.n_stones):
+        with suppress(InputError):      # it is named when it is segmented
+            predictor.add_stone(plan.queries[position])
 
 
 def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) -> list[str]:

@@ -120,15 +120,19 @@ class Predictor:
             None for a model that takes scans on their own grid.
         options: how whole volumes are segmented.
         augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
+        n_stones: how many stepping stones `predict` gives the model.
     Raises:
         InputError: the data set has no grid.
     """
 
-    def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False):
+    def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False,
+                 n_stones: int = 0):
         if spec is not None and spec.grid is None:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
         self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
+        self.n_stones = n_stones
         self.supports: list[Support] = []
+        self.stones: dict[Path, Volume] = {}
 
     @classmethod
     def load(cls, snapshot: Path | str, **options: Any) -> Predictor:
@@ -168,7 +172,7 @@ class Predictor:
         whole = section(WholeVolumeOptions, config)
         segmenter, _ = load_segmenter(options, config["reload_model_path"], device, whole.eval_batch_size, whole=True)
         spec = None if isinstance(segmenter, VolumeSegmenter) else DataOptions.of(config).spec
-        return cls(segmenter, spec, whole, augment=config["augment"])
+        return cls(segmenter, spec, whole, augment=config["augment"], n_stones=options.n_stones)
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
@@ -183,6 +187,19 @@ class Predictor:
         volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
         self.supports.append(Support(scan, volume))
         self.segmenter.keep(volume)
+
+    def add_stone(self, path: Path | str) -> None:
+        """Add an unlabelled scan as a stepping stone, for methods that register scans. Other methods do not use it.
+
+        Args:
+            path: of a NIfTI file or a folder of DICOM slices. When this scan is segmented, it is no stone.
+        Raises:
+            InputError: it cannot be read, or there is no support yet.
+        """
+        if not self.supports:
+            raise InputError("support_image: no outlined scan yet; add_support comes before add_stone")
+        scan = read_scan(path, self._grid, self._orientation)
+        self.stones[Path(path)] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
 
     @property
     def _grid(self) -> Grid | None:
@@ -224,10 +241,11 @@ class Predictor:
         """Return the members of a scan: one for each support and, if `augment`, for each augmented copy of the scan."""
         image, agreement = scan.image, Agreement()
         supports = tuple(support.volume for support in self.supports)
+        stones = tuple(stone for path, stone in self.stones.items() if path != scan.path)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
             query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
             try:
-                for member in self.segmenter.members(Task(query, supports, tuple(self.names)), self.options):
+                for member in self.segmenter.members(Task(query, supports, tuple(self.names), stones), self.options):
                     probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
                              for label, of_label in member.probs.items()}
                     agreement.add(probs, member.confidence)

@@ -16,6 +16,7 @@ import tqdm
 from dataloaders.folds import Part, parts
 from dataloaders.volumes import Volume
 from models.guided import GuidedSettings
+from models.registration import Registration
 from models.spatial_prior import prior_logits, with_prior
 from models.volume import VolumeModel
 from util.base.progress import progress
@@ -144,20 +145,24 @@ class SliceSegmenter(Segmenter):
 class VolumeSegmenter(Segmenter):
     """Segments whole volumes without training. The protocol's slices are taken from the same label map.
 
+    A support is registered to the stepping stones once for all queries, and the stones to a query once for all supports.
+
     Args:
         model: segments a volume from a volume.
         device: where the model computes.
     """
 
-    unit = "pair"
+    unit = "registration"
 
     def __init__(self, model: VolumeModel, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
         self._last: tuple[Task, list[Member]] | None = None
+        self._registered: dict[tuple[str, str], Registration] = {}      # by names, from a scan to another
 
     def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
-        """Return the number of pairs of support and query."""
-        return sum(len(task.supports) for task in tasks)
+        """Return the number of registrations."""
+        once = {(stone.name, support.name) for task in tasks for support in task.supports for stone in task.stones}
+        return len(once) + sum(len(task.supports) + len(task.stones) for task in tasks)
 
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
@@ -188,24 +193,34 @@ class VolumeSegmenter(Segmenter):
         """Do nothing: nothing is computed from a support alone."""
 
     def release(self, query: Volume) -> None:
-        """Drop what was found of a query."""
+        """Drop what was found of a query, and its registrations."""
         self._last = None
+        self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
 
     @torch.no_grad()
     def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
         label_map = label_map_of(support)
         labels = [label for label in task.labels if (label_map == label).any()]
-        member = Member(support, {})
-        if labels:
-            masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
-            found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
-                                              task.query.spacing_mm, support.spacing_mm)
-            member = Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
-                            dict(zip(labels, found.confidence.tolist(), strict=True)),
-                            (255 * found.warped).round().to(torch.uint8).cpu().numpy())
-        if bar is not None:
-            bar.update(1)
-        return member
+        ways = [[self._registration(task.query, support, bar)],
+                *([self._registration(task.query, stone, bar), self._registration(stone, support, bar)] for stone in task.stones)]
+        if not labels:
+            return Member(support, {})
+        masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
+        found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
+                                          task.query.spacing_mm, ways)
+        return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
+                      dict(zip(labels, found.confidence.tolist(), strict=True)),
+                      (255 * found.warped).round().to(torch.uint8).cpu().numpy())
+
+    def _registration(self, query: Volume, support: Volume, bar: tqdm.tqdm | None) -> Registration:
+        """Return the registration of one scan to another. It is kept until the first of them is released."""
+        names = query.name, support.name
+        if names not in self._registered:
+            self._registered[names] = self.model.register(self._tensor(query), self._tensor(support), query.spacing_mm,
+                                                          support.spacing_mm)
+            if bar is not None:
+                bar.update(1)
+        return self._registered[names]
 
     def _tensor(self, volume: Volume) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)

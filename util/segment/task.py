@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +14,16 @@ from util.base.progress import progress
 
 @dataclass(frozen=True)
 class Task:
-    """One query volume, which is segmented from each support in turn, for each label."""
+    """One query volume, which is segmented from each support in turn, for each label.
+
+    Attributes:
+        stones: unlabelled volumes, which methods that register scans may use as stepping stones.
+    """
 
     query: Volume
     supports: tuple[Volume, ...]
     labels: tuple[int, ...]
+    stones: tuple[Volume, ...] = ()
 
 
 def label_map_of(volume: Volume) -> np.ndarray:
@@ -33,17 +38,19 @@ def label_map_of(volume: Volume) -> np.ndarray:
 
 
 def read_tasks(cases: Sequence[Case], spec: DatasetSpec, supports_of: Sequence[tuple[int, Sequence[int]]],
-               labels: Sequence[int]) -> list[Task]:
+               labels: Sequence[int], stones: Sequence[int] = ()) -> list[Task]:
     """Read the volumes of the tasks, each volume once.
 
     Args:
         supports_of: each query with its supports, as positions in `cases`.
         labels: the classes to segment.
+        stones: positions of the stepping stones, whose labels are not read.
     Raises:
         InputError: a file is missing or damaged, or a label map has another shape or place than its image.
     """
     positions = sorted({position for query, supports in supports_of for position in (query, *supports)})
     volumes = {position: read_volume(cases[position], spec)
                for position in progress(positions, desc="reading test volumes", unit="volume")}
-    return [Task(volumes[query], tuple(volumes[support] for support in supports), tuple(labels))
+    unlabelled = tuple(replace(read_volume(cases[position], spec), label_map=None) for position in stones)
+    return [Task(volumes[query], tuple(volumes[support] for support in supports), tuple(labels), unlabelled)
             for query, supports in supports_of]

@@ -67,7 +67,8 @@ class Unfinished:
 
 
 def _key(task: Task) -> dict[str, Any]:
-    return {"query": task.query.name, "supports": [support.name for support in task.supports], "labels": list(task.labels)}
+    return {"query": task.query.name, "supports": [support.name for support in task.supports], "labels": list(task.labels),
+            "stones": [stone.name for stone in task.stones]}
 
 
 def _pack(prediction: P) -> dict[str, Any]:

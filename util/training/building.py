@@ -91,7 +91,7 @@ def build_registration(options: ModelOptions) -> RegistrationModel:
     return RegistrationModel(RegistrationSettings(
         affine=Search(of.affine_mm, cell=4, reach=5) if of.affine else None, search=Search(of.search_mm, cell=6, reach=5),
         mind_radius=of.mind_radius, mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight,
-        smoothness=of.smoothness, n_steps=of.n_steps))
+        smoothness=of.smoothness, n_steps=of.n_steps, agreement_power=of.agreement_power))
 
 
 def guided_settings(options: ModelOptions) -> GuidedSettings:

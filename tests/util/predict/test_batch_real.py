@@ -16,8 +16,17 @@ def test_the_same_organs_in_the_patient_however_the_scans_are_stored(tmp_path):
     trained = run("train", tmp_path, CHAOST2, "chaost2_setting1_scratch", n_steps=500, lr_step_every=500, min_size=200,
                   print_interval=100)
     conditions = [("linear", None, "middle"), ("spline", (3.5, 3.0), "middle")]
-    names, rows = check(trained / "snapshots/500.pth", IMAGES / "image_1.nii.gz", IMAGES / "label_1.nii.gz",
-                        IMAGES / "image_2.nii.gz", conditions, device="cpu", precision="float32")
+    files = [IMAGES / f"{name}.nii.gz" for name in ("image_1", "label_1", "image_2")]
+    names, rows = check(trained / "snapshots/500.pth", *files, conditions, device="cpu", precision="float32")
     assert names == ["liver", "right kidney", "left kidney", "spleen"]
+    for row in rows:
+        assert min(row[3:7]) >= 0.95, row
+
+
+@pytest.mark.slow
+@needs_chaost2
+def test_guided_outlines_however_the_scans_are_stored():
+    files = [IMAGES / f"{name}.nii.gz" for name in ("image_1", "label_1", "image_2")]
+    _, rows = check("guided", *files, [("linear", None, "middle"), ("spline", (3.5, 3.0), "middle")], device="cpu")
     for row in rows:
         assert min(row[3:7]) >= 0.95, row

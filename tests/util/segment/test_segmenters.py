@@ -1,11 +1,15 @@
 """Methods without training, by the same evaluation, prediction and files as the networks."""
 
 import csv
+import json
+import shutil
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+import tqdm
 
 from models.volume import VolumeModel, VolumeSegmentation
 from tests.programs import entry_point, predict, run
@@ -19,28 +23,57 @@ WHOLE = WholeVolumeOptions(0, 0, 0, False, 1)
 
 
 class Copies(VolumeModel):
-    """Says that the query's classes are where the support's are; remembers how often it was asked."""
+    """Says that the query's classes are where the support's are; remembers what was registered, and the ways."""
 
-    calls = 0
+    def __init__(self):
+        super().__init__()
+        self.registered, self.ways = [], []
 
-    def segment_volume(self, query, support, support_masks, query_spacing_mm, support_spacing_mm):
-        self.calls += 1
+    def register(self, query, support, query_spacing_mm, support_spacing_mm):
+        assert query.shape == support.shape and query_spacing_mm == support_spacing_mm
+        self.registered.append((float(query.sum()), float(support.sum())))
+        return self.registered[-1]
+
+    def segment_volume(self, query, support, support_masks, query_spacing_mm, ways):
+        self.ways.append(ways)
         masks = support_masks.float()
         return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, len(masks)), query.clamp(0, 1))
 
 
-def evaluated(model, *supports, labels=(1, 2, 3, 4)):
+def evaluated(model, *supports, labels=(1, 2, 3, 4), stones=()):
     options = EvaluationOptions(labels, "published", "all", 3, 1, True, 3.0)
-    task = Task(toy_volume(2), supports, labels)
+    task = Task(toy_volume(2), supports, labels, stones)
     segmenter = VolumeSegmenter(model, torch.device("cpu"))
-    assert segmenter.n_units([task], options) == len(supports)
-    return task, evaluate_query(segmenter, task, options, WHOLE)
+    n_units = segmenter.n_units([task], options)
+    bar = tqdm.tqdm(total=n_units, disable=None)
+    result = evaluate_query(segmenter, task, options, WHOLE, bar)
+    assert n_units == len(model.registered)
+    return task, result
+
+
+def test_stepping_stones():
+    """The query is registered to each stone once, a stone to each support once, and for the next query the latter are kept."""
+    model, queries = Copies(), [toy_volume(2), toy_volume(12)]
+    supports, stones = (toy_volume(1), toy_volume(3)), tuple(replace(toy_volume(n), label_map=None) for n in (10, 11))
+    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    tasks = [Task(query, supports, (1, 2), stones) for query in queries]
+    for task in tasks:
+        segmenter.members(task, WHOLE)
+        segmenter.release(task.query)
+    sums = {volume.name: float(torch.from_numpy(volume.image).float().sum()) for volume in (*queries, *supports, *stones)}
+    for ways, (query, support) in zip(model.ways, [("2", "1"), ("2", "3"), ("12", "1"), ("12", "3")], strict=True):
+        q, s, a, b = (sums[name] for name in (query, support, "10", "11"))
+        assert ways == [[(q, s)], [(q, a), (a, s)], [(q, b), (b, s)]]
+    assert len(model.registered) == len(set(model.registered)) == 2 * (2 + 2) + 2 * 2
+    assert segmenter.n_units(tasks, None) == 12
+    _, result = evaluated(Copies(), *supports, stones=stones)
+    assert len(result.by_protocol) == 8 and set(result.warped) == {"1", "3"}
 
 
 def test_the_protocol_scores_its_slices_of_the_whole_volumes_label_map():
     model = Copies()
     task, result = evaluated(model, toy_volume(1), toy_volume(3))
-    assert model.calls == 2      # once a pair, for the protocol and the whole volume
+    assert len(model.ways) == 2      # once a pair, for the protocol and the whole volume
     assert [(p.support.name, p.label) for p in result.by_protocol] == [(s, label) for s in "13" for label in (1, 2, 3, 4)]
     for by_protocol, whole in zip(result.by_protocol, result.whole, strict=True):
         np.testing.assert_array_equal(whole.mask, whole.support.label_map == whole.label)
@@ -61,7 +94,8 @@ def test_a_class_that_the_support_lacks_is_left_out():
 
 
 LEAST_DICE = {"registration": 0.6, "guided": 0.75}      # the query's own contrast is what draws borders
-SMALL = {"registration": {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 20}}      # for toy volumes
+SMALL = {"registration": {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 20,
+                          "stones": 0}}      # for toy volumes
 
 
 @pytest.mark.whole
@@ -76,6 +110,31 @@ def test_evaluated_without_a_snapshot(model, toy_data, tmp_path):
     assert all(0 < float(row["confidence"]) <= 1 for row in rows["_whole_volume"])
     again = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx="all", **SMALL)
     assert (again / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes() and again != folder
+
+
+@pytest.mark.whole
+def test_stepping_stones_of_evaluation_and_predict(toy_data, tmp_path):
+    """Unlabelled cases of no fold, and scans of the folder; one that cannot be read is no stone."""
+    options = {"registration": {**SMALL["registration"], "stones": 2}, "supp_idx": 0, "test_label": [1, 2]}
+    folder = run("test", tmp_path, toy_data, "chaost2_setting1", "guided", **options)
+    files = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))[-1]["data"]
+    assert {name.rpartition("image_")[2] for name in files if "image_" in name} == {f"{k}.nii.gz" for k in (1, 2, 3, 12)}
+    direct = run("test", tmp_path / "direct", toy_data, "chaost2_setting1", "guided", **{**options, **SMALL})
+    assert (direct / "scores.csv").read_bytes() != (folder / "scores.csv").read_bytes()
+    images, queries = toy_data / "chaos_MR_T2_normalized", tmp_path / "queries"
+    queries.mkdir()
+    for name, number in (("a", 2), ("c", 3)):
+        shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
+    (queries / "b.nii.gz").write_bytes(b"no scan")
+    maps = {}
+    for stones in (0, 3):
+        with pytest.raises(SystemExit, match=r"^error: query b.nii.gz: [^\n]*$"):
+            entry_point("test").experiment.run("predict", named_configs=["guided"], config_updates={
+                "support_image": str(images / "image_1.nii.gz"), "support_label": str(images / "label_1.nii.gz"), "device": "cpu",
+                "query": str(queries), "output": str(tmp_path / str(stones)),
+                "registration": {**SMALL["registration"], "stones": stones}})
+        maps[stones] = [(tmp_path / f"{stones}/{name}.nii.gz").read_bytes() for name in "ac"]
+    assert maps[0][0] != maps[3][0] and maps[0][1] != maps[3][1]
 
 
 @pytest.mark.whole
