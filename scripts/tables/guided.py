@@ -33,6 +33,11 @@ CHOSEN_ON = (1, 2)                    # the settings were chosen on these folds
 ABLATION_FOLD = 0                     # one that had no part in it
 RANKED = ("confidence", "agreement", "margin")     # columns of scores_whole_volume.csv that need no truth
 
+SHOWN_METRICS = {     # in words, and what to multiply by
+    "dice": ("Dice, %", 100), "iou": ("IoU, %", 100), "precision": ("precision, %", 100), "recall": ("recall, %", 100),
+    "surface_dice": ("surface Dice, %", 100), "hd95_mm": ("HD95, mm", 1), "assd_mm": ("ASSD, mm", 1),
+    "volume_difference_ml": ("volume difference, ml", 1)}
+
 
 class Variant(NamedTuple):
     """An evaluation by test.py: name of its folder, method, options."""
@@ -75,7 +80,8 @@ def tables(output: Path) -> str:
     """Return the tables of all finished runs as text."""
     runs = {variant.name: {fold: run for fold in range(5) if (run := finished(variant, fold, output))}
             for variant in [*REPORTED, *ABLATIONS]}
-    parts = [by_fold({variant.name: runs[variant.name] for variant in REPORTED})]
+    reported = {variant.name: runs[variant.name] for variant in REPORTED}
+    parts = [by_fold(reported), all_metrics(reported)]
     ablation = [[name, *_percent(of_fold[ABLATION_FOLD])] for name, of_fold in runs.items() if ABLATION_FOLD in of_fold]
     parts.append(format_table([f"mean Dice in %, fold {ABLATION_FOLD}", "protocol", "whole volumes"], ablation))
     if runs[GUIDED.name]:
@@ -97,6 +103,22 @@ def by_fold(runs: dict[str, dict[int, Path]]) -> str:
     return format_table(["mean Dice in %", *(f"{name}, {where}" for name in runs for where in ("protocol", "whole"))], rows)
 
 
+def all_metrics(runs: dict[str, dict[int, Path]]) -> str:
+    """Return the mean of every metric over the folds, and of Dice for each class, by the protocol and over whole volumes."""
+    columns = {}
+    for name, of_fold in runs.items():
+        if summaries := [_summary(run) for run in of_fold.values()]:
+            columns[f"{name}, protocol"] = summaries
+            columns[f"{name}, whole"] = [summary[WHOLE] for summary in summaries]
+    classes = dict.fromkeys(name for summaries in columns.values() for summary in summaries for name in summary["classes"])
+    rows = [[f"Dice, {name}", *(f"{100 * np.mean([s['classes'][name]['dice_mean'] for s in of_one]):.1f}"
+                                for of_one in columns.values())] for name in classes]
+    for metric, (text, scale) in SHOWN_METRICS.items():
+        rows.append([text, *(f"{scale * np.mean([s['mean'].get(f'{metric}_mean', np.nan) for s in of_one]):.1f}"
+                             for of_one in columns.values())])
+    return format_table(["mean over the folds", *columns], rows)
+
+
 def ranking(runs: Sequence[Path]) -> str:
     """Return Spearman's correlation of each column of RANKED with whole-volume Dice: of classes, and of volumes (means)."""
     pairs: dict[tuple[Path, str, str], list[list[float]]] = defaultdict(list)
@@ -111,8 +133,12 @@ def ranking(runs: Sequence[Path]) -> str:
     return format_table(["rank correlation with Dice", f"{len(classes)} classes", f"{len(volumes)} volumes"], rows)
 
 
+def _summary(run: Path) -> dict:
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+
+
 def _mean_dice(run: Path) -> tuple[float, float]:
-    summary = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    summary = _summary(run)
     return summary["mean"]["dice_mean"], summary[WHOLE]["mean"]["dice_mean"]
 
 

@@ -11,7 +11,9 @@ def make_run(output, name, model, fold, protocol, whole, rows=(), number=1):
         writer = csv.writer(file)
         writer.writerow(["support_case", "query_case", "dice", "confidence", "agreement", "margin"])
         writer.writerows(rows)
-    summary = {"mean": {"dice_mean": protocol}, "whole_volume": {"mean": {"dice_mean": whole}}}
+    summary, of_whole = ({"mean": {"dice_mean": dice, "hd95_mm_mean": 20 * dice}, "classes": {"liver": {"dice_mean": dice / 2}}}
+                         for dice in (protocol, whole))
+    summary["whole_volume"] = of_whole
     (folder / "results.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
 
@@ -31,6 +33,8 @@ def test_tables_by_hand(tmp_path):
     assert ["mean,", "chosen", "on", *"––––", "90.0", "85.0"] in lines
     assert ["mean,", "others", "70.0", "60.0", "75.0", "70.0", "75.0", "70.0"] in lines
     assert ["mean,", "all", "70.0", "60.0", "75.0", "70.0", "80.0", "75.0"] in lines
+    assert ["Dice,", "liver", "35.0", "30.0", "37.5", "35.0", "40.0", "37.5"] in lines
+    assert ["HD95,", "mm", "14.0", "12.0", "15.0", "14.0", "16.0", "15.0"] in lines
     assert ["no", "guided", "filter", "79.0", "74.0"] in lines
     assert ["confidence", "1.00", "1.00"] in lines and ["margin", "-1.00", "-1.00"] in lines
     assert "4 classes  2 volumes" in tables(tmp_path)
