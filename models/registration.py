@@ -103,12 +103,46 @@ def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], 
     Raises:
         ValueError: wrong axes, an empty volume, a spacing that is not positive, or values that are not finite.
     """
-    settings = settings or RegistrationSettings()
-    query, support = (checked(name, volume, spacing) for name, volume, spacing in
-                      (("query", query, query_spacing_mm), ("support", support, support_spacing_mm)))
-    job = _Job(query, support, tuple(map(float, query_spacing_mm)), tuple(map(float, support_spacing_mm)), settings)
-    affine = job.box_affine()
-    return job.displaced(affine if settings.affine is None else job.affine_of(affine, settings.affine))
+    return Fixed(query, query_spacing_mm, settings).register(support, support_spacing_mm)
+
+
+class Fixed:
+    """A query to which several supports are registered: its grids and features are computed once.
+
+    Args:
+        query: (D, H, W) volume of any intensity range.
+        spacing_mm: (D, H, W).
+    Raises:
+        ValueError: as `register`.
+    """
+
+    def __init__(self, query: Tensor, spacing_mm: Sequence[float], settings: RegistrationSettings | None = None):
+        self.query, self.settings = checked("query", query, spacing_mm), settings or RegistrationSettings()
+        z, y, x = map(float, spacing_mm)
+        self.spacing = (z, y, x)
+        self.box = body_box_mm(self.query, self.spacing)
+        self._prepared: dict[Search, tuple[_WorkingGrid, Tensor]] = {}
+
+    def register(self, support: Tensor, support_spacing_mm: Sequence[float]) -> Registration:
+        """Register a support volume, as the function `register` does."""
+        support = checked("support", support, support_spacing_mm)
+        z, y, x = map(float, support_spacing_mm)
+        job = _Job(self, support, (z, y, x))
+        affine = job.box_affine()
+        return job.displaced(affine if self.settings.affine is None else job.affine_of(affine, self.settings.affine))
+
+    def prepared(self, search: Search) -> tuple[_WorkingGrid, Tensor]:
+        """Return the working grid of a search, and the query's features on it, (1, 13, d, h, w)."""
+        if search not in self._prepared:
+            grid = _WorkingGrid(self.box, search, self.settings.max_voxels, self.query.device)
+            query = sample(self.query[None], grid.points / _column(self.spacing, grid.points))
+            self._prepared[search] = grid, self.features(query)
+        return self._prepared[search]
+
+    def features(self, volume: Tensor) -> Tensor:
+        """Return MIND features and the weighted intensity of a (1, d, h, w) volume."""
+        mind = _mind(volume, self.settings.mind_radius, self.settings.mind_dilation)
+        return torch.cat([mind, self.settings.intensity_weight * volume[None]], dim=1)
 
 
 def misfit(query: Tensor, warped: Tensor, registered: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -146,49 +180,38 @@ def _mind(volume: Tensor, radius: int, dilation: int) -> Tensor:
 class _Job:
     """One pair of scans, scaled to 0…1."""
 
-    def __init__(self, query: Tensor, support: Tensor, query_spacing: tuple, support_spacing: tuple,
-                 settings: RegistrationSettings):
-        self.query, self.support, self.settings = query, support, settings
-        self.query_spacing, self.support_spacing = query_spacing, support_spacing
-        self.query_box = body_box_mm(query, query_spacing)
+    def __init__(self, fixed: Fixed, support: Tensor, support_spacing: tuple[float, float, float]):
+        self.fixed, self.support, self.support_spacing = fixed, support, support_spacing
 
     def box_affine(self) -> Tensor:
         """(3, 4) map of query mm to support mm: body boxes over each other in the plane, middle on middle along D."""
-        (q0, q1), (s0, s1) = self.query_box, body_box_mm(self.support, self.support_spacing)
+        (q0, q1), (s0, s1) = self.fixed.box, body_box_mm(self.support, self.support_spacing)
         scale = (s1 - s0) / (q1 - q0)
         scale[0] = 1.0
         return torch.cat([torch.diag(scale), ((s0 + s1) / 2 - scale * (q0 + q1) / 2)[:, None]], dim=1)
 
     def affine_of(self, start: Tensor, search: Search) -> Tensor:
         """The affine map that fits the displacements of a coarse search best, distant ones counting less."""
-        grid = _WorkingGrid(self.query_box, search, self.settings.max_voxels, self.query.device)
-        query, support = self.features(grid, start)
-        support_mm = _apply(start, grid.points + grid.in_mm(_search(query, support, grid)))
-        body = sample((self.query > BODY_LEVEL).float()[None], grid.points / _column(self.query_spacing, query))[0] > 0.5
+        grid, query = self.fixed.prepared(search)
+        support_mm = _apply(start, grid.points + grid.in_mm(_search(query, self.mapped(grid, start), grid)))
+        inside = (self.fixed.query > BODY_LEVEL).float()[None]
+        body = sample(inside, grid.points / _column(self.fixed.spacing, query))[0] > 0.5
         return fit_affine(grid.points[:, body], support_mm[:, body]) if body.sum() > 100 else start
 
     def displaced(self, affine: Tensor) -> Registration:
-        settings = self.settings
-        grid = _WorkingGrid(self.query_box, settings.search, settings.max_voxels, self.query.device)
-        query, support = self.features(grid, affine)
-        found = _search(query, support, grid)
-        voxels = descend(query, support, found, settings.n_steps, settings.smoothness)
+        settings = self.fixed.settings
+        grid, query = self.fixed.prepared(settings.search)
+        support = self.mapped(grid, affine)
+        voxels = descend(query, support, _search(query, support, grid), settings.n_steps, settings.smoothness)
         support_mm = _apply(affine, grid.points + grid.in_mm(voxels))
-        D, H, W = self.query.shape
+        D, H, W = self.fixed.query.shape
         return Registration(support_mm, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), (D, H, W),
-                            self.query_spacing, self.support_spacing)
+                            self.fixed.spacing, self.support_spacing)
 
-    def features(self, grid: _WorkingGrid, affine: Tensor) -> tuple[Tensor, Tensor]:
-        """Features, (1, 13, d, h, w), of the query and of the affinely mapped support."""
-        query = sample(self.query[None], grid.points / _column(self.query_spacing, grid.points))
-        support = sample(self.support[None], _apply(affine, grid.points) / _column(self.support_spacing, grid.points))
-        return self.of_volume(query), self.of_volume(support)
-
-    def of_volume(self, volume: Tensor) -> Tensor:
-        return torch.cat([self.mind(volume), self.settings.intensity_weight * volume[None]], dim=1)
-
-    def mind(self, volume: Tensor) -> Tensor:
-        return _mind(volume, self.settings.mind_radius, self.settings.mind_dilation)
+    def mapped(self, grid: _WorkingGrid, affine: Tensor) -> Tensor:
+        """Features, (1, 13, d, h, w), of the affinely mapped support."""
+        places = _apply(affine, grid.points) / _column(self.support_spacing, grid.points)
+        return self.fixed.features(sample(self.support[None], places))
 
 
 class _WorkingGrid:
@@ -374,10 +397,9 @@ class RegistrationModel(VolumeModel):
         super().__init__()
         self.settings = settings or RegistrationSettings()
 
-    def register(self, query: Tensor, support: Tensor, query_spacing_mm: Sequence[float],
-                 support_spacing_mm: Sequence[float]) -> Registration:
+    def fixed(self, query: Tensor, spacing_mm: Sequence[float]) -> Fixed:
         """See VolumeModel."""
-        return register(query, support, query_spacing_mm, support_spacing_mm, self.settings)
+        return Fixed(query, spacing_mm, self.settings)
 
     def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
                        ways: Sequence[Sequence[Registration]]) -> VolumeSegmentation:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from models.registration import Registration
+    from models.registration import Fixed, Registration
 
     Way = Sequence[Registration]
 
@@ -41,15 +41,14 @@ class VolumeModel(nn.Module, ABC):
     """
 
     @abstractmethod
-    def register(self, query: Tensor, support: Tensor, query_spacing_mm: Sequence[float],
-                 support_spacing_mm: Sequence[float]) -> Registration:
-        """Register a support to a query. Axes of both run the same anatomical way; sizes and spacings are free.
+    def fixed(self, query: Tensor, spacing_mm: Sequence[float]) -> Fixed:
+        """Return a query to which supports can be registered. Axes of both run the same anatomical way; sizes are free.
 
         Args:
-            query, support: (D, H, W), of any intensity range.
-            query_spacing_mm, support_spacing_mm: (z, y, x).
+            query: (D, H, W), of any intensity range.
+            spacing_mm: (z, y, x).
         Raises:
-            ValueError: the axes are wrong, a volume is empty or not finite, or a spacing is not positive.
+            ValueError: the axes are wrong, the volume is empty or not finite, or a spacing is not positive.
         """
 
     @abstractmethod

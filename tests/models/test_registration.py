@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.registration import (
+    Fixed,
     Registration,
     RegistrationModel,
     RegistrationSettings,
@@ -222,3 +223,11 @@ def test_ways_that_agree_count_more():
     assert fused.dtype == torch.float32 and fused[0, :, :4, :4].min() > 0.999 and fused[0, :, 4:, 4:].max() < 0.001
     assert not fused[1].any() and torch.equal(fuse([there], 10.0), there)
     torch.testing.assert_close(fuse([here, here], 10.0), here)
+
+
+def test_several_supports_of_one_query_are_registered_as_each_alone():
+    fixed = Fixed(phantom()[0], SPACING, FAST)
+    for shift in ((12.0, 9.0, -12.0), (-6.0, 0.0, 6.0)):
+        support = phantom(shift=shift)[0]
+        alone = register(phantom()[0], support, SPACING, SPACING, FAST)
+        assert torch.equal(fixed.register(support, SPACING).support_mm, alone.support_mm)

@@ -16,7 +16,7 @@ import tqdm
 from dataloaders.folds import Part, parts
 from dataloaders.volumes import Volume
 from models.guided import GuidedSettings
-from models.registration import Registration
+from models.registration import Fixed, Registration
 from models.spatial_prior import prior_logits, with_prior
 from models.volume import VolumeModel
 from util.base.progress import progress
@@ -158,6 +158,7 @@ class VolumeSegmenter(Segmenter):
         self.model, self.device = model.to(device).eval(), device
         self._last: tuple[Task, list[Member]] | None = None
         self._registered: dict[tuple[str, str], Registration] = {}      # by names, from a scan to another
+        self._query: tuple[Volume, Fixed] | None = None
 
     def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
         """Return the number of registrations."""
@@ -194,13 +195,15 @@ class VolumeSegmenter(Segmenter):
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query, and its registrations."""
-        self._last = None
+        self._last = self._query = None
         self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
 
     @torch.no_grad()
     def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
         label_map = label_map_of(support)
         labels = [label for label in task.labels if (label_map == label).any()]
+        if self._query is None or self._query[0] is not task.query:
+            self._query = task.query, self._fixed(task.query)
         ways = [[self._registration(task.query, support, bar)],
                 *([self._registration(task.query, stone, bar), self._registration(stone, support, bar)] for stone in task.stones)]
         if not labels:
@@ -216,11 +219,14 @@ class VolumeSegmenter(Segmenter):
         """Return the registration of one scan to another. It is kept until the first of them is released."""
         names = query.name, support.name
         if names not in self._registered:
-            self._registered[names] = self.model.register(self._tensor(query), self._tensor(support), query.spacing_mm,
-                                                          support.spacing_mm)
+            fixed = self._query[1] if self._query is not None and self._query[0] is query else self._fixed(query)
+            self._registered[names] = fixed.register(self._tensor(support), support.spacing_mm)
             if bar is not None:
                 bar.update(1)
         return self._registered[names]
+
+    def _fixed(self, volume: Volume) -> Fixed:
+        return self.model.fixed(self._tensor(volume), volume.spacing_mm)
 
     def _tensor(self, volume: Volume) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)

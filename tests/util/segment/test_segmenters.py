@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -29,10 +30,13 @@ class Copies(VolumeModel):
         super().__init__()
         self.registered, self.ways = [], []
 
-    def register(self, query, support, query_spacing_mm, support_spacing_mm):
-        assert query.shape == support.shape and query_spacing_mm == support_spacing_mm
-        self.registered.append((float(query.sum()), float(support.sum())))
-        return self.registered[-1]
+    def fixed(self, query, spacing_mm):
+        def register(support, support_spacing_mm):
+            assert query.shape == support.shape and spacing_mm == support_spacing_mm
+            self.registered.append((float(query.sum()), float(support.sum())))
+            return self.registered[-1]
+
+        return SimpleNamespace(register=register)
 
     def segment_volume(self, query, support, support_masks, query_spacing_mm, ways):
         self.ways.append(ways)
