@@ -199,7 +199,7 @@ class Predictor:
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support comes before add_stone")
         scan = read_scan(path, self._grid, self._orientation)
-        self.stones[Path(path)] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
+        self.stones[Path(path).resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
 
     @property
     def _grid(self) -> Grid | None:
@@ -241,7 +241,8 @@ class Predictor:
         """Return the members of a scan: one for each support and, if `augment`, for each augmented copy of the scan."""
         image, agreement = scan.image, Agreement()
         supports = tuple(support.volume for support in self.supports)
-        stones = tuple(stone for path, stone in self.stones.items() if path != scan.path)
+        own = None if scan.path is None else scan.path.resolve()
+        stones = tuple(stone for path, stone in self.stones.items() if path != own)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
             query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
             try:

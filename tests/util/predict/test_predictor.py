@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from util.base.errors import InputError
+from util.options.config import base_config
 from util.predict.predictor import Predictor
 
 
@@ -71,3 +72,21 @@ def test_a_result_never_takes_the_place_of_the_scan(predictor, scans, tmp_path):
     with pytest.raises(InputError, match="is read, as"):
         predictor.segment(scan).save(scan, overwrite=True)
     assert scan.read_bytes() == scans(2).read_bytes()
+
+
+@pytest.mark.whole
+def test_a_stepping_stone_is_none_when_it_is_segmented_itself(scans, monkeypatch):
+    coarse = {"affine_mm": [16.0, 12.0, 12.0], "search_mm": [8.0, 6.0, 6.0], "n_steps": 5}
+    predictor = Predictor.untrained("registration", device="cpu", registration={**base_config()["registration"], **coarse})
+    with pytest.raises(InputError, match="add_support comes before add_stone"):
+        predictor.add_stone(scans(2))
+    predictor.add_support(scans(1), scans(1, "label"))
+    for number in (2, 3):
+        predictor.add_stone(scans(number))
+    tasks, members = [], predictor.segmenter.members
+    predictor.segmenter.members = lambda task, *options: tasks.append(task) or members(task, *options)
+    monkeypatch.chdir(scans(1).parent)
+    for scan in ("image_2.nii.gz", scans(10)):
+        predictor.segment(scan)
+    assert [[stone.name for stone in task.stones] for task in tasks] == [["stone 2"], ["stone 1", "stone 2"]]
+    assert all(stone.label_map is None for task in tasks for stone in task.stones)
