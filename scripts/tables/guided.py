@@ -49,7 +49,7 @@ class Variant(NamedTuple):
 
 DIRECT = "registration.stones=0"      # the ablations are without stepping stones, which takes a seventh of the time
 GUIDED = Variant("guided")
-GUIDED_DIRECT = Variant("guided without stones", options=(DIRECT,))
+GUIDED_DIRECT = Variant("no stones", options=(DIRECT,))
 REPORTED = [Variant("registration", "registration"), GUIDED_DIRECT, GUIDED]
 ABLATIONS = [
     Variant("no affine map", options=(DIRECT, "registration.affine=false")),
@@ -90,7 +90,10 @@ def tables(output: Path) -> str:
 
 
 def by_fold(runs: dict[str, dict[int, Path]]) -> str:
-    """Return mean Dice of each fold, of the folds that the settings were chosen on, of the others, and of all."""
+    """Return mean Dice of each fold, of the folds that the settings were chosen on, of the others, and of all.
+
+    Each method has two columns: by the protocol, and over whole volumes.
+    """
     folds = sorted({fold for of_fold in runs.values() for fold in of_fold})
     rows = [[f"fold {fold}", *(cell for of_fold in runs.values()
                                for cell in (_percent(of_fold[fold]) if fold in of_fold else ("–", "–")))] for fold in folds]
@@ -100,23 +103,23 @@ def by_fold(runs: dict[str, dict[int, Path]]) -> str:
             scores = [_mean_dice(run) for fold, run in of_fold.items() if (fold in CHOSEN_ON) in among]
             cells += [f"{100 * value:.1f}" for value in np.mean(scores, axis=0)] if scores else ["–", "–"]
         rows.append([words, *cells])
-    return format_table(["mean Dice in %", *(f"{name}, {where}" for name in runs for where in ("protocol", "whole"))], rows)
+    return format_table(["mean Dice in %", *(word for name in runs for word in (name, "whole"))], rows)
 
 
 def all_metrics(runs: dict[str, dict[int, Path]]) -> str:
     """Return the mean of every metric over the folds, and of Dice for each class, by the protocol and over whole volumes."""
-    columns = {}
+    columns, header = [], ["mean over the folds"]
     for name, of_fold in runs.items():
         if summaries := [_summary(run) for run in of_fold.values()]:
-            columns[f"{name}, protocol"] = summaries
-            columns[f"{name}, whole"] = [summary[WHOLE] for summary in summaries]
-    classes = dict.fromkeys(name for summaries in columns.values() for summary in summaries for name in summary["classes"])
-    rows = [[f"Dice, {name}", *(f"{100 * np.mean([s['classes'][name]['dice_mean'] for s in of_one]):.1f}"
-                                for of_one in columns.values())] for name in classes]
+            columns += [summaries, [summary[WHOLE] for summary in summaries]]
+            header += [name, "whole"]
+    classes = dict.fromkeys(name for summaries in columns for summary in summaries for name in summary["classes"])
+    rows = [[f"Dice, {name}", *(f"{100 * np.mean([s['classes'][name]['dice_mean'] for s in of_one]):.1f}" for of_one in columns)]
+            for name in classes]
     for metric, (text, scale) in SHOWN_METRICS.items():
         rows.append([text, *(f"{scale * np.mean([s['mean'].get(f'{metric}_mean', np.nan) for s in of_one]):.1f}"
-                             for of_one in columns.values())])
-    return format_table(["mean over the folds", *columns], rows)
+                             for of_one in columns)])
+    return format_table(header, rows)
 
 
 def ranking(runs: Sequence[Path]) -> str:

@@ -24,7 +24,7 @@ def test_tables_by_hand(tmp_path):
     make_run(tmp_path, "guided", "Guided", 0, 0.8, 0.75, rows)
     make_run(tmp_path, "guided", "Guided", 3, 0.7, 0.65)
     make_run(tmp_path, "guided", "Guided", 1, 0.9, 0.85)
-    make_run(tmp_path, "guided without stones", "Guided", 0, 0.75, 0.7)
+    make_run(tmp_path, "no stones", "Guided", 0, 0.75, 0.7)
     make_run(tmp_path, "registration", "Registration", 0, 0.7, 0.6)
     make_run(tmp_path, "no guided filter", "Guided", 0, 0.79, 0.74)
     lines = [line.split() for line in tables(tmp_path).splitlines()]
