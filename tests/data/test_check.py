@@ -245,7 +245,7 @@ def test_a_sheet_of_cases_that_lack_files(dataset):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["CHAOST3"], "dataset: got 'CHAOST3', allowed: CHAOST2, CMR"),
     (["CMR", "--data-dir", "nowhere"], "path.CMR.data_dir: no folder nowhere"),
-    (["CMR", "--config", "nothing"], "config 'nothing': no file"),
+    (["CMR", "--config", "nothing"], "config 'nothing': no such file in configs/"),
 ])
 def test_mistaken_arguments(arguments, message, capsys):
     assert check.main(arguments) == 2

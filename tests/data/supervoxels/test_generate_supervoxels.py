@@ -128,7 +128,7 @@ def test_default_minimum_size_comes_from_the_configs(tmp_path, options, folder):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["HEART"], "dataset: got 'HEART', allowed: one of"),
-    (["CHAOST2", "--config", "mine"], "config 'mine': no file configs/mine.json5"),
+    (["CHAOST2", "--config", "mine"], "config 'mine': no such file in configs/"),
     (["CHAOST2", "--cases", "1", "77"], "--cases: got 77, allowed: 1 2 10"),
     (["CHAOST2", "--data-dir", "no/such/folder"], "path.CHAOST2.data_dir: no folder no/such/folder"),
 ])
