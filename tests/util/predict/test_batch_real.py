@@ -2,9 +2,11 @@
 
 import pytest
 
-from scripts.checks.resampling import check
+from dataloaders.itk import with_geometry
+from scripts.checks.resampling import check, overlaps, turn
 from tests.goldens import CHAOST2, needs_chaost2
 from tests.programs import run
+from util.predict.predictor import Predictor
 
 IMAGES = CHAOST2 / "chaos_MR_T2_normalized"
 
@@ -25,8 +27,12 @@ def test_the_same_organs_in_the_patient_however_the_scans_are_stored(tmp_path):
 
 @pytest.mark.slow
 @needs_chaost2
-def test_guided_outlines_however_the_scans_are_stored():
-    files = [IMAGES / f"{name}.nii.gz" for name in ("image_1", "label_1", "image_2")]
-    _, rows = check("guided", *files, [("linear", None, "middle"), ("spline", (3.5, 3.0), "middle")], device="cpu")
-    for row in rows:
-        assert min(row[3:7]) >= 0.95, row
+@pytest.mark.parametrize("condition", [("linear", None, "middle"), ("spline", (3.5, 3.0), "middle"),
+                                       ("linear", (5.0, 6.0), "middle")])
+def test_guided_outlines_however_the_query_is_stored(condition, tmp_path):
+    query = IMAGES / "image_2.nii.gz"
+    predictor = Predictor.untrained("guided", device="cpu")
+    predictor.add_support(IMAGES / "image_1.nii.gz", IMAGES / "label_1.nii.gz")
+    plain, turned = (with_geometry(found.label_map, found.scan.original) for found in map(
+        predictor.segment, (query, turn(query, "query", condition, tmp_path))))
+    assert min(overlaps(plain, turned, [1, 2, 3, 4])) >= 0.95
