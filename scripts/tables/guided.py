@@ -8,9 +8,7 @@ Finished runs are kept. The tables are in <output>/tables.txt.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
+from scripts.tables.results import parse_arguments, summary_of
 from util.base.errors import InputError
 from util.base.files import write_text
-from util.base.guard import OVERWRITE_HELP, claim
+from util.base.guard import claim
 from util.base.root import ROOT
 from util.base.tables import format_table
 from util.results.scores import WHOLE
@@ -110,7 +109,7 @@ def all_metrics(runs: dict[str, dict[int, Path]]) -> str:
     """Return the mean of every metric over the folds, and of Dice for each class, by the protocol and over whole volumes."""
     columns, header = [], ["mean over the folds"]
     for name, of_fold in runs.items():
-        if summaries := [_summary(run) for run in of_fold.values()]:
+        if summaries := [summary_of(run) for run in of_fold.values()]:
             columns += [summaries, [summary[WHOLE] for summary in summaries]]
             header += [name, "whole"]
     classes = dict.fromkeys(name for summaries in columns for summary in summaries for name in summary["classes"])
@@ -136,12 +135,8 @@ def ranking(runs: Sequence[Path]) -> str:
     return format_table(["rank correlation with Dice", f"{len(classes)} classes", f"{len(volumes)} volumes"], rows)
 
 
-def _summary(run: Path) -> dict:
-    return json.loads((run / "results.json").read_text(encoding="utf-8"))
-
-
 def _mean_dice(run: Path) -> tuple[float, float]:
-    summary = _summary(run)
+    summary = summary_of(run)
     return summary["mean"]["dice_mean"], summary[WHOLE]["mean"]["dice_mean"]
 
 
@@ -152,14 +147,7 @@ def _percent(run: Path) -> tuple[str, str]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs/guided", help="default: %(default)s")
-    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")
-    parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
-    parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as device=cpu")
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    options = parser.parse_args()
+    options = parse_arguments(__doc__, ROOT / "runs/guided")
     os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/guided_notes.md were made with one thread
     output = options.output.resolve()
     common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]

@@ -130,7 +130,7 @@ def tables(runner: Runner) -> None:
 
 def by_fold(runner: Runner, folds: Sequence[int]) -> None:
     """Write the mean Dice of the trained networks in each fold, by the protocol and over whole volumes."""
-    summaries = [_summary(runner.finished(REPORTED[-1], [fold])[0]) for fold in folds]
+    summaries = [summary_of(runner.finished(REPORTED[-1], [fold])[0]) for fold in folds]
     rows = []
     for words, entries in (("protocol", summaries), ("whole volumes", [summary[WHOLE] for summary in summaries])):
         scores = {name: [entry["classes"][name]["dice_mean"] for entry in entries] for name in entries[0]["classes"]}
@@ -142,7 +142,8 @@ def by_fold(runner: Runner, folds: Sequence[int]) -> None:
     write_text(text + "\n", runner.tables / "by_fold.txt")
 
 
-def _summary(run: Path) -> dict:
+def summary_of(run: Path) -> dict:
+    """Return the results.json of a finished evaluation."""
     return json.loads((run / "results.json").read_text(encoding="utf-8"))
 
 
@@ -164,7 +165,7 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
         losses = history.sum(dim=1).numpy()
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         loss_axes.plot(np.arange(window, len(losses) + 1), smooth, label=f"fold {fold}")
-        scores = {step: _summary(run)["mean"]["dice_mean"]
+        scores = {step: summary_of(run)["mean"]["dice_mean"]
                   for step, evaluation in zip(CURVE, [*EARLIER, REPORTED[-1]], strict=True)
                   for run in runner.finished(evaluation, [fold])}
         dice_axes.plot(list(scores), list(scores.values()), marker="o")
@@ -175,16 +176,21 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
     save_figure(figure, runner.tables / "learning_curve.png")
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(description: str | None, output: Path) -> argparse.Namespace:
+    """Return the arguments of a command that makes tables of the five folds of CHAOS-T2. `output` is the default folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs/results", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=output, help="default: %(default)s")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")
     parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
-    parser.add_argument("--options", nargs="*", default=[], help="for train.py and test.py, such as device=cpu num_workers=1")
+    parser.add_argument("--options", nargs="*", default=[], help="for the programs that are called, such as device=cpu")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command."""
+    options = parse_arguments(__doc__, ROOT / "runs/results")
     os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/results.md were made with one thread
     runner = Runner(options)
     try:

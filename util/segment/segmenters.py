@@ -157,6 +157,7 @@ class VolumeSegmenter(Segmenter):
     def __init__(self, model: VolumeModel, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
         self._last: tuple[Task, list[Member]] | None = None
+        self._predicted: tuple[Task, list[WholePrediction]] | None = None
         self._registered: dict[tuple[str, str], Registration] = {}      # by names, from a scan to another
         self._query: tuple[Volume, Fixed] | None = None
 
@@ -183,6 +184,12 @@ class VolumeSegmenter(Segmenter):
             self._last = task, [self._member(task, support, bar) for support in task.supports]
         return self._last[1]
 
+    def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
+        """See Segmenter. Kept as the members are."""
+        if self._predicted is None or self._predicted[0] is not task:
+            self._predicted = task, super().over_whole_volume(task, whole, bar)
+        return self._predicted[1]
+
     def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
         """See Segmenter."""
         return {member.support.name: member.warped for member in self.members(task, whole) if member.warped is not None}
@@ -195,7 +202,7 @@ class VolumeSegmenter(Segmenter):
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query, and its registrations."""
-        self._last = self._query = None
+        self._last = self._predicted = self._query = None
         self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
 
     @torch.no_grad()
