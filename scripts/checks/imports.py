@@ -21,16 +21,17 @@ from util.base.root import ROOT
 
 BASE = {"util.base"}
 DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
-UTIL = DATA_AND_MODELS | {"util.training", "util.segment", "util.results", "util.predict", "util.run"}
+UTIL = DATA_AND_MODELS | {"util.training", "util.segment", "util.results", "util.predict", "util.run", "util.viewer"}
 ARROWS: Mapping[str, set[str]] = {
     "util.base": set(),
     "models": BASE,
     "dataloaders": BASE,
+    "util.viewer": BASE,
     "util.options": BASE | {"dataloaders"},
     "util.training": DATA_AND_MODELS,
     "util.segment": DATA_AND_MODELS,
     "util.run": DATA_AND_MODELS | {"util.training"},
-    "util.results": DATA_AND_MODELS | {"util.segment"},
+    "util.results": DATA_AND_MODELS | {"util.segment", "util.viewer"},
     "util.predict": DATA_AND_MODELS | {"util.training", "util.segment", "util.results"},
     "data": BASE | {"util.options", "dataloaders"},
     "entry points": UTIL,

@@ -1,0 +1,1 @@
+"""NiiVue, the viewer of volumes in a browser, which the report and the labelling page share."""
