@@ -16,7 +16,17 @@ from typing import Any
 from dataloaders.folds import stepping_stones, supports_and_queries, supports_of_queries
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, rank, world_size
-from util.options.sections import DataOptions, EvaluationOptions, ModelOptions, PredictOptions, WholeVolumeOptions, section
+from util.options.record import Record
+from util.options.sections import (
+    DataOptions,
+    EvaluationOptions,
+    ModelOptions,
+    PredictOptions,
+    PredictorOptions,
+    RunOptions,
+    WholeVolumeOptions,
+    section,
+)
 from util.predict.batch import predict_all, settings_digest
 from util.predict.loading import load_segmenter
 from util.predict.predictor import Predictor
@@ -37,9 +47,9 @@ def predict(_config: Mapping[str, Any]) -> None:
     """Segment your own scans from labelled ones. Options: support_image, support_label, query, output, reload_model_path."""
     with one_line_errors():
         config = plain(_config)
-        print(f"on {resolve_device(config['device'], config['deterministic'])} in {config['precision']}")
-        predictor = Predictor.from_config(config)
-        failures = predict_all(predictor, section(PredictOptions, config), settings_digest(config))
+        options = PredictorOptions.of(config)
+        print(f"on {resolve_device(options.device, options.deterministic)} in {options.model.precision}")
+        failures = predict_all(Predictor.made_of(options), section(PredictOptions, config), settings_digest(Record(config)))
     print(f"written to {config['output']}")
     if failures:
         raise SystemExit("\n".join(f"error: {line}" for line in failures))
@@ -57,22 +67,22 @@ def report(_config: Mapping[str, Any]) -> None:
 def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     """Evaluate, and return the mean Dice over classes. Each of several processes evaluates its share of the queries."""
     config, folder = plain(_config), run_dir(_run)
-    data, options = DataOptions.of(config), section(EvaluationOptions, config)
-    device = resolve_device(config["device"], config["deterministic"])
+    run, data, options = RunOptions.of(config), DataOptions.of(config), section(EvaluationOptions, config)
+    device = resolve_device(run.device, run.deterministic)
     cases = data.cases()
     supports_of = supports_of_queries(supports_and_queries(
         len(cases), data.spec.n_folds, data.eval_fold, options.protocol, options.supp_idx))
-    print(f"on {device} in {config['precision']}")
+    print(f"on {device} in {run.precision}")
     used = {position for query, supports in supports_of for position in (query, *supports)}
     model = ModelOptions.of(config)
     stones = stepping_stones(len(cases), used, model.n_stones)
     read = [cases[position] for position in sorted({*used, *stones})]
-    if is_main() and record_start(folder, device, config["precision"], read, config["reload_model_path"]):
+    if is_main() and record_start(folder, device, run.precision, read, run.reload_model_path):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
     of_main(None)       # the other processes wait here
 
     tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label, stones)
-    segmenter, said = load_segmenter(model, config["reload_model_path"], device, options.eval_batch_size,
+    segmenter, said = load_segmenter(model, run.reload_model_path, device, options.eval_batch_size,
                                      whole=options.whole_volume, tasks=tasks)
     print(said)
     results = []

@@ -20,7 +20,8 @@ from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, world_size
 from util.base.errors import InputError
 from util.base.guard import lies_in
-from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, TrainOptions, section
+from util.options.record import Record
+from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, RunOptions, TrainOptions, section
 from util.options.table import MODELS, UNTRAINED_MODELS
 from util.results.figures import loss_curve
 from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
@@ -39,21 +40,22 @@ experiment = make_experiment("train", __doc__)
 def main(_run: Run, _config: Mapping[str, Any]) -> float:
     """Train, and return the mean total loss of the last 100 steps. Refused steps are left out."""
     config, folder = plain(_config), run_dir(_run)
-    device = resolve_device(config["device"], config["deterministic"])
+    run, record = RunOptions.of(config), Record(config)
+    device = resolve_device(run.device, run.deterministic)
     data, options = DataOptions.of(config), TrainOptions.of(config)
     cases = training_cases(data)
-    expect_elsewhere(config["reload_model_path"], folder)
-    resume_from = snapshot_to_resume(config, folder)
-    model = starting_model(ModelOptions.of(config), resume_from, config["reload_model_path"])
-    changed = of_main(record_start(folder, device, config["precision"], cases, config["reload_model_path"])
+    expect_elsewhere(run.reload_model_path, folder)
+    resume_from = snapshot_to_resume(record, run, folder)
+    model = starting_model(ModelOptions.of(config), resume_from, run.reload_model_path)
+    changed = of_main(record_start(folder, device, run.precision, cases, run.reload_model_path)
                       if is_main() else None)
     if resume_from is not None and changed:
         print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
               "its results need not be those of an undisturbed run")
     episodes = training_episodes(cases, data, section(EpisodeOptions, config), options)
     print(f"{len(episodes.volumes)} training volumes of {data.spec.name}, fold {data.eval_fold} held out, on {device} "
-          f"in {config['precision']}{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
-    history = train(model, episodes, options, device=device, config=config, snapshot_dir=folder / "snapshots",
+          f"in {run.precision}{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
+    history = train(model, episodes, options, device=device, record=record, snapshot_dir=folder / "snapshots",
                     log_scalar=_run.log_scalar, resume_from=resume_from)
     if is_main():
         loss_curve(history, folder / "loss_curve.png")

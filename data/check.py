@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from data.preparation.contact_sheet import draw_contact_sheet
 from data.preparation.inspect_case import CaseReport, inspect_case
-from data.supervoxels.generate_supervoxels import default_min_size, positive
+from data.supervoxels.generate_supervoxels import default_n_sv, positive
 from dataloaders.datasets import DatasetSpec, find_cases
 from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP, claim
 from util.options.config import check_config, load_config
+from util.options.sections import dataset_spec
 
 
 def main(arguments: list[str] | None = None, draw: Callable[..., None] = draw_contact_sheet) -> int:
@@ -60,9 +61,9 @@ def check(options: argparse.Namespace, draw: Callable[..., None]) -> int:
                          "--config names the file that adds your own")
     check_config({**config, "dataset": name, "test_label": [int(next(iter(config["datasets"][name]["labels"])))],
                   "exclude_label": None})
-    spec = DatasetSpec.from_config(name, config["datasets"][name])
+    spec = dataset_spec(name, config["datasets"][name])
     data_dir = options.data_dir or Path(config["path"][name]["data_dir"])
-    n_sv = options.n_sv or default_min_size(options, config)
+    n_sv = options.n_sv or (config["n_sv"] if options.config else default_n_sv(name))
     sheet = options.sheet or Path("runs") / f"check_{name}.png"
 
     cases = find_cases(spec, data_dir, n_sv)

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from data.preparation import recipes
-from data.preparation.maps import default_n_sv, generate_maps
+from data.preparation.maps import generate_maps
 from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation
 from data.preparation.recipes import Recipe
 from data.preparation.run import find_raw_cases, prepare_dataset
-from data.supervoxels.generate_supervoxels import positive
+from data.supervoxels.generate_supervoxels import default_n_sv, positive
 from dataloaders.datasets import Grid
 from dataloaders.resampling import IN_PLANE_PX
 from util.base.errors import InputError

@@ -21,12 +21,6 @@ class Grid:
     orientation: str | None
     window: tuple[float, float] | None
 
-    @classmethod
-    def from_config(cls, entry: Mapping) -> Grid:
-        """Build from a checked config entry."""
-        return cls(tuple(entry["spacing_mm"]), entry["size_px"], entry["orientation"],
-                   None if entry["window"] is None else tuple(entry["window"]))
-
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -40,14 +34,6 @@ class DatasetSpec:
     file_values: Mapping[int, int]
     n_folds: int
     grid: Grid | None = None
-
-    @classmethod
-    def from_config(cls, name: str, entry: Mapping) -> DatasetSpec:
-        """Build from a checked config entry. Its keys are text, as in JSON5."""
-        return cls(name=name, image=entry["image"], label=entry["label"], supervoxels=entry["supervoxels"],
-                   labels={int(value): label for value, label in entry["labels"].items()},
-                   file_values={int(stored): label for stored, label in entry["file_values"].items()},
-                   n_folds=entry["n_folds"], grid=Grid.from_config(entry["grid"]) if entry.get("grid") else None)
 
 
 @dataclass(frozen=True)

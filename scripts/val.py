@@ -20,10 +20,10 @@ from util.base.inputs import read_json
 from util.base.root import ROOT
 from util.base.tables import format_table, write_rows
 from util.options.config import base_config, check_config, check_options, load_config, named_configs, run_dataset
-from util.options.sections import EvaluationOptions, WholeVolumeOptions
+from util.options.record import Record
+from util.options.sections import EvaluationOptions, RunPlace, WholeVolumeOptions, section
 from util.options.table import MODELS, OPTIONS, Role, current_names, with_role
-from util.run.folders import call, newest_run, numbered_runs, run_folders
-from util.run.resume import differing
+from util.run.folders import call, newest_run, numbered_runs
 from util.training.snapshots import newest_snapshot, read_snapshot, snapshots_in
 
 CONFIGS = {
@@ -77,7 +77,7 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
     found = {}
     for name in configs:
         for fold in folds:
-            folder = run_folders(settings(name, fold, options), "train")
+            folder = RunPlace.of(settings(name, fold, options)).folders("train")
             snapshot = newest_snapshot(ROOT / folder)
             if snapshot is None:
                 raise InputError(f"{folder}: no snapshot of {name}, fold {fold}; train it first")
@@ -89,7 +89,7 @@ def snapshots(configs: list[str], folds: list[int], options: list[str]) -> dict[
 def evaluate(name: str, fold: int, snapshot: Path, options: list[str], call: Callable[..., None]) -> dict[str, float]:
     """Run test.py, which takes the network as the snapshot was trained; return each class's mean Dice."""
     call("test.py", "with", name, f"eval_fold={fold}", *options, f"reload_model_path={snapshot}")
-    return dice_of(newest_run(ROOT / run_folders(settings(name, fold, options), "test")))
+    return dice_of(newest_run(ROOT / RunPlace.of(settings(name, fold, options)).folders("test")))
 
 
 def dice_of(run: Path) -> dict[str, float]:
@@ -204,7 +204,7 @@ class Training:
         log_dir = self.folder.parent.parent
         call("test.py", "with", str(self.folder / "config.json"), f"path.log_dir={log_dir}", "resume=auto", *options,
              f"reload_model_path={self.snapshot}")
-        return dice_of(newest_run(run_folders({**self.config, "path": {"log_dir": str(log_dir)}}, "test")))
+        return dice_of(newest_run(section(RunPlace, self.config, log_dir=log_dir).folders("test")))
 
 
 def find_trainings(folders: list[Path], folds: list[int]) -> tuple[list[Training], list[str]]:
@@ -252,7 +252,7 @@ def _differing(training: Training, other: Training, keys: Collection[str]) -> st
     if any(training.config[key] != other.config[key] for key in ("model", "dataset")) \
             or training.folder.parent.parent != other.folder.parent.parent:
         return "model"
-    return differing({**base_config(), **training.config}, other.config, set(OPTIONS) - set(keys))
+    return Record({**base_config(), **training.config}).differing(other.config, set(OPTIONS) - set(keys))
 
 
 def describe(training: Training, options: list[str]) -> str:

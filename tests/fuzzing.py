@@ -33,7 +33,7 @@ import SimpleITK as sitk
 import torch
 
 from data.preparation.raw import RawCase, read_nifti_pair
-from dataloaders.datasets import DatasetSpec, Grid, find_cases
+from dataloaders.datasets import Grid, find_cases
 from dataloaders.folds import supports_and_queries
 from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
@@ -41,25 +41,28 @@ from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.progress import progress
 from util.options.config import CONFIG_DIR, base_config, check_config, named_configs, read_json5
+from util.options.record import Record
 from util.options.sections import (
     DataOptions,
     EpisodeOptions,
     EvaluationOptions,
     ModelOptions,
     PredictOptions,
+    RunPlace,
     TrainOptions,
     WholeVolumeOptions,
+    dataset_spec,
     section,
 )
 from util.predict.scans import read_scan
-from util.run.experiment import check_update, plain, run_folders
+from util.run.experiment import check_update, plain
 from util.training.as_trained import as_trained
 from util.training.snapshots import Snapshot, load_model, read_snapshot, save_snapshot
 from util.training.weights import load_pretrained
 
 TIME_S, MEMORY_MB = 20, 300
 BASE = base_config()
-SPEC = DatasetSpec.from_config("CHAOST2", BASE["datasets"]["CHAOST2"])
+SPEC = dataset_spec("CHAOST2", BASE["datasets"]["CHAOST2"])
 GRID = Grid((3.0, 3.0, 6.0), 16, "LAS", None)
 Attempt = Callable[[np.random.Generator, Path], None]
 
@@ -209,7 +212,7 @@ def _alter_config(rng: np.random.Generator, config: dict) -> dict:
 def _use_config(config: dict, folder: Path) -> None:
     """Do with a config that was accepted what the programs do with it before there is any data."""
     config = plain(config)
-    str(run_folders(config, "train")).encode()
+    str(RunPlace.of(config).folders("train")).encode()
     for cls in (WholeVolumeOptions, EvaluationOptions, EpisodeOptions, PredictOptions):
         section(cls, config)
     for part in (ModelOptions, TrainOptions):
@@ -338,7 +341,7 @@ def _sound_checkpoints() -> list[bytes]:
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1.pth"
-        save_snapshot(path, config=BASE, model=model.state_dict(), step=1, optimizer=optimizer.state_dict(),
+        save_snapshot(path, record=Record(BASE), model=model.state_dict(), step=1, optimizer=optimizer.state_dict(),
                       scheduler=scheduler.state_dict(), history=torch.zeros(1, 2), log=[], refused=[])
         contents = torch.load(path, weights_only=True), model.state_dict()
     return [_saved(content, zipped) for content in contents for zipped in (True, False)]

@@ -1,5 +1,6 @@
 """The house stands as docs/architecture.md says: imports go one way, and the diagram is that of the imports."""
 
+import ast
 from graphlib import TopologicalSorter
 
 import pytest
@@ -54,3 +55,34 @@ def test_every_python_file_is_in_a_room(tmp_path):
 def test_the_diagram_is_that_of_the_imports():
     text = PAGE.read_text(encoding="utf-8")
     assert drawn_page(text, ROOT) == text, "python scripts/checks/imports.py --draw makes it anew"
+
+
+# where a raw config is read, checked, completed, and made into sections
+WITH_CONFIG = {"train.py", "test.py", "util/options/config.py", "util/options/sections.py", "util/run/experiment.py",
+               "util/training/as_trained.py"}
+
+
+def functions_with_a_config(root):
+    """Yield file:line of every function that takes a config."""
+    files = [*root.glob("*.py"), *(path for folder in ("data", "dataloaders", "models", "scripts", "util")
+                                   for path in (root / folder).rglob("*.py"))]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                types = {ast.unparse(argument.annotation) for argument in taken if argument.annotation}
+                if "Config" in types or any("config" in argument.arg.split("_") for argument in taken):
+                    yield f"{path.relative_to(root).as_posix()}:{node.lineno}"
+
+
+def test_below_the_entry_points_nothing_takes_a_raw_config():
+    found = list(functions_with_a_config(ROOT))
+    assert [place for place in found if place.partition(":")[0] not in WITH_CONFIG] == []
+    assert {place.partition(":")[0] for place in found} == WITH_CONFIG     # none is listed in vain
+
+
+def test_a_function_that_takes_a_config_is_found(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/new.py").write_text(
+        "def f(x):\n    pass\n\n\ndef g(base_config):\n    pass\n\n\ndef h(a: Config):\n    pass\n", encoding="utf-8")
+    assert list(functions_with_a_config(tmp_path)) == ["models/new.py:5", "models/new.py:9"]

@@ -17,6 +17,7 @@ from tests.toy import toy_case, toy_volume
 from util.base.device import resolve_device
 from util.base.episode import Episode
 from util.options.config import load_config
+from util.options.record import Record
 from util.options.sections import ModelOptions, TrainOptions, WholeVolumeOptions
 from util.segment.protocol import segment_by_protocol
 from util.segment.segmenters import VolumeSegmenter
@@ -80,7 +81,7 @@ def test_losses(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_step_but_for_its_backward_pass(variant):
     with fake_cuda() as device:
-        trainer = Trainer(model_of(variant), TrainOptions.of(config_of(variant)), device, config_of(variant))
+        trainer = Trainer(model_of(variant), TrainOptions.of(config_of(variant)), device, Record(config_of(variant)))
         parameters = list(trainer.model.parameters())
         before = parameters[0].detach().cpu().clone()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from data.supervoxels.generate_supervoxels import (
     Task,
-    default_min_size,
     expect_writable,
     generate_all,
     method,
@@ -16,12 +15,6 @@ from data.supervoxels.generate_supervoxels import (
     state,
 )
 from dataloaders.datasets import DatasetSpec, find_cases
-from util.options.config import base_config
-
-
-def default_n_sv(dataset: str) -> int:
-    """Return the n_sv of a dataset's configs, or of base.json5 if the dataset has no config of its own."""
-    return default_min_size(Namespace(config=None, dataset=dataset), base_config())
 
 
 def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False) -> bool:
@@ -39,7 +32,7 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
         InputError: as `util.base.guard.claim`.
     """
     options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
-    kind, pattern, parameters = method(options, {}, spec)
+    kind, pattern, parameters = method(options, spec, n_sv or 0)
     size = parameters["min_size"]
     tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
              for case in find_cases(spec, target, size)]

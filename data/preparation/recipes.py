@@ -24,6 +24,7 @@ from dataloaders.resampling import (
 )
 from util.base.errors import InputError
 from util.options.config import base_config
+from util.options.sections import dataset_spec
 
 Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None for a case without labels
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases, and lines about what was left out
@@ -83,7 +84,7 @@ def describe(spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX, window: tu
 
 def table_entry(name: str) -> DatasetSpec:
     """Return a dataset's entry in the table of configs/base.json5."""
-    return DatasetSpec.from_config(name, base_config()["datasets"][name])
+    return dataset_spec(name, base_config()["datasets"][name])
 
 
 def clip_and_resample(image: sitk.Image, labels: sitk.Image | None, *, spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX,

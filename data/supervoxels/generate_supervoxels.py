@@ -34,7 +34,8 @@ from util.base.errors import InputError
 from util.base.files import made_in, write_text
 from util.base.guard import claim, expect_apart, is_made
 from util.base.inputs import read_json
-from util.options.config import check_config, load_config, named_configs
+from util.options.config import base_config, check_config, load_config, named_configs
+from util.options.sections import dataset_spec
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ def plan(options: argparse.Namespace) -> list[Task]:
     check_config(config)
     if options.dataset not in config["datasets"]:
         raise InputError(f"dataset: got {options.dataset!r}, allowed: one of {sorted(config['datasets'])}")
-    spec = DatasetSpec.from_config(options.dataset, config["datasets"][options.dataset])
+    spec = dataset_spec(options.dataset, config["datasets"][options.dataset])
     data_dir = options.data_dir or Path(config["path"][options.dataset]["data_dir"])
-    kind, pattern, parameters = method(options, config, spec)
+    n_sv = config["n_sv"] if options.config else default_n_sv(options.dataset)
+    kind, pattern, parameters = method(options, spec, n_sv)
     images = {case.name: case.image for case in find_cases(spec, data_dir, parameters["min_size"])}
     if unknown := set(options.cases or ()) - set(images):
         raise InputError(f"--cases: got {' '.join(sorted(unknown))}, allowed: {' '.join(images)}")
@@ -103,22 +105,20 @@ def plan(options: argparse.Namespace) -> list[Task]:
             for case, image in images.items() if case in (options.cases or images)]
 
 
-def method(options: argparse.Namespace, config: Mapping, spec: DatasetSpec) -> tuple[str, str, dict[str, Any]]:
-    """Return the kind of map, the pattern of its files, and the parameters that the options ask for."""
+def method(options: argparse.Namespace, spec: DatasetSpec, n_sv: int) -> tuple[str, str, dict[str, Any]]:
+    """Return the kind of map, the pattern of its files, and the parameters that the options ask for. `n_sv`: without them."""
     if options.superpixels:
         return "superpixels", SUPERPIXELS, {
             "algorithm": "felzenszwalb 2d of scikit-image", "sigma": SIGMA_PX, "min_size": options.min_size or 400,
             "foreground_threshold": options.foreground_threshold}
-    min_size = options.min_size or default_min_size(options, config)
     return "supervoxels", spec.supervoxels, {
-        "algorithm": "felzenszwalb 3d, stable sort", "scale": 1.0, "min_size": min_size}
+        "algorithm": "felzenszwalb 3d, stable sort", "scale": 1.0, "min_size": options.min_size or n_sv}
 
 
-def default_min_size(options: argparse.Namespace, config: Mapping) -> int:
-    """Return n_sv of the dataset's first named config, or of `config` if there is none or --config names a file."""
-    experiments = [] if options.config else named_configs().values()
-    own = [named["n_sv"] for named in experiments if named.get("dataset") == options.dataset and "n_sv" in named]
-    return [*own, config["n_sv"]][0]
+def default_n_sv(dataset: str) -> int:
+    """Return the n_sv of a dataset's first named config, or of base.json5 if the dataset has no config of its own."""
+    own = [named["n_sv"] for named in named_configs().values() if named.get("dataset") == dataset and "n_sv" in named]
+    return [*own, base_config()["n_sv"]][0]
 
 
 def read_record(path: Path) -> dict[str, dict]:

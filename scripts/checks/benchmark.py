@@ -65,6 +65,7 @@ from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim
 from util.base.tables import format_table
 from util.options.config import load_config
+from util.options.sections import dataset_spec
 from util.run.experiment import one_line_errors
 from util.segment.metrics import dice
 from util.segment.protocol import segment_by_protocol
@@ -114,7 +115,7 @@ class Bench:
             generate_phantom(folder / "phantom", {"version": VERSION, "seed": 0, "min_size": n_sv, **size})
             data_dir = folder / "phantom"
         self.data_dir = data_dir
-        spec = DatasetSpec.from_config(name, load_config()["datasets"][name])
+        spec = dataset_spec(name, load_config()["datasets"][name])
         return spec, find_cases(spec, data_dir, n_sv)
 
     def model(self, bf16: bool = False) -> QNet:

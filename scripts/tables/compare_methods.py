@@ -14,6 +14,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.compare import output_files
@@ -21,8 +22,9 @@ from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP, claim
 from util.base.root import ROOT
 from util.options.config import load_config, named_configs
+from util.options.sections import RunPlace
 from util.options.table import MODELS, UNTRAINED_MODELS
-from util.run.folders import call, newest_run, run_folders
+from util.run.folders import call, newest_run
 from util.training.snapshots import newest_snapshot
 
 
@@ -54,23 +56,23 @@ def data_with_superpixels(dataset: str, data_dir: Path, n_sp: int) -> Iterator[P
         yield Path(folder)
 
 
-def run_method(model: str, experiment: str, options: list[str], config: dict) -> list[Path]:
+def run_method(model: str, experiment: str, options: list[str], place: RunPlace) -> list[Path]:
     """Train a method, evaluate it untrained and trained, and return the run folders of the evaluations.
 
     A method that needs no training is evaluated once.
     """
-    config = {**config, "model": model}
+    place = replace(place, model=model)
     named = [model] if model in named_configs() else []
     arguments = ["with", *named, experiment, f"model={model}", *options]
     evaluations: list[list[str]] = [[]]
     if model not in UNTRAINED_MODELS:
         call("train.py", *arguments, "resume=never")
-        snapshot = newest_snapshot(ROOT / run_folders(config, "train"))
+        snapshot = newest_snapshot(ROOT / place.folders("train"))
         evaluations = [["reload_model_path=untrained"], [f"reload_model_path={snapshot}"]]
     folders = []
     for weights in evaluations:
         call("test.py", *arguments, *weights)
-        folders.append(newest_run(ROOT / run_folders(config, "test")))
+        folders.append(newest_run(ROOT / place.folders("test")))
     return folders
 
 
@@ -84,10 +86,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(options.experiment)
         dataset = given.get("dataset", config["dataset"])
         data_dir = Path(given.get(f"path.{dataset}.data_dir", config["path"][dataset]["data_dir"]))
-        config |= {"dataset": dataset, "eval_fold": given.get("eval_fold", config["eval_fold"]), "path": {"log_dir": str(output)}}
+        place = RunPlace(output, "", dataset, int(given.get("eval_fold", config["eval_fold"])))
         with data_with_superpixels(dataset, ROOT / data_dir, int(given.get("n_sp", config["n_sp"]))) as folder:
             common = [*options.options, f"path.log_dir={output}", f"path.{dataset}.data_dir={folder}"]
-            runs = [run for model in options.models for run in run_method(model, options.experiment, common, config)]
+            runs = [run for model in options.models for run in run_method(model, options.experiment, common, place)]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

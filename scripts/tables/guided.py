@@ -24,8 +24,9 @@ from util.base.files import write_text
 from util.base.guard import claim
 from util.base.root import ROOT
 from util.base.tables import format_table
+from util.options.sections import RunPlace
 from util.results.scores import WHOLE
-from util.run.folders import call, numbered_runs, run_folders
+from util.run.folders import call, numbered_runs
 
 CONFIG = "chaost2_setting1"
 CHOSEN_ON = (1, 2)                    # the settings were chosen on these folds
@@ -70,8 +71,7 @@ def evaluate(variant: Variant, fold: int, output: Path, common: Sequence[str]) -
 
 def finished(variant: Variant, fold: int, output: Path) -> Path | None:
     """Return the newest finished run folder of a variant and fold."""
-    folder = run_folders({"model": variant.model, "dataset": "CHAOST2", "eval_fold": fold,
-                          "path": {"log_dir": str(output / variant.name)}}, "test")
+    folder = RunPlace(output / variant.name, variant.model, "CHAOST2", fold).folders("test")
     return next((run for run in numbered_runs(folder) if (run / "results.json").is_file()), None)
 
 

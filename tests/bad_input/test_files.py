@@ -15,7 +15,7 @@ import torch
 
 from data.preparation.chaos import read_chaos
 from data.preparation.raw import RawCase, read_nifti_pair
-from dataloaders.datasets import DatasetSpec, Grid, find_cases
+from dataloaders.datasets import Grid, find_cases
 from dataloaders.episodes import load_training_volumes
 from dataloaders.volumes import read_volume
 from tests import damage as d
@@ -25,7 +25,7 @@ from tests.runs import write_evaluation, write_run
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.options.config import base_config, read_json5
-from util.options.sections import ModelOptions
+from util.options.sections import ModelOptions, dataset_spec
 from util.predict.scans import read_scan, read_support
 from util.results.comparison import find_runs
 from util.results.report import write_report
@@ -33,7 +33,7 @@ from util.training.building import build_model
 from util.training.snapshots import load_model, read_snapshot
 from util.training.weights import load_pretrained
 
-SPEC = DatasetSpec.from_config("CHAOST2", base_config()["datasets"]["CHAOST2"])
+SPEC = dataset_spec("CHAOST2", base_config()["datasets"]["CHAOST2"])
 GRID = Grid((4.0, 4.0, 8.0), 32, None, None)
 
 # ---- what is wrong, and what is said ----

@@ -9,14 +9,15 @@ import pytest
 import SimpleITK
 
 from data import phantom
-from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.datasets import find_cases
 from dataloaders.volumes import read_image, read_label, read_supervoxels
 from util.base.files import LIST
 from util.options.config import base_config
+from util.options.sections import dataset_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_IMAGE = ROOT.parent / "shared/data/CHAOST2/chaos_MR_T2_normalized/image_1.nii.gz"
-SPEC = DatasetSpec.from_config("PHANTOM", base_config()["datasets"]["PHANTOM"])
+SPEC = dataset_spec("PHANTOM", base_config()["datasets"]["PHANTOM"])
 SMALL = ["--cases", "3", "--size", "64", "--slices", "12"]
 SHAPE, MIN_SIZE = (12, 64, 64), 150
 LIVER, RIGHT_KIDNEY, LEFT_KIDNEY, SPLEEN = 1, 2, 3, 4

@@ -2,13 +2,14 @@
 
 import pytest
 
-from dataloaders.datasets import DatasetSpec, case_order, find_cases
+from dataloaders.datasets import case_order, find_cases
 from util.base.errors import InputError
 from util.options.config import base_config
+from util.options.sections import dataset_spec
 
 
 def spec(name="CHAOST2"):
-    return DatasetSpec.from_config(name, base_config()["datasets"][name])
+    return dataset_spec(name, base_config()["datasets"][name])
 
 
 def test_cases_sort_by_number_and_only_images_count(tmp_path):

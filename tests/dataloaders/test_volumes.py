@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from dataloaders.datasets import DatasetSpec
 from dataloaders.volumes import normalise, read_label
 from tests.toy import write
 from util.base.errors import InputError
 from util.options.config import base_config
+from util.options.sections import dataset_spec
 
 
 def spec(name="CHAOST2"):
-    return DatasetSpec.from_config(name, base_config()["datasets"][name])
+    return dataset_spec(name, base_config()["datasets"][name])
 
 
 def test_labels_of_cmr_are_mapped_and_label_values_are_taken_as_they_are(tmp_path):

@@ -10,14 +10,61 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dataloaders.datasets import Case, DatasetSpec, find_cases
-from util.options.table import UNTRAINED_MODELS
+from dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
+from util.options.table import MODELS, UNTRAINED_MODELS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = Mapping[str, Any]      # checked by `util.options.config`: plain dictionaries, lists and values
 T = TypeVar("T", bound="DataclassInstance")
+
+
+def dataset_spec(name: str, entry: Config) -> DatasetSpec:
+    """Return the facts of a data set from its checked entry in `datasets`. The entry's keys are text, as in JSON5."""
+    grid = entry.get("grid")
+    return DatasetSpec(
+        name, entry["image"], entry["label"], entry["supervoxels"],
+        labels={int(value): label for value, label in entry["labels"].items()},
+        file_values={int(stored): label for stored, label in entry["file_values"].items()},
+        n_folds=entry["n_folds"], grid=section(Grid, grid) if grid else None)
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """What the folder of a run is named after."""
+
+    log_dir: Path
+    model: str
+    dataset: str
+    eval_fold: int
+
+    @classmethod
+    def of(cls, config: Config) -> RunPlace:
+        """Take it from a checked config."""
+        return section(cls, config, log_dir=Path(config["path"]["log_dir"]))
+
+    def folders(self, mode: str) -> Path:
+        """Return the folder of the numbered run folders. `mode` is "train" or "test"."""
+        return self.log_dir / f"{MODELS[self.model]}_{mode}_{self.dataset}_cv{self.eval_fold}"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run is, what it runs on, and what it goes on from."""
+
+    place: RunPlace
+    device: str
+    deterministic: bool
+    precision: str
+    resume: str
+    n_steps: int
+    reload_model_path: str | None
+
+    @classmethod
+    def of(cls, config: Config) -> RunOptions:
+        """Take them from a checked config."""
+        return section(cls, config, place=RunPlace.of(config))
 
 
 @dataclass(frozen=True)
@@ -34,7 +81,7 @@ class DataOptions:
     def of(cls, config: Config) -> DataOptions:
         """Take them from a checked config."""
         name = config["dataset"]
-        return cls(DatasetSpec.from_config(name, config["datasets"][name]), Path(config["path"][name]["data_dir"]),
+        return cls(dataset_spec(name, config["datasets"][name]), Path(config["path"][name]["data_dir"]),
                    config["eval_fold"], config["n_sv"], config["n_sp"])
 
     def cases(self) -> list[Case]:
@@ -194,6 +241,25 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class PredictorOptions:
+    """A model that segments scans of one's own."""
+
+    spec: DatasetSpec
+    model: ModelOptions
+    whole: WholeVolumeOptions
+    augment: bool
+    device: str
+    deterministic: bool
+    reload_model_path: str | None
+
+    @classmethod
+    def of(cls, config: Config) -> PredictorOptions:
+        """Take them from a checked config."""
+        return section(cls, config, spec=DataOptions.of(config).spec, model=ModelOptions.of(config),
+                       whole=section(WholeVolumeOptions, config))
+
+
+@dataclass(frozen=True)
 class PredictOptions:
     """The user's own scans: supports, queries, and what is written where."""
 
@@ -207,6 +273,40 @@ class PredictOptions:
     largest_component: bool
     resume: str
     reload_model_path: str | None
+
+
+@dataclass(frozen=True)
+class ComparedOptions:
+    """What `scripts/compare.py` reads of a finished evaluation: the options with Role.COMPARED."""
+
+    dataset: str
+    eval_fold: int
+    exclude_label: tuple[int, ...] | None
+    exclude_rule: str
+    model: str
+    reload_model_path: str | None
+    protocol: str
+    n_part: int
+
+    @property
+    def setting(self) -> str:
+        """The setting: "2" if slices with test classes were left out of training, else "1"."""
+        return "1" if self.exclude_label is None else "2"
+
+
+@dataclass(frozen=True)
+class ShownOptions:
+    """What the report shows of a finished evaluation: the options with Role.SHOWN."""
+
+    dataset: str
+    eval_fold: int
+    n_sv: int
+    encoder: str
+    n_iters: int
+    reload_model_path: str | None
+    protocol: str
+    n_part: int
+    surface_tolerance_mm: float
 
 
 def section(cls: type[T], config: Config, **given: Any) -> T:

@@ -15,7 +15,8 @@ from util.base.errors import InputError
 from util.base.guard import claim, expect_apart
 from util.base.progress import progress
 from util.base.tables import write_rows
-from util.options.sections import Config, PredictOptions
+from util.options.record import Record
+from util.options.sections import PredictOptions
 from util.options.table import Role, with_role
 from util.predict.predictor import Predictor
 from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, write_on_scan
@@ -32,7 +33,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str) ->
 
     Args:
         predictor: without supports.
-        settings: `settings_digest` of the config.
+        settings: `settings_digest` of the options.
     Returns:
         One line per query that failed.
     Raises:
@@ -51,9 +52,9 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str) ->
     return failures
 
 
-def settings_digest(config: Config) -> str:
+def settings_digest(record: Record) -> str:
     """Return a checksum of the code and of the options that predictions depend on. Files that options name are left out."""
-    return digest([{key: value for key, value in config.items() if key not in with_role(Role.ELSEWHERE)}, code_sha256()])
+    return digest([record.without(with_role(Role.ELSEWHERE)), code_sha256()])
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import numpy as np
 
 from dataloaders.datasets import DatasetSpec, Grid
 from dataloaders.volumes import Volume
-from util.base.device import resolve_device, resolve_precision
+from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.guard import claim
-from util.options.config import base_config, check_config
-from util.options.sections import Config, DataOptions, ModelOptions, WholeVolumeOptions, section
+from util.options.config import base_config
+from util.options.sections import PredictorOptions, WholeVolumeOptions
 from util.predict.loading import load_segmenter
 from util.predict.scans import (
     Image,
@@ -42,7 +42,7 @@ from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
 from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
-from util.training.as_trained import as_trained
+from util.training.as_trained import as_trained, complete
 from util.training.snapshots import read_snapshot
 
 
@@ -144,8 +144,8 @@ class Predictor:
         Raises:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
-        return cls.from_config(_with_precision(as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
-                                               | {"reload_model_path": str(snapshot)}))
+        config = as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
+        return cls.made_of(PredictorOptions.of(complete({**config, "reload_model_path": str(snapshot)})))
 
     @classmethod
     def untrained(cls, model: str = "guided", **options: Any) -> Predictor:
@@ -157,22 +157,19 @@ class Predictor:
         Raises:
             InputError: the model needs training, or an option is not allowed.
         """
-        return cls.from_config(_with_precision(base_config() | options | {"model": model, "reload_model_path": None}))
+        return cls.made_of(PredictorOptions.of(complete({**base_config(), **options, "model": model, "reload_model_path": None})))
 
     @classmethod
-    def from_config(cls, config: Config) -> Predictor:
-        """Return a predictor for a complete config: the network as its snapshot was trained, and `precision` not "auto".
+    def made_of(cls, options: PredictorOptions) -> Predictor:
+        """Return the predictor of some options: the network as its snapshot was trained, and `precision` not "auto".
 
         Raises:
             InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
         """
-        check_config(config)
-        device = resolve_device(config["device"], config["deterministic"])
-        options = ModelOptions.of(config)
-        whole = section(WholeVolumeOptions, config)
-        segmenter, _ = load_segmenter(options, config["reload_model_path"], device, whole.eval_batch_size, whole=True)
-        spec = None if isinstance(segmenter, VolumeSegmenter) else DataOptions.of(config).spec
-        return cls(segmenter, spec, whole, augment=config["augment"], n_stones=options.n_stones)
+        device = resolve_device(options.device, options.deterministic)
+        segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole.eval_batch_size, whole=True)
+        spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
+        return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones)
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
@@ -253,13 +250,6 @@ class Predictor:
             finally:        # the next scan must never get the features of one that failed
                 self.segmenter.release(query)
         return agreement
-
-
-def _with_precision(config: Config) -> dict[str, Any]:
-    """Return the checked config with the precision for its device."""
-    check_config(config)
-    device = resolve_device(config["device"], config["deterministic"])
-    return {**config, "precision": resolve_precision(config["precision"], device)}
 
 
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:

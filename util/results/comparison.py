@@ -14,6 +14,7 @@ from scipy.stats import wilcoxon
 from util.base.errors import InputError
 from util.base.inputs import read_json
 from util.options.config import check_options
+from util.options.sections import ComparedOptions, section
 from util.options.table import MODELS, Role, with_role
 
 MIN_PAIRS = 6            # with fewer pairs, p < 0.05 is impossible
@@ -39,11 +40,11 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder of test.py: its method, its config, and its scores, 0 to 1."""
+    """A run folder of test.py: its method, its options, and its scores, 0 to 1."""
 
     folder: Path
     method: str
-    config: Mapping[str, Any]
+    options: ComparedOptions
     scores: Mapping[Scored, float]
 
 
@@ -77,24 +78,20 @@ def read_run(folder: Path, metric: str, name: str = "") -> Run:
     try:
         config = read_json(folder / "config.json")
         check_options(config, COMPARED_OPTIONS, folder / "config.json")
+        options = section(ComparedOptions, config)
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-            scores = {Scored(config["eval_fold"], row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
+            scores = {Scored(options.eval_fold, row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
                       for row in csv.DictReader(file)}
         if wrong := [score for score in scores.values() if not 0 <= score <= 1]:
             raise InputError(f"{folder / 'scores.csv'}: {metric}: got {wrong[0]}, allowed: 0 to 1")
         if not scores:
             raise InputError(f"{folder / 'scores.csv'}: holds no score")
-        untrained = " (untrained)" if config["reload_model_path"] == "untrained" else ""
-        return Run(folder, name or MODELS.get(config["model"], config["model"]) + untrained, config, scores)
+        untrained = " (untrained)" if options.reload_model_path == "untrained" else ""
+        return Run(folder, name or MODELS[options.model] + untrained, options, scores)
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"{folder}: config.json or scores.csv is not one of test.py ({type(error).__name__}: {error})") from None
-
-
-def setting(config: Mapping[str, Any]) -> str:
-    """Return the setting of a run's config: "2" if slices with test classes were left out of training, else "1"."""
-    return "1" if config["exclude_label"] is None else "2"
 
 
 def common_config(runs: Sequence[Run]) -> dict[str, Any]:
@@ -104,8 +101,7 @@ def common_config(runs: Sequence[Run]) -> dict[str, Any]:
         InputError: two runs differ in one of them. The message names both.
     """
     def protocol(run: Run) -> dict[str, Any]:
-        config = {key: run.config[key] for key in ("dataset", "protocol", "n_part")}
-        return {**config, "setting": setting(run.config), "exclude_rule": run.config["exclude_rule"]}
+        return {key: getattr(run.options, key) for key in ("dataset", "protocol", "n_part", "setting", "exclude_rule")}
 
     first = protocol(runs[0])
     for run in runs[1:]:

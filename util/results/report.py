@@ -27,6 +27,7 @@ from util.base.guard import claim
 from util.base.inputs import expect_file, read_json
 from util.base.progress import progress
 from util.options.config import check_options, run_dataset
+from util.options.sections import ShownOptions, dataset_spec, section
 from util.options.table import Role, with_role
 from util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 from util.segment.metrics import METRICS
@@ -55,20 +56,21 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
     folder = Path(run)
     config, summary = _read_json(folder / "config.json"), _read_json(folder / "results.json")
     check_options(config, SHOWN_OPTIONS, folder / "config.json")
+    options = section(ShownOptions, config)
     for key in ("classes", "mean", "supports"):
         if not isinstance(summary.get(key), dict):
             raise InputError(f"{folder / 'results.json'}: {key}: got nothing, allowed: what test.py writes")
     rows = read_rows(folder / "scores.csv", SCORE_COLUMNS)
     whole_rows = (read_rows(folder / f"scores_{WHOLE}.csv", WHOLE_COLUMNS) if (folder / f"scores_{WHOLE}.csv").exists() else [])
     entry, data_dir = run_dataset(config, folder / "config.json")
-    spec = DatasetSpec.from_config(config["dataset"], entry)
-    cases = {case.name: case for case in find_cases(spec, data_dir, config["n_sv"])}
+    spec = dataset_spec(options.dataset, entry)
+    cases = {case.name: case for case in find_cases(spec, data_dir, options.n_sv)}
     report = folder / "report.html"
     claim([report], [*(path for case in cases.values() for path in case.files), *folder.glob("*.json"), *folder.glob("*.csv"),
                      *folder.glob("*/*.nii.gz")], overwrite=overwrite, remedy="overwrite=true")
     content: dict[str, Any] = {
-        "title": f"{spec.name}, fold {config['eval_fold']}", "labels": {str(value): name for value, name in spec.labels.items()},
-        "facts": _facts(config, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
+        "title": f"{spec.name}, fold {options.eval_fold}", "labels": {str(value): name for value, name in spec.labels.items()},
+        "facts": _facts(options, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
         "plots": [plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot],
         "images": {}, "pairs": []}
     pairs = sorted({(row["query_case"], row["support_case"]) for row in rows + whole_rows}, key=lambda pair: (len(pair[0]), pair))
@@ -115,10 +117,10 @@ def _cell(row: Mapping[str, str], key: str) -> str | float | None:
     return row[key] if key in NOT_NUMBERS else float(row[key]) if row[key] else None
 
 
-def _facts(config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
-    return {"weights": str(config["reload_model_path"]), "encoder": config["encoder"], "protocol": config["protocol"],
-            "support volumes": ", ".join(summary["supports"]), "parts": str(config["n_part"]),
-            "refinements": str(config["n_iters"]), "surface tolerance": f"{config['surface_tolerance_mm']} mm"}
+def _facts(options: ShownOptions, summary: Mapping[str, Any]) -> dict[str, str]:
+    return {"weights": str(options.reload_model_path), "encoder": options.encoder, "protocol": options.protocol,
+            "support volumes": ", ".join(summary["supports"]), "parts": str(options.n_part),
+            "refinements": str(options.n_iters), "surface tolerance": f"{options.surface_tolerance_mm} mm"}
 
 
 def _finite(value: Any) -> Any:

@@ -25,11 +25,12 @@ from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import CONFIG_DIR, base_config, check_config, merge, named_configs
+from util.options.record import Record
+from util.options.sections import RunOptions, RunPlace
 from util.options.table import current_names
-from util.run.folders import run_folders
 from util.run.observer import RunFolder
 from util.run.resume import begun_with, is_finished, run_to_continue
-from util.training.as_trained import scored_config
+from util.training.as_trained import complete, scored_config
 
 SETTINGS.CAPTURE_MODE = "sys"
 # check_config checks types and new entries, so sacred's warnings about them would only confuse
@@ -97,25 +98,25 @@ class _Experiment(Experiment):
         if self.path == "test":
             used = scored_config(used, plain(given), command)
         if command == "main":
-            make_writable(run_folders(used, self.path))
+            make_writable(RunPlace.of(used).folders(self.path))
             return self._continued(used)
-        device = resolve_device(used["device"], used["deterministic"])
-        return {**used, "precision": resolve_precision(used["precision"], device)}
+        return complete(used)
 
     def _continued(self, config: dict[str, Any]) -> dict[str, Any]:
         """Find the run folder to continue, if any, and return the config with the run's precision.
 
         The main process decides, and only it has an observer. A training that is finished ends here.
         """
-        device = resolve_device(config["device"], config["deterministic"])
+        options = RunOptions.of(config)
+        device = resolve_device(options.device, options.deterministic)
         meet(device)
-        folder, finished, precision = of_main(_earlier_run(config, self.path, device) if is_main() else None)
+        folder, finished, precision = of_main(_earlier_run(Record(config), options, self.path, device) if is_main() else None)
         if finished:
-            print(f"nothing to do: {folder} is finished, with these options and {config['n_steps']} steps; "
+            print(f"nothing to do: {folder} is finished, with these options and {options.n_steps} steps; "
                   "to train it once more say resume=never")
             raise SystemExit(0)
         config = {**config, "precision": precision}
-        self.observers[:] = [RunFolder(run_folders(config, self.path), folder, config)] if is_main() else []
+        self.observers[:] = [RunFolder(options.place.folders(self.path), folder, Record(config))] if is_main() else []
         return config
 
 
@@ -171,12 +172,12 @@ def make_writable(folder: Path) -> None:
         raise InputError(f"path.log_dir: {folder} cannot be made ({error.strerror})") from None
 
 
-def _earlier_run(config: Mapping[str, Any], mode: str, device: torch.device) -> tuple[Path | None, bool, str]:
+def _earlier_run(record: Record, options: RunOptions, mode: str, device: torch.device) -> tuple[Path | None, bool, str]:
     """Return the run folder to continue or None, whether its training is finished, and the precision of the run."""
-    folder = run_to_continue(config, mode)
-    if mode == "train" and folder is not None and is_finished(folder, config["n_steps"]):
-        return folder, True, config["precision"]
-    return folder, False, resolve_precision(config["precision"], device, begun_with(config, folder, mode))
+    folder = run_to_continue(record, options, mode)
+    if mode == "train" and folder is not None and is_finished(folder, options.n_steps):
+        return folder, True, options.precision
+    return folder, False, resolve_precision(options.precision, device, begun_with(options, folder, mode))
 
 
 def run_commandline(experiment: Experiment) -> None:

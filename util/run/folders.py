@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from util.base.errors import InputError
 from util.base.root import ROOT
-from util.options.table import MODELS
-
-
-def run_folders(config: Mapping[str, Any], mode: str) -> Path:
-    """Return the folder of a config's numbered run folders. `mode` is "train" or "test"."""
-    return Path(config["path"]["log_dir"]) / f"{MODELS[config['model']]}_{mode}_{config['dataset']}_cv{config['eval_fold']}"
 
 
 def numbered_runs(folder: Path) -> list[Path]:

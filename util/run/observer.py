@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +20,7 @@ from sacred.serializer import flatten
 
 from util.base.errors import InputError
 from util.base.files import PARTIAL, replacing
+from util.options.record import Record
 from util.run.folders import numbered_runs
 
 CONFIG = "config.json"
@@ -32,15 +33,15 @@ class RunFolder(FileStorageObserver):
     Args:
         folders: a new run folder is made in this one, with the next number.
         continued: the run folder to continue, or None for a new one.
-        config: of the run.
+        record: the options of the run.
     Raises:
         InputError: another process works in `continued`.
         OSError: the folder cannot be made.
     """
 
-    def __init__(self, folders: Path, continued: Path | None, config: Mapping[str, Any]):
+    def __init__(self, folders: Path, continued: Path | None, record: Record):
         super().__init__(folders)
-        self.folder = continued or new_run_folder(folders, config)
+        self.folder = continued or new_run_folder(folders, record)
         self.dir = str(self.folder)     # as sacred needs it
         self._lock = lock(self.folder)
         (self.folder / "metrics.json").unlink(missing_ok=True)    # a resumed training logs its earlier steps again
@@ -63,7 +64,7 @@ class RunFolder(FileStorageObserver):
         self._lock.close()
 
 
-def new_run_folder(folders: Path, config: Mapping[str, Any]) -> Path:
+def new_run_folder(folders: Path, record: Record) -> Path:
     """Make the run folder with the next number. It appears with its config.json, by which a rerun finds it.
 
     Raises:
@@ -75,7 +76,7 @@ def new_run_folder(folders: Path, config: Mapping[str, Any]) -> Path:
             shutil.rmtree(killed, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folders))
     partial.chmod(0o755)
-    (partial / CONFIG).write_text(json.dumps(flatten(config), sort_keys=True, indent=2), encoding="utf-8")
+    (partial / CONFIG).write_text(json.dumps(flatten(record.options), sort_keys=True, indent=2), encoding="utf-8")
     number = max((int(path.name) for path in numbered_runs(folders)), default=0)
     while True:
         number += 1

@@ -1,4 +1,7 @@
-"""Evaluates a snapshot as it was trained: its options override the config, and the command line overrides both."""
+"""Completes a config: a snapshot is evaluated as it was trained, and the precision is that of the device.
+
+The snapshot's options override the config, and the command line overrides both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from util.base.device import resolve_device, resolve_precision
 from util.base.errors import InputError
 from util.options.config import check_config, check_options, merge
 from util.options.table import Role, with_role
@@ -64,6 +68,17 @@ def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: 
     for line in departures(trained, given, TRAINED_WITH if command == "predict" else SHAPES):
         print(line)
     return merged
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with the precision for its device in place of "auto".
+
+    Raises:
+        InputError: an option is not allowed.
+    """
+    check_config(config)
+    device = resolve_device(config["device"], config["deterministic"])
+    return {**config, "precision": resolve_precision(config["precision"], device)}
 
 
 def departures(trained: Mapping[str, Any], given: Mapping[str, Any], keys: tuple[str, ...]) -> list[str]:

@@ -18,7 +18,8 @@ from util.base.errors import InputError
 from util.base.files import remove_partial_files
 from util.base.progress import progress
 from util.base.signals import Interrupted, deferred_signals, ignore_signals
-from util.options.sections import Config, TrainOptions
+from util.options.record import Record
+from util.options.sections import TrainOptions
 from util.training.snapshots import Snapshot, load_model, prune_snapshots, restore_generators, save_snapshot
 
 
@@ -28,7 +29,7 @@ class Trainer:
     Args:
         model: trained in place.
         device: where the model is moved to.
-        config: the complete config, which every snapshot stores.
+        record: what every snapshot stores of the options.
     Attributes:
         step: number of steps done, including refused ones.
         history: (n_steps, losses) losses of every step, in the order of `model.loss_names`. A refused step has NaN.
@@ -36,8 +37,8 @@ class Trainer:
         refused: one line per refused step.
     """
 
-    def __init__(self, model: FewShotModel, options: TrainOptions, device: torch.device, config: Config):
-        self.model, self.options, self.device, self.config = model, options, device, config
+    def __init__(self, model: FewShotModel, options: TrainOptions, device: torch.device, record: Record):
+        self.model, self.options, self.device, self.record = model, options, device, record
         model.to(device).to(memory_format=torch.channels_last).train()
         self._replica = parallel(model, options.sync_batchnorm)
         self.optimizer = torch.optim.SGD(model.parameters(), **asdict(options.optim), fused=True)
@@ -99,7 +100,7 @@ class Trainer:
         path = folder / f"{self.step}.pth"
         if not is_main():
             return path
-        save_snapshot(path, config=self.config, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
+        save_snapshot(path, record=self.record, model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
                       scheduler=self.scheduler.state_dict(), step=self.step, history=self.history[:self.step].cpu(),
                       log=self.log, refused=self.refused)
         if isinstance(self.options.keep_snapshots, int):        # else "all"
@@ -123,7 +124,7 @@ class Trainer:
             restore_generators(snapshot.generators)
 
 
-def train(model: FewShotModel, episodes: EpisodeDataset, options: TrainOptions, *, device: torch.device, config: Config,
+def train(model: FewShotModel, episodes: EpisodeDataset, options: TrainOptions, *, device: torch.device, record: Record,
           snapshot_dir: Path, log_scalar: Callable[[str, float, int], None], resume_from: Snapshot | None = None) -> Tensor:
     """Train a model up to step `n_steps`.
 
@@ -133,7 +134,7 @@ def train(model: FewShotModel, episodes: EpisodeDataset, options: TrainOptions, 
 
     Args:
         model: trained in place.
-        config: the complete config, which every snapshot stores.
+        record: what every snapshot stores of the options.
         snapshot_dir: where snapshots are written.
         log_scalar: takes name, value and step of each logged number. A resumed training logs its earlier steps again.
         resume_from: the snapshot to continue from; None starts at step 0.
@@ -145,7 +146,7 @@ def train(model: FewShotModel, episodes: EpisodeDataset, options: TrainOptions, 
         Interrupted: after SIGTERM or Ctrl-C.
     """
     remove_partial_files(snapshot_dir)
-    trainer = Trainer(model, options, device, config)
+    trainer = Trainer(model, options, device, record)
     if resume_from is not None:
         trainer.restore(resume_from)
     if trainer.step != of_main(trainer.step):

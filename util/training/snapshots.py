@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from util.base.errors import InputError
 from util.base.files import made_in, replacing
 from util.base.guard import is_made
+from util.options.record import Record
 from util.options.table import Role, current_names, with_role
 from util.training.weights import load_state, read_weights
 
@@ -43,16 +44,17 @@ class Snapshot:
     refused: Sequence[str] = ()                 # one line per refused step
 
 
-def save_snapshot(path: Path, *, config: Mapping[str, Any], **state: Any) -> None:
+def save_snapshot(path: Path, *, record: Record, **state: Any) -> None:
     """Write a snapshot, whole or not at all.
 
     Args:
-        state: the other fields of Snapshot, without `generators`, which are added here.
+        record: the options of the training.
+        state: the other fields of Snapshot, without `config` and `generators`, which are added here.
     Raises:
         OSError: the file cannot be written, as on a full disk. The error names `path`.
     """
     content = io.BytesIO()      # torch.save does not fail cleanly on a full disk
-    torch.save({**state, "generators": generator_states(), "config": json.dumps(config)}, content)
+    torch.save({**state, "generators": generator_states(), "config": json.dumps(record.options)}, content)
     with replacing(path) as partial:
         partial.write_bytes(content.getbuffer())
 
@@ -70,16 +72,17 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        snapshot = Snapshot(path, **fields, config=_current(json.loads(content["config"])))
+        snapshot = Snapshot(path, **fields, config=_options(content["config"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
     _expect_kinds(snapshot)
     return snapshot
 
 
-def _current(config: Any) -> Any:
-    """A config of an earlier version, under the names of today; what is no config is told by `_expect_kinds`."""
-    return current_names(config) if isinstance(config, Mapping) else config
+def _options(text: str) -> Any:
+    """Return the options that a snapshot stores, under the names of today. `_expect_kinds` refuses what is no section."""
+    stored = json.loads(text)
+    return current_names(stored) if isinstance(stored, Mapping) else stored
 
 
 def _expect_kinds(snapshot: Snapshot) -> None:

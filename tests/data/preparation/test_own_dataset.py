@@ -7,6 +7,7 @@ from data.preparation.raw import RawCase
 from tests.data.raw_downloads import empty_scan, write_nifti_pair
 from util.base.errors import InputError
 from util.options.config import base_config, check_config, read_json5
+from util.options.sections import dataset_spec
 
 GRID = empty_scan((40, 36, 6), (6.0, 6.0, 20.0))
 
@@ -31,7 +32,7 @@ def test_the_entry_of_an_own_dataset_is_a_valid_config(tmp_path, values, names, 
     for section in ("path", "datasets"):
         config[section] |= changes.pop(section)
     check_config(config | changes)
-    assert type(spec).from_config("MINE", config["datasets"]["MINE"]) == spec
+    assert dataset_spec("MINE", config["datasets"]["MINE"]) == spec
     assert config["path"]["MINE"] == {"data_dir": "data/MINE"}
 
 

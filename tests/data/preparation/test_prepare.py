@@ -13,14 +13,15 @@ import pytest
 import SimpleITK as sitk
 
 from data import check, prepare
-from data.preparation.maps import default_n_sv
 from data.preparation.recipes import table_entry
-from dataloaders.datasets import DatasetSpec, find_cases
+from data.supervoxels.generate_supervoxels import default_n_sv
+from dataloaders.datasets import find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.volumes import read_label, read_supervoxels
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
 from util.base.files import LIST
 from util.options.config import load_config
+from util.options.sections import dataset_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
@@ -183,7 +184,7 @@ def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, m
     assert check.main(["MINE", "--config", str(tmp_path / "mine.json5"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "no label for 5 of 6 cases: b, c, d, e, f" in capsys.readouterr().out
     config = load_config(str(tmp_path / "mine.json5"))
-    spec = DatasetSpec.from_config("MINE", config["datasets"]["MINE"])
+    spec = dataset_spec("MINE", config["datasets"]["MINE"])
     volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec)
     assert len(EpisodeDataset(volumes, 3, seed=1, min_size=20).volumes) == 6
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dataloaders.datasets import DatasetSpec, find_cases
+from dataloaders.datasets import find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions, supports_of_queries
 from tests.programs import run
@@ -20,7 +20,7 @@ from util.base.episode import Episode
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.options.config import load_config
-from util.options.sections import ModelOptions
+from util.options.sections import ModelOptions, dataset_spec
 from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
@@ -66,7 +66,7 @@ def test_one_process_writes_and_prints(together):
 def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_data):
     snapshots = [read_snapshot(together.train / f"snapshots/{step}.pth") for step in (1, 2)]
     config = snapshots[0].config
-    spec = DatasetSpec.from_config("CHAOST2", config["datasets"]["CHAOST2"])
+    spec = dataset_spec("CHAOST2", config["datasets"]["CHAOST2"])
     cases = find_cases(spec, toy_data, config["n_sv"], config["n_sp"])
     held_out = fold_positions(len(cases), spec.n_folds, 0)
     volumes = load_training_volumes([case for k, case in enumerate(cases) if k not in held_out], spec)

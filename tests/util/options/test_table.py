@@ -1,13 +1,15 @@
 """Every option stands in the table with its roles, and who builds a model reads only what a snapshot is scored with."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 
 from tests.programs import run
 from util.options.config import base_config
-from util.options.sections import ModelOptions
+from util.options.record import Record
+from util.options.sections import ComparedOptions, ModelOptions, RunOptions, ShownOptions
 from util.options.table import MODELS, OLD_NAMES, OPTIONS, Option, Role, current_names, with_role
 from util.run.resume import run_to_continue
 from util.training.building import build_model
@@ -44,6 +46,11 @@ def test_what_shapes_a_network_is_taken_by_predict_and_is_never_free_on_resuming
     shapes = set(with_role(Role.SHAPES))
     assert shapes < set(with_role(Role.TRAINED_WITH))
     assert not shapes & {*with_role(Role.RESUME), *with_role(Role.RESUME_NAMED)}
+
+
+@pytest.mark.parametrize(("section", "role"), [(ComparedOptions, Role.COMPARED), (ShownOptions, Role.SHOWN)])
+def test_what_is_read_from_a_run_folder_is_what_has_the_role(section, role):
+    assert {field.name for field in fields(section)} == set(with_role(role))
 
 
 class Recorded:
@@ -84,6 +91,6 @@ def test_options_under_their_old_names_are_the_same_options(toy_data, tmp_path):
     torch.save({**content, "config": json.dumps(as_before)}, earlier)
     assert read_snapshot(earlier).config == read_snapshot(snapshot).config
     (by_old_name / "config.json").write_text(json.dumps(as_before), encoding="utf-8")
-    again = run_to_continue({**config, "n_steps": 4}, "train")
+    again = run_to_continue(Record({**config, "n_steps": 4}), RunOptions.of({**config, "n_steps": 4}), "train")
     assert again == by_old_name
     assert current_names({"paths": "fine", "seed": 1}) == {"encoder_paths": "fine", "seed": 1}

@@ -9,6 +9,7 @@ from dataloaders.episodes import EpisodeDataset
 from tests.programs import TINY, run
 from util.base.episode import Episode
 from util.options.config import load_config
+from util.options.record import Record
 from util.options.sections import ModelOptions, TrainOptions
 from util.training.building import build_model
 from util.training.loop import Trainer
@@ -27,7 +28,7 @@ def episode(value=None):
 @pytest.fixture
 def trainer():
     config = {**load_config(), **TINY}
-    return Trainer(build_model(ModelOptions.of(config)), TrainOptions.of(config), torch.device("cpu"), config)
+    return Trainer(build_model(ModelOptions.of(config)), TrainOptions.of(config), torch.device("cpu"), Record(config))
 
 
 def everything(trainer):

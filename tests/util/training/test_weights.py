@@ -11,6 +11,7 @@ import torchvision
 from models.encoder import build_encoder
 from util.base.errors import InputError
 from util.base.files import LIST, partial_name
+from util.options.record import Record
 from util.training.snapshots import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
 from util.training.weights import PRETRAINED, load_pretrained, load_state, pretrained_url
 
@@ -72,7 +73,7 @@ def small_snapshot(path, step=1):
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     save_snapshot(path, model=model.state_dict(), step=step, optimizer=optimizer.state_dict(), scheduler=scheduler.state_dict(),
-                  history=torch.zeros(step, 2), config={"encoder": "small", "path": {"log_dir": "runs"}})
+                  history=torch.zeros(step, 2), record=Record({"encoder": "small", "path": {"log_dir": "runs"}}))
     return model
 
 
