@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.mind import mind_ssc
 from models.volume import VolumeModel, VolumeSegmentation
 from util.base.shapes import expect_shape
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
-    from convexAdam.convex_adam_utils import MINDSSC, correlate, coupled_convex, inverse_consistency
+    from convexAdam.convex_adam_utils import correlate, coupled_convex, inverse_consistency
 
 BODY_LEVEL = 0.06                 # of the range from the volume's minimum to its 99.5th percentile
 MIN_BODY_SHARE = 0.02             # a row or column with less body than this lies outside the body box
@@ -141,8 +142,8 @@ class Fixed:
 
     def features(self, volume: Tensor) -> Tensor:
         """Return MIND features and the weighted intensity of a (1, d, h, w) volume."""
-        mind = _mind(volume, self.settings.mind_radius, self.settings.mind_dilation)
-        return torch.cat([mind, self.settings.intensity_weight * volume[None]], dim=1)
+        mind = mind_ssc(volume[0], self.settings.mind_radius, self.settings.mind_dilation)
+        return torch.cat([mind, self.settings.intensity_weight * volume])[None]
 
 
 def misfit(query: Tensor, warped: Tensor, registered: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -161,20 +162,14 @@ def misfit(query: Tensor, warped: Tensor, registered: Tensor, spacing_mm: Sequen
     expect_shape("warped", warped, "D H W", **n)
     expect_shape("registered", registered, "K D H W", **n)
     size = [n["D"], *(max(1, round(n[axis] * spacing_mm[i] / MISFIT_SPACING_MM)) for i, axis in ((1, "H"), (2, "W")))]
-    first, second = (_resized(scaled(volume)[None], size) for volume in (query, warped))
-    difference = (_mind(first, 1, 2) - _mind(second, 1, 2))[0].square().mean(dim=0)
+    first, second = (_resized(scaled(volume)[None], size)[0] for volume in (query, warped))
+    difference = (mind_ssc(first, 1, 2) - mind_ssc(second, 1, 2)).square().mean(dim=0)
     inside = _resized(registered.float(), size) > 0.05
     return torch.stack([difference[mask].mean() if mask.any() else difference.new_tensor(math.inf) for mask in inside])
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps[None], size=size, mode="trilinear", align_corners=False)[0]
-
-
-def _mind(volume: Tensor, radius: int, dilation: int) -> Tensor:
-    """(1, 12, D, H, W) MIND-SSC features of a (1, D, H, W) volume; zeros for a constant one, which has no variance."""
-    with torch.no_grad():
-        return MINDSSC(volume[None], radius, dilation, device=volume.device).nan_to_num(0.0)
 
 
 class _Job:
