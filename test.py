@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dataloaders.folds import stepping_stones, supports_and_queries, supports_of_queries
+from dataloaders.store import FOLDER as STORE
+from dataloaders.store import Store
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, rank, world_size
 from util.options.record import Record
@@ -77,7 +79,8 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     model = ModelOptions.of(config)
     stones = stepping_stones(len(cases), used, model.n_stones)
     read = [cases[position] for position in sorted({*used, *stones})]
-    if is_main() and record_start(folder, device, run.precision, read, run.reload_model_path):
+    if is_main() and record_start(folder, device, run.precision, read, run.reload_model_path,
+                                   Store(run.place.log_dir / STORE).sums):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
     of_main(None)       # the other processes wait here
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.datasets import Case
-from dataloaders.episodes import EpisodeDataset, load_training_volumes
+from dataloaders.episodes import EpisodeDataset, TrainingVolume, load_training_volumes
 from dataloaders.folds import fold_positions
+from dataloaders.store import FOLDER as STORE
+from dataloaders.store import Store
 from models.base import FewShotModel
 from models.volume import VolumeModel
 from util.base.device import resolve_device
@@ -47,12 +49,13 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float:
     expect_elsewhere(run.reload_model_path, folder)
     resume_from = snapshot_to_resume(record, run, folder)
     model = starting_model(ModelOptions.of(config), resume_from, run.reload_model_path)
-    changed = of_main(record_start(folder, device, run.precision, cases, run.reload_model_path)
+    kept_in = run.place.log_dir / STORE
+    changed = of_main(record_start(folder, device, run.precision, cases, run.reload_model_path, Store(kept_in).sums)
                       if is_main() else None)
     if resume_from is not None and changed:
         print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
               "its results need not be those of an undisturbed run")
-    episodes = training_episodes(cases, data, section(EpisodeOptions, config), options)
+    episodes = training_episodes(cases, data, section(EpisodeOptions, config), options, kept_in)
     print(f"{len(episodes.volumes)} training volumes of {data.spec.name}, fold {data.eval_fold} held out, on {device} "
           f"in {run.precision}{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
     history = train(model, episodes, options, device=device, record=record, snapshot_dir=folder / "snapshots",
@@ -102,15 +105,21 @@ def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights:
 
 
 def training_episodes(cases: Sequence[Case], data: DataOptions, episodes: EpisodeOptions,
-                      options: TrainOptions) -> EpisodeDataset:
-    """Read the training volumes, and return the episodes of all processes.
+                      options: TrainOptions, kept_in: Path) -> EpisodeDataset:
+    """Prepare the training volumes, and return the episodes of all processes.
 
+    Args:
+        kept_in: the folder of the prepared volumes. The main process makes those that are missing.
     Raises:
         InputError: a file is missing or damaged, or no volume can be trained on.
     """
-    volumes = load_training_volumes(cases, data.spec, exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
-                                    use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
-    return EpisodeDataset(volumes, options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,
+    def volumes() -> list[TrainingVolume]:
+        return load_training_volumes(
+            cases, data.spec, Store(kept_in), exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
+            use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
+
+    of_main(len(volumes()) if is_main() and world_size() > 1 else None)      # the other processes wait here
+    return EpisodeDataset(volumes(), options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,
                           episodes.min_size, same_slice=episodes.same_slice)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataloaders.datasets import Case, DatasetSpec
+from dataloaders.store import Arrays, Slices, Store
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
 from dataloaders.volumes import expect_same_shape, read_supervoxels, read_volume
 from util.base.episode import Episode
@@ -22,9 +24,24 @@ class TrainingVolume:
     """A volume for episodes: z-scored image, class of each voxel (0: none), and the slices that may be used."""
 
     case: str
-    image: np.ndarray     # (D, H, W) float32
-    classes: np.ndarray   # (D, H, W) supervoxels or superpixels, or organs with use_gt
-    allowed: np.ndarray   # (D,) bool
+    image: np.ndarray | Slices      # (D, H, W) float32
+    classes: np.ndarray | Slices    # (D, H, W) supervoxels or superpixels, or organs with use_gt
+    allowed: np.ndarray             # (D,) bool
+    areas: np.ndarray               # `areas_of(classes)`
+
+    @classmethod
+    def of(cls, case: str, image: np.ndarray, classes: np.ndarray, allowed: np.ndarray | None = None) -> TrainingVolume:
+        """Make one of arrays in memory. `allowed` None: all slices may be used."""
+        return cls(case, image, classes, np.ones(len(image), bool) if allowed is None else allowed, areas_of(classes))
+
+
+def areas_of(classes: np.ndarray) -> np.ndarray:
+    """Return (n, 3) int32 rows (class, slice, area in pixels) of every class above 0 in every slice, in this order."""
+    n_classes = int(classes.max()) + 1
+    areas = np.stack([np.bincount(slice_.ravel(), minlength=n_classes) for slice_ in classes], axis=1)
+    areas[0] = 0
+    labels, slices = np.nonzero(areas)
+    return np.stack([labels, slices, areas[labels, slices]], axis=1).astype(np.int32)
 
 
 def allowed_slices(label_map: np.ndarray, exclude_label: Sequence[int], exclude_rule: str) -> np.ndarray:
@@ -40,16 +57,17 @@ def allowed_slices(label_map: np.ndarray, exclude_label: Sequence[int], exclude_
     return np.logical_not(present.any(axis=0) if exclude_rule == "any" else present.all(axis=0))
 
 
-def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_label: Sequence[int] | None = None,
+def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, store: Store, *, exclude_label: Sequence[int] | None = None,
                           exclude_rule: str = "any", use_gt: bool = False, test_label: Sequence[int] = (),
                           pseudo_labels: str = "supervoxels") -> list[TrainingVolume]:
-    """Read the training cases.
+    """Prepare the training cases in a store, from which episodes read single slices.
 
     Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
 
     Args:
         cases: their files.
         spec: the dataset.
+        store: keeps the prepared volumes.
         exclude_label, exclude_rule: `allowed_slices` explains them. None: all slices stay.
         use_gt: organs are the classes, without those of `test_label`.
         test_label: label values.
@@ -58,19 +76,35 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, *, exclude_l
     Raises:
         InputError: a file is missing or broken, or its shape (for a label also its place) differs from its image.
     """
-    volumes = []
-    for case in progress(cases, desc="reading training volumes", unit="volume"):
-        volume = read_volume(case, spec, labels=bool(exclude_label or use_gt))
-        if use_gt:
-            classes = np.where(np.isin(volume.labels, test_label), 0, volume.labels)
-        else:
-            path = getattr(case, pseudo_labels)
-            classes = read_supervoxels(path)
-            expect_same_shape(case, volume.image, classes, path)
+    needs_labels = bool(exclude_label or use_gt)
+    settings = {"kind": "organs" if use_gt else pseudo_labels, "exclude_label": list(exclude_label or ()),
+                "exclude_rule": exclude_rule, "test_label": list(test_label) if use_gt else [],
+                "file_values": {str(value): label for value, label in spec.file_values.items()} if needs_labels else {}}
+
+    def arrays(case: Case) -> Arrays:
+        volume = read_volume(case, spec, labels=needs_labels)
+        classes = (np.where(np.isin(volume.labels, test_label), 0, volume.labels) if use_gt
+                   else _pseudo_labels(case, getattr(case, pseudo_labels), volume.image))
         allowed = (allowed_slices(volume.labels, exclude_label, exclude_rule) if exclude_label
                    else np.ones(len(volume.image), bool))
-        volumes.append(TrainingVolume(case.name, volume.image, classes, allowed))
+        return {"image": volume.image, "classes": classes.astype(np.uint16), "allowed": allowed, "areas": areas_of(classes)}
+
+    def prepared(case: Case) -> TrainingVolume:
+        sources = [case.image, *([case.label] if needs_labels else []), *([] if use_gt else [getattr(case, pseudo_labels)])]
+        folder = store.get(case.name, sources, settings, lambda: arrays(case))
+        allowed = np.load(folder / "allowed.npy")
+        image, classes = (Slices(folder / f"{name}.npy", len(allowed)) for name in ("image", "classes"))
+        return TrainingVolume(case.name, image, classes, allowed, np.load(folder / "areas.npy"))
+
+    volumes = [prepared(case) for case in progress(cases, desc="reading training volumes", unit="volume")]
+    store.sums.save()
     return volumes
+
+
+def _pseudo_labels(case: Case, path: Path, image: np.ndarray) -> np.ndarray:
+    classes = read_supervoxels(path)
+    expect_same_shape(case, image, classes, path)
+    return classes
 
 
 @dataclass(frozen=True)
@@ -88,41 +122,31 @@ def _windows(volume: TrainingVolume, n_slices: int, min_size: int) -> _Windows |
     That procedure draws a class, one of its runs and a start in the run, until the class is large enough there. Here each window
     has the same chance: 1/(runs of the class · starts of the run), divided by the sum over all accepted windows.
     """
-    n_classes = int(volume.classes.max()) + 1
-    areas = np.stack([np.bincount(slice_.ravel(), minlength=n_classes) for slice_ in volume.classes])
-    areas[~volume.allowed] = 0
-    found = []
-    for label in range(1, n_classes):
-        runs = [run for run in _runs(areas[:, label] > 0) if len(run) >= n_slices]
-        for run in runs:
-            starts = run[:len(run) - n_slices + 1]
-            chance = 1 / (len(runs) * len(starts))
-            found += [(label, int(start), chance) for start in starts
-                      if areas[start:start + min(2, n_slices), label].max() >= min_size]
-    return _as_windows(found)
+    labels, slices, areas = volume.areas[volume.allowed[volume.areas[:, 1]]].T
+    if not len(labels):
+        return None
+    begins = np.concatenate([[True], (np.diff(labels) != 0) | (np.diff(slices) != 1)])     # of runs of a class
+    run = np.cumsum(begins) - 1
+    first, length = np.flatnonzero(begins), np.bincount(run)
+    n_starts = np.maximum(length - n_slices + 1, 0)
+    n_runs = np.bincount(labels[first], weights=n_starts > 0)
+    place = np.arange(len(labels)) - first[run]
+    largest = np.maximum(areas, np.append(areas[1:], 0)) if n_slices > 1 else areas
+    found = (place < n_starts[run]) & (largest >= min_size)
+    return _as_windows(labels[found], slices[found], 1 / (n_runs[labels[found]] * n_starts[run[found]]))
 
 
 def _single_slices(volume: TrainingVolume, min_size: int) -> _Windows | None:
     """Enumerate superpixels, whose numbers restart in each slice. Slices are equally likely, and so are those of one slice."""
-    found = []
-    for z in np.flatnonzero(volume.allowed):
-        areas = np.bincount(volume.classes[z].ravel())
-        large = [label for label in range(1, len(areas)) if areas[label] >= max(min_size, 1)]
-        found += [(label, int(z), 1 / len(large)) for label in large]
-    return _as_windows(found)
+    labels, slices, areas = volume.areas.T
+    large = volume.allowed[slices] & (areas >= max(min_size, 1))
+    order = np.flatnonzero(large)[np.argsort(slices[large], kind="stable")]
+    return _as_windows(labels[order], slices[order], 1 / np.bincount(slices[order])[slices[order]])
 
 
-def _as_windows(found: list[tuple[int, int, float]]) -> _Windows | None:
-    """Turn tuples (class, start, chance up to a factor) into windows. None if there are none."""
-    if not found:
-        return None
-    labels, starts, chances = (np.array(column) for column in zip(*found, strict=True))
-    return _Windows(labels, starts, np.cumsum(chances) / chances.sum())
-
-
-def _runs(present: np.ndarray) -> list[np.ndarray]:
-    positions = np.flatnonzero(present)
-    return np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1) if len(positions) else []
+def _as_windows(labels: np.ndarray, starts: np.ndarray, chances: np.ndarray) -> _Windows | None:
+    """Return windows with chances up to a factor. None if there are none."""
+    return _Windows(labels, starts, np.cumsum(chances) / chances.sum()) if len(labels) else None
 
 
 class EpisodeDataset(Dataset):

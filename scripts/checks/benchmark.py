@@ -436,8 +436,7 @@ def training_volumes(bench: Bench) -> list[TrainingVolume]:
     for position, case in enumerate(bench.cases):
         if position not in held_out:
             image = read_image(case.image)
-            volumes.append(TrainingVolume(case.name, (image - image.mean()) / image.std(), read_supervoxels(case.supervoxels),
-                                          np.ones(len(image), bool)))
+            volumes.append(TrainingVolume.of(case.name, (image - image.mean()) / image.std(), read_supervoxels(case.supervoxels)))
     return volumes
 
 
@@ -448,7 +447,7 @@ def load(bench: Bench) -> dict[str, Result]:
     """
     volumes = training_volumes(bench)
     dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0), 5 if bench.quick else 40
-    raw = [volume.image for volume in volumes], [volume.classes for volume in volumes]
+    raw = [np.stack(list(volume.image)) for volume in volumes], [np.stack(list(volume.classes)) for volume in volumes]
     rng, n = np.random.default_rng(0), itertools.count()
     plain, ours = bench.alternate(lambda: [reference.load_episode(*raw, rng) for _ in range(in_a_row)],
                                   lambda: [dataset[next(n)] for _ in range(in_a_row)],

@@ -7,6 +7,7 @@ import functools
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from data.preparation.chaos import read_chaos
 from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import Grid, find_cases
 from dataloaders.episodes import load_training_volumes
+from dataloaders.store import Store
 from dataloaders.volumes import read_volume
 from tests import damage as d
 from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dicom
@@ -195,17 +197,22 @@ def report(folder):
     return write_report(str(folder))
 
 
+def training_volumes(case, **options):
+    with tempfile.TemporaryDirectory() as folder:
+        return load_training_volumes([case], SPEC, Store(Path(folder)), **options)
+
+
 def found(folder):
     return find_runs([str(folder)])
 
 
 # file: fixture, the path in it that is spoilt, what reads it, and what is said to each damage
 FILES = {
-    "training image": ("case", lambda case: case.image, lambda case: load_training_volumes([case], SPEC), IMAGE),
-    "training label": ("case", lambda case: case.label, lambda case: load_training_volumes([case], SPEC, use_gt=True), LABEL),
-    "supervoxels": ("case", lambda case: case.supervoxels, lambda case: load_training_volumes([case], SPEC), SUPERVOXELS),
+    "training image": ("case", lambda case: case.image, lambda case: training_volumes(case), IMAGE),
+    "training label": ("case", lambda case: case.label, lambda case: training_volumes(case, use_gt=True), LABEL),
+    "supervoxels": ("case", lambda case: case.supervoxels, lambda case: training_volumes(case), SUPERVOXELS),
     "superpixels": ("case", lambda case: case.superpixels,
-                    lambda case: load_training_volumes([case], SPEC, pseudo_labels="superpixels"), SUPERVOXELS),
+                    lambda case: training_volumes(case, pseudo_labels="superpixels"), SUPERVOXELS),
     "test image": ("case", lambda case: case.image, lambda case: read_volume(case, SPEC), IMAGE),
     "test label": ("case", lambda case: case.label, lambda case: read_volume(case, SPEC), LABEL),
     "query": ("case", lambda case: case.image, lambda case: read_scan(case.image, GRID), SCAN),

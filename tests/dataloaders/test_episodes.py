@@ -15,7 +15,7 @@ def volume(seed=0, depth=10, allowed=None, case="1"):
     classes[6:9, :16, :16] = 1                 # and another of 3
     classes[2:7, 20:30, 20:30] = 2             # a run of 5, 100 pixels
     classes[5, :4, 20:24] = 3                  # one slice only: never an episode
-    return TrainingVolume(case, image, classes, np.ones(depth, bool) if allowed is None else allowed)
+    return TrainingVolume.of(case, image, classes, allowed)
 
 
 def episodes(**changes):
@@ -34,8 +34,10 @@ def test_windows_have_the_chances_of_the_published_procedure():
 def test_min_size_asks_the_larger_of_the_first_two_slices():
     assert set(_windows(volume(), 2, 101).classes.tolist()) == {1}
     small_then_large = volume()
-    small_then_large.classes[2, 20:30, 20:30] = 0
-    small_then_large.classes[2, 20, 20] = 2
+    classes = small_then_large.classes.copy()
+    classes[2, 20:30, 20:30] = 0
+    classes[2, 20, 20] = 2
+    small_then_large = TrainingVolume.of("1", small_then_large.image, classes)
     assert (2, 2) in {(int(c), int(s)) for c, s in zip(*(getattr(_windows(small_then_large, 2, 100), k)
                                                        for k in ("classes", "starts")), strict=True)}
 
@@ -100,7 +102,7 @@ def test_shapes_and_mask_values():
 
 
 def test_volume_without_a_usable_class_is_left_out_and_none_at_all_is_an_error():
-    empty = TrainingVolume("2", np.ones((4, 32, 32), np.float32), np.zeros((4, 32, 32), np.int32), np.ones(4, bool))
+    empty = TrainingVolume.of("2", np.ones((4, 32, 32), np.float32), np.zeros((4, 32, 32), np.int32))
     dataset = episodes(volumes=[empty, volume(case="3")])
     assert {dataset.draw(i)[0] for i in range(20)} == {"3"}
     with pytest.raises(InputError, match=r"no training volume \(of 1\).*min_size = 50"):

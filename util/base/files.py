@@ -58,6 +58,20 @@ def write_text(text: str, path: Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_synced(path: Path, content: bytes | memoryview) -> None:
+    """Write a file into a folder that `partial_name` gave, and sync it. The caller renames the folder when it is whole.
+
+    Raises:
+        OSError: the file cannot be written. The error names `path`.
+    """
+    try:
+        path.write_bytes(content)
+        _sync(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(f"{PARTIAL}*"):

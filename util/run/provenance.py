@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from dataloaders.datasets import Case
+from dataloaders.store import Sums
 from util.base.checksums import code_sha256, sha256
 from util.base.distributed import world_size
 from util.base.files import replacing
@@ -28,13 +29,14 @@ DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data
 
 
 def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None,
-                 root: Path = ROOT) -> list[str]:
+                 sums: Sums, root: Path = ROOT) -> list[str]:
     """Add an entry about this start to provenance.json in the run folder.
 
     Args:
         precision: "float32" or "bf16".
         cases: each of their files that exists gets a checksum.
         weights: the option `reload_model_path`. A file gets a checksum.
+        sums: gives the checksums of the data; it is saved here.
         root: the checkout whose code runs.
     Returns:
         The names in DECIDES that differ from the previous start; empty at the first start.
@@ -50,9 +52,10 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": _packages(),
         "device": _device(device), "precision": precision, "threads": torch.get_num_threads(), "processes": world_size(),
-        "data": {str(path): sha256(path) for path in sorted(set(files)) if path.is_file()},
+        "data": {str(path): sums.of(path) for path in sorted(set(files)) if path.is_file()},
         "weights": sha256(Path(weights)) if weights is not None and Path(weights).is_file() else weights,
     }
+    sums.save()
     with replacing(folder / FILE, listed=False) as partial:
         partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
     return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]

@@ -17,6 +17,7 @@ from data.preparation.recipes import table_entry
 from data.supervoxels.generate_supervoxels import default_n_sv
 from dataloaders.datasets import find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
+from dataloaders.store import Store
 from dataloaders.volumes import read_label, read_supervoxels
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
 from util.base.files import LIST
@@ -185,7 +186,7 @@ def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, m
     assert "no label for 5 of 6 cases: b, c, d, e, f" in capsys.readouterr().out
     config = load_config(str(tmp_path / "mine.json5"))
     spec = dataset_spec("MINE", config["datasets"]["MINE"])
-    volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec)
+    volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec, Store(tmp_path / "store"))
     assert len(EpisodeDataset(volumes, 3, seed=1, min_size=20).volumes) == 6
 
 

@@ -13,6 +13,7 @@ import torch
 from dataloaders.datasets import find_cases
 from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions, supports_of_queries
+from dataloaders.store import Store
 from tests.programs import run
 from util.base.device import resolve_device
 from util.base.distributed import parallel
@@ -63,13 +64,14 @@ def test_one_process_writes_and_prints(together):
 
 
 @pytest.mark.whole
-def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_data):
+def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_data, tmp_path):
     snapshots = [read_snapshot(together.train / f"snapshots/{step}.pth") for step in (1, 2)]
     config = snapshots[0].config
     spec = dataset_spec("CHAOST2", config["datasets"]["CHAOST2"])
     cases = find_cases(spec, toy_data, config["n_sv"], config["n_sp"])
     held_out = fold_positions(len(cases), spec.n_folds, 0)
-    volumes = load_training_volumes([case for k, case in enumerate(cases) if k not in held_out], spec)
+    volumes = load_training_volumes([case for k, case in enumerate(cases) if k not in held_out], spec,
+                                    Store(tmp_path / "store"))
     episodes = EpisodeDataset(volumes, 4, config["seed"], min_size=config["min_size"])
     model = build_model(ModelOptions.of(config)).train()
     losses = []

@@ -1,0 +1,142 @@
+"""Prepared volumes on disk, read by the slice: memory stays flat and a start is quick with any number of volumes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from util.base.checksums import digest, sha256
+from util.base.files import partial_name, replacing, write_synced
+
+FOLDER, RECORD = "store", "record.json"      # the first in the log folder
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A (D, H, W) array in a .npy file. `slices[z]` reads slice z, and nothing stays in memory."""
+
+    path: Path
+    n_slices: int
+
+    def __len__(self) -> int:
+        return self.n_slices
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        """Return slice z, (H, W)."""
+        return np.array(np.load(self.path, mmap_mode="r")[z])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[z] for z in range(self.n_slices))
+
+
+class Sums:
+    """SHA-256 checksums of files, kept in a file: one that did not change is not read again.
+
+    A file counts as unchanged while its size and its times of change, in nanoseconds, are the same.
+
+    Args:
+        path: of the file that keeps them. If it is missing or damaged, all are computed anew.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._known, self._new = path, _read(path), 0
+
+    def of(self, path: Path) -> str:
+        """Return the checksum of a file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        status = path.stat()
+        now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        known = self._known.get(key := str(path.absolute()))
+        if not (isinstance(known, list) and known[:-1] == now):
+            self._known[key] = known = [*now, sha256(path)]
+            self._new += 1
+        return known[-1]
+
+    def save(self) -> None:
+        """Write them, if there are new ones.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self._new:
+            with replacing(self.path, listed=False) as partial:
+                partial.write_text(json.dumps(self._known), encoding="utf-8")
+            self._new = 0
+
+
+class Store:
+    """A folder of prepared volumes. Each is made once, and again if a file that it was made from has another checksum.
+
+    Args:
+        folder: need not exist. Its content can be removed at any time.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.sums = folder, Sums(folder / "sums.json")
+
+    def get(self, name: str, sources: Sequence[Path], settings: Mapping[str, Any], make: Callable[[], Arrays]) -> Path:
+        """Return the folder of a prepared volume, which holds `<key>.npy` of every array that `make` returns.
+
+        Args:
+            name: of the case.
+            sources: the files that it is made from.
+            settings: what else it depends on, as JSON.
+            make: makes it.
+        Raises:
+            OSError: it cannot be written.
+        """
+        identity = {"sources": [str(path.absolute()) for path in sources], "settings": dict(settings)}
+        folder = self.folder / f"{name}_{digest(identity)[:16]}"
+        if self._is_whole(folder, sources):
+            return folder
+        arrays = make()         # before the sums: a source that is missing has its own error
+        self._write(folder, arrays, {**identity, "sums": [self.sums.of(path) for path in sources]})
+        return folder
+
+    def _is_whole(self, folder: Path, sources: Sequence[Path]) -> bool:
+        """Return whether a prepared volume is complete and made from the sources as they are."""
+        record = _read(folder / RECORD)
+        with suppress(OSError, KeyError, AttributeError):      # a file is missing, or the record is damaged
+            return record["sums"] == [self.sums.of(path) for path in sources] and all(
+                (folder / name).stat().st_size == n_bytes for name, n_bytes in record["bytes"].items())
+        return False
+
+    def _write(self, folder: Path, arrays: Arrays, record: dict[str, Any]) -> None:
+        partial = partial_name(folder)
+        partial.mkdir(parents=True)
+        try:
+            for name, array in arrays.items():
+                content = io.BytesIO()      # np.save into a file does not fail cleanly on a full disk
+                np.save(content, array)
+                write_synced(partial / f"{name}.npy", content.getbuffer())
+            sizes = {path.name: path.stat().st_size for path in partial.glob("*.npy")}
+            write_synced(partial / RECORD, json.dumps({**record, "bytes": sizes}).encode())
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.is_dir():     # else another process was faster, with the same
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; {} if the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
