@@ -1,6 +1,6 @@
 """Take pictures of a report (of test.py report or test.py predict) with headless Chromium.
 
-    python scripts/tables/report_pictures.py runs/Guided_test_CHAOST2_cv0/1/report.html docs/images
+    python scripts/tables/report_pictures.py runs/chaost2_setting1/Guided_test_CHAOST2_cv0/1/report.html docs/images
     python scripts/tables/report_pictures.py predicted/report.html docs/images
 
 Of an evaluation: tables, plots, and in the viewer the query and support whose Dice over the whole volume, mean of the classes, is

@@ -7,6 +7,7 @@ const NAMES = {dice: "Dice", iou: "IoU", precision: "precision", recall: "recall
 const MAPS = {protocol: "by protocol", whole: "whole volume"};
 const PLANES = ["sagittal", "coronal", "axial"];      // their normals: right, anterior, superior
 const ALL_PLANES = 3, NIIVUE_TYPES = [2, 1, 0, 3];      // of NiiVue's enumeration, by plane
+const FAINT_BELOW_MIN = 1;      // of NiiVue's: the further a value is below cal_min, the fainter
 
 // ---- tables ----
 
@@ -132,7 +133,7 @@ async function load({image, window: [low, high], maps, probabilities, support}) 
   for (const [key, k] of Object.entries(maps)) layers.maps[key] = await labelVolume(k, key === "truth" ? colours.map(() => truth) : colours);
   for (const [label, k] of Object.entries(probabilities)) {
     const loaded = await volume(k, {colormap: "probability", cal_min: 0.999, cal_max: 1});
-    layers.probabilities[label] = Object.assign(loaded, {raw: loaded.img, colormapType: 2});      // the less probable, the fainter
+    layers.probabilities[label] = Object.assign(loaded, {raw: loaded.img, colormapType: FAINT_BELOW_MIN});
   }
   if (support !== null) layers.support = await volume(support, {colormap: "opaque", cal_min: 0, cal_max: 255});
   return layers;
@@ -247,10 +248,10 @@ function choosePlanes(planes) {
 }
 /** The first number of each label, as its Dice or its confidence. */
 function scoresOfView() {
-  const {key, title, digits, factor} = content.columns.find(column => column.digits !== null);
+  const {key, title, digits, factor} = content.columns.find(column => column.digits !== null) ?? {};
   const numbers = content.rows.filter(row => row.view === state.view && (!$("map").value || row.map === chosenMap()))
     .map(row => `${row.label_name} ${number(row[key], digits, factor)}`);
-  return `${title[0].toUpperCase()}${title.slice(1)}: ${numbers.join(", ")}`;
+  return !title || !numbers.length ? "" : `${title[0].toUpperCase()}${title.slice(1)}: ${numbers.join(", ")}`;
 }
 function showRow(row, line) {
   for (const other of $("cases").querySelectorAll("tr.chosen")) other.classList.remove("chosen");

@@ -163,7 +163,7 @@ def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     values = read_array(path)
     if values.shape != shape or values.dtype != np.uint8:
-        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 of shape {shape}, as its case")
+        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of its case, {shape}")
     return values
 
 

@@ -2,18 +2,16 @@
 
 import json
 import re
-import time
 
 import cv2
 import numpy as np
 import pytest
 
-from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn, open_report, take_pictures
+from scripts.tables.report_pictures import drawn, open_report, take_pictures
+from tests.browser import needs_chromium, screen
 from tests.programs import entry_point, run
 
 pytestmark = pytest.mark.whole
-needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
-                                    reason="no Chromium with chromedriver is installed")
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +36,6 @@ def browser(evaluated):
     driver = open_report(evaluated / "report.html")
     yield driver
     driver.quit()
-
-
-def screen(browser) -> np.ndarray:
-    """Return the pixels of the viewer, once two looks at it agree."""
-    last = None
-    browser.execute_script("document.getElementById('screen').scrollIntoView({block: 'center'})")
-    for _ in range(100):
-        drawn(browser)
-        now = cv2.imdecode(np.frombuffer(browser.find_element("id", "screen").screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
-        if last is not None and np.array_equal(now, last):
-            return now
-        last = now
-        time.sleep(0.05)
-    raise AssertionError("the viewer does not come to rest")
 
 
 def set_to(browser, element, value):

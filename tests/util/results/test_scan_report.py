@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, open_report
+from scripts.tables.report_pictures import open_report
+from tests.browser import needs_chromium, screen
 from tests.toy import AFFINE, toy_case
 from util.results import page
 from util.results.page import Volumes
@@ -17,8 +18,6 @@ from util.results.scan_report import ScanEntry, write_scan_report
 
 NAMES = {1: "liver", 700: "spleen"}
 HOSTILE = """</script><script>document.title = "broken"</script><img src=x onerror='document.title="broken"'>"""
-needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
-                                    reason="no Chromium with chromedriver is installed")
 
 
 def entry(name, number=1, confidence=(0.5, 0.5), **more):
@@ -95,6 +94,28 @@ def test_numbers_that_are_not_finite_and_scans_without_confidence(tmp_path):
     write_scan_report(odd, NAMES, path, title="mine")
     content = content_of(path)
     assert content["rows"][0]["margin"] is None and [view["title"] for view in content["views"]] == ["z", "b"]
+
+
+@pytest.mark.whole
+@needs_chromium
+def test_the_less_probable_the_fainter(tmp_path):
+    path, made = tmp_path / "report.html", entry("a")
+    probability = np.zeros((8, 64, 64))
+    probability[:, :, 20:32], probability[:, :, 32:44] = 0.6, 1
+    flat = np.full_like(made.image, 100)
+    flat[0] = np.arange(64) * 5
+    write_scan_report([ScanEntry("a", flat, AFFINE, np.zeros_like(made.label_map), {}, {1: probability})], NAMES, path,
+                      title="mine")
+    browser = open_report(path)
+    try:
+        before = screen(browser).astype(int)
+        browser.find_element("id", "probability").click()
+        changed = np.abs(screen(browser) - before).max(axis=2)
+        strong = changed > 0.75 * changed.max()
+        faint = (changed > 5) & (changed < 0.6 * changed.max())
+        assert strong.sum() > 1000 and 0.5 < faint.sum() / strong.sum() < 2
+    finally:
+        browser.quit()
 
 
 @pytest.mark.whole
