@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.wait import WebDriverWait
 
 from util.base.errors import InputError
@@ -54,8 +55,12 @@ def open_report(report: Path, width: int = 1200, height: int = 1600, flags: tupl
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    browser.get(report.resolve().as_uri())
-    drawn(browser)
+    try:
+        browser.get(report.resolve().as_uri())
+        drawn(browser)
+    except WebDriverException:
+        browser.quit()
+        raise
     return browser
 
 
