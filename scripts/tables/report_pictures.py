@@ -1,8 +1,10 @@
-"""Take pictures of a report (of test.py report) with headless Chromium: tables, plots, outlines, probability.
+"""Take pictures of a report (of test.py report or test.py predict) with headless Chromium.
 
-    python scripts/tables/report_pictures.py runs/QNet_test_CHAOST2_cv4/1/report.html docs/images
+    python scripts/tables/report_pictures.py runs/chaost2_setting1/Guided_test_CHAOST2_cv0/1/report.html docs/images
+    python scripts/tables/report_pictures.py predicted/report.html docs/images
 
-The viewer shows the query and support whose Dice over the whole volume, mean of the classes, is the median.
+Of an evaluation: tables, plots, and in the viewer the query and support whose Dice over the whole volume, mean of the classes, is
+the median, with truth and prediction, then with the registered support or the probability. Of scans without truth: the page.
 Chromium and chromedriver must be installed (Debian: apt-get install chromium chromium-driver).
 """
 
@@ -14,6 +16,8 @@ import sys
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.support.wait import WebDriverWait
 
 from util.base.errors import InputError
 from util.base.files import replacing
@@ -21,19 +25,22 @@ from util.base.guard import OVERWRITE_HELP, claim
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
-PICTURES = ("classes", "plots", "outlines", "probability")
-VIEWER_WIDTH = 880      # keeps pictures of it under 300 kB
+PICTURES = ("classes", "plots", "outlines", "overlay", "scans")
+VIEWER_WIDTH = 1160
+LOAD_S = 120        # a report is read and drawn in this time, also without a GPU
+WEBGL = ("--enable-unsafe-swiftshader", "--use-angle=swiftshader")
 MEDIAN_CASE = """
     const mean = rows => rows.reduce((sum, row) => sum + row.dice, 0) / rows.length;
-    const rows = pair => allRows.filter(row => row.kind === 'predictions_whole_volume' && row.query_case === pair.query
-      && row.support_case === pair.support);
-    const ranked = content.pairs.map((pair, k) => [k, mean(rows(pair))]).sort((a, b) => a[1] - b[1]);
+    const ranked = content.views.map((_, k) => [k, mean(content.rows.filter(row => row.view === k && row.map === 'whole'))])
+      .sort((a, b) => a[1] - b[1]);
     return ranked[Math.floor(ranked.length / 2)][0];"""
 
 
-def open_report(report: Path, width: int = 1200, height: int = 1600) -> webdriver.Chrome:
-    """Return a headless Chromium that has opened the report. The caller quits it.
+def open_report(report: Path, width: int = 1200, height: int = 1600, flags: tuple[str, ...] = WEBGL) -> webdriver.Chrome:
+    """Return a headless Chromium that has opened the report and drawn its first case. The caller quits it.
 
+    Args:
+        flags: of Chromium, besides those that every use needs.
     Raises:
         InputError: Chromium or chromedriver is not installed, or the report is missing.
     """
@@ -43,41 +50,52 @@ def open_report(report: Path, width: int = 1200, height: int = 1600) -> webdrive
         raise InputError(f"{report}: no such file; test.py report with run=… makes it")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                 "--disable-dev-shm-usage", "--hide-scrollbars", f"--window-size={width},{height}"):
+    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage",
+                 "--hide-scrollbars", f"--window-size={width},{height}", *flags):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    browser.get(report.resolve().as_uri())
+    try:
+        browser.get(report.resolve().as_uri())
+        drawn(browser)
+    except WebDriverException:
+        browser.quit()
+        raise
     return browser
 
 
+def drawn(browser: webdriver.Chrome) -> str:
+    """Wait until a case is drawn, or the page says that it cannot be, and return what is shown, as `data-drawn` has it."""
+    script = "return document.getElementById('viewer').hidden ? 'nothing' : document.getElementById('canvas').dataset.drawn"
+    return WebDriverWait(browser, LOAD_S, 0.05).until(lambda _: browser.execute_script(script))
+
+
 def take_pictures(browser: webdriver.Chrome, folder: Path) -> list[Path]:
-    """Write report_{classes,plots,outlines,probability}.png of an open report. Return their paths."""
+    """Write report_<name>.png of an open report, for each of PICTURES that it has. Return their paths."""
     def picture(name: str, element: str) -> Path:
-        shown = browser.find_element("id", element)
+        drawn(browser)
+        shown = browser.find_element("css selector", element)
         browser.execute_script("arguments[0].scrollIntoView()", shown)
         path = folder / f"report_{name}.png"
         with replacing(path) as partial:
             partial.write_bytes(shown.screenshot_as_png)
         return path
 
-    def redraw(script: str) -> None:
-        browser.execute_async_script(f"const done = arguments[arguments.length - 1]; {script}.then(() => done());")
-
-    pictures = [picture("classes", "classes"), picture("plots", "plots")]
+    if browser.execute_script("return content.classes === null"):
+        browser.set_window_size(VIEWER_WIDTH, 1600)
+        return [picture("scans", "main")]
+    pictures = [picture("classes", "#classes"), picture("plots", "#plots")]
     browser.set_window_size(VIEWER_WIDTH, 1600)
-    redraw(f"choosePair({browser.execute_script(MEDIAN_CASE)})")
-    pictures.append(picture("outlines", "viewer"))
-    browser.find_element("id", "overlay").click()
-    redraw("draw()")
-    return [*pictures, picture("probability", "viewer")]
+    browser.execute_async_script(f"choose({browser.execute_script(MEDIAN_CASE)}).then(arguments[arguments.length - 1])")
+    pictures.append(picture("outlines", "#viewer"))
+    browser.execute_script("KEYS.f(); KEYS[document.getElementById('of-support').hidden ? 'o' : 's']();")
+    return [*pictures, picture("overlay", "#viewer")]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path, help="report.html in the run folder of an evaluation with whole volumes")
+    parser.add_argument("report", type=Path, help="report.html of an evaluation with whole volumes, or of predict")
     parser.add_argument("output", type=Path, help="folder for the pictures")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(arguments)

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dataloaders.folds import stepping_stones
 from util.base.checksums import code_sha256, content_sha256, digest, sha256
 from util.base.errors import InputError
@@ -19,8 +21,8 @@ from util.options.record import Record
 from util.options.sections import PredictOptions
 from util.options.table import Role, with_role
 from util.predict.predictor import Predictor
-from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, write_on_scan
-from util.results.scores import file_name
+from util.predict.report import beside, probability_path, registered_path, report_queries
+from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, to_scan, write_on_scan
 
 CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "made_from",
                 "sha256")
@@ -29,7 +31,7 @@ EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in late
 
 
 def predict_all(predictor: Predictor, options: PredictOptions, settings: str) -> list[str]:
-    """Add the supports to a predictor, and segment every query that is not done.
+    """Add the supports to a predictor, segment every query that is not done, and write the report of all.
 
     Args:
         predictor: without supports.
@@ -46,6 +48,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str) ->
         _add_stones(predictor, plan)
         predictor.prepare()
     failures = _predict_waiting(predictor, plan, options)
+    report_queries(plan.targets, _earlier_rows(plan.table), predictor.names, failures, plan.report)
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same; "
               "resume=never makes them anew")
@@ -62,18 +65,20 @@ class Plan:
     """What `predict_all` will do.
 
     Attributes:
-        queries: all queries.
+        targets: the path of each query's label map, by the query's path.
         waiting: each query to segment, with the path of its label map.
         n_kept: number of queries already done with the same inputs.
         table: path of cases.csv.
+        report: path of report.html.
         rows: its rows so far, by query.
         settings: checksum of all that predictions depend on, without the query.
     """
 
-    queries: Sequence[Path]
+    targets: Mapping[Path, Path]
     waiting: Sequence[tuple[Path, Path]]
     n_kept: int
     table: Path
+    report: Path
     rows: Mapping[str, list[dict]]
     settings: str
 
@@ -95,17 +100,17 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
     if twice := [target for target, count in Counter(target for _, target in jobs).items() if count > 1]:
         same = ", ".join(query.name for query, target in jobs if target == twice[0])
         raise InputError(f"query: {same} would all be written to {twice[0]}; allowed: names that differ before the ending")
-    table = jobs[0][1].parent / "cases.csv"
+    table, report = (jobs[0][1].parent / name for name in ("cases.csv", "report.html"))
     rows = _earlier_rows(table)
     waiting = [(query, target) for query, target in jobs
                if options.resume == "never" or not _is_done(query, target, rows, settings)]
     files = {target: _files(target, names, options.save_probs) for _, target in jobs}
     _expect_apart_from_maps(jobs, files)
     inputs = [*_given(options), *queries]
-    expect_apart([table, *(file for same_query in files.values() for file in same_query)], inputs)
-    claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target])], inputs,
+    expect_apart([table, report, *(file for same_query in files.values() for file in same_query)], inputs)
+    claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target]), report], inputs,
           overwrite=options.overwrite, remedy="overwrite=true")
-    return Plan(queries, waiting, len(jobs) - len(waiting), table, rows, settings)
+    return Plan(dict(jobs), waiting, len(jobs) - len(waiting), table, report, rows, settings)
 
 
 def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
@@ -138,9 +143,10 @@ def _add_stones(predictor: Predictor, plan: Plan) -> None:
 
     They are not among what `made_from` sums up, so a scan that is added to the folder does not make the others anew.
     """
-    for position in stepping_stones(len(plan.queries), (), predictor.n_stones):
+    queries = list(plan.targets)
+    for position in stepping_stones(len(queries), (), predictor.n_stones):
         with suppress(InputError):      # it is named when it is segmented
-            predictor.add_stone(plan.queries[position])
+            predictor.add_stone(queries[position])
 
 
 def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) -> list[str]:
@@ -164,9 +170,11 @@ def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bo
     found = predictor.segment(query)
     if save_probs:
         for label in found.on_grid:
-            path = _beside(target, f"{file_name(found.names[label])}_prob")
-            write_on_scan(found.probability(label).round(3), found.scan, path)
-        write_on_scan(found.uncertainty().round(3), found.scan, _beside(target, "uncertainty"))
+            write_on_scan(found.probability(label).round(3), found.scan, probability_path(target, found.names[label]))
+        write_on_scan(found.uncertainty().round(3), found.scan, beside(target, "uncertainty"))
+    if found.registered is not None:
+        registered = to_scan(found.registered.astype(np.float32), found.scan).round().astype(np.uint8)
+        write_on_scan(registered, found.scan, registered_path(target))
     write_on_scan(found.label_map, found.scan, target)
     return found.numbers()
 
@@ -209,12 +217,7 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
     return rows
 
 
-def _beside(target: Path, what: str) -> Path:
-    """Return the path of another map beside a label map, as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
-    return target.with_name(f"{scan_name(target)}_{what}.nii.gz")
-
-
 def _files(target: Path, names: Mapping[int, str], save_probs: bool) -> list[Path]:
     """Return the files that `_predict_one` writes."""
-    maps = [*(f"{file_name(name)}_prob" for name in names.values()), "uncertainty"] if save_probs else []
-    return [target, *(_beside(target, what) for what in maps)]
+    maps = [*(probability_path(target, name) for name in names.values()), beside(target, "uncertainty")] if save_probs else []
+    return [target, registered_path(target), *maps]

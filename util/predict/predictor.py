@@ -64,6 +64,8 @@ class Segmentation:
         names: by value.
         on_grid: by value, the (D, H, W) probability on the model's grid, 0 to 1.
         agreement: of the supports, and of augmented copies of the scan.
+        registered: (D, H, W) uint8 image of the first support, registered to the scan, on the model's grid; None if the model
+            registers nothing.
     """
 
     scan: Scan
@@ -71,6 +73,7 @@ class Segmentation:
     names: Mapping[int, str]
     on_grid: Mapping[int, np.ndarray]
     agreement: Agreement
+    registered: np.ndarray | None = None
 
     @cached_property
     def image(self) -> Image:
@@ -229,14 +232,18 @@ class Predictor:
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
         read = read_scan(scan, self._grid, self._orientation)
-        agreement = self._agreement(read)
+        agreement, registered = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
         label_map = join_on_scan(on_grid, read, self.options.largest_component)
-        return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement)
+        return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement,
+                            registered)
 
-    def _agreement(self, scan: Scan) -> Agreement:
-        """Return the members of a scan: one for each support and, if `augment`, for each augmented copy of the scan."""
-        image, agreement = scan.image, Agreement()
+    def _agreement(self, scan: Scan) -> tuple[Agreement, np.ndarray | None]:
+        """Return the members of a scan, one for each support and, if `augment`, for each augmented copy of the scan.
+
+        The second is the first support's image, registered to the scan.
+        """
+        image, agreement, registered = scan.image, Agreement(), []
         supports = tuple(support.volume for support in self.supports)
         own = None if scan.path is None else scan.path.resolve()
         stones = tuple(stone for path, stone in self.stones.items() if path != own)
@@ -247,9 +254,10 @@ class Predictor:
                     probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
                              for label, of_label in member.probs.items()}
                     agreement.add(probs, member.confidence)
+                    registered.append(member.warped)
             finally:        # the next scan must never get the features of one that failed
                 self.segmenter.release(query)
-        return agreement
+        return agreement, registered[0]
 
 
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:

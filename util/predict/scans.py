@@ -122,7 +122,16 @@ def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk
     if isinstance(given, nibabel.spatialimages.SpatialImage):
         return role, given, from_nibabel(given, role)
     path = Path(given)
-    return str(path), path, read_dicom(path) if path.is_dir() else read_nifti(path)
+    return str(path), path, read_original(path)
+
+
+def read_original(path: Path) -> sitk.Image:
+    """Return a scan on its own grid, of a NIfTI file or a folder of DICOM slices.
+
+    Raises:
+        InputError: the scan is missing or damaged.
+    """
+    return read_dicom(path) if path.is_dir() else read_nifti(path)
 
 
 def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, orientation: str | None, name: str) -> Scan:

@@ -5,39 +5,41 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import nibabel
 import numpy as np
 import scipy
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from nibabel.affines import voxel_sizes
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.nifti import read_affine, read_array, read_header
+from dataloaders.nifti import read_affine, read_array
 from dataloaders.volumes import read_image, read_label_of
 from util.base.errors import InputError
-from util.base.files import write_text
 from util.base.guard import claim
 from util.base.inputs import expect_file, read_json
 from util.base.progress import progress
 from util.options.config import check_options, run_dataset
 from util.options.sections import ShownOptions, dataset_spec, section
 from util.options.table import Role, with_role
+from util.results.page import Column, Content, Layers, Volumes, write_page
 from util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 from util.segment.metrics import METRICS
 
-TEMPLATE = Path(__file__).with_name("report_template.html")
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
 LATER_COLUMNS = ("confidence",)      # tables of earlier versions lack these
 SHOWN_OPTIONS = with_role(Role.SHOWN)
-PROBABILITY_STEP = 4      # every 4th pixel: the feature grid has 1/4 of the image's resolution
-JPEG_QUALITY = 80
+MAPS = {"protocol": "predictions", "whole": f"predictions_{WHOLE}"}      # folders by their names in the page
+COLUMNS = (Column("query_case", "query"), Column("support_case", "support"), Column("label_name", "class"),
+           Column("evaluation", "evaluation"), Column("dice", "Dice", 1, 100), Column("iou", "IoU", 1, 100),
+           Column("precision", "precision", 1, 100), Column("recall", "recall", 1, 100), Column("hd95_mm", "HD95, mm", 1),
+           Column("assd_mm", "ASSD, mm", 1), Column("surface_dice", "surface Dice", 1, 100),
+           Column("volume_difference_ml", "ΔV, ml", 1))
+TRUST_COLUMNS = (Column("agreement", "agreement", 2), Column("margin", "margin", 1), Column("confidence", "confidence", 2))
+HINT = ("Known without labels: agreement, the mean Dice with what the other supports give; margin, the mean distance of the "
+        "anomaly score from the threshold; confidence, how much the registered support looks like the scan where the class lies.")
 
 
 def write_report(run: str | None, overwrite: bool = False) -> Path:
@@ -68,22 +70,29 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
     report = folder / "report.html"
     claim([report], [*(path for case in cases.values() for path in case.files), *folder.glob("*.json"), *folder.glob("*.csv"),
                      *folder.glob("*/*.nii.gz")], overwrite=overwrite, remedy="overwrite=true")
-    content: dict[str, Any] = {
-        "title": f"{spec.name}, fold {options.eval_fold}", "labels": {str(value): name for value, name in spec.labels.items()},
-        "facts": _facts(options, summary), "metrics": METRICS, "summary": summary, "rows": rows, "whole_rows": whole_rows,
-        "plots": [plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot],
-        "images": {}, "pairs": []}
     pairs = sorted({(row["query_case"], row["support_case"]) for row in rows + whole_rows}, key=lambda pair: (len(pair[0]), pair))
+    volumes, views = Volumes(list(spec.labels)), []
     for query, support in progress(pairs, desc="report", unit="case"):
         if query not in cases:
             raise InputError(f"{folder}: case {query} is no longer in {data_dir}")
-        if query not in content["images"]:
-            content["images"][query] = _encode_case(cases[query], spec)
-        content["pairs"].append({"query": query, "support": support, **_encode_predictions(folder, cases[query], spec, support)})
-    page = TEMPLATE.read_text(encoding="utf-8").replace(
-        "/*CONTENT*/", json.dumps(_finite(content), ensure_ascii=False).replace("</", "<\\/"))
-    write_text(page, report)
+        views.append(volumes.view(f"{query}, from support {support}", _layers(folder, cases[query], spec, support)))
+    trust = [column for column in TRUST_COLUMNS if any(row.get(column.key) is not None for row in whole_rows)]
+    content = Content(
+        title=f"{spec.name}, fold {options.eval_fold}", facts=_facts(options, summary), names=spec.labels,
+        columns=[*COLUMNS, *trust], rows=_shown_rows(rows, whole_rows, pairs), order="dice", views=views,
+        hint=HINT if trust else "",
+        classes={"metrics": METRICS, "protocol": summary, "whole": summary.get(WHOLE)},
+        plots=[plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot])
+    write_page(content, volumes, report)
     return report
+
+
+def _shown_rows(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]],
+                pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the rows of the table of cases: those of the protocol and those over whole volumes, each with its view."""
+    number = {pair: k for k, pair in enumerate(pairs)}
+    return [{**row, "view": number[row["query_case"], row["support_case"]], "map": kind, "evaluation": said}
+            for kind, said, of_kind in (("protocol", "protocol", rows), ("whole", "whole volume", whole_rows)) for row in of_kind]
 
 
 def _read_json(path: Path) -> dict:
@@ -118,75 +127,44 @@ def _cell(row: Mapping[str, str], key: str) -> str | float | None:
 
 
 def _facts(options: ShownOptions, summary: Mapping[str, Any]) -> dict[str, str]:
-    return {"weights": str(options.reload_model_path), "encoder": options.encoder, "protocol": options.protocol,
+    weights = {} if options.reload_model_path is None else {"weights": str(options.reload_model_path), "encoder": options.encoder}
+    return {**weights, "protocol": options.protocol,
             "support volumes": ", ".join(summary["supports"]), "parts": str(options.n_part),
             "refinements": str(options.n_iters), "surface tolerance": f"{options.surface_tolerance_mm} mm"}
 
 
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity by None, as JSON lacks them."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _encode_case(case: Case, spec: DatasetSpec) -> dict[str, Any]:
+def _layers(folder: Path, case: Case, spec: DatasetSpec, support: str) -> Layers:
+    """Read a case, its truth, and what was predicted for it from a support."""
     image = read_image(case.image)
-    label_map = read_label_of(case, spec, image)
-    image = _upright(image, case)
-    low, high = np.percentile(image, (1, 99.5))
-    grey = (255 * ((image - low) / max(high - low, 1e-6)).clip(0, 1)).astype(np.uint8)
-    y_mm, x_mm = voxel_sizes(read_affine(case.image))[1::-1]
-    return {"size": list(image.shape), "aspect": float(y_mm / x_mm), "slices": [_encode(slice_, ".jpg") for slice_ in grey],
-            "truth": [_encode(slice_, ".png") for slice_ in _upright(label_map, case)]}
+
+    def of_labels(kind: str) -> dict[int, np.ndarray]:
+        """Return by label the mask or probability map that a folder of the run has."""
+        found = {label: _read_if_there(folder / kind / prediction_name(case.name, name, support), image.shape)
+                 for label, name in spec.labels.items()}
+        return {label: values for label, values in found.items() if values is not None}
+
+    maps = {name: join_masks(masks) for name, kind in MAPS.items() if (masks := of_labels(kind))}
+    probabilities = {label: values / 255 for label, values in of_labels(f"probabilities_{WHOLE}").items()}
+    return Layers(image, read_affine(case.image), {**maps, "truth": read_label_of(case, spec, image)}, probabilities,
+                  _read_if_there(folder / WARPED / warped_name(case.name, support), image.shape))
 
 
-def _encode_predictions(folder: Path, case: Case, spec: DatasetSpec, support: str) -> dict[str, Any]:
-    """Return label maps of protocol and whole volume, reduced probabilities of each class, and the registered support.
-
-    Each is one picture per slice.
-    """
-    encoded: dict[str, Any] = {"probabilities": {}}
-    for kind in ("predictions", f"predictions_{WHOLE}"):
-        label_map = None
-        for value, name in spec.labels.items():
-            path = folder / kind / prediction_name(case.name, name, support)
-            if path.exists():
-                mask = _read_on_grid(path, case) > 0
-                label_map = np.zeros(mask.shape, np.uint8) if label_map is None else label_map
-                label_map[mask] = value
-        if label_map is not None:
-            encoded[kind] = [_encode(slice_, ".png") for slice_ in _upright(label_map, case)]
-    for value, name in spec.labels.items():
-        path = folder / f"probabilities_{WHOLE}" / prediction_name(case.name, name, support)
-        if path.exists():
-            small = _upright(_read_on_grid(path, case), case)[:, ::PROBABILITY_STEP, ::PROBABILITY_STEP]
-            encoded["probabilities"][str(value)] = [_encode(slice_, ".png") if slice_.any() else "" for slice_ in small]
-    path = folder / WARPED / warped_name(case.name, support)
-    if path.exists():
-        encoded["warped"] = [_encode(slice_, ".jpg") for slice_ in _upright(_read_on_grid(path, case), case)]
-    return encoded
+def join_masks(masks: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return the label map of some masks by label, at least one. Where they overlap, the last one counts."""
+    label_map = np.zeros(next(iter(masks.values())).shape, np.int16)
+    for label, mask in masks.items():
+        label_map[mask > 0] = label
+    return label_map
 
 
-def _read_on_grid(path: Path, case: Case) -> np.ndarray:
-    """Return a (D, H, W) uint8 mask or probability map. InputError: it is not on the grid of its case."""
+def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return a (D, H, W) uint8 mask or map, or None. InputError: it does not have the shape of its case."""
+    if not path.exists():
+        return None
     values = read_array(path)
-    if values.shape != read_header(case.image).get_data_shape()[::-1] or values.dtype != np.uint8:
-        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of {case.image}")
+    if values.shape != shape or values.dtype != np.uint8:
+        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of its case, {shape}")
     return values
-
-
-def _upright(volume: np.ndarray, case: Case) -> np.ndarray:
-    """Flip slices to the radiological view: anterior at the top, the patient's right on the left."""
-    x_to, y_to, _ = nibabel.aff2axcodes(read_affine(case.image))
-    return volume[:, ::-1 if y_to == "A" else 1, ::-1 if x_to == "R" else 1]
-
-
-def _encode(slice_: np.ndarray, ending: str) -> str:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if ending == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    return base64.b64encode(cv2.imencode(ending, np.ascontiguousarray(slice_), options)[1].tobytes()).decode()
 
 
 def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -33,6 +33,10 @@ def files(trained, toy_data, tmp_path):
             "support_label": images / "label_1.nii.gz", "query": images / "image_2.nii.gz", "output": tmp_path / "out"}
 
 
+def content_of(report):
+    return json.loads(report.read_text(encoding="utf-8").split('id="content">')[1].split("</script>")[0])
+
+
 def read(path):
     return np.asanyarray(nibabel.load(path).dataobj)
 
@@ -105,7 +109,7 @@ def test_a_query_that_fails_is_named_and_the_others_finish(files, tmp_path):
     (folder / "broken.nii.gz").write_bytes(files["query"].read_bytes()[:500])
     with pytest.raises(SystemExit, match=r"^error: query broken.nii.gz: .*cannot be read as NIfTI"):
         predict(**{**files, "query": folder})
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv", LIST}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "cases.csv", "report.html", LIST}
 
 
 @pytest.mark.whole
@@ -151,6 +155,47 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     with pytest.raises(SystemExit, match=r"^error: .*/out/cases.csv: is there and was not made by this program"):
         makes(location_mm=30.0)
     assert makes(location_mm=30.0, overwrite=True) == "ab"
+
+
+@pytest.mark.whole
+def test_the_report_has_every_query_also_after_an_interruption(files, toy_data, tmp_path, monkeypatch, capsys):
+    queries, report = tmp_path / "queries", tmp_path / "out/report.html"
+    queries.mkdir()
+    for name, number in (("a", 2), ("b", 3)):
+        shutil.copy(toy_data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", queries / f"{name}.nii.gz")
+    with monkeypatch.context() as patched:
+        segment = Predictor.segment
+        patched.setattr(Predictor, "segment", lambda predictor, query: segment(predictor, query) if query.name < "b" else 1 / 0)
+        with pytest.raises(ZeroDivisionError):      # as good as a kill: predict does not expect it
+            predict(**{**files, "query": queries}, save_probs=True)
+    assert not report.exists()
+    predict(**{**files, "query": queries}, save_probs=True)
+    content = content_of(report)
+    assert sorted(view["title"] for view in content["views"]) == ["a", "b"] and len(content["rows"]) == 8
+    assert [len(view["probabilities"]) for view in content["views"]] == [4, 4] and content["problems"] == []
+    assert "1 of 2 queries were there already" in capsys.readouterr().out
+    assert {row["volume_ml"] for row in content["rows"]} == {
+        float(row["volume_ml"]) for row in csv.DictReader((tmp_path / "out/cases.csv").open(encoding="utf-8"))}
+    (queries / "c.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(SystemExit, match=r"^error: query c.nii.gz"):
+        predict(**{**files, "query": queries})
+    (problem,) = content_of(report)["problems"]
+    assert problem.startswith("query c.nii.gz: ") and len(content_of(report)["views"]) == 2
+    report.write_text("mine", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^error: .*/out/report.html: is there and was not made by this program"):
+        predict(**{**files, "query": queries})
+
+
+@pytest.mark.whole
+def test_the_report_of_a_method_that_registers_shows_the_registered_support(files, tmp_path):
+    options = {key: value for key, value in files.items() if key != "reload_model_path"}
+    predict(**options, model="registration")
+    (view,) = content_of(tmp_path / "out/report.html")["views"]
+    registered, scan = read(tmp_path / "out/warped_supports/image_2.nii.gz"), read(files["query"])
+    assert view["support"] is not None and registered.shape == scan.shape and registered.dtype == np.uint8
+    support = read(files["support_image"])
+    alike, before = (np.corrcoef(image.ravel(), scan.ravel())[0, 1] for image in (registered, support))
+    assert alike > before + 0.1
 
 
 @pytest.mark.whole

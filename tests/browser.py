@@ -1,0 +1,29 @@
+"""Headless Chromium in tests: what a page looks like."""
+
+from __future__ import annotations
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+from selenium import webdriver
+
+from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
+                                    reason="no Chromium with chromedriver is installed")
+
+
+def screen(browser: webdriver.Chrome) -> np.ndarray:
+    """Return the pixels of the viewer, once two looks at it agree."""
+    last = None
+    browser.execute_script("document.getElementById('screen').scrollIntoView({block: 'center'})")
+    for _ in range(100):
+        drawn(browser)
+        now = cv2.imdecode(np.frombuffer(browser.find_element("id", "screen").screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
+        if last is not None and np.array_equal(now, last):
+            return now
+        last = now
+        time.sleep(0.05)
+    raise AssertionError("the viewer does not come to rest")

@@ -1,0 +1,139 @@
+"""The report about scans without truth, and names that try to break out of a page."""
+
+import base64
+import gzip
+import json
+import re
+
+import nibabel
+import numpy as np
+import pytest
+
+from scripts.tables.report_pictures import open_report
+from tests.browser import needs_chromium, screen
+from tests.toy import AFFINE, toy_case
+from util.results import page
+from util.results.page import Volumes
+from util.results.scan_report import ScanEntry, write_scan_report
+
+NAMES = {1: "liver", 700: "spleen"}
+HOSTILE = """</script><script>document.title = "broken"</script><img src=x onerror='document.title="broken"'>"""
+
+
+def entry(name, number=1, confidence=(0.5, 0.5), **more):
+    image, label_map, _ = toy_case(number)
+    return ScanEntry(name, image, AFFINE, np.where(label_map == 4, 700, label_map == 1).astype(np.int16),
+                     {1: {"confidence": confidence[0], "volume_ml": 12.5}, 700: {"confidence": confidence[1], "volume_ml": None}},
+                     **more)
+
+
+def content_of(path):
+    return json.loads(re.search(r'id="content">(.*?)</script>', path.read_text(encoding="utf-8"), re.S)[1])
+
+
+def volume(path, number):
+    text = re.search(rf'id="volume-{number}">(.*?)</script>', path.read_text(encoding="utf-8"))[1]
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_least_trusted_scans_come_first_and_nothing_is_said_of_truth(tmp_path):
+    path = tmp_path / "report.html"
+    write_scan_report([entry("good"), entry("bad", 2, (0.9, 0.1)), entry("middling", 3, (0.3, 0.8))], NAMES, path, title="mine",
+                      facts={"method": "guided"}, colours={700: "#0000ff"}, problems=["query c.nii.gz: damaged"])
+    content = content_of(path)
+    assert [view["title"] for view in content["views"]] == ["bad", "middling", "good"]
+    assert content["order"] == "confidence"
+    found = {(row["case"], row["label_name"]): (row["view"], row["confidence"]) for row in content["rows"]}
+    assert found["bad", "spleen"] == (0, 0.1) and found["good", "liver"] == (2, 0.5)
+    assert [column["key"] for column in content["columns"]] == ["case", "label_name", "confidence", "volume_ml"]
+    assert content["labels"][1] == {"value": 700, "name": "spleen", "colour": "#0000ff"} and content["classes"] is None
+    assert all(set(view["maps"]) == {"whole"} for view in content["views"]) and "Dice" not in json.dumps(content)
+    assert content["problems"] == ["query c.nii.gz: damaged"] and content["facts"] == {"method": "guided"}
+
+
+def test_the_embedded_volumes_are_the_scan_and_its_label_map(tmp_path):
+    path = tmp_path / "report.html"
+    made = entry("a", probabilities={1: np.full((8, 64, 64), 0.6)}, support=np.full((8, 64, 64), 77, np.uint8))
+    write_scan_report([made], NAMES, path, title="mine")
+    (view,) = content_of(path)["views"]
+    image, label_map = volume(path, view["image"]), volume(path, view["maps"]["whole"])
+    np.testing.assert_allclose(image.affine, AFFINE)
+    inside = made.image < np.percentile(made.image, 99.9)
+    step = np.ptp(made.image) / 255
+    np.testing.assert_allclose(image.get_fdata().transpose(2, 1, 0)[inside], made.image[inside], atol=step)
+    np.testing.assert_array_equal(label_map.get_fdata().transpose(2, 1, 0),
+                                  np.select([made.label_map == 1, made.label_map == 700], [1, 2]))
+    probability = volume(path, view["probabilities"]["1"])
+    assert probability.shape == (32, 32, 8) and np.allclose(probability.get_fdata(), 0.6)      # every second pixel
+    np.testing.assert_allclose(probability.affine, AFFINE @ np.diag([2, 2, 1, 1]))
+    assert set(np.unique(volume(path, view["support"]).get_fdata())) == {76}
+
+
+def test_a_scan_that_is_too_large_is_thinned_out_where_it_is_finest():
+    assert page._step((60, 512, 512), np.array([5, 0.8, 0.8])) == (1, 2, 2)
+    assert page._step((300, 512, 512), np.array([1, 0.8, 0.8])) == (2, 2, 2)
+    assert page._step((30, 256, 256), np.array([7.7, 1.25, 1.25])) == (1, 1, 1)
+
+
+def test_directions_of_a_turned_scan():
+    turned = np.array([[0, 0, 6.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])      # to posterior, inferior, right
+    assert page._directions(turned) == {"axes": [2, 0, 1], "flipped": [False, True, True], "across": 0}
+
+
+def test_what_is_the_same_is_embedded_once():
+    volumes, made = Volumes([1, 700]), entry("a")
+    layers = page.Layers(made.image, made.affine, {"whole": made.label_map, "truth": made.label_map}, {})
+    first, second = volumes.view("a", layers), volumes.view("b", layers)
+    assert len(volumes.texts) == 2 and first["image"] == second["image"] and first["maps"]["whole"] == first["maps"]["truth"]
+
+
+def test_numbers_that_are_not_finite_and_scans_without_confidence(tmp_path):
+    path, made = tmp_path / "report.html", entry("a")
+    odd = [ScanEntry("z", made.image, AFFINE, made.label_map, {1: {"margin": float("nan"), "volume_ml": 3.0}}),
+           ScanEntry("b", np.zeros((2, 4, 4)), AFFINE, np.zeros((2, 4, 4), np.uint8), {})]      # constant, and without any label
+    write_scan_report(odd, NAMES, path, title="mine")
+    content = content_of(path)
+    assert content["rows"][0]["margin"] is None and [view["title"] for view in content["views"]] == ["z", "b"]
+
+
+@pytest.mark.whole
+@needs_chromium
+def test_the_less_probable_the_fainter(tmp_path):
+    path, made = tmp_path / "report.html", entry("a")
+    probability = np.zeros((8, 64, 64))
+    probability[:, :, 20:32], probability[:, :, 32:44] = 0.6, 1
+    flat = np.full_like(made.image, 100)
+    flat[0] = np.arange(64) * 5
+    write_scan_report([ScanEntry("a", flat, AFFINE, np.zeros_like(made.label_map), {}, {1: probability})], NAMES, path,
+                      title="mine")
+    browser = open_report(path)
+    try:
+        before = screen(browser).astype(int)
+        browser.find_element("id", "probability").click()
+        changed = np.abs(screen(browser) - before).max(axis=2)
+        strong = changed > 0.75 * changed.max()
+        faint = (changed > 5) & (changed < 0.6 * changed.max())
+        assert strong.sum() > 1000 and 0.5 < faint.sum() / strong.sum() < 2
+    finally:
+        browser.quit()
+
+
+@pytest.mark.whole
+@needs_chromium
+def test_a_hostile_name_stays_text(tmp_path):
+    path = tmp_path / "report.html"
+    write_scan_report([entry(HOSTILE)], {1: HOSTILE, 700: "<!--<script>"}, path, title=f"{HOSTILE} @@SCRIPT@@",
+                      facts={HOSTILE: HOSTILE}, problems=[HOSTILE])
+    browser = open_report(path)
+    try:
+        assert browser.title.startswith("</script>") and browser.find_element("id", "title").text.endswith("@@SCRIPT@@")
+        assert not browser.find_elements("tag name", "img")
+        assert browser.find_element("css selector", "#problems p").text == HOSTILE
+        assert browser.find_element("css selector", "#cases tbody button").text == HOSTILE
+        assert browser.find_element("css selector", "#legend li").text == HOSTILE
+        assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+        browser.execute_script("const s = document.createElement('script'); s.textContent = 'document.title = \"broken\"';"
+                               "document.body.append(s)")
+        assert browser.title != "broken"      # the policy of the page lets no other script run
+    finally:
+        browser.quit()

@@ -1,0 +1,89 @@
+"""The report of `test.py predict`, made of the scans and of the files that `predict` wrote for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataloaders.nifti import read_affine, read_array
+from util.base.errors import InputError
+from util.predict.scans import read_original, scan_name
+from util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
+from util.results.scores import WARPED, file_name
+
+
+def report_queries(targets: Mapping[Path, Path], rows: Mapping[str, Sequence[Mapping]], names: Mapping[int, str],
+                   failures: Sequence[str], path: Path) -> None:
+    """Write the report about all queries that are segmented, now or before. There is none if no query is.
+
+    Args:
+        targets: the path of each query's label map, by the query's path.
+        rows: of cases.csv, by the query's name.
+        names: of the labels, by value.
+        failures: a line for each query that could not be segmented.
+        path: of the HTML file.
+    Raises:
+        OSError: the file cannot be written.
+    """
+    done = {query: target for query, target in targets.items() if scan_name(query) in rows and target.is_file()}
+    problems = list(failures)
+
+    def entries() -> Iterator[ScanEntry]:
+        for query, target in done.items():
+            try:
+                yield read_entry(query, target, rows[scan_name(query)], names)
+            except (InputError, ValueError) as error:      # ValueError: a cell of cases.csv is no number
+                problems.append(f"query {query.name}: not shown: {error}")
+
+    if done:
+        write_scan_report(entries(), names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", problems=problems)
+
+
+def read_entry(query: Path, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
+    """Read a query, its label map, and the other maps that there are.
+
+    Args:
+        target: the path of its label map.
+        rows: its rows of cases.csv.
+        names: of the labels, by value.
+    Raises:
+        InputError: a file cannot be read, or is not on the grid of the query.
+    """
+    image = sitk.GetArrayFromImage(read_original(query))
+    probabilities = {label: values for label, name in names.items()
+                     if (values := _read_if_there(probability_path(target, name), image.shape)) is not None}
+    label_map = _read_if_there(target, image.shape)
+    if label_map is None:
+        raise InputError(f"{target}: no such file")
+    numbers = {int(row["label"]): {column.key: float(row[column.key]) for column in NUMBERS if row.get(column.key)}
+               for row in rows if int(row["label"]) in names}
+    return ScanEntry(scan_name(query), image, read_affine(target), label_map, numbers, probabilities,
+                     _read_if_there(registered_path(target), image.shape))
+
+
+def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the (D, H, W) values of a map, or None. InputError: it does not have the shape of its query."""
+    if not path.is_file():
+        return None
+    values = read_array(path)
+    if values.shape != shape:
+        raise InputError(f"{path}: shape {values.shape}, expected {shape}, as the query")
+    return values
+
+
+def beside(target: Path, what: str) -> Path:
+    """Return the path of another map beside a label map, as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
+    return target.with_name(f"{scan_name(target)}_{what}.nii.gz")
+
+
+def probability_path(target: Path, label_name: str) -> Path:
+    """Return the path of the probability map of a label beside a label map."""
+    return beside(target, f"{file_name(label_name)}_prob")
+
+
+def registered_path(target: Path) -> Path:
+    """Return the path of the registered support's image that belongs to a label map, in a folder beside it."""
+    return target.parent / WARPED / f"{scan_name(target)}.nii.gz"
