@@ -1,15 +1,18 @@
-"""Evaluate a snapshot on a test fold. `predict` segments your own scans; `report` shows an evaluation as HTML.
+"""Evaluate a snapshot on a test fold. `predict` segments your own scans, `report` shows an evaluation, `task` makes task files.
 
     python test.py with chaost2_setting1 eval_fold=0 reload_model_path=runs/…/snapshots/30000.pth
     python test.py with chaost2_setting1 supp_idx=all reload_model_path=untrained
     python test.py predict with reload_model_path=… support_image=… support_label=… query=… output=…
     python test.py report with run=…
+    python test.py task create|show|check liver.task …      # has options of its own: python test.py task --help
+    python test.py predict with task=liver.task query=… output=…
 
 Options are explained in configs/base.json5. (Python's standard library has a package of the same name, so no file imports
 this one.)
 """
 
 import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +35,7 @@ from util.options.sections import (
 from util.predict.batch import predict_all, settings_digest
 from util.predict.loading import load_segmenter
 from util.predict.predictor import Predictor
+from util.predict.task_command import main as task_command
 from util.results.evaluation import save_query, write_evaluation
 from util.results.report import write_report
 from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
@@ -51,10 +55,12 @@ def predict(_config: Mapping[str, Any]) -> None:
         config = plain(_config)
         options = PredictorOptions.of(config)
         print(f"on {resolve_device(options.device, options.deterministic)} in {options.model.precision}")
-        failures = predict_all(Predictor.made_of(options), section(PredictOptions, config), settings_digest(Record(config)))
+        task = config["task"]
+        predictor = Predictor.made_of(options) if task is None else Predictor.of_task(task, options)
+        failures = predict_all(predictor, section(PredictOptions, config), settings_digest(Record(config))).failures
     print(f"written to {config['output']}")
     if failures:
-        raise SystemExit("\n".join(f"error: {line}" for line in failures))
+        raise SystemExit("\n".join(f"error: query {query.name}: {reason}" for query, reason in failures.items()))
 
 
 @experiment.command
@@ -99,4 +105,6 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["task"]:      # its files are arguments, which sacred's commands cannot have
+        sys.exit(task_command(sys.argv[2:]))
     run_commandline(experiment)

@@ -21,7 +21,8 @@ from util.base.root import ROOT
 
 BASE = {"util.base"}
 DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
-UTIL = DATA_AND_MODELS | {"util.training", "util.segment", "util.results", "util.predict", "util.run", "util.viewer"}
+UTIL = DATA_AND_MODELS | {"util.training", "util.taskfile", "util.segment", "util.results", "util.predict", "util.run",
+                          "util.viewer"}
 ARROWS: Mapping[str, set[str]] = {
     "util.base": set(),
     "models": BASE,
@@ -30,9 +31,10 @@ ARROWS: Mapping[str, set[str]] = {
     "util.options": BASE | {"dataloaders"},
     "util.training": DATA_AND_MODELS,
     "util.segment": DATA_AND_MODELS,
-    "util.run": DATA_AND_MODELS | {"util.training"},
+    "util.taskfile": DATA_AND_MODELS | {"util.training"},
+    "util.run": DATA_AND_MODELS | {"util.training", "util.taskfile"},
     "util.results": DATA_AND_MODELS | {"util.segment", "util.viewer"},
-    "util.predict": DATA_AND_MODELS | {"util.training", "util.segment", "util.results"},
+    "util.predict": DATA_AND_MODELS | {"util.training", "util.taskfile", "util.segment", "util.results"},
     "data": BASE | {"util.options", "dataloaders"},
     "entry points": UTIL,
     "scripts": UTIL | {"data"},

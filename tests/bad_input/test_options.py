@@ -83,6 +83,7 @@ WRONG_OPTIONS = {
     "largest_component": SWITCH,
     "support_image": [*TEXT[:2], [], [3], ["a", "a"]],
     "support_label": [*TEXT[:2], [], [3], ["a", "a"]],
+    "task": TEXT,
     "query": TEXT,
     "output": TEXT,
     "overwrite": SWITCH,
@@ -102,7 +103,7 @@ WRONG_OPTIONS = {
         {"spacing_mm": [1, 1]}, {"spacing_mm": [1, 1, 0]}, {"spacing_mm": [1, 1, 1e9]}, {"size_px": 0}, {"size_px": 10**5},
         {"size_px": 2.5}, {"orientation": "LRS"}, {"orientation": "las"}, {"window": [5, 5]}, {"window": [5]}, {"colour": 1}))],
 }
-MAY_BE_NULL = {"exclude_label", "reload_model_path", "support_image", "support_label", "query", "output", "run",
+MAY_BE_NULL = {"exclude_label", "reload_model_path", "support_image", "support_label", "task", "query", "output", "run",
                "datasets.CMR.grid"}
 BASE = base_config()
 

@@ -265,6 +265,7 @@ class PredictOptions:
 
     support_image: tuple[str, ...] | str | None
     support_label: tuple[str, ...] | str | None
+    task: str | None
     query: str | None
     output: str | None
     overwrite: bool

@@ -38,6 +38,7 @@ class Role(Enum):
 
     SHAPES = "it shapes the network or what the network computes: a snapshot is evaluated with the value that it was trained with"
     TRAINED_WITH = "predict takes it from the snapshot: all of SHAPES, and the data set with its grid and labels"
+    TASK = "a task file stores it, besides the model and, for a network, all of TRAINED_WITH"
     RESUME = "it may differ when a training is resumed"
     RESUME_NAMED = "it may also differ when the user names the snapshot to resume"
     COMPARED = "scripts/compare.py reads it from the run folder of an evaluation"
@@ -97,7 +98,7 @@ OPTIONS: dict[str, Option] = {
     "coordinates": _option(boolean(), Role.SHAPES, Role.TRAINED_WITH),
     "encoder_paths": _option(one_of("both", "fine", "coarse"), Role.SHAPES, Role.TRAINED_WITH),
     "alpha": _option(path_weights(), Role.SHAPES, Role.TRAINED_WITH),
-    "n_iters": _option(whole(0), Role.RESUME, Role.SHOWN),
+    "n_iters": _option(whole(0), Role.TASK, Role.RESUME, Role.SHOWN),
     "threshold": _option(one_of("query", "learned", "support"), Role.SHAPES, Role.TRAINED_WITH),
     "t_loss_scaler": _option(number(0)),
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
@@ -105,12 +106,12 @@ OPTIONS: dict[str, Option] = {
         "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
         "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000),
         "stones": whole(0, 1000), "agreement_power": number(0, 1000)},
-        Role.RESUME),
+        Role.TASK, Role.RESUME),
     "guided": _option({
         "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
         "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
-        Role.RESUME),
-    "spatial_prior": _option(one_of("none", "registration"), Role.RESUME),
+        Role.TASK, Role.RESUME),
+    "spatial_prior": _option(one_of("none", "registration"), Role.TASK, Role.RESUME),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
     "precision": _option(one_of("auto", "float32", "bf16")),
     "deterministic": _option(boolean()),
@@ -134,12 +135,13 @@ OPTIONS: dict[str, Option] = {
     "eval_batch_size": _option(whole(1), Role.RESUME),
     "whole_volume": _option(boolean(), Role.RESUME),
     "surface_tolerance_mm": _option(number(0, above=True), Role.RESUME, Role.SHOWN),
-    "slice_margin": _option(whole(0), Role.RESUME),
-    "location_mm": _option(number(0), Role.RESUME),
-    "smooth_z": _option(number(0, 1000), Role.RESUME),
-    "largest_component": _option(boolean(), Role.RESUME),
+    "slice_margin": _option(whole(0), Role.TASK, Role.RESUME),
+    "location_mm": _option(number(0), Role.TASK, Role.RESUME),
+    "smooth_z": _option(number(0, 1000), Role.TASK, Role.RESUME),
+    "largest_component": _option(boolean(), Role.TASK, Role.RESUME),
     "support_image": _option(optional(either(text(), list_of(text()))), Role.RESUME, Role.ELSEWHERE),
     "support_label": _option(optional(either(text(), list_of(text()))), Role.RESUME, Role.ELSEWHERE),
+    "task": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
     "query": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
     "output": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
     "overwrite": _option(boolean(), Role.RESUME, Role.ELSEWHERE),

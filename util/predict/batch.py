@@ -14,7 +14,8 @@ import numpy as np
 from dataloaders.folds import stepping_stones
 from util.base.checksums import code_sha256, content_sha256, digest, sha256
 from util.base.errors import InputError
-from util.base.guard import claim, expect_apart
+from util.base.files import remove_partial_files
+from util.base.guard import claim, expect_apart, is_same
 from util.base.progress import progress
 from util.base.tables import write_rows
 from util.options.record import Record
@@ -30,29 +31,53 @@ EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in late
                    for later in (["confidence"], ["confidence", "sha256"])]
 
 
-def predict_all(predictor: Predictor, options: PredictOptions, settings: str) -> list[str]:
+@dataclass(frozen=True)
+class Outcome:
+    """What `predict_all` made, and what was there already.
+
+    Attributes:
+        targets: the path of each query's label map, by the query's path.
+        rows: the rows of cases.csv, by the query's name.
+        failures: one line for each query that failed, by its path.
+    """
+
+    targets: Mapping[Path, Path]
+    rows: Mapping[str, Sequence[Mapping]]
+    failures: Mapping[Path, str]
+
+
+def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true") -> Outcome:
     """Add the supports to a predictor, segment every query that is not done, and write the report of all.
 
     Args:
-        predictor: without supports.
-        settings: `settings_digest` of the options.
-    Returns:
-        One line per query that failed.
+        predictor: of a task file, or without supports.
+        settings: checksum of the code and the options that predictions depend on.
+        remedy: how the user asks for `overwrite`; part of messages.
     Raises:
         InputError: a support cannot be read, there is no query, or a file may not be written. Checked before any work.
     """
-    for pair in pair_paths(options.support_image, options.support_label):
-        predictor.add_support(*pair)
-    plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]))
+    _add_supports(predictor, options)
+    plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), remedy)
+    for folder in (plan.table.parent, registered_path(plan.table).parent):
+        remove_partial_files(folder)
     if plan.waiting:
         _add_stones(predictor, plan)
         predictor.prepare()
-    failures = _predict_waiting(predictor, plan, options)
+    outcome = _predict_waiting(predictor, plan, options)
+    failures = [f"query {query.name}: {reason}" for query, reason in outcome.failures.items()]
     report_queries(plan.targets, _earlier_rows(plan.table), predictor.names, failures, plan.report)
     if plan.n_kept:
-        print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same; "
-              "resume=never makes them anew")
-    return failures
+        print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same")
+    return outcome
+
+
+def _add_supports(predictor: Predictor, options: PredictOptions) -> None:
+    """Add the supports that the options name. A task file's are there already."""
+    if options.task is None:
+        for pair in pair_paths(options.support_image, options.support_label):
+            predictor.add_support(*pair)
+    elif given := [key for key in ("support_image", "support_label", "reload_model_path") if getattr(options, key) is not None]:
+        raise InputError(f"{given[0]}: got {getattr(options, given[0])!r}, allowed with a task file, which has its own: null")
 
 
 def settings_digest(record: Record) -> str:
@@ -83,19 +108,20 @@ class Plan:
     settings: str
 
 
-def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str) -> Plan:
+def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str, remedy: str) -> Plan:
     """Find the queries and the files to write for them, and check these before any work.
 
     Args:
         names: of the labels.
         settings: checksum of all that predictions depend on, without the query.
+        remedy: how the user asks for `overwrite`.
     Raises:
         InputError: there is no query, `output` does not fit, or a file may not be written (`util.base.guard.claim`).
     """
     if not options.query or not options.output:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
     output = Path(options.output)
-    queries = find_scans(Path(options.query), output)
+    queries = _without_supports(find_scans(Path(options.query), output), options)
     jobs = [(query, output_path(query, output, len(queries))) for query in queries]
     if twice := [target for target, count in Counter(target for _, target in jobs).items() if count > 1]:
         same = ", ".join(query.name for query, target in jobs if target == twice[0])
@@ -109,8 +135,22 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
     inputs = [*_given(options), *queries]
     expect_apart([table, report, *(file for same_query in files.values() for file in same_query)], inputs)
     claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target]), report], inputs,
-          overwrite=options.overwrite, remedy="overwrite=true")
+          overwrite=options.overwrite, remedy=remedy)
     return Plan(dict(jobs), waiting, len(jobs) - len(waiting), table, report, rows, settings)
+
+
+def _without_supports(found: list[Path], options: PredictOptions) -> list[Path]:
+    """Leave out of the scans of a folder those that are outlined, and the files with their outlines.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    if found == [Path(str(options.query))]:
+        return found
+    queries = [scan for scan in found if not any(is_same(scan, given) for given in _given(options))]
+    if not queries:
+        raise InputError(f"query: {options.query} holds only scans that are outlined; allowed: a folder with others")
+    return queries
 
 
 def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
@@ -149,8 +189,8 @@ def _add_stones(predictor: Predictor, plan: Plan) -> None:
             predictor.add_stone(queries[position])
 
 
-def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) -> list[str]:
-    rows, failures = dict(plan.rows), []
+def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) -> Outcome:
+    rows, failures = dict(plan.rows), {}
     with progress(plan.waiting, desc="queries", unit="scan") as bar:
         for query, target in bar:
             name = scan_name(query)
@@ -159,10 +199,19 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
                 made_from = _made_from(plan.settings, query)
                 made = _predict_one(predictor, query, target, options.save_probs)
                 rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
-                write_rows([row for same_query in rows.values() for row in same_query], CASE_COLUMNS, plan.table)
+                write_rows(worst_first(rows), CASE_COLUMNS, plan.table)
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
-                failures.append(f"query {query.name}: {' '.join(str(error).split())}")
-    return failures
+                failures[query] = " ".join(str(error).split())
+    return Outcome(plan.targets, rows, failures)
+
+
+def worst_first(rows: Mapping[str, Sequence[Mapping]]) -> list[Mapping]:
+    """Return the rows of all queries, by ascending confidence, query and label. Those without a confidence come last."""
+    def rank(row: Mapping) -> tuple[float, str, int]:
+        confidence = row.get("confidence")      # text if the row was read from an earlier table
+        return float("inf") if confidence in (None, "") else float(confidence), row["query"], int(row["label"])
+
+    return sorted((row for same_query in rows.values() for row in same_query), key=rank)
 
 
 def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool) -> list[dict]:
@@ -181,7 +230,7 @@ def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bo
 
 def _given(options: PredictOptions) -> list[Path]:
     """Return the files and folders that predictions depend on, without the query."""
-    given = (options.reload_model_path, options.support_image, options.support_label)
+    given = (options.task, options.reload_model_path, options.support_image, options.support_label)
     return [Path(path) for paths in given if paths is not None for path in (paths if isinstance(paths, tuple) else [paths])]
 
 

@@ -2,7 +2,7 @@
 
     from util.predict.predictor import Predictor
 
-    predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth")
+    predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth"), or of a task file
     predictor.add_support("support.nii.gz", "support_labels.nii.gz")
     predictor.segment("scan.nii.gz").save("scan_labels.nii.gz")
 """
@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
 from util.segment.whole_volume import largest_components, smooth_along_z
 from util.segment.whole_volume import to_label_map as join_classes
+from util.taskfile.task_file import ENDING, manifest_of, opened
 from util.training.as_trained import as_trained, complete
 from util.training.snapshots import read_snapshot
 
@@ -124,6 +125,8 @@ class Predictor:
         options: how whole volumes are segmented.
         augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
         n_stones: how many stepping stones `predict` gives the model.
+    Attributes:
+        given_names: names of label values, which come before those of the data set.
     Raises:
         InputError: the data set has no grid.
     """
@@ -134,19 +137,24 @@ class Predictor:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
         self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
         self.n_stones = n_stones
+        self.given_names: Mapping[int, str] = {}
         self.supports: list[Support] = []
         self.stones: dict[Path, Volume] = {}
 
     @classmethod
     def load(cls, snapshot: Path | str, **options: Any) -> Predictor:
-        """Return a predictor for a snapshot. The snapshot tells its method, network and grid.
+        """Return a predictor for a snapshot or a task file. It tells the method, the network and the grid.
 
         Args:
-            snapshot: of train.py.
+            snapshot: of train.py; or a task file, by its ending .task, whose outlined scans are the supports.
             options: options of configs/base.json5 with other values than there, as `device="cpu"`.
         Raises:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
+        if Path(snapshot).suffix == ENDING:
+            stored = manifest_of(snapshot).options
+            used = as_trained(base_config() | options, stored, tuple(stored), given=options)
+            return cls.of_task(snapshot, PredictorOptions.of(complete(used)))
         config = as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
         return cls.made_of(PredictorOptions.of(complete({**config, "reload_model_path": str(snapshot)})))
 
@@ -173,6 +181,23 @@ class Predictor:
         segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole.eval_batch_size, whole=True)
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
         return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones)
+
+    @classmethod
+    def of_task(cls, task: Path | str, options: PredictorOptions) -> Predictor:
+        """Return the predictor of a task file, with its outlined scans as supports.
+
+        Args:
+            options: with those that the task file stores, but without the path of its weights.
+        Raises:
+            InputError: the file is missing, damaged, hostile or something else, or its weights do not fit its options.
+        """
+        with opened(task) as content:
+            weights = None if content.weights is None else str(content.weights)
+            predictor = cls.made_of(replace(options, reload_model_path=weights))
+            predictor.given_names = content.manifest.names
+            for support in content.supports:
+                predictor.add_support(*support)
+        return predictor
 
     def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
@@ -215,7 +240,7 @@ class Predictor:
         """The names of all label values of the supports."""
         values = label_values([label_map_of(support.volume) for support in self.supports])
         known, stored = ({}, {}) if self.spec is None else (self.spec.labels, self.spec.file_values)
-        return label_names(values, known, stored)
+        return {value: self.given_names.get(value, name) for value, name in label_names(values, known, stored).items()}
 
     def prepare(self) -> None:
         """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so."""

@@ -30,7 +30,8 @@ from util.options.sections import RunOptions, RunPlace
 from util.options.table import current_names
 from util.run.observer import RunFolder
 from util.run.resume import begun_with, is_finished, run_to_continue
-from util.training.as_trained import complete, scored_config
+from util.taskfile.task_file import manifest_of
+from util.training.as_trained import as_trained, complete, scored_config
 
 SETTINGS.CAPTURE_MODE = "sys"
 # check_config checks types and new entries, so sacred's warnings about them would only confuse
@@ -95,7 +96,10 @@ class _Experiment(Experiment):
             merge(target, convert_to_nested_dict(config_updates))
         check_config(config)
         used = plain(config)
-        if self.path == "test":
+        if command == "predict" and used["task"] is not None:
+            stored = manifest_of(used["task"]).options
+            used = as_trained(used, stored, tuple(stored), plain(given))
+        elif self.path == "test":
             used = scored_config(used, plain(given), command)
         if command == "main":
             make_writable(RunPlace.of(used).folders(self.path))

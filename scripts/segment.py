@@ -1,0 +1,170 @@
+"""Outline an organ in one scan of a folder, and get it outlined in the others (see scripts/segment.sh).
+
+    python scripts/segment.py --scans FOLDER --outlined SCAN=LABELS --output OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from util.base.checksums import digest
+from util.base.errors import InputError
+from util.base.files import write_text
+from util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
+from util.base.inputs import expect_file
+from util.base.signals import Interrupted, raise_on_signals
+from util.options.config import load_config
+from util.options.record import Record
+from util.options.sections import PredictOptions, PredictorOptions, section
+from util.predict.batch import Outcome, predict_all, settings_digest
+from util.predict.predictor import Predictor
+from util.predict.scans import ENDINGS, find_scans, scan_name
+from util.predict.task_command import label_name
+from util.run.experiment import one_line_errors
+from util.training.as_trained import complete
+
+SHOWN_NAMES = 5
+JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float}
+
+
+def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER", help="NIfTI files and folders of DICOM slices")
+    parser.add_argument("--outlined", action="append", required=True, metavar="SCAN=LABELS",
+                        help="a scan of FOLDER and the file of its outlines; may be given several times")
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
+    parser.add_argument("--names", type=label_name, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    return parser.parse_args(given)
+
+
+def scans_in(folder: Path) -> list[Path]:
+    """Return the scans of a folder.
+
+    Raises:
+        InputError: it is no folder, or has none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--scans: {folder} is no folder; allowed: a folder of NIfTI files and of folders of DICOM slices")
+    try:
+        scans = find_scans(folder)
+    except InputError:
+        scans = []
+    if scans in ([], [folder]):
+        raise InputError(f"--scans: no scan in {folder}; allowed in it: files that end in {' or '.join(ENDINGS)}, and folders of "
+                         "DICOM slices")
+    return scans
+
+
+def outlined_pair(text: str, scans: Sequence[Path]) -> tuple[Path, Path]:
+    """Return the scan and the label file that `--outlined` names. Either may have = in its name.
+
+    Raises:
+        InputError: the scan is not among `scans`, or the label file is missing or is the scan itself.
+    """
+    pieces = text.split("=")
+    splits = [("=".join(pieces[:k]), "=".join(pieces[k:])) for k in range(1, len(pieces))]
+    pairs = [(scan, Path(labels)) for name, labels in splits for scan in scans if _is_named(scan, name)]
+    if not splits:
+        raise InputError(f"--outlined: got {text!r}, allowed: SCAN=LABELS, a scan of the folder and the file of its outlines")
+    if not pairs:
+        shown = ", ".join(scan.name for scan in scans[:SHOWN_NAMES]) + ", …" * (len(scans) > SHOWN_NAMES)
+        raise InputError(f"--outlined: {splits[0][0]!r} is no scan of {scans[0].parent}; allowed: {shown}")
+    scan, labels = next((pair for pair in pairs if pair[1].is_file()), pairs[0])
+    if is_same(expect_file(labels), scan):
+        raise InputError(f"--outlined: {labels} is the scan itself; allowed: the file of its outlines")
+    return scan, labels
+
+
+def _is_named(scan: Path, name: str) -> bool:
+    return name in (scan.name, scan_name(scan)) or bool(name) and is_same(Path(name), scan)
+
+
+def check_places(scans: Path, output: Path, json_file: Path | None) -> None:
+    """Raise InputError if a result would lie among the scans, where it could be read as one."""
+    if output.name.endswith(ENDINGS) or output.exists() and not output.is_dir():
+        raise InputError(f"--output: got {output}, allowed: a folder")
+    for option, path in (("--output", output), ("--json", json_file)):
+        if path is not None and lies_in(path, scans):
+            raise InputError(f"{option}: {path} lies in {scans}, where it could pass for a scan; allowed: a place outside of it")
+
+
+def config_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the complete config of the method `guided`, with supports, queries and output.
+
+    Raises:
+        InputError: an option does not fit the folder.
+    """
+    scans = scans_in(arguments.scans)
+    check_places(arguments.scans, arguments.output, arguments.json)
+    pairs = [outlined_pair(text, scans) for text in arguments.outlined]
+    images, labels = ([str(path) for path in column] for column in zip(*pairs, strict=True))
+    if twice := next((image for image in images if images.count(image) > 1), None):
+        raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
+    return {**load_config("guided"), "support_image": images, "support_label": labels, "query": str(arguments.scans),
+            "output": str(arguments.output), "overwrite": arguments.overwrite}
+
+
+def segment(arguments: argparse.Namespace) -> Outcome:
+    """Segment every scan of the folder that is not outlined, and write `--json`.
+
+    Raises:
+        InputError: an option is wrong, or an outlined scan cannot be read. Told before any work.
+    """
+    config, names = complete(config_of(arguments)), dict(arguments.names)
+    if arguments.json is not None:
+        claim([arguments.json], map(Path, config["support_image"] + config["support_label"]), overwrite=arguments.overwrite)
+    predictor = Predictor.made_of(PredictorOptions.of(config))
+    predictor.given_names = names
+    settings = digest([settings_digest(Record(config)), sorted(names.items())])
+    outcome = predict_all(predictor, section(PredictOptions, config), settings, remedy="--overwrite")
+    if arguments.json is not None:
+        write_text(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False) + "\n", arguments.json)
+    return outcome
+
+
+def for_machines(outcome: Outcome) -> dict[str, Any]:
+    """Return what came out as JSON can hold it: each scan with its label map and the numbers of each label, or with its error."""
+    scans = [{"scan": str(scan), **_result(outcome, scan)} for scan in outcome.targets]
+    return {"scans": scans, "failed": len(outcome.failures)}
+
+
+def _result(outcome: Outcome, scan: Path) -> dict[str, Any]:
+    if scan in outcome.failures:
+        return {"error": outcome.failures[scan]}
+    labels = sorted(map(_numbers, outcome.rows[scan_name(scan)]), key=lambda row: row["label"])
+    return {"label_map": str(outcome.targets[scan]), "labels": labels}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that describe the label. Rows of an earlier cases.csv are text."""
+    numbers = {key: None if row.get(key) in (None, "") else kind(row[key]) for key, kind in JSON_KINDS.items()}
+    return {"label_name": row["label_name"], **numbers}
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 1 if a scan failed."""
+    arguments = parse_arguments(given)
+    with one_line_errors():
+        outcome = segment(arguments)
+    n_made = len(outcome.targets) - len(outcome.failures)
+    print(f"{n_made} of {len(outcome.targets)} scans are outlined, in {arguments.output}; report.html shows them")
+    for scan, reason in outcome.failures.items():
+        print(f"error: {scan.name}: {reason}", file=sys.stderr)
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    raise_on_signals()
+    try:
+        sys.exit(main())
+    except Interrupted as error:
+        print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
+        sys.exit(error.exit_status)

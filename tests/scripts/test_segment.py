@@ -1,0 +1,194 @@
+"""scripts/segment.py, whole, on the toy scans: what it writes, what it refuses, and that scans stay as they are."""
+
+import csv
+import json
+import shutil
+import subprocess
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from scripts.segment import main, outlined_pair
+from tests.damage import elsewhere
+from tests.data.raw_downloads import write_dicom
+from tests.toy import toy_case
+from util.base.checksums import sha256
+from util.base.files import LIST
+from util.base.root import ROOT
+from util.segment.metrics import dice
+
+IMAGES = "chaos_MR_T2_normalized"
+
+
+def everything(folder):
+    return {path: sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def results(place):
+    """All but the report, which names what failed in the last run."""
+    return {path: found for path, found in everything(place / "out").items() if path.name not in ("report.html", LIST)}
+
+
+def write_series(folder, image):
+    folder.mkdir()
+    for z in range(image.GetDepth()):
+        write_dicom(folder / f"slice {z}", image, z, z + 1)
+
+
+def resampled(image, size, spacing_mm):
+    grid = sitk.Image(size, sitk.sitkFloat32)
+    grid.SetSpacing(spacing_mm)
+    grid.SetDirection(image.GetDirection())
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    grid.SetOrigin(middle - direction @ ((np.array(size) - 1) / 2 * spacing_mm))
+    return sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, 200.0)
+
+
+@pytest.fixture
+def place(toy_data, tmp_path):
+    """Five scans that are stored in five ways, and the outlines of the first."""
+    scans = tmp_path / "my scans"
+    scans.mkdir()
+    images = {number: sitk.ReadImage(toy_data / IMAGES / f"image_{number}.nii.gz") for number in (1, 2, 3, 10, 12)}
+    sitk.WriteImage(images[1], scans / "first = outlined.nii.gz")
+    sitk.WriteImage(sitk.DICOMOrient(images[2], "SAL"), scans / "turned scan.nii")
+    write_series(scans / "a series", sitk.Cast(images[3], sitk.sitkUInt16))
+    sitk.WriteImage(resampled(images[10], (40, 48, 14), (3.0, 2.5, 4.0)), scans / "other voxels.nii.gz")
+    sitk.WriteImage(images[12][4:, :60, 1:], scans / "less is seen.nii.gz")
+    shutil.copy(toy_data / IMAGES / "label_1.nii.gz", tmp_path / "its labels.nii.gz")
+    return tmp_path
+
+
+def words(place, **changes):
+    outlined = f"first = outlined={place / 'its labels.nii.gz'}"
+    options = {"scans": place / "my scans", "outlined": outlined, "output": place / "out"}
+    return [str(word) for key, value in (options | changes).items() for word in (f"--{key}", value)]
+
+
+def rows_of(place):
+    with (place / "out/cases.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def truth_on(label_map, number):
+    """The outlines of a toy case on the grid of a label map that was found."""
+    _, truth, _ = toy_case(number)
+    return sitk.GetArrayFromImage(sitk.Resample(as_image(truth), label_map, sitk.Transform(), sitk.sitkNearestNeighbor))
+
+
+def as_image(array):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((2.0, 2.0, 7.7))
+    image.SetDirection(sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation("LAS"))
+    return image
+
+
+@pytest.mark.whole
+def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(place, capsys):
+    before = everything(place / "my scans")
+    assert main([*words(place), "--json", str(place / "out/all.json"), "--names", "1=liver", "2=right kidney"]) == 0
+    assert "4 of 4 scans are outlined" in capsys.readouterr().out
+    for name, number in (("turned scan.nii", 2), ("a series", 3), ("other voxels.nii.gz", 10), ("less is seen.nii.gz", 12)):
+        found = sitk.ReadImage(place / f"out/{name.split('.')[0]}.nii.gz")
+        if name != "a series":
+            given = nibabel.load(place / "my scans" / name)
+            assert nibabel.load(place / f"out/{name.split('.')[0]}.nii.gz").affine == pytest.approx(given.affine)
+        truth = truth_on(found, number)
+        assert np.mean([dice(sitk.GetArrayFromImage(found) == label, truth == label) for label in (1, 2, 3, 4)]) > 0.8, name
+    rows = rows_of(place)
+    confidences = [float(row["confidence"]) for row in rows]
+    assert len(rows) == 16 and confidences == sorted(confidences)
+    assert {row["label_name"] for row in rows} == {"liver", "right kidney", "label 3", "label 4"}
+    said = json.loads((place / "out/all.json").read_text(encoding="utf-8"))
+    assert said["failed"] == 0 and [len(scan["labels"]) for scan in said["scans"]] == [4] * 4
+    assert min(label["confidence"] for scan in said["scans"] for label in scan["labels"]) == confidences[0]
+    assert everything(place / "my scans") == before
+
+
+@pytest.mark.whole
+def test_a_bad_scan_costs_only_itself_and_the_rest_is_kept(place, capsys):
+    for name in ("a series", "other voxels.nii.gz"):
+        path = place / "my scans" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    bad = place / "my scans/bad.nii.gz"
+    bad.write_bytes(b"no scan")
+    json_file = ["--json", str(place / "all.json")]
+    assert main([*words(place), *json_file]) == 1
+    assert "error: bad.nii.gz: " in capsys.readouterr().err
+    first = results(place)
+    (failed,) = [scan for scan in json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"] if "error" in scan]
+    assert failed["scan"] == str(bad) and "label_map" not in failed
+    bad.unlink()
+    assert main([*words(place), *json_file]) == 0
+    assert "2 of 2 queries were there already" in capsys.readouterr().out and results(place) == first
+    kept = json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"][0]["labels"][0]
+    assert isinstance(kept["confidence"], float) and kept["agreement"] is None      # of an earlier table, read again as numbers
+    (place / "out/turned scan.nii.gz").write_bytes(b"corrected by hand")
+    with pytest.raises(SystemExit, match=r"^error: .*turned scan.nii.gz: is there and was not made by .* --overwrite"):
+        main(words(place))
+
+
+def with_a_loop(place):
+    (place / "loop").symlink_to(place / "my scans")
+
+
+def nothing(place):
+    pass
+
+
+REFUSED = {
+    "no folder": ({"scans": "{place}/nowhere"}, nothing, r"--scans: .*nowhere is no folder; allowed"),
+    "no scan": ({"scans": "{place}/empty"}, lambda place: (place / "empty").mkdir(), r"--scans: no scan in .*; allowed in it"),
+    "one series": ({"scans": "{place}/my scans/a series"}, nothing, r"--scans: no scan in"),
+    "no =": ({"outlined": "first"}, nothing, r"--outlined: got 'first', allowed: SCAN=LABELS"),
+    "another scan": ({"outlined": "second=x.nii.gz"}, nothing, r"--outlined: 'second' is no scan of .*; allowed: a series, f"),
+    "no labels": ({"outlined": "a series={place}/x.nii.gz"}, nothing, r".*x.nii.gz: no such file"),
+    "the scan itself": ({"outlined": "turned scan={place}/my scans/turned scan.nii"}, nothing, r"--outlined: .* the scan itself"),
+    "labels of another grid": ({"outlined": "other voxels={place}/its labels.nii.gz"}, nothing, r".*its labels.nii.gz: size"),
+    "labels elsewhere": ({}, lambda place: elsewhere(place / "its labels.nii.gz"), r".*its labels.nii.gz: lies up to 86.6 mm"),
+    "into the scans": ({"output": "{place}/my scans"}, nothing, r"--output: .* lies in .*; allowed: a place outside of it"),
+    "below them": ({"output": "{place}/my scans/a series/out"}, nothing, r"--output: .* lies in"),
+    "below them, by a link": ({"output": "{place}/loop/out"}, with_a_loop, r"--output: .* lies in"),
+    "a file": ({"output": "{place}/its labels.nii.gz"}, nothing, r"--output: got .*, allowed: a folder"),
+    "a label file in the way": ({"json": "{place}/its labels.nii.gz"}, nothing, r".*its labels.nii.gz: is read, as"),
+    "json among the scans": ({"json": "{place}/my scans/x.json"}, nothing, r"--json: .* lies in"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line_before_any_work(case, place):
+    changes, arrange, message = REFUSED[case]
+    arrange(place)
+    before = everything(place)
+    with pytest.raises(SystemExit, match=rf"^error: {message}[^\n]*$"):
+        main(words(place, **{key: value.format(place=place) for key, value in changes.items()}))
+    assert everything(place) == before and not (place / "out").exists()
+
+
+def test_a_scan_that_is_outlined_twice_and_one_that_is_alone(place):
+    pair = f"first = outlined={place / 'its labels.nii.gz'}"
+    with pytest.raises(SystemExit, match=r"^error: --outlined: .* is given twice"):
+        main([*words(place), "--outlined", pair])
+    for name in ("turned scan.nii", "other voxels.nii.gz", "less is seen.nii.gz", "a series"):
+        path = place / "my scans" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(SystemExit, match=r"^error: query: .* holds only scans that are outlined"):
+        main(words(place))
+
+
+def test_either_side_of_an_outlined_pair_may_have_an_equals_sign(tmp_path):
+    scans = [tmp_path / name for name in ("a.nii", "a=b.nii.gz")]
+    for path in (*scans, tmp_path / "c=d.nii"):
+        path.touch()
+    assert outlined_pair(f"a={tmp_path}/c=d.nii", scans) == (scans[0], tmp_path / "c=d.nii")
+    assert outlined_pair(f"a=b={tmp_path}/c=d.nii", scans) == (scans[1], tmp_path / "c=d.nii")
+    assert outlined_pair(f"{scans[1]}={tmp_path}/c=d.nii", scans) == (scans[1], tmp_path / "c=d.nii")
+
+
+def test_help_needs_no_environment():
+    command = ["bash", ROOT / "scripts/segment.sh", "--help"]
+    said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
+    assert "--outlined SCAN=LABELS" in said and "Nothing is trained" in said

@@ -1,0 +1,131 @@
+"""The command `python test.py task`: makes, shows and checks task files.
+
+    python test.py task create liver.task --support scan.nii.gz labels.nii.gz --names 1=liver
+    python test.py task show liver.task
+    python test.py task check liver.task
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from util.base.checksums import sha256
+from util.base.errors import InputError
+from util.base.guard import OVERWRITE_HELP
+from util.base.tables import format_table
+from util.options.config import load_config
+from util.predict.predictor import Predictor
+from util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_colour, is_label_name, is_label_value, is_licence
+from util.taskfile.task_file import TaskFile, create, opened, options_for
+
+
+def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser("test.py task", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{create,show,check}")
+    make = commands.add_parser("create", help="write a task file of outlined scans")
+    make.add_argument("--support", nargs=2, action="append", required=True, type=Path, metavar=("SCAN", "LABELS"),
+                      help="an outlined scan (NIfTI, or a folder of DICOM slices) and its label file; may be given several times")
+    make.add_argument("--names", nargs="*", default=[], type=label_name, metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    make.add_argument("--colours", nargs="*", default=[], type=label_colour, metavar="VALUE=COLOUR", help="as 1=#e6194b")
+    make.add_argument("--licence", default="", type=licence_note, metavar="TEXT", help="terms for whoever uses scans and weights")
+    make.add_argument("--snapshot", type=Path, metavar="FILE", help="of train.py; without it, the method is guided")
+    make.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    show = commands.add_parser("show", help="print what a task file holds")
+    check = commands.add_parser("check", help="read all of a task file, and make its model")
+    for command in (make, show, check):
+        command.add_argument("task", type=Path, metavar="FILE.task")
+    return parser.parse_args(given)
+
+
+def label_name(text: str) -> tuple[int, str]:
+    """Return the value and the name that an option gives, or raise ArgumentTypeError."""
+    value, _, name = text.partition("=")
+    if not is_label_value(value) or not is_label_name(name):
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME, as 1=liver, fit for a file name")
+    return int(value), name
+
+
+def label_colour(text: str) -> tuple[int, str]:
+    """Return the value and the colour that an option gives, or raise ArgumentTypeError."""
+    value, _, colour = text.partition("=")
+    if not is_label_value(value) or not is_colour(colour.lower()):
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=COLOUR, as 1=#e6194b")
+    return int(value), colour.lower()
+
+
+def licence_note(text: str) -> str:
+    """Return the text of an option, or raise ArgumentTypeError if it is too long."""
+    if not is_licence(text):
+        raise argparse.ArgumentTypeError(f"got {len(text)} characters, allowed: {MAX_TEXT}")
+    return text
+
+
+def labels_of(names: Mapping[int, str], colours: Mapping[int, str]) -> dict[int, Label]:
+    """Return the labels that options name. What they leave out is empty.
+
+    Raises:
+        InputError: two have the same name.
+    """
+    if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
+        raise InputError(f"--names: got {twice[0]!r} twice, allowed: a name of its own for each label")
+    return {value: Label(names.get(value, ""), colours.get(value, "")) for value in {*names, *colours}}
+
+
+def make_task(arguments: argparse.Namespace) -> None:
+    """Write the task file that the options describe."""
+    options = options_for(load_config("guided"), arguments.snapshot)
+    manifest = Manifest(labels_of(dict(arguments.names), dict(arguments.colours)), arguments.licence, options, 0, {})
+    supports = [(image, labels) for image, labels in arguments.support]
+    create(arguments.task, supports, manifest, arguments.snapshot, overwrite=arguments.overwrite)
+
+
+def described(content: TaskFile) -> str:
+    """Return what a task file holds, as text for people."""
+    manifest = content.manifest
+    volumes = {value: [_volume_ml(labels, value) for _, labels in content.supports] for value in manifest.labels}
+    rows = [[f"{value} {label.name}", label.colour, *(f"{volume:.1f}" for volume in volumes[value])]
+            for value, label in manifest.labels.items()]
+    scans = [f"scan {number}: {_times(image.GetSize())} voxels of {_times(image.GetSpacing())} mm"
+             for number, (image, _) in enumerate(content.supports, 1)]
+    columns = [f"ml in scan {number}" for number in range(1, manifest.n_supports + 1)]
+    return "\n".join([format_table(["label", "colour", *columns], rows), "", *scans, f"method: {manifest.options['model']}",
+                      f"grid: {_grid(manifest)}", f"licence: {manifest.licence or 'nothing is said'}"])
+
+
+def _volume_ml(labels: sitk.Image, value: int) -> float:
+    x_mm, y_mm, z_mm = labels.GetSpacing()
+    return int((sitk.GetArrayViewFromImage(labels) == value).sum()) * x_mm * y_mm * z_mm / 1000
+
+
+def _times(lengths: Sequence[float]) -> str:
+    return " × ".join(f"{length:g}" for length in lengths)
+
+
+def _grid(manifest: Manifest) -> str:
+    if "datasets" not in manifest.options:
+        return "each scan's own"
+    grid = manifest.options["datasets"][manifest.options["dataset"]]["grid"]
+    return f"{_times([grid['size_px']] * 2)} pixels, voxels of {_times(grid['spacing_mm'])} mm"
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
+    arguments = parse_arguments(given)
+    try:
+        if arguments.command == "create":
+            make_task(arguments)
+        if arguments.command in ("create", "check"):
+            Predictor.load(arguments.task, device="cpu")
+        with opened(arguments.task) as content:
+            print(described(content))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.task}: {'written' if arguments.command == 'create' else 'sound'}, sha256 {sha256(arguments.task)}")
+    return 0

@@ -1,0 +1,215 @@
+"""Makes and reads task files."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from dataloaders.dicom import read_dicom
+from dataloaders.itk import check_image, labels_on, voxel_to_patient
+from dataloaders.nifti import read_nifti
+from util.base.errors import InputError
+from util.base.guard import claim
+from util.taskfile.archive import MAX_MANIFEST_BYTES, read_archive, sha256_of, write_archive
+from util.taskfile.manifest import (
+    ALLOWED,
+    COLOURS,
+    NAME,
+    WEIGHTS,
+    Label,
+    Manifest,
+    needs_weights,
+    read_manifest,
+    stored_options,
+    support_files,
+)
+from util.training.as_trained import as_trained
+from util.training.snapshots import read_snapshot
+from util.training.weights import read_weights
+
+ENDING = ".task"
+KEPT_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")      # images of others are stored as float32
+Pair = tuple[sitk.Image, sitk.Image]      # an outlined scan, and its labels on the same grid
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """An open task file.
+
+    Attributes:
+        manifest: what it says about itself.
+        supports: its outlined scans.
+        weights: the path of the network's weights while the file is open; None for a method without training.
+    """
+
+    manifest: Manifest
+    supports: Sequence[Pair]
+    weights: Path | None
+
+
+def create(path: Path, supports: Sequence[tuple[Path, Path]], manifest: Manifest, weights: Path | None = None, *,
+           overwrite: bool = False) -> None:
+    """Write a task file. The same scans, names, options and weights give the same bytes.
+
+    Args:
+        supports: the path of each outlined scan and of its labels, NIfTI or a folder of DICOM slices. Names of files and patients
+            are not stored, only voxels and geometry.
+        manifest: its labels may lack some, which are called "label <value>". Its sums are found here.
+        weights: a snapshot of train.py, for a method that needs one. Only the network's weights of it are stored.
+        overwrite: replace a file that this project did not write, or that was changed since.
+    Raises:
+        InputError: a file cannot be read or may not be written, or a label of `manifest` is in no file.
+        OSError: the task file cannot be written.
+    """
+    if path.suffix != ENDING:
+        raise InputError(f"{path}: allowed: a name that ends in {ENDING}")
+    claim([path], [*(file for pair in supports for file in pair), *([weights] if weights else [])], overwrite=overwrite)
+    files: dict[str, bytes] = {}
+    pairs = [_read_pair(*support) for support in supports]
+    for number, pair in enumerate(pairs, 1):
+        files |= dict(zip(support_files(number), (to_nifti(pair[0]), to_nifti(pair[1])), strict=True))
+    if weights is not None:
+        files[WEIGHTS] = _only_weights(weights)
+    whole = replace(manifest, labels=_all_labels(manifest, pairs), n_supports=len(pairs),
+                    sha256={name: sha256_of(content) for name, content in files.items()})
+    write_archive({NAME: whole.to_json(), **files}, path)
+
+
+def options_for(method: Mapping[str, Any], snapshot: Path | None) -> dict[str, Any]:
+    """Return the options that a task file stores.
+
+    Args:
+        method: all options, as of `configs/guided.json5`.
+        snapshot: of train.py, whose options come first. None: `method` needs no training.
+    Raises:
+        InputError: the snapshot cannot be read, or holds weights alone.
+    """
+    if snapshot is None:
+        return {key: method[key] for key in stored_options(method["model"])}
+    trained = read_snapshot(snapshot).config
+    if trained is None:
+        raise InputError(f"{snapshot}: holds weights alone, and not how they were trained; allowed: a snapshot of train.py")
+    used = as_trained(method, trained)
+    used["datasets"] = {used["dataset"]: used["datasets"][used["dataset"]]}
+    return {key: used[key] for key in stored_options(used["model"])}
+
+
+@contextlib.contextmanager
+def opened(path: Path | str) -> Iterator[TaskFile]:
+    """Yield a task file, of which everything was checked. Its weights are in a temporary folder while it is open.
+
+    Raises:
+        InputError: it is missing, damaged, or not as `create` writes it. The message begins with `path`.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(prefix="task-") as folder:
+        try:
+            yield _unpacked(path, Path(folder))
+        except InputError as error:
+            raise InputError(str(error).replace(f"{folder}/", f"{path}: ")) from None
+
+
+def manifest_of(path: Path | str) -> Manifest:
+    """Return what a task file says about itself. Names and check sums of its files are checked, but not what is in them.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    return _checked(Path(path))[0]
+
+
+def _checked(path: Path) -> tuple[Manifest, dict[str, bytes]]:
+    files = read_archive(path, ALLOWED)
+    content = files.pop(NAME, None)
+    if content is None or len(content) > MAX_MANIFEST_BYTES:
+        raise InputError(f"{path}: {NAME}: {'is missing' if content is None else f'has more than {MAX_MANIFEST_BYTES} bytes'}")
+    manifest = read_manifest(content, f"{path}: {NAME}")
+    if wrong := sorted({*files, *manifest.files, *manifest.sha256} - ({*files} & {*manifest.files} & {*manifest.sha256})):
+        raise InputError(f"{path}: {wrong[0]!r} is missing, or too many; allowed with this {NAME}: {', '.join(manifest.files)}")
+    for name, found in files.items():
+        if sha256_of(found) != manifest.sha256[name]:
+            raise InputError(f"{path}: {name}: does not have the check sum that {NAME} gives: the file was changed")
+    return manifest, files
+
+
+def _unpacked(path: Path, folder: Path) -> TaskFile:
+    """Write the files of a task file into a folder, under names of our own, and read them."""
+    manifest, files = _checked(path)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    supports = [_read_pair(*(folder / name for name in support_files(number))) for number in range(1, manifest.n_supports + 1)]
+    if (values := _values(supports)) != set(manifest.labels):
+        raise InputError(f"{path}: {NAME}: names the labels {sorted(manifest.labels)}, but its scans have {sorted(values)}")
+    weights = folder / WEIGHTS if needs_weights(manifest.options["model"]) else None
+    if weights is not None and not all(isinstance(value, torch.Tensor) for value in read_weights(weights).values()):
+        raise InputError(f"{weights}: holds other than tensors")
+    return TaskFile(manifest, supports, weights)
+
+
+def _read_pair(image_path: Path, label_path: Path) -> Pair:
+    """Return a scan and its labels.
+
+    Raises:
+        InputError: a file cannot be read, they do not belong together, or there is no label.
+    """
+    image = check_image(_read(image_path), image_path)
+    labels = labels_on(image, _read(label_path), image_path, label_path)
+    if not sitk.GetArrayViewFromImage(labels).any():
+        raise InputError(f"{label_path}: holds no label, only background")
+    return image, labels
+
+
+def _read(path: Path) -> sitk.Image:
+    return read_dicom(path) if path.is_dir() else read_nifti(path)
+
+
+def _values(pairs: Sequence[Pair]) -> set[int]:
+    return {int(value) for _, labels in pairs for value in np.unique(sitk.GetArrayViewFromImage(labels))} - {0}
+
+
+def _all_labels(manifest: Manifest, pairs: Sequence[Pair]) -> dict[int, Label]:
+    """Return a label for each value of the supports. What the manifest does not name gets a name and a colour.
+
+    Raises:
+        InputError: a named value is in no label file.
+    """
+    values, named = sorted(_values(pairs)), manifest.labels
+    if unknown := sorted(set(named) - set(values)):
+        raise InputError(f"--names, --colours: {unknown[0]} is in no label file, which hold {values}")
+    default = {value: Label(_known_name(manifest.options, value), COLOURS[k % len(COLOURS)]) for k, value in enumerate(values)}
+    return {value: Label(named[value].name or label.name, named[value].colour or label.colour) if value in named else label
+            for value, label in default.items()}
+
+
+def _known_name(options: Mapping[str, Any], value: int) -> str:
+    """Return the name that a network's data set has for a value in label files, else "label <value>"."""
+    entry = options["datasets"][options["dataset"]] if "datasets" in options else {"labels": {}, "file_values": {}}
+    return entry["labels"].get(str(entry["file_values"].get(str(value), value)), f"label {value}")
+
+
+def to_nifti(image: sitk.Image) -> bytes:
+    """Return an image as a .nii.gz file: voxels and geometry, and nothing else. The same image gives the same bytes."""
+    array = sitk.GetArrayFromImage(image)
+    if array.dtype.name not in KEPT_TYPES:
+        array = array.astype(np.float32)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ voxel_to_patient(image)
+    return gzip.compress(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine).to_bytes(), mtime=0)
+
+
+def _only_weights(snapshot: Path) -> bytes:
+    """Return the network's weights of a snapshot as a file of their own."""
+    content = io.BytesIO()
+    torch.save({name: value.contiguous().clone() for name, value in read_snapshot(snapshot).model.items()}, content)
+    return content.getvalue()
