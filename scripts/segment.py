@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.own_training import train_on
 from util.base.checksums import digest
 from util.base.errors import InputError
 from util.base.files import write_text
@@ -26,7 +27,7 @@ from util.predict.predictor import Predictor
 from util.predict.scans import ENDINGS, find_scans, scan_name
 from util.predict.task_command import label_name
 from util.run.experiment import one_line_errors
-from util.training.as_trained import complete
+from util.training.as_trained import as_trained, complete
 
 SHOWN_NAMES = 5
 JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float}
@@ -40,6 +41,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help="a scan of FOLDER and the file of its outlines; may be given several times")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
     parser.add_argument("--names", type=label_name, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    parser.add_argument("--train", action="store_true", help="first train a network on the scans, without labels. Slower, and no "
+                        "gain was measured over what is done without: docs/own_scans.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser.parse_args(given)
@@ -112,6 +115,17 @@ def config_of(arguments: argparse.Namespace) -> dict[str, Any]:
             "output": str(arguments.output), "overwrite": arguments.overwrite}
 
 
+def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train on the scans of a checked config, and return the config with the network in place of the method `guided`.
+
+    Raises:
+        InputError: as `train_on`.
+    """
+    snapshot, of_training = train_on(scans_in(Path(config["query"])), Path(config["support_image"][0]), folder)
+    kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite")}
+    return as_trained(load_config(), of_training) | kept | {"reload_model_path": str(snapshot), "spatial_prior": "registration"}
+
+
 def segment(arguments: argparse.Namespace) -> Outcome:
     """Segment every scan of the folder that is not outlined, and write `--json`.
 
@@ -119,6 +133,8 @@ def segment(arguments: argparse.Namespace) -> Outcome:
         InputError: an option is wrong, or an outlined scan cannot be read. Told before any work.
     """
     config, names = complete(config_of(arguments)), dict(arguments.names)
+    if arguments.train:
+        config = complete(trained(config, arguments.output / "training"))
     if arguments.json is not None:
         claim([arguments.json], map(Path, config["support_image"] + config["support_label"]), overwrite=arguments.overwrite)
     predictor = Predictor.made_of(PredictorOptions.of(config))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Outline an organ in one scan of a folder, and get it outlined in the others. Nothing is trained, and no GPU is needed.
+# Outline an organ in one scan of a folder, and get it outlined in the others. No GPU is needed, and no training.
 #
 #   bash scripts/segment.sh --scans FOLDER --outlined SCAN=LABELS --output OUT [options]
 #
@@ -10,6 +10,8 @@
 #                            a line for each scan and label with volume and confidence, worst first; and report.html, to look at all
 #
 #   --names VALUE=NAME …     names of the labels, as 1=liver 2=spleen; others are called "label 3"
+#   --train                  first train a network on the scans, without labels, in OUT/training; it says beforehand how long that will take.
+#                            No gain over what is done without was measured: docs/own_scans.md
 #   --json FILE              what came out, for machines: each scan with its label map or its error
 #   --overwrite              replace files in OUT that this program did not make, or that were changed since; none that it reads
 #
