@@ -1,0 +1,101 @@
+"""Serves the labelling page of a folder until the person stops it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from util.base.errors import InputError
+from util.label.app import make_app
+from util.label.run import Runner
+from util.label.session import Conflict, Session
+
+HEADER_BYTES = 2**14        # largest head of a request
+CLOSE_S = 2                 # for requests under way when the server is stopped
+
+
+def serve(session: Session, port: int, said: Callable[[str], None], *, browser: bool,
+          registration: Mapping[str, Any] | None = None) -> None:
+    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM.
+
+    Args:
+        port: 0 takes one that is free.
+        said: is given the address.
+        browser: open the page in the person's browser.
+        registration: `Runner` explains it.
+    Raises:
+        InputError: the port is taken.
+    """
+    listening = listen(port)
+    port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
+    runner = Runner(session, registration)
+    # no proxy is believed, and no websocket is spoken
+    config = uvicorn.Config(make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False,
+                            proxy_headers=False, ws="none", lifespan="off", http="h11", h11_max_incomplete_event_size=HEADER_BYTES,
+                            timeout_graceful_shutdown=CLOSE_S)
+    address = f"http://127.0.0.1:{port}/?token={token}"
+    said(address)
+    way = session.path / "open.html"
+    try:
+        if browser:
+            open_browser(address, way)
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        way.unlink(missing_ok=True)
+        runner.close()
+        session.close()
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens at 127.0.0.1.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+    except OSError as error:
+        listening.close()
+        raise InputError(f"--port: {port} cannot be had ({error.strerror}); allowed: another, or 0 for one that is free") from None
+    return listening
+
+
+def open_browser(address: str, way: Path) -> None:
+    """Open the page in a browser, by a file that only this person can read: others see the arguments of programs.
+
+    Args:
+        way: path of that file.
+    """
+    way.unlink(missing_ok=True)
+    with open(os.open(way, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
+                   f'<title>Opening</title><a href="{address}">the labelling page</a>')
+    webbrowser.open(way.resolve().as_uri())
+
+
+def load_outlined(session: Session, pairs: list[tuple[str, Path]]) -> list[str]:
+    """Take existing outlines, of a command line.
+
+    Args:
+        pairs: name of a scan, and file of its outlines.
+    Returns:
+        A line for each scan whose outlines by hand were kept.
+    Raises:
+        InputError: there is no such scan, or the file does not fit it.
+    """
+    kept = []
+    for name, labels in pairs:
+        try:
+            session.load(name, labels)
+        except Conflict:
+            kept.append(f"{name}: its outlines by hand are kept; {labels} is not read again")
+    return kept
