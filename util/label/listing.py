@@ -52,7 +52,12 @@ def _found(folder: Path, session: Path) -> list[Path]:
         found = find_scans(folder, session)
     except InputError:      # its message is about an option of another command
         return []
-    return [] if found == [folder] else found
+    return [path for path in found if path != folder and not _holds_nifti(path)]
+
+
+def _holds_nifti(path: Path) -> bool:
+    """Return whether a path is a folder of NIfTI files, as of outlines, and so no series of DICOM slices."""
+    return path.is_dir() and any(item.name.endswith(ENDINGS) for item in path.iterdir())
 
 
 def _problem(path: Path, folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from util.label.run import Runner
 from util.label.session import Conflict, Session
 
 HEADER_BYTES = 2**14        # largest head of a request
+BACKLOG = 1024              # requests that wait
 CLOSE_S = 2                 # for requests under way when the server is stopped
 
 
@@ -36,21 +37,30 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
     listening = listen(port)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
     runner = Runner(session, registration)
-    # no proxy is believed, and no websocket is spoken
-    config = uvicorn.Config(make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False,
-                            proxy_headers=False, ws="none", lifespan="off", http="h11", h11_max_incomplete_event_size=HEADER_BYTES,
-                            timeout_graceful_shutdown=CLOSE_S)
+    server = make_server(session, runner, port, token)
     address = f"http://127.0.0.1:{port}/?token={token}"
     said(address)
     way = session.path / "open.html"
     try:
         if browser:
             open_browser(address, way)
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         way.unlink(missing_ok=True)
         runner.close()
         session.close()
+
+
+def make_server(session: Session, runner: Runner, port: int, token: str) -> uvicorn.Server:
+    """Return the server of the page. It believes no proxy, and speaks no websocket.
+
+    Args:
+        port: of 127.0.0.1 that it is reached at.
+        token: `util.label.gate.Gate` explains it.
+    """
+    return uvicorn.Server(uvicorn.Config(
+        make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        ws="none", lifespan="off", http="h11", h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=CLOSE_S))
 
 
 def listen(port: int) -> socket.socket:
@@ -63,6 +73,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
+        listening.listen(BACKLOG)       # from here on requests wait until they are answered
     except OSError as error:
         listening.close()
         raise InputError(f"--port: {port} cannot be had ({error.strerror}); allowed: another, or 0 for one that is free") from None

@@ -5,6 +5,9 @@ const UNDO_STEPS = 30;
 const [AXIAL, CORONAL, SAGITTAL, ALL] = [0, 1, 2, 3];
 const KEYS = { ArrowLeft: ['across', -1], ArrowRight: ['across', 1], ArrowUp: ['along', 1], ArrowDown: ['along', -1],
                PageUp: ['through', 1], PageDown: ['through', -1] };
+// NiiVue's own layouts give all planes the same room
+const LAYOUT = [{ sliceType: AXIAL, position: [0, 0, 0.64, 1] }, { sliceType: CORONAL, position: [0.645, 0, 0.355, 0.497] },
+                { sliceType: SAGITTAL, position: [0.645, 0.503, 0.355, 0.497] }];
 // the axis, left-right, back-front or foot-head, that a key moves along in each plane
 const AXES = { [AXIAL]: { across: 0, along: 1, through: 2 }, [CORONAL]: { across: 0, along: 2, through: 1 },
                [SAGITTAL]: { across: 1, along: 2, through: 0 } };
@@ -15,7 +18,7 @@ export class Viewer {
     Object.assign(this, { canvas, onStroke, onMove, onWindow, tool: 'look', value: 1, penIsDown: false, strokes: 0, kept: null });
     this.niivue = new Niivue({
       logLevel: 'error', loadingText: '', dragAndDropEnabled: false, isRadiologicalConvention: true, multiplanarShowRender: 0,
-      viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', maxDrawUndoBitmaps: UNDO_STEPS, crosshairWidth: 1,
+      viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', maxDrawUndoBitmaps: UNDO_STEPS, crosshairWidth: 0.25, crosshairWidthUnit: 'percent', isCornerOrientationText: true,
       crosshairColor: [0.35, 0.7, 1, 0.8], fontColor: [0.75, 0.75, 0.75, 1], isForceMouseClickToVoxelCenters: true,
       sliceType: ALL, tileMargin: 4 });
   }
@@ -24,6 +27,7 @@ export class Viewer {
     // before NiiVue's own listeners: it forgets a stroke that leaves the canvas, and here it ends there
     this.canvas.addEventListener('mouseleave', event => { if (event.buttons) this.niivue.mouseUpListener(); });
     await this.niivue.attachToCanvas(this.canvas);
+    this.view = ALL;
     this.niivue.onDrawingChanged = action => { if (action === 'draw') this.finishStroke(true); };
     this.niivue.onMouseUp = () => this.finishStroke(false);
     this.niivue.onLocationChange = place => this.onMove(place);
@@ -71,7 +75,11 @@ export class Viewer {
 
   set opacity(share) { this.niivue.setDrawOpacity(share); }
 
-  set view(view) { this.niivue.setSliceType(view); }
+  set view(view) {
+    if (view === ALL) this.niivue.setCustomLayout(LAYOUT);
+    else this.niivue.clearCustomLayout();
+    this.niivue.setSliceType(view);
+  }
 
   get plane() { return this.niivue.opts.sliceType === ALL ? AXIAL : this.niivue.opts.sliceType; }
 
