@@ -29,7 +29,7 @@ from util.label.client import Client, running, scan_path
 from util.options.config import base_config
 from util.segment.metrics import dice
 
-DATASET = "CHAOST2"
+DATASET, COLOURS = "CHAOST2", ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -87,12 +87,21 @@ def run_round(client: Client, careful: bool) -> float:
     return time.monotonic() - begun
 
 
+def give_classes(client: Client) -> None:
+    """Give the classes of CHAOS-T2 their names and colours."""
+    labels = DatasetSpec.from_config(DATASET, base_config()["datasets"][DATASET]).labels
+    client.tell("PUT", "/api/classes", {"classes": [{"value": value, "name": name, "colour": colour} for (value, name), colour
+                                                    in zip(labels.items(), COLOURS, strict=False)]})
+
+
+def chaos_cases(data: Path, n: int) -> list[Case]:
+    """Return the first cases of CHAOS-T2. Raises InputError as `find_cases`."""
+    config = base_config()
+    return find_cases(DatasetSpec.from_config(DATASET, config["datasets"][DATASET]), data, config["n_sv"])[:n]
+
+
 def curve(client: Client, truth: dict[str, np.ndarray], folder: Path, options: argparse.Namespace) -> list[list[str]]:
     """Return the rows of the table."""
-    spec = DatasetSpec.from_config(DATASET, base_config()["datasets"][DATASET])
-    colours = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
-    client.tell("PUT", "/api/classes", {"classes": [{"value": value, "name": name, "colour": colour} for (value, name), colour
-                                                    in zip(spec.labels.items(), colours, strict=False)]})
     rows, chosen, n_made = [], [next(iter(truth))], 0
     left = list(truth)
     before: dict[str, float] = {}
@@ -116,12 +125,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse_arguments(arguments)
     try:
-        spec = DatasetSpec.from_config(DATASET, base_config()["datasets"][DATASET])
-        cases = find_cases(spec, options.data, base_config()["n_sv"])[:options.cases]
+        cases = chaos_cases(options.data, options.cases)
         with tempfile.TemporaryDirectory() as scans:
             folder = Path(scans)
             truth = copy_scans(cases, folder)
             with running(folder) as (client, _):
+                give_classes(client)
                 rows = curve(client, truth, folder, options)
     except (InputError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
