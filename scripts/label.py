@@ -22,7 +22,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of scans: NIfTI files, or folders of DICOM slices")
-    parser.add_argument("--scans", default="*", metavar="PATTERN", help="names of the files that are scans, as 'image_*'; default: all")
+    parser.add_argument("--scans", default="*", metavar="PATTERN",
+                        help="names of the files that are scans, as 'image_*'; default: all")
     parser.add_argument("--outlined", nargs="+", default=[], metavar="SCAN=LABELS", action="extend",
                         help="existing outlines: a scan of the folder, and a label map on its grid")
     parser.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")

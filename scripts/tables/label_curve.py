@@ -3,8 +3,8 @@
     python scripts/tables/label_curve.py data/CHAOST2
     python scripts/tables/label_curve.py data/CHAOST2 --cases 10 --rounds 3 --each 2
 
-One case is outlined, and the others follow. Then, in each round, the cases of the lowest confidence are corrected, and the others are
-outlined again. The table has the mean Dice over whole volumes of the cases that are left, against the outlines that were made.
+One case is outlined, and the others follow. Then, in each round, the cases of the lowest confidence are corrected, and the others
+are outlined again. The table has the mean Dice over whole volumes of the cases that are left, against the outlines made.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def curve(client: Client, truth: dict[str, np.ndarray], folder: Path, options: a
         left = [name for name in left if name not in chosen]
         seconds = run_round(client, options.careful)
         scores = {name: mean_dice(client, name, truth[name]) for name in left}
-        rows.append([str(n_made), ", ".join(chosen), str(len(left)), f"{np.mean([before[name] for name in left]):.3f}" if before else "–",
-                     f"{np.mean(list(scores.values())):.3f}", f"{min(scores.values()):.3f}", f"{seconds:.0f}"])
+        earlier = f"{np.mean([before[name] for name in left]):.3f}" if before else "–"
+        rows.append([str(n_made), ", ".join(chosen), str(len(left)), earlier, f"{np.mean(list(scores.values())):.3f}",
+                     f"{min(scores.values()):.3f}", f"{seconds:.0f}"])
         print("  ".join(rows[-1]), file=sys.stderr)
         before, in_order = scores, [scan["name"] for scan in client.state()["scans"] if scan["state"] == "found"]
         chosen = in_order[:options.each]

@@ -46,8 +46,9 @@ def open_page(address: str, size_px: tuple[int, int] = SIZE_PX, dark: bool = Fal
         raise InputError("chromium, chromedriver: not installed; Debian: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage", "--hide-scrollbars",
-                 f"--window-size={size_px[0]},{size_px[1]}", f"--blink-settings=preferredColorScheme={0 if dark else 1}", *WEBGL):
+    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage",
+                 "--hide-scrollbars", f"--window-size={size_px[0]},{size_px[1]}",
+                 f"--blink-settings=preferredColorScheme={0 if dark else 1}", *WEBGL):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
@@ -85,7 +86,8 @@ def open_scan(browser: webdriver.Chrome, name: str) -> None:
 def go_to(browser: webdriver.Chrome, voxel: Sequence[int]) -> None:
     """Move the cross to a voxel (x, y, z), right, anterior and superior of the first."""
     browser.execute_script("""const { niivue } = labelPage.viewer;
-        niivue.scene.crosshairPos = niivue.vox2frac(arguments[0]); niivue.drawScene(); niivue.createOnLocationChange();""", list(voxel))
+        niivue.scene.crosshairPos = niivue.vox2frac(arguments[0]); niivue.drawScene(); niivue.createOnLocationChange();""",
+                           list(voxel))
 
 
 def middle_of(label_map: np.ndarray) -> list[int]:
@@ -125,7 +127,8 @@ def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray]
     for _ in range(sum(scan["state"] == "found" for scan in client.state()["scans"])):
         press(browser, "\ue007")       # Enter
         time.sleep(1.5)
-    go_to(browser, middle_of(truth[browser.find_element("css selector", '[aria-current="true"]').get_attribute("data-scan")]))
+    shown = browser.execute_script("return document.querySelector('[aria-current=true]').dataset.scan")
+    go_to(browser, middle_of(truth[shown]))
     press(browser, "x")
     wait_for(browser, "return document.getElementById('exported').textContent")
     picture("6_exported")
@@ -152,7 +155,7 @@ def take_pictures(client: Client, truth: dict[str, np.ndarray], folder: Path, ou
 
 def smaller(png: bytes) -> bytes:
     """Return a picture with the grey values and colours in steps of 8, which takes half the bytes."""
-    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))
     steps = np.where(pixels == 255, 255, pixels // 8 * 8).astype(np.uint8)
     return cv2.imencode(".png", steps, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 

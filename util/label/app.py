@@ -19,16 +19,16 @@ from starlette.types import ASGIApp
 from dataloaders.nifti import read_header
 from util.base.errors import InputError
 from util.label.export import export
-from util.label.gate import Gate, TooLarge, read_body
+from util.label.gate import Gate, TooLargeError, read_body
 from util.label.run import Runner
-from util.label.session import Conflict, Missing, Session
+from util.label.session import ConflictError, MissingError, Session
 from util.viewer.niivue import LICENSE, SCRIPT, niivue_script
 
 PAGE = Path(__file__).with_name("page")
 FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript"}
 MAX_JSON = 2**16            # bytes of a body that is no label map
 MAX_HEADER = 2**20          # bytes of a label map besides a byte for each voxel
-STATUS = {Missing: 404, Conflict: 409, TooLarge: 413}
+STATUS: dict[type[Exception], int] = {MissingError: 404, ConflictError: 409, TooLargeError: 413}
 
 
 def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp:
@@ -92,7 +92,7 @@ def page(request: Request) -> Response:
 def page_file(request: Request) -> Response:
     """Answer with a file of the page."""
     if (name := _name(request)) not in FILES:
-        raise Missing(f"page: got {name!r}, allowed: {', '.join(FILES)}")
+        raise MissingError(f"page: got {name!r}, allowed: {', '.join(FILES)}")
     return FileResponse(PAGE / name, media_type=FILES[name])
 
 
@@ -157,7 +157,7 @@ async def load(request: Request) -> Response:
     session, content = _session(request), await _json(request, labels=str)
     found = await run_in_threadpool(session.label_files)
     if content["labels"] not in found:
-        raise Missing(f"labels: got {content['labels'][:200]!r}, allowed: a NIfTI file of {session.folder}")
+        raise MissingError(f"labels: got {content['labels'][:200]!r}, allowed: a NIfTI file of {session.folder}")
     await run_in_threadpool(session.load, _name(request), found[content["labels"]])
     return JSONResponse({})
 
@@ -189,7 +189,8 @@ def write_export(request: Request) -> Response:
 
 
 ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
-    ("GET", "/", page), ("GET", "/page/{name}", page_file), ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license),
+    ("GET", "/", page), ("GET", "/page/{name}", page_file),
+    ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license),
     ("GET", "/api/state", state), ("GET", "/api/files", files), ("PUT", "/api/classes", classes),
     ("GET", "/api/scans/{name}/image", image), ("GET", "/api/scans/{name}/outlines", outlines),
     ("PUT", "/api/scans/{name}/outlines", draw), ("POST", "/api/scans/{name}/done", decide),

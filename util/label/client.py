@@ -99,7 +99,8 @@ def running(folder: Path, options: Sequence[str] = ()) -> Iterator[tuple[Client,
     """
     command = [sys.executable, str(ROOT / "scripts/label.py"), str(folder), "--no-browser", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+                          env=environment) as process:
         assert process.stdout is not None
         try:
             yield Client(_address(process)), process

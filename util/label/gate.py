@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from util.base.errors import InputError
 
-# NiiVue sets styles by script, which `style-src` does not forbid, and has its font as data: URLs. WebAssembly is for formats that are not used.
+# NiiVue sets styles by script, which `style-src` does not forbid, and has its font as data: URLs. Its WebAssembly is for formats
+# that are not used.
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 HEADERS = {
@@ -21,7 +22,7 @@ HEADERS = {
 SAFE_METHODS = ("GET", "HEAD")
 
 
-class TooLarge(InputError):
+class TooLargeError(InputError):
     """The body of a request has too many bytes."""
 
 
@@ -92,14 +93,14 @@ async def read_body(request: Request, limit: int) -> bytes:
     Args:
         limit: largest number of bytes.
     Raises:
-        TooLarge: it has more, or says so. No more than that is read.
+        TooLargeError: it has more, or says so. No more than that is read.
     """
     declared = request.headers.get("content-length", "0")
     content = bytearray()
     if not declared.isdecimal() or int(declared) > limit:
-        raise TooLarge(f"body: got {declared[:20]} bytes, allowed: at most {limit}")
+        raise TooLargeError(f"body: got {declared[:20]} bytes, allowed: at most {limit}")
     async for chunk in request.stream():
         content += chunk
         if len(content) > limit:
-            raise TooLarge(f"body: got more than {limit} bytes, allowed: at most {limit}")
+            raise TooLargeError(f"body: got more than {limit} bytes, allowed: at most {limit}")
     return bytes(content)

@@ -14,7 +14,7 @@ from typing import Any
 
 from dataloaders.folds import stepping_stones
 from util.base.root import ROOT
-from util.label.session import Conflict, Session
+from util.label.session import ConflictError, Session
 
 COMMAND = (sys.executable, "-m", "util.label.worker")
 N_STONES = 6        # of a careful run, as configs/guided.json5
@@ -66,11 +66,11 @@ class Runner:
         Args:
             careful: by way of stepping stones, which takes seven times as long.
         Raises:
-            Conflict: a run is at work, or there is no example or nothing to outline.
+            ConflictError: a run is at work, or there is no example or nothing to outline.
         """
         with self._lock:
             if self.progress.state != "idle":
-                raise Conflict("run: is at work; allowed: to stop it first")
+                raise ConflictError("run: is at work; allowed: to stop it first")
             job = self._job(careful)
             self.progress = Progress("starting", total=len(job["queries"]))
             self._thread = threading.Thread(target=self._work, args=(job,), daemon=True)
@@ -79,9 +79,9 @@ class Runner:
     def _job(self, careful: bool) -> dict[str, Any]:
         supports, waiting, run = self.session.supports(), self.session.waiting(), self.session.next_run()
         if not supports:
-            raise Conflict("run: no scan is outlined yet; allowed: with one that is outlined and marked as done, or more")
+            raise ConflictError("run: no scan is outlined yet; allowed: with one that is outlined and marked as done, or more")
         if not waiting:
-            raise Conflict("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
+            raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
         return {"supports": [[str(self.session.image_file(name)), str(labels)] for name, labels in supports],
                 "queries": [[name, str(self.session.image_file(name)), str(self.session.target(name, run))] for name in waiting],
                 "stones": [str(self.session.image_file(name)) for name in self._stones(careful)],

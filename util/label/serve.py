@@ -15,7 +15,7 @@ import uvicorn
 from util.base.errors import InputError
 from util.label.app import make_app
 from util.label.run import Runner
-from util.label.session import Conflict, Session
+from util.label.session import ConflictError, Session
 
 HEADER_BYTES = 2**14        # largest head of a request
 BACKLOG = 1024              # requests that wait
@@ -87,7 +87,7 @@ def open_browser(address: str, way: Path) -> None:
         way: path of that file.
     """
     way.unlink(missing_ok=True)
-    with open(os.open(way, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(way, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
                    f'<title>Opening</title><a href="{address}">the labelling page</a>')
     webbrowser.open(way.resolve().as_uri())
@@ -107,6 +107,6 @@ def load_outlined(session: Session, pairs: list[tuple[str, Path]]) -> list[str]:
     for name, labels in pairs:
         try:
             session.load(name, labels)
-        except Conflict:
+        except ConflictError:
             kept.append(f"{name}: its outlines by hand are kept; {labels} is not read again")
     return kept

@@ -36,14 +36,15 @@ from util.label.listing import Scan, expect_inside, label_files, list_scans
 NAME = "label_page"
 VERSION = 1
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#b0b0b0")     # Okabe and Ito
+ORDER = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")   # of the list
 MAX_LABEL, MAX_NAME = 255, 60      # NiiVue draws bytes
 
 
-class Missing(InputError):
+class MissingError(InputError):
     """What a request names is not there."""
 
 
-class Conflict(InputError):
+class ConflictError(InputError):
     """A request does not fit the present state."""
 
 
@@ -119,7 +120,7 @@ class Session:
         """Return the path of a scan's present outlines; None if there are none.
 
         Raises:
-            Missing: there is no such scan.
+            MissingError: there is no such scan.
         """
         self._expect(name)
         return self.hand_file(name) if name in self._hand else self.found_file(name)
@@ -128,7 +129,7 @@ class Session:
         """Return the path of a scan as NIfTI. A scan of DICOM slices is written so once.
 
         Raises:
-            Missing: there is no such scan.
+            MissingError: there is no such scan.
             InputError: it cannot be read, or leads out of the folder.
         """
         self._expect(name)
@@ -143,10 +144,10 @@ class Session:
 
     def _expect(self, name: str) -> None:
         if name not in self.scans:
-            raise Missing(f"scan: got {name!r}, allowed: a scan of {self.folder}")
+            raise MissingError(f"scan: got {name!r}, allowed: a scan of {self.folder}")
 
     def state_of(self, name: str) -> str:
-        """Return the state of a scan: unreadable, left out, empty, drawing, outlined, found, correcting, corrected or accepted."""
+        """Return the state of a scan, a word of ORDER."""
         if self.scans[name].problem:
             return "unreadable"
         if name in self._left_out:
@@ -160,7 +161,8 @@ class Session:
         """Return all that the page shows, as JSON can hold it: classes, and the scans, those to look at first in front."""
         with self._lock:
             scans = [self._overview_of(name) for name in self.scans]
-        return {"folder": str(self.folder), "session": str(self.path), "classes": self.classes, "scans": sorted(scans, key=_urgency)}
+        return {"folder": str(self.folder), "session": str(self.path), "classes": self.classes,
+                "scans": sorted(scans, key=_urgency)}
 
     def _overview_of(self, name: str) -> dict[str, Any]:
         found = self._found.get(name, {})
@@ -192,8 +194,8 @@ class Session:
         Returns:
             How often it was saved now.
         Raises:
-            Missing: there is no such scan.
-            Conflict: the drawing was saved by another page since.
+            MissingError: there is no such scan.
+            ConflictError: the drawing was saved by another page since.
             InputError: the content is no label map of this scan, or has a value that no class has.
         """
         reference = self.image_file(name)
@@ -201,7 +203,7 @@ class Session:
         self.expect_known_values(label_map)
         with self._of_scan[name]:
             if drawn != self._drawn[name]:
-                raise Conflict(f"{name}: was drawn on in another window since; open the scan again")
+                raise ConflictError(f"{name}: was drawn on in another window since; open the scan again")
             self._keep(name, label_map, reference)
             self._drawn[name] += 1
             return self._drawn[name]
@@ -250,20 +252,20 @@ class Session:
         """Note that a scan's outlines are as they should be, or that they are not after all.
 
         Raises:
-            Missing: there is no such scan.
-            Conflict: it has no outlines.
+            MissingError: there is no such scan.
+            ConflictError: it has no outlines.
         """
         self._expect(name)
         with self._lock:
             if done and self.state_of(name) in ("empty", "left out", "unreadable"):
-                raise Conflict(f"{name}: is {self.state_of(name)}; allowed: a scan with outlines")
+                raise ConflictError(f"{name}: is {self.state_of(name)}; allowed: a scan with outlines")
             self._decide(name, self._done | {name} if done else self._done - {name})
 
     def leave_out(self, name: str, left_out: bool) -> None:
         """Leave a scan out, or take it back. Its outlines stay on disk.
 
         Raises:
-            Missing: there is no such scan.
+            MissingError: there is no such scan.
         """
         self._expect(name)
         with self._lock:
@@ -291,8 +293,8 @@ class Session:
         """Take the outlines of a scan from a file. The scan is an example then, and the file, if it is listed, no scan.
 
         Raises:
-            Missing: there is no such scan.
-            Conflict: the scan has outlines by hand.
+            MissingError: there is no such scan.
+            ConflictError: the scan has outlines by hand.
             InputError: the file does not fit the scan, or has a value above MAX_LABEL.
         """
         reference = self.image_file(name)
@@ -301,7 +303,7 @@ class Session:
             raise InputError(f"{labels}: largest value is {label_map.max()}, allowed in outlines: 1 to {MAX_LABEL}")
         with self._of_scan[name], self._lock:
             if name in self._hand:
-                raise Conflict(f"{name}: has outlines by hand; allowed: a scan without")
+                raise ConflictError(f"{name}: has outlines by hand; allowed: a scan without")
             self.classes = with_values(self.classes, np.unique(label_map).tolist())
             self._left_out = (self._left_out | _names_of(labels, self.scans)) - {name}
             self._done = self._done | {name}
@@ -367,9 +369,8 @@ def _names_of(labels: Path, scans: Mapping[str, Scan]) -> set[str]:
 
 def _urgency(scan: Mapping[str, Any]) -> tuple[int, float]:
     """Return what the list is sorted by: outlines to look through first, the least sure in front; what is done last."""
-    order = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")
     confidence = scan["confidence"] if scan["state"] == "found" and scan["confidence"] is not None else 0.0
-    return order.index(scan["state"]), confidence
+    return ORDER.index(scan["state"]), confidence
 
 
 def lowest(rows: Sequence[Mapping[str, Any]]) -> float | None:

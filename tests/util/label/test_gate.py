@@ -101,8 +101,9 @@ def test_headers_that_keep_the_browser_in(path, client):
 
 
 @pytest.mark.parametrize("path", [
-    "/page/../app.py", "/page/..%2fapp.py", "/page/%2e%2e/app.py", "/page/..%5capp.py", "/page/....//app.py", "/page/page.js/../../app.py",
-    "/page/%2fetc%2fpasswd", "//etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/page.js%00.css", "/page/",
+    "/page/../app.py", "/page/..%2fapp.py", "/page/%2e%2e/app.py", "/page/..%5capp.py", "/page/....//app.py",
+    "/page/page.js/../../app.py", "/page/%2fetc%2fpasswd", "//etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd",
+    "/page/page.js%00.css", "/page/",
     "/api/scans/..%2f..%2fsecret.txt/image", "/api/scans/../../secret.txt/image", "/api/scans/%2e%2e%2fsecret.txt/image",
     "/api/scans/..%252fsecret.txt/image", "/api/scans/truth%2fa_1/image", "/api/scans/%00/image", "/api/scans//image",
     "/api/scans/label_page/image", "/api/scans/a_1.nii.gz/image", "/api/scans/a_1%00/image", "/api/scans/.%2fa_1/outlines",
@@ -135,8 +136,9 @@ def test_a_scan_that_becomes_a_link_is_not_followed(client, folder):
         aside.rename(folder / "a_2.nii.gz")
 
 
-@pytest.mark.parametrize("labels", ["../secret.txt", "../elsewhere/truth/a_3.nii.gz", "/etc/passwd", "truth/out.nii.gz", "", "truth",
-                                    "truth/../truth/a_2.nii.gz", "label_page/hand/a_1.nii.gz", "a\x00b", 5000 * "x"])
+@pytest.mark.parametrize("labels", [
+    "../secret.txt", "../elsewhere/truth/a_3.nii.gz", "/etc/passwd", "truth/out.nii.gz", "", "truth", "truth/../truth/a_2.nii.gz",
+    "label_page/hand/a_1.nii.gz", "a\x00b", 5000 * "x"])
 def test_outlines_are_loaded_from_the_folder_alone(labels, client):
     assert labels not in client.tell("GET", "/api/files")["files"]
     status, body = client.ask("POST", "/api/scans/a_2/load", {"labels": labels})
@@ -165,7 +167,8 @@ def test_a_head_without_an_end_is_cut_off(client):
 
 
 @pytest.mark.parametrize("body", [
-    b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"done": 1}', b'{"done": "true"}', b'{"done": null}', b'{}', b'{"done": true, "more": 1}',
+    b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"done": 1}', b'{"done": "true"}', b'{"done": null}', b'{}',
+    b'{"done": true, "more": 1}',
     b"[" * 30000, b'{"done": NaN}', b'{"__proto__": {"done": true}}'])
 def test_broken_json(body, client):
     status, said = client.ask("POST", "/api/scans/a_1/done", body)

@@ -1,4 +1,4 @@
-"""The labelling page in a real browser, headless Chromium: with the mouse, with keys alone, reloaded, killed and started again."""
+"""The labelling page in a real browser, headless Chromium: with the mouse, with keys alone, reloaded, killed, started again."""
 
 import json
 import math
@@ -38,7 +38,8 @@ def drag(browser, points):
     canvas = browser.find_element("id", "canvas")
     left, top, width, height = browser.execute_script(
         "return labelPage.viewer.niivue.screenSlices.find(tile => tile.axCorSag === 0).leftTopWidthHeight;")
-    places = [(int(left + x * width - canvas.size["width"] / 2), int(top + y * height - canvas.size["height"] / 2)) for x, y in points]
+    places = [(int(left + x * width - canvas.size["width"] / 2), int(top + y * height - canvas.size["height"] / 2))
+              for x, y in points]
     chain = ActionChains(browser, duration=10).move_to_element_with_offset(canvas, *places[0]).click_and_hold()
     for place in places[1:]:
         chain.move_to_element_with_offset(canvas, *place)
@@ -199,7 +200,8 @@ def test_keys_alone_draw_a_filled_square(fresh, place):
 
 def test_every_control_has_a_name_for_screen_readers(browser):
     nameless = browser.execute_script("""
-        return [...document.querySelectorAll('button, input, select, canvas, progress, dialog, nav, aside, section, [role=toolbar]')].filter(one =>
+        const all = 'button, input, select, canvas, progress, dialog, nav, aside, section, [role=toolbar]';
+        return [...document.querySelectorAll(all)].filter(one =>
           !(one.textContent.trim() && one.tagName === 'BUTTON') && !one.ariaLabel && !one.getAttribute('aria-labelledby')
           && !(one.labels && [...one.labels].some(label => label.textContent.trim()))).map(one => one.outerHTML.slice(0, 80));""")
     assert nameless == []
@@ -212,16 +214,17 @@ def test_everything_is_reached_with_tab(fresh):
     seen = set()
     for _ in range(60):
         ActionChains(fresh).send_keys(Keys.TAB).perform()
-        seen.add(fresh.execute_script("return document.activeElement.id || document.activeElement.dataset.scan || document.activeElement.name"))
-    assert {"a_1", "a_2", "run", "careful", "export", "tool", "width", "undo", "view", "canvas", "load", "leave-out", "add-class", "low",
-            "high", "opacity", "shown"} <= seen
+        seen.add(fresh.execute_script("const { id, dataset, name } = document.activeElement; return id || dataset.scan || name;"))
+    assert {"a_1", "a_2", "run", "careful", "export", "tool", "width", "undo", "view", "canvas", "load", "leave-out", "add-class",
+            "low", "high", "opacity", "shown"} <= seen
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_dark_and_light(dark, client):
     browser = open_page(client.address, dark=dark)
     try:
-        paper, ink = (browser.execute_script(f"return getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
+        paper, ink = (browser.execute_script(f"return getComputedStyle(document.body).{name}")
+                      for name in ("backgroundColor", "color"))
         brightness = [sum(map(int, colour.strip("rgb()").split(","))) / 3 for colour in (paper, ink)]
         assert (brightness[0] < 60 and brightness[1] > 200) if dark else (brightness[0] > 200 and brightness[1] < 60)
     finally:
@@ -236,7 +239,8 @@ def test_views_window_and_opacity(fresh):
         press(fresh, "v")
     assert views == [[0, 1, 2], [0], [1], [2], [0, 1, 2]]
     fresh.find_element("css selector", "#view option:nth-child(1)").click()
-    fresh.execute_script("const high = document.getElementById('high'); high.value = 300; high.dispatchEvent(new Event('input'));")
+    fresh.execute_script("""const high = document.getElementById('high'); high.value = 300;
+                         high.dispatchEvent(new Event('input'));""")
     assert fresh.execute_script("return labelPage.viewer.volume.cal_max") == pytest.approx(300, abs=3)
     press(fresh, "h")
     assert fresh.execute_script("return labelPage.viewer.niivue.drawOpacity") == 0

@@ -70,7 +70,7 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert all(bool(row["confidence"]) == (row["scan"] == other) for row in rows)
         map_of_worst = nibabel.load(Path(written["folder"]) / f"{worst}.nii.gz")
         scan = nibabel.load(folder / f"{worst}.nii.gz")
-        assert (np.asarray(map_of_worst.dataobj).T == TRUTH[worst]).all() and np.allclose(map_of_worst.affine, scan.affine)
+        assert (TRUTH[worst] == np.asarray(map_of_worst.dataobj).T).all() and np.allclose(map_of_worst.affine, scan.affine)
         volume = next(float(row["volume_ml"]) for row in rows if row["scan"] == worst and row["label"] == "2")
         assert volume == pytest.approx((TRUTH[worst] == 2).sum() * 2 * 2 * 7.7 / 1000, abs=0.01)
         assert exported(client)[1] == rows          # again, over its own files

@@ -18,7 +18,7 @@ from tests.toy import toy_case, write
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.label.client import running
-from util.label.session import Conflict, Missing, Session
+from util.label.session import ConflictError, MissingError, Session
 
 ROWS = [{"label": 1, "label_name": "label 1", "confidence": 0.7}, {"label": 2, "label_name": "label 2", "confidence": 0.4},
         {"label": 3, "label_name": "label 3", "confidence": None}]
@@ -121,7 +121,7 @@ def test_a_newer_run_replaces_the_earlier_one(session):
 
 def test_a_drawing_of_another_window_is_not_written_over(session):
     session.draw("a_1", nifti(drawing()), 0)
-    with pytest.raises(Conflict, match="another window"):
+    with pytest.raises(ConflictError, match="another window"):
         session.draw("a_1", nifti(drawing(slices=slice(1, 4))), 0)
     assert (read(session.hand_file("a_1")) == drawing()).all()
 
@@ -131,12 +131,12 @@ def test_outlines_from_a_file(session, folder):
     assert states(session)["a_1"] == "outlined" and (read(session.hand_file("a_1")) == toy_case(1)[1]).all()
     assert [one["value"] for one in session.classes] == [1, 2, 3, 4]
     assert len({one["colour"] for one in session.classes}) == 4
-    with pytest.raises(Conflict, match="by hand"):
+    with pytest.raises(ConflictError, match="by hand"):
         session.load("a_1", folder / "truth/a_2.nii.gz")
     with pytest.raises(InputError, match="largest value is 0"):
         write(folder / "truth/none.nii.gz", np.zeros_like(drawing()))
         session.load("a_2", folder / "truth/none.nii.gz")
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         session.load("a_9", folder / "truth/a_2.nii.gz")
 
 
@@ -154,17 +154,18 @@ def test_left_out_and_taken_back(session):
     session.leave_out("a_1", True)
     session.leave_out("a_2", True)
     assert session.supports() == [] and session.waiting() == ["a_3"] and session.usable() == ["a_3"]
-    with pytest.raises(Conflict, match="left out"):
+    with pytest.raises(ConflictError, match="left out"):
         session.decide("a_2", True)
     session.leave_out("a_1", False)
     assert states(again(session)) == {"a_1": "outlined", "a_2": "left out", "a_3": "empty"}
 
 
 def test_classes_are_added_and_renamed_and_none_goes(session):
-    session.set_classes([{"value": 1, "name": " liver ", "colour": "#AA0000"}, {"value": 7, "name": "Niere", "colour": "#00aa00"}])
-    assert again(session).classes == [{"value": 1, "name": "liver", "colour": "#aa0000"}, {"value": 7, "name": "Niere", "colour": "#00aa00"}]
+    kidney = {"value": 7, "name": "Niere", "colour": "#00aa00"}
+    session.set_classes([{"value": 1, "name": " liver ", "colour": "#AA0000"}, kidney])
+    assert again(session).classes == [{"value": 1, "name": "liver", "colour": "#aa0000"}, kidney]
     with pytest.raises(InputError, match="1 is missing"):
-        session.set_classes([{"value": 7, "name": "Niere", "colour": "#00aa00"}])
+        session.set_classes([kidney])
 
 
 def test_all_of_it_is_there_again(session):
@@ -183,7 +184,8 @@ def test_all_of_it_is_there_again(session):
 
 def test_the_scans_are_never_written_to(folder):
     def scans():
-        return {path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in folder.glob("*.nii.gz")}
+        return {path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+                for path in folder.glob("*.nii.gz")}
 
     before = scans()
     session = Session(folder)
@@ -270,7 +272,8 @@ def test_a_pattern_says_what_is_a_scan(folder):
 def test_a_second_server_is_refused_and_a_killed_one_is_no_hindrance(folder):
     with running(folder) as (client, first):
         command = [sys.executable, str(ROOT / "scripts/label.py"), str(folder), "--no-browser"]
-        second = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        second = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                check=False)
         assert second.returncode == 2 and second.stderr.startswith("error: ") and "another server is at work" in second.stderr
         assert client.state()["scans"]
         first.kill()
@@ -281,7 +284,7 @@ def test_a_second_server_is_refused_and_a_killed_one_is_no_hindrance(folder):
 
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing(tmp_path):
-    """Strokes, decisions and classes, one after the other, and a kill at any moment: what was answered is there, what was not may be."""
+    """Strokes, decisions and names, one after the other, and a kill at any moment: what was answered is there, the rest may."""
     folder, rng = write_scans(tmp_path / "scans", [1, 2, 3]), random.Random(1)
     answered: dict[str, np.ndarray] = {}
     done, name, n_killed = set(), "label 1", 0
