@@ -21,12 +21,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from dataloaders.datasets import Case, DatasetSpec, find_cases
+from dataloaders.datasets import Case, find_cases
 from dataloaders.nifti import read_array, write_like
 from util.base.errors import InputError
 from util.base.tables import format_table
 from util.label.client import Client, running, scan_path
 from util.options.config import base_config
+from util.options.sections import dataset_spec
 from util.segment.metrics import dice
 
 DATASET, COLOURS = "CHAOST2", ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
@@ -89,15 +90,14 @@ def run_round(client: Client, careful: bool) -> float:
 
 def give_classes(client: Client) -> None:
     """Give the classes of CHAOS-T2 their names and colours."""
-    labels = DatasetSpec.from_config(DATASET, base_config()["datasets"][DATASET]).labels
+    labels = dataset_spec(DATASET, base_config()["datasets"][DATASET]).labels
     client.tell("PUT", "/api/classes", {"classes": [{"value": value, "name": name, "colour": colour} for (value, name), colour
                                                     in zip(labels.items(), COLOURS, strict=False)]})
 
 
 def chaos_cases(data: Path, n: int) -> list[Case]:
     """Return the first cases of CHAOS-T2. Raises InputError as `find_cases`."""
-    config = base_config()
-    return find_cases(DatasetSpec.from_config(DATASET, config["datasets"][DATASET]), data, config["n_sv"])[:n]
+    return find_cases(dataset_spec(DATASET, base_config()["datasets"][DATASET]), data, base_config()["n_sv"])[:n]
 
 
 def curve(client: Client, truth: dict[str, np.ndarray], folder: Path, options: argparse.Namespace) -> list[list[str]]:

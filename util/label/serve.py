@@ -74,9 +74,9 @@ def listen(port: int) -> socket.socket:
     try:
         listening.bind(("127.0.0.1", port))
         listening.listen(BACKLOG)       # from here on requests wait until they are answered
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listening.close()
-        raise InputError(f"--port: {port} cannot be had ({error.strerror}); allowed: another, or 0 for one that is free") from None
+        raise InputError(f"--port: {port} cannot be had ({error}); allowed: another to 65535, or 0 for a free one") from None
     return listening
 
 

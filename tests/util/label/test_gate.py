@@ -176,7 +176,8 @@ def test_broken_json(body, client):
 
 
 @pytest.mark.parametrize("classes", [
-    [], [1], [{}], [{"value": 1}], [{"value": 0, "name": "a", "colour": "#000000"}], [{"value": 256, "name": "a", "colour": "#000000"}],
+    [], [1], [{}], [{"value": 1}],
+    [{"value": 0, "name": "a", "colour": "#000000"}], [{"value": 256, "name": "a", "colour": "#000000"}],
     [{"value": True, "name": "a", "colour": "#000000"}], [{"value": 1, "name": "", "colour": "#000000"}],
     [{"value": 1, "name": "a\nb", "colour": "#000000"}], [{"value": 1, "name": 61 * "a", "colour": "#000000"}],
     [{"value": 1, "name": "a", "colour": "red"}], [{"value": 1, "name": "a", "colour": "#00000g"}],
