@@ -9,6 +9,7 @@ chromium-driver). It takes minutes.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ from util.base.guard import OVERWRITE_HELP, claim
 from util.label.client import Client, running
 
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
-SIZE_PX = (1180, 640)
+SIZE_PX = (1200, 830)
 WEBGL = ("--enable-unsafe-swiftshader", "--use-angle=swiftshader")      # without a GPU
 WAIT_S = 600
 
@@ -175,6 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder = Path(temporary) / "scans"
             folder.mkdir()
             truth = copy_scans(cases, folder)
+            os.environ["HOME"] = temporary      # so that the page says ~/scans
             with running(folder) as (client, _):
                 give_classes(client)
                 take_pictures(client, truth, folder, options.output)

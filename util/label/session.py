@@ -161,7 +161,7 @@ class Session:
         """Return all that the page shows, as JSON can hold it: classes, and the scans, those to look at first in front."""
         with self._lock:
             scans = [self._overview_of(name) for name in self.scans]
-        return {"folder": str(self.folder), "session": str(self.path), "classes": self.classes,
+        return {"folder": str(self.folder), "session": str(self.path), "home": str(Path.home()), "classes": self.classes,
                 "scans": sorted(scans, key=_urgency)}
 
     def _overview_of(self, name: str) -> dict[str, Any]:

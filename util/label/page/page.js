@@ -20,13 +20,14 @@ const made = (tag, properties = {}, ...inside) => {
   return element;
 };
 
-let state = null, shownState = '';      // what the server said last
+let state = null, shownState = '', away = false;      // what the server said last, and whether it answers
 let open = null;                        // name of the open scan
 let shownFound = null, drawn = 0;       // of the open scan: the label map by the computer, and how often the drawing was saved
 let unsaved = false, saving = null, opening = null;
 let chosenClass = 1;
 const viewer = new Viewer(at('canvas'), { onStroke: save, onMove: showPlace, onWindow: showWindow });
 
+const short = path => (path.startsWith(`${state.home}/`) ? `~${path.slice(state.home.length)}` : path);
 const scanNamed = name => state.scans.find(scan => scan.name === name);
 
 function say(words, bad = false) {
@@ -51,9 +52,11 @@ function act(action) {
 
 async function refresh() {
   try {
-    const now = await server.getState();
-    state = now;
+    state = await server.getState();
+    if (away) say('');
+    away = false;
   } catch (error) {
+    away = true;
     say(error.message, true);
     return;
   }
@@ -72,22 +75,34 @@ async function poll() {
   setTimeout(poll, POLL_MS);
 }
 
+const rows = new Map();      // list items by the name of their scan, which stay the same, so that no click is lost
+
+function rowOf(name) {
+  if (!rows.has(name)) {
+    const part = (className, properties) => made('span', { className, ...properties });
+    const button = made('button', { type: 'button', onclick: () => openScan(name) }, part('sign', { ariaHidden: 'true' }),
+      part('name', { textContent: name }), part('number', { title: 'lowest confidence of its classes' }), part('what'));
+    button.dataset.scan = name;
+    rows.set(name, made('li', {}, button));
+  }
+  return rows.get(name);
+}
+
 function showScans() {
-  const focused = document.activeElement?.dataset?.scan;
-  at('where').textContent = `${state.folder} · everything is kept in ${state.session}`;
+  at('where').textContent = `${short(state.folder)} · everything is kept in ${short(state.session)}`;
   at('where').title = at('where').textContent;
-  at('scans').replaceChildren(...state.scans.map(scan => {
-    const [sign, words] = WORDS[scan.state];
-    const button = made('button', { type: 'button', onclick: () => openScan(scan.name), disabled: scan.state === 'unreadable' },
-      made('span', { textContent: sign, ariaHidden: 'true' }), made('span', { className: 'name', textContent: scan.name }),
-      made('span', { className: 'number', textContent: scan.state === 'found' && scan.confidence !== null ? scan.confidence.toFixed(2) : '',
-                     title: 'lowest confidence of its classes' }),
-      made('span', { className: 'what', textContent: scan.problem ?? words }));
-    button.dataset.scan = scan.name;
-    button.ariaCurrent = String(scan.name === open);
-    return made('li', {}, button);
-  }));
-  if (focused) at('scans').querySelector(`[data-scan="${CSS.escape(focused)}"]`)?.focus();
+  const items = state.scans.map(({ name, state: word, confidence, problem }) => {
+    const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
+    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words };
+    for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
+    button.disabled = word === 'unreadable';
+    button.ariaCurrent = String(name === open);
+    return row;
+  });
+  if (items.every((item, k) => at('scans').children[k] === item)) return;
+  const focused = document.activeElement;
+  at('scans').replaceChildren(...items);
+  if (focused?.dataset?.scan) focused.focus();
 }
 
 function showRun() {
@@ -105,6 +120,7 @@ function showRun() {
 function showOpen() {
   const scan = open && scanNamed(open), words = scan && DONE[scan.state];
   at('done').disabled = !words;
+  at('done').classList.toggle('strong', words !== 'Open again');
   at('done').firstChild.data = `${words ?? 'Done'} `;
   at('load').disabled = !scan || !['empty', 'found'].includes(scan.state);
   at('leave-out').disabled = !scan;
@@ -121,36 +137,37 @@ function showOpen() {
 // ---- the open scan ----
 
 async function openScan(name, focus = false) {
-  await (opening ?? saving);
-  opening = (async () => {
-    await settled();
-    say('');
-    try {
-      const [image, outlines] = await Promise.all([server.getImage(name), server.getOutlines(name)]);
-      await refresh();
-      await viewer.show(image, outlines);
-      open = name;
-      ({ found: shownFound, drawn } = scanNamed(name));
-      showRange();
-      setSaved('');
-    } catch (error) {
-      say(error.message, true);
-    }
-  })();
+  await opening;
+  opening = load(name);
   await opening;
   opening = null;
   await refresh();
   if (focus) at('canvas').focus();
 }
 
+async function load(name) {
+  say('');
+  try {
+    do {
+      await settled();
+      const before = (await server.getState()).scans.find(scan => scan.name === name);
+      const [image, outlines] = await Promise.all([server.getImage(name), server.getOutlines(name)]);
+      if (await viewer.show(image, outlines, isQuiet, () => { open = name; ({ found: shownFound, drawn } = before); })) break;
+    } while (true);
+    showRange();
+    setSaved('');
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
 // A run found something new for the open scan, or another window drew on it.
 async function showNewFound() {
   const scan = open && scanNamed(open);
-  if (!scan || opening || saving || unsaved || viewer.penIsDown || (scan.found === shownFound && scan.drawn === drawn)) return;
-  const outlines = await server.getOutlines(open);
-  if (saving || unsaved || viewer.penIsDown) return;
-  ({ found: shownFound, drawn } = scan);
-  await viewer.show(null, outlines, true);
+  if (!scan || opening || !isQuiet() || (scan.found === shownFound && scan.drawn <= drawn)) return;
+  const outlines = await server.getOutlines(scan.name);
+  await viewer.show(null, outlines, () => isQuiet() && !opening && open === scan.name,
+                    () => { shownFound = scan.found; drawn = Math.max(drawn, scan.drawn); });
 }
 
 function setSaved(words, bad = false) {
@@ -169,7 +186,8 @@ async function saveAll() {
   while (unsaved) {
     unsaved = false;
     try {
-      drawn = await server.putOutlines(open, await viewer.file(), drawn);
+      const name = open, content = viewer.file();       // both of this very moment
+      drawn = await server.putOutlines(name, await content, drawn);
       setSaved('saved');
     } catch (error) {
       if (error.status === 409) {
@@ -186,8 +204,10 @@ async function saveAll() {
   refresh();
 }
 
+const isQuiet = () => !saving && !unsaved && !viewer.isDrawing;
+
 async function settled() {
-  if (viewer.penIsDown) viewer.penUp();
+  viewer.endStroke();
   await saving;
 }
 
@@ -278,7 +298,7 @@ const stop = act(() => server.stop());
 const writeExport = act(async () => {
   await settled();
   const { folder, files } = await server.writeExport();
-  at('exported').textContent = `${files.length} files in ${folder}: ${files.join(', ')}`;
+  at('exported').textContent = `${files.length} files in ${short(folder)}: ${files.join(', ')}`;
 });
 
 const leaveOut = act(async () => {
@@ -286,7 +306,7 @@ const leaveOut = act(async () => {
   await server.setLeftOut(open, scanNamed(open).state !== 'left out');
 });
 
-const load = act(async () => {
+const chooseFile = act(async () => {
   const files = await server.getFiles();
   at('load-file').replaceChildren(...files.map(file => made('option', { textContent: file })));
   at('load-dialog').returnValue = '';
@@ -350,7 +370,7 @@ async function start() {
   at('view').onchange = () => { viewer.view = Number(at('view').value); };
   at('opacity').oninput = at('shown').onchange = showOutlines;
   at('low').oninput = at('high').oninput = () => viewer.setWindow(Number(at('low').value), Number(at('high').value));
-  const buttons = { run, stop, undo, done, load, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
+  const buttons = { run, stop, undo, done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
                     'keys-button': () => at('keys').showModal() };
   for (const [id, action] of Object.entries(buttons)) at(id).onclick = action;
   at('load-dialog').onclose = loadChosen;

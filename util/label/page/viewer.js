@@ -18,7 +18,7 @@ export class Viewer {
     Object.assign(this, { canvas, onStroke, onMove, onWindow, tool: 'look', value: 1, penIsDown: false, strokes: 0, kept: null });
     this.niivue = new Niivue({
       logLevel: 'error', loadingText: '', dragAndDropEnabled: false, isRadiologicalConvention: true, multiplanarShowRender: 0,
-      viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', maxDrawUndoBitmaps: UNDO_STEPS, crosshairWidth: 0.25, crosshairWidthUnit: 'percent', isCornerOrientationText: true,
+      viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', maxDrawUndoBitmaps: UNDO_STEPS, crosshairWidth: 0.3, crosshairWidthUnit: 'percent', isCornerOrientationText: true,
       crosshairColor: [0.35, 0.7, 1, 0.8], fontColor: [0.75, 0.75, 0.75, 1], isForceMouseClickToVoxelCenters: true,
       sliceType: ALL, tileMargin: 4 });
   }
@@ -37,24 +37,34 @@ export class Viewer {
     this.canvas.addEventListener('keyup', event => event.stopImmediatePropagation(), { capture: true });
   }
 
-  // Show a scan with its outlines. Both are NIfTI files; without outlines the drawing is empty.
-  async show(image, outlines, keepPlace = false) {
-    const place = keepPlace && this.volume ? [...this.niivue.scene.crosshairPos] : null;
-    if (!keepPlace || !this.volume) {
-      const volume = await NVImage.loadFromUrl({ url: image, name: 'scan.nii' });
+  // Show a scan with its outlines, or, without an image, other outlines of the scan that is shown. Both are NIfTI files; without
+  // outlines the drawing is empty. `isQuiet` is asked when they are loaded: if it says no, a stroke is not saved yet, and nothing is
+  // shown. Return whether it is. `onShown` is called before anything else can happen.
+  async show(image, outlines, isQuiet, onShown) {
+    const volume = image && await NVImage.loadFromUrl({ url: image, name: 'scan.nii' });
+    const drawing = outlines && await NVImage.loadFromUrl({ url: outlines, name: 'outlines.nii' });
+    if (!isQuiet()) return false;
+    const place = volume ? [0.5, 0.5, 0.5] : [...this.niivue.scene.crosshairPos];
+    if (volume) {
       while (this.niivue.volumes.length) this.niivue.removeVolumeByIndex(0);
       this.niivue.closeDrawing();
       this.niivue.addVolume(volume);
-      this.niivue.scene.crosshairPos = [0.5, 0.5, 0.5];
     }
-    if (!(outlines && this.niivue.loadDrawing(await NVImage.loadFromUrl({ url: outlines, name: 'outlines.nii' })))) {
-      this.niivue.createEmptyDrawing();
-    }
-    if (place) this.niivue.scene.crosshairPos = place;
+    if (!(drawing && this.niivue.loadDrawing(drawing))) this.niivue.createEmptyDrawing();
+    this.niivue.scene.crosshairPos = place;
     Object.assign(this, { strokes: 0, penIsDown: false, kept: this.drawing.slice() });
     this.useTool(this.tool, this.value);
     this.niivue.updateGLVolume();
     this.niivue.createOnLocationChange();
+    onShown();
+    return true;
+  }
+
+  get isDrawing() { return this.penIsDown || (this.niivue.uiData.mousedown && this.tool !== 'look'); }
+
+  endStroke() {
+    if (this.penIsDown) this.penUp();
+    else if (this.isDrawing) this.niivue.mouseUpListener();
   }
 
   get volume() { return this.niivue.volumes[0]; }
@@ -65,7 +75,7 @@ export class Viewer {
   async file() { return this.niivue.saveImage({ filename: '', isSaveDrawing: true }); }
 
   useTool(tool, value) {
-    if (this.penIsDown) this.penUp();
+    this.endStroke();
     Object.assign(this, { tool, value });
     this.niivue.setDrawingEnabled(tool !== 'look');
     this.niivue.setPenValue(tool.endsWith('eraser') ? 0 : value, tool.startsWith('filled'));
@@ -99,7 +109,7 @@ export class Viewer {
   }
 
   undo() {
-    if (this.penIsDown) this.penUp();
+    this.endStroke();
     if (!this.strokes) return false;
     this.strokes -= 1;
     this.niivue.drawUndo();
