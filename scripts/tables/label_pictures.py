@@ -20,9 +20,10 @@ from typing import Any
 import cv2
 import numpy as np
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 
 from scripts.tables.label_curve import as_drawn, chaos_cases, copy_scans, give_classes, outline
-from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM
+from scripts.tables.report_pictures import WEBGL, open_browser
 from util.base.errors import InputError
 from util.base.files import replacing
 from util.base.guard import OVERWRITE_HELP, claim
@@ -30,7 +31,6 @@ from util.label.client import Client, running
 
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
 SIZE_PX = (1200, 830)
-WEBGL = ("--enable-unsafe-swiftshader", "--use-angle=swiftshader")      # without a GPU
 WAIT_S = 600
 
 
@@ -43,18 +43,13 @@ def open_page(address: str, size_px: tuple[int, int] = SIZE_PX, dark: bool = Fal
     Raises:
         InputError: Chromium or chromedriver is not installed.
     """
-    if CHROMIUM is None or CHROMEDRIVER is None:
-        raise InputError("chromium, chromedriver: not installed; Debian: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage",
-                 "--hide-scrollbars", f"--window-size={size_px[0]},{size_px[1]}",
-                 f"--blink-settings=preferredColorScheme={0 if dark else 1}", *WEBGL):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    browser.get(address)
-    wait_for(browser, "return document.getElementById('position').textContent.includes(':')")
+    browser = open_browser(*size_px, (*WEBGL, f"--blink-settings=preferredColorScheme={0 if dark else 1}"))
+    try:
+        browser.get(address)
+        wait_for(browser, "return document.getElementById('position').textContent.includes(':')")
+    except (WebDriverException, RuntimeError):
+        browser.quit()
+        raise
     return browser
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from scripts.tables.label_pictures import CHROMEDRIVER, CHROMIUM, open_page, open_scan, press, wait_for
+from scripts.tables.label_pictures import open_page, open_scan, press, wait_for
+from tests.browser import needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
 from util.label.client import running
 from util.label.session import Session
 
-pytestmark = [pytest.mark.whole, pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
-                                                    reason="no Chromium with chromedriver is installed")]
+pytestmark = [pytest.mark.whole, needs_chromium]
 LIMIT_S = 60
 IDLE = "return document.getElementById('stop').hidden && document.getElementById('run-text').textContent"
 COUNT = "return labelPage.viewer.drawing.reduce((n, value) => n + (value > 0), 0)"
