@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from util.base.errors import InputError
-from util.label.serve import load_outlined, serve
+from util.label.serve import load_outlined, load_task, serve
 from util.label.session import Session
 from util.predict.scans import scan_name
 
@@ -26,6 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="names of the files that are scans, as 'image_*'; default: all")
     parser.add_argument("--outlined", nargs="+", default=[], metavar="SCAN=LABELS", action="extend",
                         help="existing outlines: a scan of the folder, and a label map on its grid")
+    parser.add_argument("--task", type=Path, metavar="FILE.task", help="examples from elsewhere, as export writes them")
     parser.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; default: one that is free")
     return parser.parse_args(arguments)
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         session = Session(options.folder, options.scans)
+        if options.task is not None:
+            load_task(session, options.task)
         for line in load_outlined(session, outlined_pairs(options.outlined, options.folder)):
             print(line)
         print(f"{len(session.scans)} scans in {options.folder}; all outlines are kept in {session.path}")

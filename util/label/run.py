@@ -78,11 +78,12 @@ class Runner:
 
     def _job(self, careful: bool) -> dict[str, Any]:
         supports, waiting, run = self.session.supports(), self.session.waiting(), self.session.next_run()
-        if not supports:
+        if not supports and self.session.task is None:
             raise ConflictError("run: no scan is outlined yet; allowed: with one that is outlined and marked as done, or more")
         if not waiting:
             raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
-        return {"supports": [[str(self.session.image_file(name)), str(labels)] for name, labels in supports],
+        return {"task": None if self.session.task is None else str(self.session.task),
+                "supports": [[str(self.session.image_file(name)), str(labels)] for name, labels in supports],
                 "queries": [[name, str(self.session.image_file(name)), str(self.session.target(name, run))] for name in waiting],
                 "stones": [str(self.session.image_file(name)) for name in self._stones(careful)],
                 "registration": self.registration}

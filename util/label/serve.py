@@ -93,6 +93,17 @@ def open_browser(address: str, way: Path) -> None:
     webbrowser.open(way.resolve().as_uri())
 
 
+def load_task(session: Session, task: Path) -> None:
+    """Take the examples of a task file.
+
+    Raises:
+        InputError: it is damaged, or its names do not fit the session's classes.
+    """
+    from util.taskfile.task_file import opened      # imports PyTorch, which the page does without
+    with opened(task) as content:
+        session.set_task(task, {value: (label.name, label.colour) for value, label in content.manifest.labels.items()})
+
+
 def load_outlined(session: Session, pairs: list[tuple[str, Path]]) -> list[str]:
     """Take existing outlines, of a command line.
 

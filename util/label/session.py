@@ -3,6 +3,7 @@
     label_page/session.json         classes, and what the person decided
     label_page/hand/<scan>.nii.gz   outlines by hand: the scan is being drawn, or is an example once it is done
     label_page/found/<scan>.json    what the computer found, and the name of its label map beside it
+    label_page/examples.task        examples from elsewhere, of a task file
     label_page/scans/<scan>.nii.gz  a scan of DICOM slices as NIfTI, for the viewer
     label_page/export/              what the person takes away
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,7 @@ from dataloaders.dicom import read_dicom
 from dataloaders.itk import check_image, labels_on
 from dataloaders.nifti import read_array, read_nifti, save, write_like
 from util.base.errors import InputError
-from util.base.files import partial_name, remove_partial_files, write_text
+from util.base.files import partial_name, remove_partial_files, replacing, write_text
 from util.base.inputs import expect_file, read_json
 from util.base.locks import lock
 from util.label.listing import Scan, expect_inside, label_files, list_scans
@@ -36,6 +38,7 @@ from util.label.listing import Scan, expect_inside, label_files, list_scans
 NAME = "label_page"
 VERSION = 1
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#b0b0b0")     # Okabe and Ito
+FIRST_CLASS = {"value": 1, "name": "label 1", "colour": COLOURS[0]}        # until the person names one
 ORDER = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")   # of the list
 MAX_LABEL, MAX_NAME = 255, 60      # NiiVue draws bytes
 
@@ -79,7 +82,7 @@ class Session:
         for name in ("hand", "found", "scans"):
             remove_partial_files(self.path / name)
         kept = read_json(self.path / "session.json") if (self.path / "session.json").exists() else {}
-        self.classes = expect_classes(kept.get("classes", [{"value": 1, "name": "label 1", "colour": COLOURS[0]}]))
+        self.classes = expect_classes(kept.get("classes", [FIRST_CLASS]))
         self._done = self._known(kept.get("done", []), "done")
         self._left_out = self._known(kept.get("left_out", []), "left_out")
         self._hand = {name: self._read_hand(name) for name in self.scans if self.hand_file(name).exists()}
@@ -174,6 +177,29 @@ class Session:
         with self._lock:
             return [(name, self.hand_file(name)) for name in self.scans
                     if self.state_of(name) in ("outlined", "corrected") and self._hand[name]]
+
+    @property
+    def task(self) -> Path | None:
+        """The task file with examples from elsewhere; None if there is none."""
+        path = self.path / "examples.task"
+        return path if path.exists() else None
+
+    def set_task(self, task: Path, labels: Mapping[int, tuple[str, str]]) -> None:
+        """Take the examples of a task file besides those of the folder.
+
+        Args:
+            task: its path.
+            labels: name and colour of each of its values. Classes that are there keep theirs.
+        Raises:
+            InputError: a name or colour is not allowed, or a class of another value has the name.
+        """
+        known = {one["value"] for one in self.classes if one != FIRST_CLASS}
+        new = [{"value": value, "name": name, "colour": colour} for value, (name, colour) in labels.items() if value not in known]
+        checked = expect_classes([*(one for one in self.classes if one["value"] in known), *new])
+        with self._lock, replacing(self.path / "examples.task") as partial:
+            shutil.copyfile(task, partial)
+            self.classes = checked
+            self._write()
 
     def waiting(self) -> list[str]:
         """Return the scans that the computer may outline: neither touched by hand nor accepted."""

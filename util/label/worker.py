@@ -2,7 +2,7 @@
 
     python -m util.label.worker < job.json
 
-A job is {"supports": [[scan, labels], …], "stones": [scan, …], "queries": [[name, scan, label map to write], …],
+A job is {"task": a task file with more examples, or null, "supports": [[scan, labels], …], "stones": [scan, …], "queries": [[name, scan, label map to write], …],
 "registration": options that differ from configs/base.json5}.
 The lines are JSON: {"event": "ready" | "begun" | "found" | "failed", "name": …, "rows": …, "message": …}. The process ends when
 its standard input does, so it does not outlive the server.
@@ -49,7 +49,8 @@ def work(job: Mapping[str, Any], lines: TextIO) -> None:
 
 def make_predictor(job: Mapping[str, Any]) -> Predictor:
     """Return a predictor with the supports and stepping stones of a job."""
-    predictor = Predictor.untrained("guided", registration={**base_config()["registration"], **job.get("registration", {})})
+    registration = {**base_config()["registration"], **job.get("registration", {})}
+    predictor = Predictor.untrained("guided", registration=registration) if job["task"] is None else Predictor.load(job["task"])
     for scan, labels in job["supports"]:
         predictor.add_support(scan, labels)
     for stone in job["stones"]:
