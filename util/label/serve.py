@@ -99,7 +99,7 @@ def load_task(session: Session, task: Path) -> None:
     Raises:
         InputError: it is damaged, or its names do not fit the session's classes.
     """
-    from util.taskfile.task_file import opened      # imports PyTorch, which the page does without
+    from util.taskfile.task_file import opened  # imports PyTorch, which the page does without
     with opened(task) as content:
         session.set_task(task, {value: (label.name, label.colour) for value, label in content.manifest.labels.items()})
 

@@ -2,8 +2,8 @@
 
     python -m util.label.worker < job.json
 
-A job is {"task": a task file with more examples, or null, "supports": [[scan, labels], …], "stones": [scan, …], "queries": [[name, scan, label map to write], …],
-"registration": options that differ from configs/base.json5}.
+A job is {"task": a task file with more examples, or null, "supports": [[scan, labels], …], "stones": [scan, …],
+"queries": [[name, scan, label map to write], …], "registration": options that differ from configs/base.json5}.
 The lines are JSON: {"event": "ready" | "begun" | "found" | "failed", "name": …, "rows": …, "message": …}. The process ends when
 its standard input does, so it does not outlive the server.
 """

@@ -345,5 +345,5 @@ def _correct_and_export(browser, client, folder):
     wait_until(lambda: status_of(browser, other) == "accepted")
     press(browser, "x")
     wait_for(browser, "return document.getElementById('exported').textContent", LIMIT_S)
-    assert "4 files" in text(browser, "exported") and (folder / "label_page/export/cases.csv").is_file()
+    assert "5 files" in text(browser, "exported") and (folder / "label_page/export/cases.csv").is_file()
     assert (read(folder / f"label_page/export/{worst}.nii.gz") == read(folder / f"label_page/hand/{worst}.nii.gz")).all()

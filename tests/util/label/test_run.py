@@ -13,7 +13,9 @@ import pytest
 
 from tests.labelling import FAST, drawing, nifti, refusal, served, wait_until, write_scans
 from tests.toy import toy_case, write
+from util.base.errors import InputError
 from util.label.client import running
+from util.label.serve import load_task
 from util.label.session import Session
 from util.segment.metrics import dice
 
@@ -64,7 +66,8 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         client.set_done(other)
         assert refusal(*client.ask("POST", "/api/run", {"careful": False})).startswith("run: no scan is left")
         written, rows = exported(client)
-        assert sorted(written["files"]) == ["a_1.nii.gz", "a_2.nii.gz", "a_3.nii.gz", "cases.csv"] and len(rows) == 12
+        assert sorted(written["files"]) == ["a_1.nii.gz", "a_2.nii.gz", "a_3.nii.gz", "cases.csv", "examples.task"]
+        assert len(rows) == 12
         assert {(row["scan"], row["state"]) for row in rows} == {("a_1", "outlined"), (worst, "corrected"), (other, "accepted")}
         assert {row["label_name"] for row in rows} == {one["name"] for one in CLASSES}
         assert all(bool(row["confidence"]) == (row["scan"] == other) for row in rows)
@@ -174,3 +177,25 @@ def test_a_killed_server_takes_its_worker_along_and_keeps_what_was_found(folder)
         assert states.count("found") >= 1 and states.count("outlined") == 1
         if "empty" in states:
             assert client.run()["done"] == 2
+
+
+def test_a_task_file_goes_out_and_comes_in(folder, tmp_path):
+    with served(Session(folder), FAST) as client:
+        client.tell("PUT", "/api/classes", {"classes": CLASSES})
+        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        written, _ = exported(client)
+        task = Path(written["folder"]) / "examples.task"
+        renamed = [{**one, "name": f"{one['name']}/"} for one in CLASSES]
+        client.tell("PUT", "/api/classes", {"classes": renamed})
+        assert "examples.task: " in refusal(*client.ask("POST", "/api/export"))     # no name for a file
+    others = write_scans(tmp_path / "others", [2])
+    session = Session(others)
+    load_task(session, task)
+    assert [(one["value"], one["name"]) for one in session.classes] == [(value, f"organ {value}") for value in (1, 2, 3, 4)]
+    with served(session) as client:
+        assert client.run()["message"] == "1 of 1 scans outlined."
+        assert mean_dice(others, "a_2") > 0.7
+    damaged = tmp_path / "damaged.task"
+    damaged.write_bytes(task.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"damaged\.task"):
+        load_task(session, damaged)
