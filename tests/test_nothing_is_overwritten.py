@@ -16,7 +16,7 @@ from data import check, phantom, prepare
 from data.supervoxels import generate_supervoxels
 from scripts import compare, demo
 from scripts.checks import benchmark
-from scripts.tables import compare_methods, report_pictures, results
+from scripts.tables import compare_methods, label_pictures, report_pictures, results
 from tests.programs import entry_point, run
 from tests.runs import write_evaluation, write_run
 from util.base.checksums import sha256
@@ -221,6 +221,8 @@ CLASHES = {
                                           foreign("comparison/comparison.md"), FOREIGN),
     "demo: somebody's picture": (start_demo, foreign("demo_output/overview_liver.png"), FOREIGN),
     "demo: somebody's table": (start_demo, foreign("demo_output/table.txt"), FOREIGN),
+    "label_pictures: somebody's": (program(label_pictures.main, "{data}", "{data}/pictures"),
+                                   foreign("pictures/label_6_exported.png"), FOREIGN),
     "report_pictures: somebody's": (PICTURES, foreign("run/report.html", "pictures/report_plots.png"), FOREIGN),
     "report_pictures: the report": (PICTURES, in_order(foreign("run/report.html"), hard_link(
         "pictures/report_classes.png", "run/report.html")), READ),

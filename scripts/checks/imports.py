@@ -22,7 +22,7 @@ from util.base.root import ROOT
 BASE = {"util.base"}
 DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
 UTIL = DATA_AND_MODELS | {"util.training", "util.taskfile", "util.segment", "util.results", "util.predict", "util.run",
-                          "util.viewer"}
+                          "util.viewer", "util.label"}
 ARROWS: Mapping[str, set[str]] = {
     "util.base": set(),
     "models": BASE,
@@ -35,6 +35,7 @@ ARROWS: Mapping[str, set[str]] = {
     "util.run": DATA_AND_MODELS | {"util.training", "util.taskfile"},
     "util.results": DATA_AND_MODELS | {"util.segment", "util.viewer"},
     "util.predict": DATA_AND_MODELS | {"util.training", "util.taskfile", "util.segment", "util.results"},
+    "util.label": DATA_AND_MODELS | {"util.taskfile", "util.predict", "util.viewer"},
     "data": BASE | {"util.options", "dataloaders"},
     "entry points": UTIL,
     "scripts": UTIL | {"data"},

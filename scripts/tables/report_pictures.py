@@ -36,6 +36,25 @@ MEDIAN_CASE = """
     return ranked[Math.floor(ranked.length / 2)][0];"""
 
 
+def open_browser(width: int, height: int, flags: tuple[str, ...] = WEBGL) -> webdriver.Chrome:
+    """Return a headless Chromium that keeps logs of what pages print and ask for. The caller quits it.
+
+    Args:
+        flags: of Chromium, besides those that every use needs.
+    Raises:
+        InputError: Chromium or chromedriver is not installed.
+    """
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        raise InputError("chromium, chromedriver: not installed; Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage",
+                 "--hide-scrollbars", f"--window-size={width},{height}", *flags):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+
+
 def open_report(report: Path, width: int = 1200, height: int = 1600, flags: tuple[str, ...] = WEBGL) -> webdriver.Chrome:
     """Return a headless Chromium that has opened the report and drawn its first case. The caller quits it.
 
@@ -44,17 +63,9 @@ def open_report(report: Path, width: int = 1200, height: int = 1600, flags: tupl
     Raises:
         InputError: Chromium or chromedriver is not installed, or the report is missing.
     """
-    if CHROMIUM is None or CHROMEDRIVER is None:
-        raise InputError("chromium, chromedriver: not installed; Debian: apt-get install chromium chromium-driver")
     if not report.is_file():
         raise InputError(f"{report}: no such file; test.py report with run=… makes it")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage",
-                 "--hide-scrollbars", f"--window-size={width},{height}", *flags):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    browser = open_browser(width, height, flags)
     try:
         browser.get(report.resolve().as_uri())
         drawn(browser)

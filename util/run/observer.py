@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -13,13 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
-from util.base.errors import InputError
 from util.base.files import PARTIAL, replacing
+from util.base.locks import lock
 from util.options.record import Record
 from util.run.folders import numbered_runs
 
@@ -43,7 +42,8 @@ class RunFolder(FileStorageObserver):
         super().__init__(folders)
         self.folder = continued or new_run_folder(folders, record)
         self.dir = str(self.folder)     # as sacred needs it
-        self._lock = lock(self.folder)
+        self._lock = lock(self.folder, f"another process is at work on this run (this one is {os.getpid()}); "
+                                       "resume=never starts another run")
         (self.folder / "metrics.json").unlink(missing_ok=True)    # a resumed training logs its earlier steps again
 
     def _make_run_dir(self, _id: str | None) -> None:
@@ -94,20 +94,3 @@ def _warn_only() -> Iterator[None]:
         yield
     except OSError as error:
         print(f"warning: {error.filename}: {error.strerror}", file=sys.stderr)
-
-
-def lock(folder: Path) -> TextIO:
-    """Lock a folder for this process. The lock lasts until the returned file is closed or the process ends.
-
-    Raises:
-        InputError: another process has locked it.
-    """
-    file = (folder / ".lock").open("a", encoding="utf-8")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not held by loader workers that outlive this process
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.close()
-            raise InputError(f"{folder}: another process is at work on this run (this one is {os.getpid()}); "
-                             "resume=never starts another run") from None
-    return file

@@ -18,11 +18,11 @@ from tests.programs import TINY, entry_point, run
 from tests.toy import write_toy_data
 from util.base.checksums import sha256
 from util.base.files import LIST, PARTIAL
+from util.base.locks import lock
 from util.base.root import ROOT
 from util.base.signals import Interrupted
 from util.run.experiment import run_commandline
 from util.run.folders import newest_run
-from util.run.observer import lock
 from util.run.provenance import record_start
 from util.training.building import BUILDERS
 from util.training.snapshots import read_snapshot
@@ -199,7 +199,7 @@ def test_a_run_has_one_process(toy_data, tmp_path):
             run("train", tmp_path, toy_data, n_steps=2)
         os._exit(0)
 
-    held = lock(folder)
+    held = lock(folder, "busy")
     in_another_process(busy, ends_with=0)
     held.close()
     assert run("train", tmp_path, toy_data, n_steps=2) == folder

@@ -1,0 +1,76 @@
+"""scripts/label.py: what it refuses in one line, and existing outlines from the command line."""
+
+import os
+import socket
+import stat
+import subprocess
+import webbrowser
+
+import pytest
+
+from scripts.label import main, outlined_pairs
+from tests.labelling import drawing, nifti, write_scans
+from tests.toy import write
+from util.base.root import ROOT
+from util.label.serve import load_outlined, open_browser
+from util.label.session import Session
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_scans(tmp_path / "my scans", [1, 2])
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["{folder}/nothing"], "nothing: no such folder"), (["{folder}", "--scans", "b*"], "holds no scan named b*"),
+    (["{folder}", "--outlined", "a_1"], "--outlined: got 'a_1', allowed: SCAN=LABELS"),
+    (["{folder}", "--outlined", "a_9=truth/a_1.nii.gz"], "scan: got 'a_9'"),
+    (["{folder}", "--outlined", "a_1=nothing.nii.gz"], "nothing.nii.gz: no such file"),
+    (["{folder}", "--outlined", "a_1=small.nii.gz"], "size (x, y, z)"),
+    (["{folder}", "--port", "99999"], "--port: 99999 cannot be had"),
+    (["{folder}", "--port", "{taken}"], "--port: {taken} cannot be had"),
+])
+def test_refused_in_one_line(arguments, said, folder, capsys):
+    write(folder / "truth/small.nii.gz", drawing()[:4])
+    (folder / "truth/small.nii.gz").rename(folder / "small.nii.gz")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        filled = [text.replace("{folder}", str(folder)).replace("{taken}", str(held.getsockname()[1])) for text in arguments]
+        assert main([*filled, "--no-browser"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ") and told.count("\n") == 1
+        assert said.replace("{taken}", str(held.getsockname()[1])) in told
+
+
+def test_files_are_sought_in_the_folder_too(folder):
+    pairs = outlined_pairs(["a_1.nii.gz=truth/a_1.nii.gz", f"a_2={folder}/truth/a_2.nii.gz"], folder)
+    assert pairs == [("a_1", folder / "truth/a_1.nii.gz"), ("a_2", folder / "truth/a_2.nii.gz")]
+
+
+def test_the_same_command_again_keeps_what_was_drawn_since(folder):
+    pairs = outlined_pairs(["a_1=truth/a_1.nii.gz"], folder)
+    session = Session(folder)
+    assert load_outlined(session, pairs) == []
+    session.draw("a_1", nifti(drawing()), 1)
+    before = session.hand_file("a_1").read_bytes()
+    session.close()
+    session = Session(folder)
+    (line,) = load_outlined(session, pairs)
+    assert line.startswith("a_1: its outlines by hand are kept") and session.hand_file("a_1").read_bytes() == before
+    session.close()
+
+
+def test_the_address_reaches_the_browser_by_a_file_that_others_cannot_read(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    way = tmp_path / "open.html"
+    way.write_text("of a server that was killed", encoding="utf-8")
+    open_browser("http://127.0.0.1:1/?token=secret", way)
+    assert opened == [way.as_uri()] and "secret" not in opened[0]
+    assert stat.S_IMODE(way.stat().st_mode) == 0o600 and "http://127.0.0.1:1/?token=secret" in way.read_text(encoding="utf-8")
+
+
+def test_help_from_any_folder(tmp_path):
+    script = os.path.relpath(ROOT / "scripts/label.sh", tmp_path)
+    done = subprocess.run(["bash", script, "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.startswith("The labelling page") and "--outlined SCAN=LABELS" in done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,248 @@
+"""Attempts to get in: every one is refused with words in JSON, and nothing changes."""
+
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from tests.labelling import TOKEN, drawing, head, nifti, refusal, send_raw, served, write_scans
+from tests.toy import AFFINE
+from util.label.app import MAX_HEADER, MAX_JSON, ROUTES
+from util.label.session import Session
+
+SECRET = b"what no page may read"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("labelled")
+    (root / "secret.txt").write_bytes(SECRET)
+    write_scans(root / "elsewhere", [3])
+    scans = write_scans(root / "scans", [1, 2])
+    (scans / "out.nii.gz").symlink_to(root / "elsewhere/a_3.nii.gz")
+    (scans / "series").mkdir()
+    (scans / "series/1.dcm").symlink_to(root / "secret.txt")
+    (scans / "truth/out.nii.gz").symlink_to(root / "elsewhere/truth/a_3.nii.gz")
+    return scans
+
+
+@pytest.fixture(scope="module")
+def client(folder):
+    with served(Session(folder)) as client:
+        client.draw("a_1", nifti(drawing()))
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def nothing_changes(client, folder):
+    def all_files():
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".made.jsonl"}
+
+    before, shown = all_files(), client.state()
+    yield
+    assert all_files() == before and client.state() == shown
+
+
+EVERY_ROUTE = [(method, path.replace("{name}", "a_1")) for method, path, _ in ROUTES]
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
+@pytest.mark.parametrize(("changed", "word"), [
+    ({"Cookie": None}, "token"),
+    ({"Cookie": "label-1={token}"}, "token"),                                    # of another port
+    ({"Cookie": "{cookie}=" + TOKEN[:-1]}, "token"),
+    ({"Cookie": "{cookie}="}, "token"),
+    ({"Cookie": ';;="=é{cookie}'}, "token"),
+    ({"Host": "evil.example"}, "host"), ({"Host": "evil.example:{port}"}, "host"),     # DNS rebinding
+    ({"Host": "localhost:{port}"}, "host"), ({"Host": "127.0.0.1"}, "host"), ({"Host": "127.0.0.1:1"}, "host"),
+    ({"Host": "127.0.0.1.evil.example:{port}"}, "host"),
+    ({"Origin": "http://evil.example"}, "origin"), ({"Origin": "null"}, "origin"), ({"Origin": "http://127.0.0.1:1"}, "origin"),
+    ({"Origin": "https://127.0.0.1:{port}"}, "origin"), ({"Origin": "http://127.0.0.1:{port}.evil.example"}, "origin"),
+], ids=lambda value: str(value)[:40])
+def test_strangers(method, path, changed, word, client):
+    port = client.host.split(":")[1]
+    filled = {name: value and value.replace("{port}", port).replace("{cookie}", f"label-{port}").replace("{token}", TOKEN)
+              for name, value in changed.items()}
+    status, _, body = send_raw(client, head(client, method, path, **filled))
+    assert status == 403 and refusal(status, body).startswith(f"{word}: ")
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in EVERY_ROUTE if route[0] != "GET"])
+def test_what_changes_something_needs_an_origin(method, path, client):
+    status, _, body = send_raw(client, head(client, method, path, Origin=None))
+    assert status == 403 and refusal(status, body).startswith("origin: ")
+
+
+@pytest.mark.parametrize("path", ["/?token=", "/?token=wrong", "/?token=%00", f"/api/state?token={TOKEN}", f"/?Token={TOKEN}"])
+def test_a_token_in_an_address_counts_for_the_first_page_alone(path, client):
+    status, headers, body = send_raw(client, head(client, "GET", path, Cookie=None))
+    assert status == 403 and "token" in refusal(status, body) and "set-cookie" not in headers
+
+
+def test_the_right_token_becomes_a_cookie_that_no_script_and_no_other_page_has(client):
+    status, headers, body = send_raw(client, head(client, "GET", f"/?token={TOKEN}", Cookie=None, Origin=None))
+    assert status == 200 and b"<title>Labelling page</title>" in body
+    assert headers["set-cookie"] == f"label-{client.host.split(':')[1]}={TOKEN}; HttpOnly; SameSite=Strict; Path=/"
+
+
+@pytest.mark.parametrize("path", ["/", "/api/state", "/niivue.js", "/nothing"])
+def test_headers_that_keep_the_browser_in(path, client):
+    _, headers, _ = send_raw(client, head(client, "GET", path))
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["script-src"] == policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin" and headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in headers and "server" not in headers
+
+
+@pytest.mark.parametrize("path", [
+    "/page/../app.py", "/page/..%2fapp.py", "/page/%2e%2e/app.py", "/page/..%5capp.py", "/page/....//app.py",
+    "/page/page.js/../../app.py", "/page/%2fetc%2fpasswd", "//etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd",
+    "/page/page.js%00.css", "/page/",
+    "/api/scans/..%2f..%2fsecret.txt/image", "/api/scans/../../secret.txt/image", "/api/scans/%2e%2e%2fsecret.txt/image",
+    "/api/scans/..%252fsecret.txt/image", "/api/scans/truth%2fa_1/image", "/api/scans/%00/image", "/api/scans//image",
+    "/api/scans/label_page/image", "/api/scans/a_1.nii.gz/image", "/api/scans/a_1%00/image", "/api/scans/.%2fa_1/outlines",
+    "http://evil.example/api/nothing", "/api/scans/%ff%fe/image", "/api/scans/" + 3000 * "a" + "/image"])
+def test_no_way_out_of_the_folder(path, client):
+    status, _, body = send_raw(client, head(client, "GET", path))
+    assert status == 404 and refusal(status, body) and SECRET not in body and b"root:" not in body
+
+
+@pytest.mark.parametrize("name", ["out", "series"])
+def test_links_that_lead_out_are_not_followed(name, client, folder):
+    assert client.scan(name)["state"] == "unreadable" and "leads out of" in client.scan(name)["problem"]
+    status, body = client.ask("GET", f"/api/scans/{name}/image")
+    assert status == 400 and "leads out of" in refusal(status, body) and SECRET not in body
+    assert refusal(*client.ask("PUT", f"/api/scans/{name}/outlines?drawn=0", nifti(drawing())))
+
+
+def test_a_scan_that_becomes_a_link_is_not_followed(client, folder):
+    aside = folder.parent / "a_2.nii.gz"
+    (folder / "a_2.nii.gz").rename(aside)
+    try:
+        (folder / "a_2.nii.gz").symlink_to(folder.parent / "secret.txt")
+        status, body = client.ask("GET", "/api/scans/a_2/image")
+        assert status == 400 and "leads out of" in refusal(status, body)
+        (folder / "a_2.nii.gz").unlink()
+        status, body = client.ask("GET", "/api/scans/a_2/image")
+        assert status == 400 and "no such file" in refusal(status, body)
+    finally:
+        (folder / "a_2.nii.gz").unlink(missing_ok=True)
+        aside.rename(folder / "a_2.nii.gz")
+
+
+@pytest.mark.parametrize("labels", [
+    "../secret.txt", "../elsewhere/truth/a_3.nii.gz", "/etc/passwd", "truth/out.nii.gz", "", "truth", "truth/../truth/a_2.nii.gz",
+    "label_page/hand/a_1.nii.gz", "a\x00b", 5000 * "x"])
+def test_outlines_are_loaded_from_the_folder_alone(labels, client):
+    assert labels not in client.tell("GET", "/api/files")["files"]
+    status, body = client.ask("POST", "/api/scans/a_2/load", {"labels": labels})
+    assert status == 404 and "labels: got" in refusal(status, body)
+
+
+def test_bodies_that_say_that_they_are_huge_are_not_read(client):
+    for path, limit in (("/api/classes", MAX_JSON), ("/api/scans/a_2/outlines?drawn=0", 8 * 64 * 64 + MAX_HEADER)):
+        status, _, body = send_raw(client, head(client, "PUT", path, Content_Length=str(limit + 1)))
+        assert status == 413 and "at most" in refusal(status, body)
+    status, _, body = send_raw(client, head(client, "PUT", "/api/classes", Content_Length="9" * 30))
+    assert 400 <= status < 500
+
+
+def test_bodies_that_turn_out_huge_are_cut_off(client):
+    chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
+    request = head(client, "PUT", "/api/classes", Transfer_Encoding="chunked") + 3 * chunk + b"0\r\n\r\n"
+    status, _, body = send_raw(client, request)
+    assert status == 413 and "at most" in refusal(status, body)
+
+
+def test_a_head_without_an_end_is_cut_off(client):
+    with suppress(ConnectionResetError):        # the rest of it is not read
+        assert 400 <= send_raw(client, head(client, "GET", "/api/state", X=2**17 * "x"))[0] < 500
+    assert client.ask("GET", "/api/state")[0] == 200
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"done": 1}', b'{"done": "true"}', b'{"done": null}', b'{}',
+    b'{"done": true, "more": 1}',
+    b"[" * 30000, b'{"done": NaN}', b'{"__proto__": {"done": true}}'])
+def test_broken_json(body, client):
+    status, said = client.ask("POST", "/api/scans/a_1/done", body)
+    assert status == 400 and "body: " in refusal(status, said)
+
+
+@pytest.mark.parametrize("classes", [
+    [], [1], [{}], [{"value": 1}],
+    [{"value": 0, "name": "a", "colour": "#000000"}], [{"value": 256, "name": "a", "colour": "#000000"}],
+    [{"value": True, "name": "a", "colour": "#000000"}], [{"value": 1, "name": "", "colour": "#000000"}],
+    [{"value": 1, "name": "a\nb", "colour": "#000000"}], [{"value": 1, "name": 61 * "a", "colour": "#000000"}],
+    [{"value": 1, "name": "a", "colour": "red"}], [{"value": 1, "name": "a", "colour": "#00000g"}],
+    [{"value": 2, "name": "a", "colour": "#000000"}], 2 * [{"value": 1, "name": "a", "colour": "#000000"}],
+    [{"value": 1, "name": "a", "colour": "#000000"}, {"value": 2, "name": "a", "colour": "#000000"}]], ids=str)
+def test_bad_classes(classes, client):
+    status, said = client.ask("PUT", "/api/classes", {"classes": classes})
+    assert status == 400 and refusal(status, said).startswith("classes: ")
+
+
+MOVED = AFFINE + np.array([[0, 0, 0, 30.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    (b"", "a_2: cannot be read"), (b"\x1f\x8b" + bytes(500), "cannot be read"), (os.urandom(5000), "cannot be read"),
+    (nifti(drawing())[:-1], "cannot be read"), (nifti(drawing())[:300], "cannot be read"),
+    (nifti(drawing()[:, :, 1:]), "size"), (nifti(drawing(), MOVED), "mm away"), (nifti(drawing(9)), "the value 9"),
+    (nifti(drawing().astype(np.float32) / 2), "0.5"), (nifti(drawing().astype(np.int16) * -1), "-1"),
+], ids=range(10))
+def test_broken_outlines(body, said, client):
+    status, answer = client.ask("PUT", "/api/scans/a_2/outlines?drawn=0", body)
+    words = refusal(status, answer)
+    assert status == 400 and said in words and ".partial" not in words
+
+
+@pytest.mark.parametrize("drawn", ["", "x", "-1", "1.5", "9" * 40, "%00"])
+def test_bad_numbers_of_a_drawing(drawn, client):
+    status, answer = client.ask("PUT", f"/api/scans/a_2/outlines?drawn={drawn}", nifti(drawing()))
+    assert status == 400 and refusal(status, answer).startswith("drawn: ")
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/scans/a_1/outlines"), ("POST", "/api/state"), ("GET", "/api/run"),
+                                              ("TRACE", "/"), ("OPTIONS", "/api/state")])
+def test_other_methods(method, path, client):
+    status, body = client.ask(method, path)
+    assert status == 405 and refusal(status, body)
+
+
+def test_it_listens_on_this_machine_alone(client):
+    port = int(client.host.split(":")[1])
+    for other in {"127.0.0.2", *(info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET))}:
+        if other != "127.0.0.1":
+            with pytest.raises(OSError, match="refused|timed out"):
+                socket.create_connection((other, port), 2)
+
+
+def test_two_hundred_at_once(client):
+    paths = ["/api/state", "/api/scans/a_1/image", "/api/scans/a_1/outlines", "/niivue.js"]
+    start = threading.Barrier(200)
+
+    def ask(k):
+        start.wait()
+        return client.ask("GET", paths[k % len(paths)])[0]
+
+    with ThreadPoolExecutor(200) as pool:
+        assert set(pool.map(ask, range(200))) == {200}
+
+
+def test_requests_that_never_end_keep_nobody_waiting(client):
+    host, port = client.host.split(":")
+    held = [socket.create_connection((host, int(port))) for _ in range(100)]
+    try:
+        for k, connection in enumerate(held):
+            connection.sendall(head(client, "PUT", "/api/classes", Content_Length="100")[:None if k % 2 else -10])
+        assert client.ask("GET", "/api/state")[0] == 200
+    finally:
+        for connection in held:
+            connection.close()

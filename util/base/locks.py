@@ -1,0 +1,28 @@
+"""A lock on a folder, which ends with the process however that ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+from typing import TextIO
+
+from util.base.errors import InputError
+
+
+def lock(folder: Path, refusal: str) -> TextIO:
+    """Lock a folder for this process. The lock lasts until the returned file is closed or the process ends.
+
+    Args:
+        refusal: what the error says after the folder's name.
+    Raises:
+        InputError: another process has locked it.
+    """
+    file = (folder / ".lock").open("a", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not held by children that outlive this process
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise InputError(f"{folder}: {refusal}") from None
+    return file

@@ -1,0 +1,199 @@
+"""The HTTP requests of the labelling page. Each is a line of `ROUTES`; what it does is in session, run and export."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from dataloaders.nifti import read_header
+from util.base.errors import InputError
+from util.label.export import export
+from util.label.gate import Gate, TooLargeError, read_body
+from util.label.run import Runner
+from util.label.session import ConflictError, MissingError, Session
+from util.viewer.niivue import LICENSE, SCRIPT, niivue_script
+
+PAGE = Path(__file__).with_name("page")
+FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript"}
+MAX_JSON = 2**16            # bytes of a body that is no label map
+MAX_HEADER = 2**20          # bytes of a label map besides a byte for each voxel
+STATUS: dict[type[Exception], int] = {MissingError: 404, ConflictError: 409, TooLargeError: 413}
+
+
+def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp:
+    """Return the ASGI application.
+
+    Args:
+        port: of 127.0.0.1 that it answers at.
+        token: `util.label.gate.Gate` explains it.
+    Raises:
+        InputError: NiiVue's file is not as it should be.
+    """
+    niivue_script()     # its check sum
+    app = Starlette(routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
+                    exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path})
+    app.state.session, app.state.runner = session, runner
+    return Gate(app, port, token)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, STATUS.get(type(error), 400))
+
+
+async def _refuse_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code)
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"could not be saved or read: {error}"}, 507)
+
+
+def _session(request: Request) -> Session:
+    return request.app.state.session
+
+
+def _name(request: Request) -> str:
+    return request.path_params["name"]
+
+
+async def _json(request: Request, **kinds: type) -> dict[str, Any]:
+    """Return the object in a request's body, which has exactly some keys with values of some types.
+
+    Raises:
+        InputError: it has not.
+    """
+    try:
+        content = json.loads(await read_body(request, MAX_JSON))
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, InputError) else InputError("body: no JSON; allowed: an object {…}") from None
+    wanted = ", ".join(f"{key}: {kind.__name__}" for key, kind in kinds.items())
+    if not isinstance(content, dict) or {key: type(value) for key, value in content.items()} != kinds:
+        raise InputError(f"body: allowed: an object with {wanted}")
+    return content
+
+
+def page(request: Request) -> Response:
+    """Answer with the page."""
+    return FileResponse(PAGE / "index.html", media_type="text/html")
+
+
+def page_file(request: Request) -> Response:
+    """Answer with a file of the page."""
+    if (name := _name(request)) not in FILES:
+        raise MissingError(f"page: got {name!r}, allowed: {', '.join(FILES)}")
+    return FileResponse(PAGE / name, media_type=FILES[name])
+
+
+def niivue(request: Request) -> Response:
+    """Answer with NiiVue's script."""
+    return FileResponse(SCRIPT, media_type="text/javascript")
+
+
+def niivue_license(request: Request) -> Response:
+    """Answer with NiiVue's licence."""
+    return FileResponse(LICENSE, media_type="text/plain")
+
+
+def state(request: Request) -> Response:
+    """Answer with all that the page shows."""
+    return JSONResponse({**_session(request).overview(), "run": request.app.state.runner.as_json()})
+
+
+def image(request: Request) -> Response:
+    """Answer with a scan as NIfTI."""
+    return FileResponse(_session(request).image_file(_name(request)), media_type="application/octet-stream")
+
+
+def outlines(request: Request) -> Response:
+    """Answer with the present outlines of a scan; with nothing (204) if there are none."""
+    path = _session(request).outlines_file(_name(request))
+    return Response(status_code=204) if path is None else Response(path.read_bytes(), media_type="application/octet-stream")
+
+
+async def draw(request: Request) -> Response:
+    """Save the outlines of a scan after a stroke."""
+    session, name = _session(request), _name(request)
+    drawn = request.query_params.get("drawn", "")
+    if not drawn.isdecimal() or len(drawn) > 9:
+        raise InputError(f"drawn: got {drawn[:20]!r}, allowed: the number that the page was given")
+    reference = await run_in_threadpool(session.image_file, name)
+    content = await read_body(request, math.prod(read_header(reference).get_data_shape()) + MAX_HEADER)
+    return JSONResponse({"drawn": await run_in_threadpool(session.draw, name, content, int(drawn))})
+
+
+async def decide(request: Request) -> Response:
+    """Note whether the outlines of a scan are done."""
+    content = await _json(request, done=bool)
+    await run_in_threadpool(_session(request).decide, _name(request), content["done"])
+    return JSONResponse({})
+
+
+async def leave_out(request: Request) -> Response:
+    """Leave a scan out, or take it back."""
+    content = await _json(request, left_out=bool)
+    await run_in_threadpool(_session(request).leave_out, _name(request), content["left_out"])
+    return JSONResponse({})
+
+
+def files(request: Request) -> Response:
+    """Answer with the files that may hold outlines."""
+    return JSONResponse({"files": list(_session(request).label_files())})
+
+
+async def load(request: Request) -> Response:
+    """Take the outlines of a scan from a file of the folder."""
+    session, content = _session(request), await _json(request, labels=str)
+    found = await run_in_threadpool(session.label_files)
+    if content["labels"] not in found:
+        raise MissingError(f"labels: got {content['labels'][:200]!r}, allowed: a NIfTI file of {session.folder}")
+    await run_in_threadpool(session.load, _name(request), found[content["labels"]])
+    return JSONResponse({})
+
+
+async def classes(request: Request) -> Response:
+    """Take names and colours of the classes."""
+    content = await _json(request, classes=list)
+    await run_in_threadpool(_session(request).set_classes, content["classes"])
+    return JSONResponse({})
+
+
+async def run(request: Request) -> Response:
+    """Begin to outline the other scans."""
+    content = await _json(request, careful=bool)
+    await run_in_threadpool(request.app.state.runner.start, content["careful"])
+    return JSONResponse({}, 202)
+
+
+def stop(request: Request) -> Response:
+    """Stop outlining."""
+    request.app.state.runner.stop()
+    return JSONResponse({}, 202)
+
+
+def write_export(request: Request) -> Response:
+    """Write what the person takes away, and answer where it is."""
+    written = export(_session(request))
+    return JSONResponse({"folder": str(written[-1].parent), "files": [path.name for path in written]})
+
+
+ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+    ("GET", "/", page), ("GET", "/page/{name}", page_file),
+    ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license),
+    ("GET", "/api/state", state), ("GET", "/api/files", files), ("PUT", "/api/classes", classes),
+    ("GET", "/api/scans/{name}/image", image), ("GET", "/api/scans/{name}/outlines", outlines),
+    ("PUT", "/api/scans/{name}/outlines", draw), ("POST", "/api/scans/{name}/done", decide),
+    ("POST", "/api/scans/{name}/left_out", leave_out), ("POST", "/api/scans/{name}/load", load),
+    ("POST", "/api/run", run), ("POST", "/api/stop", stop), ("POST", "/api/export", write_export),
+)

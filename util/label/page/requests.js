@@ -1,0 +1,39 @@
+// The requests to the server. Each answers with JSON, and throws an Error with the server's words.
+
+async function ask(method, path, body, type) {
+  let answer;
+  try {
+    answer = await fetch(path, { method, body, headers: body && { 'Content-Type': type } });
+  } catch {
+    throw Object.assign(new Error('The server does not answer. Start it again with label.sh, and open the address that it prints.'),
+                        { away: true });
+  }
+  if (!answer.ok) {
+    const said = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
+    throw Object.assign(new Error(said.error), { status: answer.status });
+  }
+  return answer;
+}
+
+const json = async answer => (await answer).json();
+const ofScan = (name, what) => `/api/scans/${encodeURIComponent(name)}/${what}`;
+const tell = (method, path, content = {}) => json(ask(method, path, JSON.stringify(content), 'application/json'));
+
+async function bytes(path) {
+  const answer = await ask('GET', path);
+  return answer.status === 204 ? null : answer.arrayBuffer();
+}
+
+export const getState = () => json(ask('GET', '/api/state'));
+export const getFiles = async () => (await json(ask('GET', '/api/files'))).files;
+export const getImage = name => bytes(ofScan(name, 'image'));
+export const getOutlines = name => bytes(ofScan(name, 'outlines'));
+export const putOutlines = async (name, content, drawn) =>
+  (await json(ask('PUT', `${ofScan(name, 'outlines')}?drawn=${drawn}`, content, 'application/octet-stream'))).drawn;
+export const putClasses = classes => tell('PUT', '/api/classes', { classes });
+export const setDone = (name, done) => tell('POST', ofScan(name, 'done'), { done });
+export const setLeftOut = (name, leftOut) => tell('POST', ofScan(name, 'left_out'), { left_out: leftOut });
+export const loadOutlines = (name, labels) => tell('POST', ofScan(name, 'load'), { labels });
+export const run = careful => tell('POST', '/api/run', { careful });
+export const stop = () => tell('POST', '/api/stop');
+export const writeExport = () => tell('POST', '/api/export');

@@ -1,0 +1,160 @@
+"""A run of the labelling page: starts the process that segments, takes in what it finds, and stops it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dataloaders.folds import stepping_stones
+from util.base.root import ROOT
+from util.label.session import ConflictError, Session
+
+COMMAND = (sys.executable, "-m", "util.label.worker")
+N_STONES = 6        # of a careful run, as configs/guided.json5
+CLOSE_S = 10.0      # for a process that was told to end
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        state: "idle", "starting", "running", "stopping".
+        done, total: of the scans of the present or the last run.
+        current: name of the scan at hand.
+        message: how the last run ended, for the person.
+        failures: a line for each scan that failed.
+    """
+
+    state: str = "idle"
+    done: int = 0
+    total: int = 0
+    current: str | None = None
+    message: str | None = None
+    failures: tuple[str, ...] = field(default=())
+
+
+class Runner:
+    """At most one run at a time.
+
+    Args:
+        session: gives examples and scans, and takes what is found.
+        registration: options of the registration that differ from configs/base.json5.
+    """
+
+    def __init__(self, session: Session, registration: Mapping[str, Any] | None = None):
+        self.session, self.registration = session, dict(registration or {})
+        self.progress = Progress()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._thread: threading.Thread | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the progress as JSON can hold it."""
+        return asdict(self.progress)
+
+    def start(self, careful: bool) -> None:
+        """Outline the scans that are neither touched by hand nor accepted, from all examples.
+
+        Args:
+            careful: by way of stepping stones, which takes seven times as long.
+        Raises:
+            ConflictError: a run is at work, or there is no example or nothing to outline.
+        """
+        with self._lock:
+            if self.progress.state != "idle":
+                raise ConflictError("run: is at work; allowed: to stop it first")
+            job = self._job(careful)
+            self.progress = Progress("starting", total=len(job["queries"]))
+            self._thread = threading.Thread(target=self._work, args=(job,), daemon=True)
+            self._thread.start()
+
+    def _job(self, careful: bool) -> dict[str, Any]:
+        supports, waiting, run = self.session.supports(), self.session.waiting(), self.session.next_run()
+        if not supports and self.session.task is None:
+            raise ConflictError("run: no scan is outlined yet; allowed: with one that is outlined and marked as done, or more")
+        if not waiting:
+            raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
+        return {"task": None if self.session.task is None else str(self.session.task),
+                "supports": [[str(self.session.image_file(name)), str(labels)] for name, labels in supports],
+                "queries": [[name, str(self.session.image_file(name)), str(self.session.target(name, run))] for name in waiting],
+                "stones": [str(self.session.image_file(name)) for name in self._stones(careful)],
+                "registration": self.registration}
+
+    def _stones(self, careful: bool) -> list[str]:
+        scans = self.session.usable()
+        return [scans[position] for position in stepping_stones(len(scans), (), N_STONES)] if careful else []
+
+    def stop(self) -> None:
+        """End the run. What it has found stays."""
+        with self._lock:
+            if self.progress.state != "idle":
+                self.progress = replace(self.progress, state="stopping")
+            process = self._process
+        if process is not None:
+            process.terminate()
+
+    def close(self) -> None:
+        """End the run and wait for it."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+
+    def _work(self, job: Mapping[str, Any]) -> None:
+        try:
+            message = self._watch(job)
+        except OSError as error:
+            message = f"The run could not be started or saved: {error}"
+        with self._lock:
+            stopped = self.progress.state == "stopping"
+            self._process = None
+            self.progress = replace(self.progress, state="idle", current=None, message="Stopped." if stopped else message)
+
+    def _watch(self, job: Mapping[str, Any]) -> str:
+        """Start the process, take in its events until it ends, and return how it ended."""
+        log = self.session.path / "run.log"
+        with log.open("w", encoding="utf-8") as errors, subprocess.Popen(
+                COMMAND, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                self._begin(process, job)
+                for line in process.stdout:
+                    self._take(json.loads(line), {name: target for name, _, target in job["queries"]})
+                status = process.wait()
+            finally:
+                process.kill()
+        if status:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            return f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else f'status {status}'}"
+        return f"{self.progress.done - len(self.progress.failures)} of {self.progress.total} scans outlined."
+
+    def _begin(self, process: subprocess.Popen[str], job: Mapping[str, Any]) -> None:
+        assert process.stdin is not None
+        with self._lock:
+            self._process = process
+            if self.progress.state == "stopping":
+                process.terminate()
+        with suppress(BrokenPipeError):     # it has ended; its status tells
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+
+    def _take(self, event: Mapping[str, Any], targets: Mapping[str, str]) -> None:
+        """Take in an event of the process."""
+        name, change = event.get("name"), dict[str, Any]()
+        if event["event"] == "found":
+            self.session.add_found(str(name), Path(targets[str(name)]), event["rows"])
+            change = {"done": self.progress.done + 1}
+        elif event["event"] == "failed":
+            change = {"done": self.progress.done + 1, "failures": (*self.progress.failures, f"{name}: {event['message']}")}
+        elif event["event"] == "begun":
+            change = {"current": name}
+        with self._lock:
+            state = "running" if self.progress.state == "starting" and event["event"] == "ready" else self.progress.state
+            self.progress = replace(self.progress, state=state, **change)

@@ -1,0 +1,123 @@
+"""Serves the labelling page of a folder until the person stops it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from util.base.errors import InputError
+from util.label.app import make_app
+from util.label.run import Runner
+from util.label.session import ConflictError, Session
+
+HEADER_BYTES = 2**14        # largest head of a request
+BACKLOG = 1024              # requests that wait
+CLOSE_S = 2                 # for requests under way when the server is stopped
+
+
+def serve(session: Session, port: int, said: Callable[[str], None], *, browser: bool,
+          registration: Mapping[str, Any] | None = None) -> None:
+    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM.
+
+    Args:
+        port: 0 takes one that is free.
+        said: is given the address.
+        browser: open the page in the person's browser.
+        registration: `Runner` explains it.
+    Raises:
+        InputError: the port is taken.
+    """
+    listening = listen(port)
+    port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
+    runner = Runner(session, registration)
+    server = make_server(session, runner, port, token)
+    address = f"http://127.0.0.1:{port}/?token={token}"
+    said(address)
+    way = session.path / "open.html"
+    try:
+        if browser:
+            open_browser(address, way)
+        server.run(sockets=[listening])
+    finally:
+        way.unlink(missing_ok=True)
+        runner.close()
+        session.close()
+
+
+def make_server(session: Session, runner: Runner, port: int, token: str) -> uvicorn.Server:
+    """Return the server of the page. It believes no proxy, and speaks no websocket.
+
+    Args:
+        port: of 127.0.0.1 that it is reached at.
+        token: `util.label.gate.Gate` explains it.
+    """
+    return uvicorn.Server(uvicorn.Config(
+        make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        ws="none", lifespan="off", http="h11", h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=CLOSE_S))
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens at 127.0.0.1.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+        listening.listen(BACKLOG)       # from here on requests wait until they are answered
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise InputError(f"--port: {port} cannot be had ({error}); allowed: another to 65535, or 0 for a free one") from None
+    return listening
+
+
+def open_browser(address: str, way: Path) -> None:
+    """Open the page in a browser, by a file that only this person can read: others see the arguments of programs.
+
+    Args:
+        way: path of that file.
+    """
+    way.unlink(missing_ok=True)
+    with os.fdopen(os.open(way, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
+                   f'<title>Opening</title><a href="{address}">the labelling page</a>')
+    webbrowser.open(way.resolve().as_uri())
+
+
+def load_task(session: Session, task: Path) -> None:
+    """Take the examples of a task file.
+
+    Raises:
+        InputError: it is damaged, or its names do not fit the session's classes.
+    """
+    from util.taskfile.task_file import opened  # imports PyTorch, which the page does without
+    with opened(task) as content:
+        session.set_task(task, {value: (label.name, label.colour) for value, label in content.manifest.labels.items()})
+
+
+def load_outlined(session: Session, pairs: list[tuple[str, Path]]) -> list[str]:
+    """Take existing outlines, of a command line.
+
+    Args:
+        pairs: name of a scan, and file of its outlines.
+    Returns:
+        A line for each scan whose outlines by hand were kept.
+    Raises:
+        InputError: there is no such scan, or the file does not fit it.
+    """
+    kept = []
+    for name, labels in pairs:
+        try:
+            session.load(name, labels)
+        except ConflictError:
+            kept.append(f"{name}: its outlines by hand are kept; {labels} is not read again")
+    return kept
