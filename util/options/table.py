@@ -109,7 +109,7 @@ OPTIONS: dict[str, Option] = {
     "t_loss_scaler": _option(number(0)),
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
     "n_prototypes": _option(whole(1, 1000), Role.SHAPES, Role.TRAINED_WITH),
-    "class_prior": _option(one_of(*CLASS_PRIORS), Role.RESUME, Role.SHOWN),
+    "class_prior": _option(one_of(*CLASS_PRIORS), Role.RESUME),
     "rpt": _option({"form": one_of(*RPT_FORMS), "n_regions": whole(1, 10000), "corner": boolean()},
                    Role.SHAPES, Role.TRAINED_WITH),
     "gmrd": _option({
