@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.base import FewShotModel
 from models.encoder import Features
+from util.base.errors import InputError
 from util.base.shapes import expect_shape
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -66,7 +67,8 @@ class OutsideModel(FewShotModel):
         """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices, one after the other.
 
         Raises:
-            ValueError: there are neither B supports nor one, or the network returns no probabilities of an image's shape.
+            ValueError: there are neither B supports nor one.
+            InputError: the network returns no probabilities of an image's shape.
         """
         images = query_features.maps[0][:, 0]
         supports = prototypes * len(images) if len(prototypes) == 1 else prototypes
@@ -92,13 +94,14 @@ def _checked(found: Any, image: Tensor) -> Tensor:
     """Return what a network returned as float32 on the image's device.
 
     Raises:
-        ValueError: it is of another shape, or not in 0 to 1.
+        InputError: it is of another shape, or not in 0 to 1.
     """
     found = torch.as_tensor(found, device=image.device).to(torch.float32)
     if found.shape != image.shape:
-        raise ValueError(f"outside.network: returned shape {tuple(found.shape)}, expected {tuple(image.shape)}")
+        raise InputError(f"outside.network: it returned shape {tuple(found.shape)}, allowed: {tuple(image.shape)}")
     if not ((found >= 0) & (found <= 1)).all():
-        raise ValueError("outside.network: returned values outside 0 to 1, expected probabilities or a mask")
+        low, high = found.min().item(), found.max().item()
+        raise InputError(f"outside.network: it returned values from {low:g} to {high:g}, allowed: probabilities, or a mask")
     return found
 
 
