@@ -108,7 +108,8 @@ class FewShotModel(nn.Module, ABC):
         expect_shape("query_images", episode.query_images, "B C H W", B=B, **image_size)
         expect_shape("query_masks", episode.query_masks, "B H W", B=B, **image_size)
         features = self.encode(torch.cat([episode.support_images.flatten(0, 1), episode.query_images]))
-        return self.losses(self.placed(features[:B * S], episode), features[B * S:], episode)
+        positions = None if episode.query_positions is None else episode.query_positions[:, None]
+        return self.losses(features[:B * S], replace(features[B * S:], positions=positions), episode)
 
     def losses(self, support: Features, query: Features, episode: Episode) -> dict[str, Tensor]:
         """Return the losses from the features of B·S support slices and of B query slices. A method with more overrides it."""
@@ -116,12 +117,6 @@ class FewShotModel(nn.Module, ABC):
         of_query = self.prototypes_of_query(query, predicted, episode.support_masks)
         return {"query": self.query_loss(log_probs, episode.query_masks.long()),
                 "align": self.alignment_loss(support, query, predicted, of_query, episode.support_masks)}
-
-    @staticmethod
-    def placed(support: Features, episode: Episode) -> Features:
-        """Return the support's features with the places of its slices, if the episode knows them."""
-        positions = episode.support_positions
-        return support if positions is None else replace(support, positions=positions.flatten()[:, None])
 
     def query_loss(self, log_probs: Tensor, masks: Tensor) -> Tensor:
         """Return the weighted mean over the pixels that count. On CUDA the order of summation in `F.nll_loss` itself varies.

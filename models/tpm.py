@@ -37,12 +37,12 @@ class Informed:
 
     Attributes:
         of_head: tensors of the head, each with B in front.
-        cues: (B, 3) of 1, (z − ½)² with the support's place z in its volume, and the share of its pixels that are foreground.
+        areas: (B,) share of the support's pixels that are foreground, mean over the shots.
         n_pixels: (B,) foreground pixels of the query. Only an oracle knows them.
     """
 
     of_head: tuple[Tensor, ...]
-    cues: Tensor
+    areas: Tensor
     n_pixels: Tensor | None = None
 
     @staticmethod
@@ -50,7 +50,7 @@ class Informed:
         """Join along B."""
         known = [part.n_pixels for part in parts if part.n_pixels is not None]
         return Informed(tuple(torch.cat(same) for same in zip(*(part.of_head for part in parts), strict=True)),
-                        torch.cat([part.cues for part in parts]), torch.cat(known) if known else None)
+                        torch.cat([part.areas for part in parts]), torch.cat(known) if known else None)
 
 
 class PriorStatistics(nn.Module):
@@ -93,7 +93,8 @@ class ClassPriorModel(AnomalyModel):
 
     Args:
         encoder, background_weight, ignore_label, t_loss_scaler: AnomalyModel explains them.
-        class_prior: "none"; "average" of the ideal prior over training; "linear" regression of it on the support's cues;
+        class_prior: "none"; "average" of the ideal prior over training; "linear" regression of it on the
+            query's place in its volume and the support's area;
             "oracle", the ideal prior of the query itself, which takes its true area.
     """
 
@@ -114,7 +115,7 @@ class ClassPriorModel(AnomalyModel):
         """Return for each path the (B, h, w) logit of foreground without a prior."""
 
     def prototypes(self, support_features: Features, support_masks: Tensor) -> Informed:
-        """Return the prototypes and cues of B episodes.
+        """Return the prototypes of B episodes, and the support's areas.
 
         Args:
             support_features: of B·S support slices.
@@ -122,11 +123,11 @@ class ClassPriorModel(AnomalyModel):
         Raises:
             ValueError: the axes are wrong, or features and masks disagree on the number of slices.
         """
-        return Informed(self.of_support(support_features, support_masks), cues_of(support_features, support_masks))
+        return Informed(self.of_support(support_features, support_masks), support_masks.float().mean(dim=(1, 2, 3)))
 
     def told(self, prototypes: Informed, n_pixels: int) -> Informed:
         """Return the prototypes with the true area of the query slice, in pixels."""
-        return replace(prototypes, n_pixels=torch.tensor([n_pixels], device=prototypes.cues.device))
+        return replace(prototypes, n_pixels=torch.tensor([n_pixels], device=prototypes.areas.device))
 
     def segment(self, query_features: Features, prototypes: Informed) -> Tensor:
         """Return the (B, 2, H, W) soft mask [1 − P, P] of B query slices, in evaluation mode with the prior.
@@ -135,7 +136,7 @@ class ClassPriorModel(AnomalyModel):
             ValueError: the axes are wrong, the features carry no threshold, or nobody told an oracle.
         """
         paths = self.path_logits(query_features, prototypes.of_head)
-        prior = 0.0 if self.training else self._prior(paths, prototypes, query_features.image_size)
+        prior = 0.0 if self.training else self._prior(paths, query_features, prototypes)
         return fuse([(logits + prior).sigmoid() for logits in paths], self.alpha, query_features.image_size)
 
     def segment_each(self, query_features: Features, prototypes: Sequence[Informed]) -> Tensor:
@@ -147,7 +148,7 @@ class ClassPriorModel(AnomalyModel):
         self._watch(support, query, episode)
         return super().losses(support, query, episode)
 
-    def _prior(self, paths: list[Tensor], prototypes: Informed, image_size: tuple[int, int]) -> Tensor | float:
+    def _prior(self, paths: list[Tensor], query: Features, prototypes: Informed) -> Tensor | float:
         """Return logit(π), (B, 1, 1) or a number."""
         if self.class_prior == "none":
             return 0.0
@@ -155,11 +156,11 @@ class ClassPriorModel(AnomalyModel):
             logit = (self.statistics.mean_logit() if self.t is None else
                      (self.statistics.mean_threshold() - self.learned_threshold().detach()) / 2).expand(1)
         elif self.class_prior == "linear":
-            logit = self.statistics.regression(_known(prototypes.cues))
+            logit = self.statistics.regression(_known(cues_of(query, prototypes.areas)))
         elif prototypes.n_pixels is None:
             raise ValueError("prototypes: expected n_pixels for class prior 'oracle', got None")
         else:
-            logit = ideal_logit(_joined(paths, self.alpha, image_size), prototypes.n_pixels)
+            logit = ideal_logit(_joined(paths, self.alpha, query.image_size), prototypes.n_pixels)
         return logit.clamp(-MAX_LOGIT, MAX_LOGIT).to(paths[0])[:, None, None]
 
     @torch.no_grad()
@@ -167,23 +168,30 @@ class ClassPriorModel(AnomalyModel):
         prototypes = self.prototypes(support, episode.support_masks)
         joined = _joined(self.path_logits(query, prototypes.of_head), self.alpha, query.image_size)
         n_pixels = (episode.query_masks == 1).flatten(1).sum(1)
-        counts = (n_pixels > 0) & (n_pixels < joined[0].numel()) & prototypes.cues.isfinite().all(1)
+        cues = cues_of(query, prototypes.areas)
+        counts = (n_pixels > 0) & (n_pixels < joined[0].numel()) & cues.isfinite().all(1)
         logits = ideal_logit(joined, n_pixels).clamp(-MAX_LOGIT, MAX_LOGIT)
         distances = (2 * (1 + (threshold_of(query)[:, 0] + 2 * logits) / COSINE_SCALE)).clamp_min(0).sqrt()
-        self.statistics.update(prototypes.cues[counts], logits[counts], distances[counts])
+        self.statistics.update(cues[counts], logits[counts], distances[counts])
 
 
-def cues_of(support: Features, masks: Tensor) -> Tensor:
-    """Return the (B, 3) cues of B episodes, means over the shots; NaN where the features do not know their slices' places."""
-    B, S = masks.shape[:2]
-    area = masks.float().mean(dim=(2, 3))                                                        # (B, S)
-    place = torch.full_like(area, torch.nan) if support.positions is None else support.positions.view(B, S)
-    return torch.stack([torch.ones_like(area), (place - 0.5).square(), area], dim=2).mean(dim=1)
+def cues_of(query: Features, areas: Tensor) -> Tensor:
+    """Return (B, 3) of 1, (z − ½)² with the query's place z in its volume, and the share of the support that is foreground.
+
+    They are NaN where the features do not know their slices' places.
+
+    Args:
+        query: features of B slices, or of one for all areas.
+        areas: (B,), or (1,) for all slices.
+    """
+    places = torch.full_like(areas, torch.nan) if query.positions is None else query.positions[:, 0]
+    places, areas = torch.broadcast_tensors(places, areas)
+    return torch.stack([torch.ones_like(areas), (places - 0.5).square(), areas], dim=1)
 
 
 def _known(cues: Tensor) -> Tensor:
     if not cues.isfinite().all():
-        raise ValueError("support_features: expected the positions of the slices for class prior 'linear', got None")
+        raise ValueError("query_features: expected the positions of the slices for class prior 'linear', got None")
     return cues
 
 

@@ -35,6 +35,6 @@ def given_case(n_episodes: int = 1, n_shots: int = 1, seed: int = 3) -> tuple[Te
         masks[k, top:top + 13, left:left + 12] = 1
         features[k, 0] += 3 * F.interpolate(masks[k][None, None], size=(8, 8), mode="area")[0, 0]
     support, query = masks[:n_episodes * n_shots].unflatten(0, (n_episodes, n_shots)), masks[n_episodes * n_shots:]
-    positions = torch.rand(n_episodes, n_shots, generator=generator)
+    positions = torch.rand(n_episodes, generator=generator)
     images = torch.zeros(n_episodes, n_shots, 3, *SIZE)
     return features, Episode(images, support, images[:, 0], query, positions)

@@ -1,12 +1,14 @@
 """TPM: its head against ADNet and plain formulas, its priors against what they promise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.adnet import ADNet
 from models.mixture import fit_mixture, mixture_logits
 from models.qnet import QNet
-from models.tpm import TPM, Informed, PriorStatistics, QNetTPM, ideal_logit
+from models.tpm import TPM, Informed, PriorStatistics, QNetTPM, cues_of, ideal_logit
 from tests.models.given import GivenFeatures, given_case
 from tests.reference.newer_methods import mixture_probability
 
@@ -25,7 +27,8 @@ def models(threshold=-7.0, **options):
 def encoded(model, episode):
     features = model.encode(torch.cat([episode.support_images.flatten(0, 1), episode.query_images]))
     n = episode.support_masks.shape[:2].numel()
-    return model.placed(features[:n], episode), features[n:]
+    positions = None if episode.query_positions is None else episode.query_positions[:, None]
+    return features[:n], replace(features[n:], positions=positions)
 
 
 def test_with_one_prototype_and_no_prior_it_is_adnet():
@@ -119,15 +122,15 @@ def test_training_watches_the_ideal_prior_and_leaves_the_losses_alone():
     by_average = tpm.segment(query, prototypes)
     tpm.class_prior = "oracle"
     assert torch.allclose(by_average, tpm.segment(query, tpm.told(prototypes, truth)), atol=1e-4)      # one episode, ever again
-    assert prototypes.cues[0].tolist() == pytest.approx(
-        [1, (episode.support_positions.item() - 0.5) ** 2, episode.support_masks.mean().item()])
+    assert cues_of(query, prototypes.areas)[0].tolist() == pytest.approx(
+        [1, (episode.query_positions.item() - 0.5) ** 2, episode.support_masks.mean().item()])
 
 
 def test_a_slice_without_a_place_has_no_linear_prior():
     _, tpm, _, episode = models(class_prior="linear")
-    tpm.episode_losses(episode._replace(support_positions=None))
+    tpm.episode_losses(episode._replace(query_positions=None))
     assert tpm.statistics.moments.abs().sum() == 0                     # such an episode is not counted
-    support, query = encoded(tpm.eval(), episode._replace(support_positions=None))
+    support, query = encoded(tpm.eval(), episode._replace(query_positions=None))
     with pytest.raises(ValueError, match="expected the positions of the slices"):
         tpm.segment(query, tpm.prototypes(support, episode.support_masks))
 
@@ -144,8 +147,7 @@ def test_qnet_without_a_prior_is_qnet_and_its_prior_moves_the_threshold():
     prior.n_iters = qnet.n_iters = 0
     prior.class_prior = "average"
     shift = prior.statistics.mean_logit().item()
-    moved = torch.utils._pytree.tree_map(lambda x: x, query)
-    moved = type(query)(query.maps, query.threshold + 2 * shift, query.image_size)
+    moved = replace(query, threshold=query.threshold + 2 * shift)
     assert shift != 0 and torch.allclose(qnet.segment(moved, prototypes.of_head), prior.segment(query, prototypes), atol=1e-5)
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 class Episode(NamedTuple):
     """One episode. The data loader puts an axis B in front.
 
-    Images are z-scored over their volume, with three equal channels. Masks are 0 or 1. Positions say where in its volume a
-    slice lies, from 0 (the first) to 1 (the last).
+    Images are z-scored over their volume, with three equal channels. Masks are 0 or 1. The query's position is its
+    place in its volume, from 0 (the first slice) to 1 (the last).
     """
 
     support_images: Tensor   # (S, 3, H, W)
     support_masks: Tensor    # (S, H, W)
     query_images: Tensor     # (3, H, W)
     query_masks: Tensor      # (H, W)
-    support_positions: Tensor | None = None      # (S,), None where nobody said
+    query_positions: Tensor | None = None        # (), None where nobody said
 
     def to(self, device: torch.device) -> Episode:
         """Return the episode on another device. The copy need not be complete when this returns."""
