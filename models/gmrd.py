@@ -99,17 +99,17 @@ class GMRD(FewShotModel):
         Raises:
             ValueError: the axes are wrong.
         """
-        cells = F.normalize(query_features.maps[0].flatten(2), dim=1, eps=COSINE_EPS)            # (B, C, N)
-        grid = query_features.maps[0].shape[-2:]
-        scores = [decoder((F.normalize(of_class, dim=2, eps=COSINE_EPS) @ cells).unflatten(2, grid))
-                  for decoder, of_class in zip(self.decoders, prototypes, strict=True)]          # background first
-        return F.interpolate(torch.cat(scores, dim=1), size=query_features.image_size, mode="bilinear",
-                             align_corners=True).softmax(dim=1)
+        return self._scores(query_features, prototypes).softmax(dim=1)
 
     def segment_each(self, query_features: Features, prototypes: Sequence[Descriptors]) -> Tensor:
         """Return the (K, 2, H, W) soft masks of one query slice, all at once."""
         background, foreground = (torch.cat(of_class) for of_class in zip(*prototypes, strict=True))
         return self.segment(query_features, (background, foreground))
+
+    def log_probs_and_mask(self, features: Features, prototypes: Descriptors) -> tuple[Tensor, Tensor]:
+        """Return the (B, 2, H, W) log-probabilities, which are not clamped as a sure error would then teach nothing, and the mask."""
+        scores = self._scores(features, prototypes)
+        return scores.log_softmax(dim=1), scores[:, 1] > scores[:, 0]
 
     def losses(self, support: Features, query: Features, episode: Episode) -> dict[str, Tensor]:
         """Return the losses, with the two extra ones where the settings give them a weight."""
@@ -133,6 +133,13 @@ class GMRD(FewShotModel):
         means = [weighted_mean(features, weights) for weights in (masks, edges)]
         return torch.cat([mixed, torch.stack(means, dim=1)], dim=1)
 
+    def _scores(self, features: Features, descriptors: Descriptors) -> Tensor:
+        """Return the (B, 2, H, W) scores of the classes, background first."""
+        cells = F.normalize(features.maps[0].flatten(2), dim=1, eps=COSINE_EPS)                  # (B, C, N)
+        maps = [decoder((F.normalize(of_class, dim=2, eps=COSINE_EPS) @ cells).unflatten(2, features.maps[0].shape[-2:]))
+                for decoder, of_class in zip(self.decoders, descriptors, strict=True)]
+        return F.interpolate(torch.cat(maps, dim=1), size=features.image_size, mode="bilinear", align_corners=True)
+
 
 class Decoder(nn.Module):
     """Turns the similarity maps of a class into its score, without biases and norms.
@@ -149,6 +156,8 @@ class Decoder(nn.Module):
                                       nn.Conv2d(n_learned, n_learned, 3, padding=1, bias=False))
         self.leave = nn.Sequential(nn.Conv2d(n_learned, n_last, 3, padding=1, bias=False), nn.ReLU(),
                                    nn.Dropout2d(DECODER_DROPOUT), nn.Conv2d(n_last, 1, 1, bias=False))
+        for module in [module for module in self.modules() if isinstance(module, nn.Conv2d)][:-1]:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, maps: Tensor) -> Tensor:
         """Turn (B, n_learned + 2, h, w) cosines into (B, 1, h, w) scores."""
