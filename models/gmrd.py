@@ -107,7 +107,7 @@ class GMRD(FewShotModel):
         return self.segment(query_features, (background, foreground))
 
     def log_probs_and_mask(self, features: Features, prototypes: Descriptors) -> tuple[Tensor, Tensor]:
-        """Return the (B, 2, H, W) log-probabilities, which are not clamped as a sure error would then teach nothing, and the mask."""
+        """Return the (B, 2, H, W) log-probabilities and the (B, H, W) hard mask. Not clamped: sure errors must teach."""
         scores = self._scores(features, prototypes)
         return scores.log_softmax(dim=1), scores[:, 1] > scores[:, 0]
 
