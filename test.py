@@ -86,7 +86,7 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     stones = stepping_stones(len(cases), used, model.n_stones)
     read = [cases[position] for position in sorted({*used, *stones})]
     if is_main() and record_start(folder, device, run.precision, read, run.reload_model_path,
-                                   Store(run.place.log_dir / STORE).sums):
+                                   Store(run.place.log_dir / STORE).sums, more=model.outside.files):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
     of_main(None)       # the other processes wait here
 

@@ -17,7 +17,6 @@ from dataloaders.folds import fold_positions
 from dataloaders.store import FOLDER as STORE
 from dataloaders.store import Store
 from models.base import FewShotModel
-from models.volume import VolumeModel
 from util.base.device import resolve_device
 from util.base.distributed import is_main, of_main, world_size
 from util.base.errors import InputError
@@ -90,9 +89,9 @@ def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights:
     Raises:
         InputError: the model needs no training, or the weights cannot be read or do not fit.
     """
-    model = build_model(options)
-    if isinstance(model, VolumeModel):
-        raise InputError(f"model: got {options.model!r}, which needs no training: test.py evaluates it as it is; allowed: "
+    model = None if options.model in UNTRAINED_MODELS else build_model(options)
+    if not isinstance(model, FewShotModel):
+        raise InputError(f"model: got {options.model!r}, which is not trained here: test.py evaluates it as it is; allowed: "
                          f"{', '.join(name for name in MODELS if name not in UNTRAINED_MODELS)}")
     if resume_from is not None:
         print(f"going on from step {resume_from.step}: {resume_from.path}")

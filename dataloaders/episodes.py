@@ -202,7 +202,8 @@ class EpisodeDataset(Dataset):
             images[k], masks[k] = geometry.apply(images[k]), geometry.apply_to_mask(masks[k])
         stacked = torch.from_numpy(images).unsqueeze(1).expand(-1, 3, -1, -1)
         stacked_masks = torch.from_numpy(np.stack(masks, dtype=np.float32))
-        return Episode(stacked[:-1], stacked_masks[:-1], stacked[-1], stacked_masks[-1])
+        position = torch.tensor(slices[-1] / max(len(volume.image) - 1, 1))
+        return Episode(stacked[:-1], stacked_masks[:-1], stacked[-1], stacked_masks[-1], position)
 
     def _to_transform(self, rng: np.random.Generator) -> range:
         """Return the positions of the slices to transform: query or support, each half of the time, or all with `same_slice`."""

@@ -40,7 +40,12 @@ class AnomalyModel(FewShotModel):
             ValueError: the axes are wrong.
         """
         features = self.encoder(images)
-        return features if self.t is None else replace(features, threshold=self.t.expand(len(features), 1))
+        return features if self.t is None else replace(features, threshold=self.learned_threshold().expand(len(features), 1))
+
+    def learned_threshold(self) -> Tensor:
+        """Return the (1,) threshold that is learned. Only a model without one in its encoder has it."""
+        assert self.t is not None
+        return self.t
 
     def episode_losses(self, episode: Episode) -> dict[str, Tensor]:
         """Return the scalar losses of a batch of episodes, to be summed. "threshold" is among them if t is learned.
@@ -49,7 +54,9 @@ class AnomalyModel(FewShotModel):
             ValueError: the axes of the episodes are wrong.
         """
         losses = super().episode_losses(episode)
-        return losses if self.t is None else {**losses, "threshold": self.t_loss_scaler * self.t.sum() / COSINE_SCALE}
+        if self.t is None:
+            return losses
+        return {**losses, "threshold": self.t_loss_scaler * self.learned_threshold().sum() / COSINE_SCALE}
 
 
 def threshold_of(features: Features) -> Tensor:

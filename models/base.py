@@ -30,6 +30,7 @@ class FewShotModel(nn.Module, ABC):
     """
 
     loss_names: tuple[str, ...] = ("query", "align")
+    reads_truth = False        # an oracle does: it is `told` the size of what it looks for
     class_weights: Tensor      # (2,) of background and foreground
 
     def __init__(self, encoder: nn.Module, background_weight: float, ignore_label: int = 255):
@@ -75,6 +76,10 @@ class FewShotModel(nn.Module, ABC):
         """
         return torch.cat([self.segment(query_features, of_one) for of_one in prototypes])
 
+    def told(self, prototypes: Any, n_pixels: int) -> Any:
+        """Return prototypes with the true area of one query slice. Only called where `reads_truth`, by the protocol."""
+        raise NotImplementedError
+
     def log_probs_and_mask(self, features: Features, prototypes: Any) -> tuple[Tensor, Tensor]:
         """Return the (B, 2, H, W) log-probabilities for the losses, and the hard mask for the alignment loss.
 
@@ -103,30 +108,63 @@ class FewShotModel(nn.Module, ABC):
         expect_shape("query_images", episode.query_images, "B C H W", B=B, **image_size)
         expect_shape("query_masks", episode.query_masks, "B H W", B=B, **image_size)
         features = self.encode(torch.cat([episode.support_images.flatten(0, 1), episode.query_images]))
-        support, query = features[:B * S], features[B * S:]
-        log_probs, predicted = self.log_probs_and_mask(query, self.prototypes(support, episode.support_masks))
-        return {"query": self._query_loss(log_probs, episode.query_masks.long()),
-                "align": self._alignment_loss(support, query, predicted, episode.support_masks)}
+        positions = None if episode.query_positions is None else episode.query_positions[:, None]
+        return self.losses(features[:B * S], replace(features[B * S:], positions=positions), episode)
 
-    def _query_loss(self, log_probs: Tensor, masks: Tensor) -> Tensor:
-        """Return the weighted mean over the pixels that count. On CUDA the order of summation in `F.nll_loss` itself varies."""
+    def losses(self, support: Features, query: Features, episode: Episode) -> dict[str, Tensor]:
+        """Return the losses from the features of B·S support slices and of B query slices. A method with more overrides it."""
+        log_probs, predicted = self.log_probs_and_mask(query, self.prototypes(support, episode.support_masks))
+        of_query = self.prototypes_of_query(query, predicted, episode.support_masks)
+        return {"query": self.query_loss(log_probs, episode.query_masks.long()),
+                "align": self.alignment_loss(support, query, predicted, of_query, episode.support_masks)}
+
+    def query_loss(self, log_probs: Tensor, masks: Tensor) -> Tensor:
+        """Return the weighted mean over the pixels that count. On CUDA the order of summation in `F.nll_loss` itself varies.
+
+        Args:
+            log_probs: (B, 2, H, W).
+            masks: (B, H, W) of 0, 1 and the ignored label.
+        """
         losses = F.nll_loss(log_probs, masks, self.class_weights, ignore_index=self.ignore_label, reduction="none")
         weights = self.class_weights[masks.clamp(max=1)] * (masks != self.ignore_label)
         return losses.sum() / weights.sum()
 
-    def _alignment_loss(self, support: Features, query: Features, predicted: Tensor, support_masks: Tensor) -> Tensor:
-        """Swap the roles: the query's predicted mask gives prototypes, which segment the support with the query's threshold.
+    def prototypes_of_query(self, query: Features, predicted: Tensor, support_masks: Tensor) -> Any:
+        """Return the prototypes of the query's predicted (B, H, W) mask, once for each of the B·S support slices."""
+        episodes = _of_shots(support_masks)
+        return self.prototypes(query[episodes], predicted[episodes].unsqueeze(1))
+
+    def alignment_loss(self, support: Features, query: Features, predicted: Tensor, of_query: Any,
+                       support_masks: Tensor) -> Tensor:
+        """Swap the roles: the prototypes of the query's predicted mask segment the support with the query's threshold.
 
         An episode without predicted foreground adds 0.
+
+        Args:
+            predicted: (B, H, W), or on the feature grid.
+            of_query: result of `prototypes_of_query`.
+            support_masks: (B, S, H, W).
         """
-        B, S = support_masks.shape[:2]
-        episodes = torch.arange(B, device=predicted.device).repeat_interleave(S)
-        of_shots = query[episodes]
-        prototypes = self.prototypes(of_shots, predicted[episodes].unsqueeze(1))
-        log_probs, _ = self.log_probs_and_mask(replace(support, threshold=of_shots.threshold), prototypes)   # (B·S, 2, H, W)
-        loss = F.nll_loss(log_probs, support_masks.flatten(0, 1).long(), reduction="none")
-        per_episode = loss.view(B, -1).mean(dim=1)
-        return torch.where(predicted.flatten(1).any(dim=1), per_episode, 0.0).mean()
+        threshold = None if query.threshold is None else query.threshold[_of_shots(support_masks)]
+        log_probs, _ = self.log_probs_and_mask(replace(support, threshold=threshold), of_query)      # (B·S, 2, H, W)
+        return mean_where_predicted(F.nll_loss(log_probs, support_masks.flatten(0, 1).long(), reduction="none"), predicted)
+
+
+def _of_shots(support_masks: Tensor) -> Tensor:
+    """Return (B·S,) the episode of each support slice."""
+    B, S = support_masks.shape[:2]
+    return torch.arange(B, device=support_masks.device).repeat_interleave(S)
+
+
+def mean_where_predicted(losses: Tensor, predicted: Tensor) -> Tensor:
+    """Return the mean of losses over B episodes, where an episode without predicted foreground counts as 0.
+
+    Args:
+        losses: of any shape whose values lie episode by episode.
+        predicted: (B, …) of 0 and 1.
+    """
+    per_episode = losses.reshape(len(predicted), -1).mean(dim=1)
+    return torch.where(predicted.flatten(1).any(dim=1), per_episode, 0.0).mean()
 
 
 def hard_mask(probs: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,25 +21,33 @@ class Features:
         maps: one (B, C, h, w) feature map per path. The fine one (1/4 of the image's resolution) comes before the coarse (1/8).
         threshold: (B, 1) threshold T on the anomaly score, or None for methods without one.
         image_size: (H, W) of the images.
+        positions: (B, 1) place of each slice in its volume, from 0 (the first) to 1 (the last); None where nobody said.
     """
 
     maps: tuple[Tensor, ...]
     threshold: Tensor | None
     image_size: tuple[int, int]
+    positions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.maps[0])
 
     def __getitem__(self, images: slice | Tensor) -> Features:
-        threshold = None if self.threshold is None else self.threshold[images]
-        return Features(tuple(feature_map[images] for feature_map in self.maps), threshold, self.image_size)
+        threshold, positions = (None if of_all is None else of_all[images] for of_all in (self.threshold, self.positions))
+        return Features(tuple(feature_map[images] for feature_map in self.maps), threshold, self.image_size, positions)
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:
         """Join the features of several batches, of equal paths and image size, along B."""
         maps = tuple(torch.cat(same_path) for same_path in zip(*(part.maps for part in parts), strict=True))
-        thresholds = [part.threshold for part in parts if part.threshold is not None]
-        return Features(maps, torch.cat(thresholds) if thresholds else None, parts[0].image_size)
+        thresholds, positions = (_joined(of_parts) for of_parts in zip(*((part.threshold, part.positions) for part in parts),
+                                                                       strict=True))
+        return Features(maps, thresholds, parts[0].image_size, positions)
+
+
+def _joined(of_parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [of_part for of_part in of_parts if of_part is not None]
+    return torch.cat(known) if known else None
 
 
 class Backbone(nn.Module):
@@ -229,6 +238,11 @@ def _backbone(name: str, dilated: list[bool], fine_only: bool = False) -> Backbo
     return cast(Backbone, torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=dilated))
 
 
+def n_channels_of(name: str) -> int:
+    """Return C of the encoder that `build_encoder` makes on the named backbone."""
+    return DUAL_PATH_CHANNELS.get(name, TIMM_CHANNELS)
+
+
 def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True,
                   coordinates: bool = False) -> DualPathEncoder:
     """Return Q-Net's encoder on the named backbone ("resnet101", "resnet50", "small" or "timm/…").
@@ -239,7 +253,7 @@ def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_t
         InputError: timm has no such model, or none of the right strides.
     """
     backbone = _backbone(name, [True, True, False], paths == "fine" and not predicts_threshold)
-    return DualPathEncoder(backbone, DUAL_PATH_CHANNELS.get(name, TIMM_CHANNELS), bf16, paths, predicts_threshold, coordinates)
+    return DualPathEncoder(backbone, n_channels_of(name), bf16, paths, predicts_threshold, coordinates)
 
 
 def build_single_path_encoder(name: str, bf16: bool = False, coordinates: bool = False) -> SinglePathEncoder:

@@ -123,7 +123,8 @@ def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     snapshot, of_training = train_on(scans_in(Path(config["query"])), Path(config["support_image"][0]), folder)
     kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite")}
-    return as_trained(load_config(), of_training) | kept | {"reload_model_path": str(snapshot), "spatial_prior": "registration"}
+    return as_trained(load_config(), of_training) | kept | {
+        "test_label": of_training["test_label"], "reload_model_path": str(snapshot), "spatial_prior": "registration"}
 
 
 def segment(arguments: argparse.Namespace) -> Outcome:

@@ -58,8 +58,8 @@ def test_the_diagram_is_that_of_the_imports():
 
 
 # where a raw config is read, checked, completed, and made into sections
-WITH_CONFIG = {"train.py", "test.py", "util/options/config.py", "util/options/sections.py", "util/run/experiment.py",
-               "util/training/as_trained.py"}
+WITH_CONFIG = {"train.py", "test.py", "scripts/segment.py", "util/options/config.py", "util/options/sections.py",
+               "util/run/experiment.py", "util/training/as_trained.py"}
 
 
 def functions_with_a_config(root):

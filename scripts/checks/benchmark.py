@@ -387,7 +387,7 @@ def loss_curves(bench: Bench, volumes: list[TrainingVolume], n_steps: int = 200)
     bench = copy.copy(bench)
     bench.encoder = "small"
     loader = torch.utils.data.DataLoader(EpisodeDataset(volumes, n_steps, seed=1), 1)
-    episodes = [Episode(*(tensor[..., ::2, ::2] for tensor in episode)).to(bench.device) for episode in loader]
+    episodes = [Episode(*(tensor[..., ::2, ::2] for tensor in episode[:4])).to(bench.device) for episode in loader]
 
     curves = {}
     others = [(f"plain from {change:g}", False, 1 + change, _plain_loss) for change in (1e-6, -1e-6, 3e-6, -3e-6)]

@@ -35,6 +35,18 @@ WRONG_OPTIONS = {
     "coordinates": SWITCH,
     "t_loss_scaler": NUMBER,
     "prototype_windows": [4, [4], [4, 0], [4, 2.0], [4, 2, 1]],
+    "n_prototypes": [0, 1001, *WHOLE],
+    "class_prior": ["known", 1, ""],
+    "rpt.form": [2024, "2022"],
+    "rpt.n_regions": [0, 10001, *WHOLE],
+    "rpt.corner": SWITCH,
+    **{f"gmrd.{key}": [0, 10001, *WHOLE] for key in ("n_background", "n_foreground")},
+    "gmrd.mix_px": [0, 4097, *WHOLE],
+    "gmrd.relu": SWITCH,
+    "gmrd.edge": ["both", 1],
+    "gmrd.extra_weight": NUMBER,
+    "outside.network": TEXT,
+    "outside.weights": TEXT,
     "device": ["gpu", "cuda:", "cuda:-1", "cuda:128", "cuda:01", "cuda:٣", 0],
     "precision": ["fp16", 32, ""],
     "seed": [-1, 1.5, "1", True, 2**32],
@@ -59,6 +71,7 @@ WRONG_OPTIONS = {
     "optim.lr": [0, *NUMBER],
     "optim.momentum": [1.1, *NUMBER],
     "optim.weight_decay": NUMBER,
+    "clip_gradient": [0, *NUMBER],
     "lr_step_gamma": [0, 1.1, *NUMBER],
     "lr_step_every": [0, *WHOLE],
     "bg_wt": [0, *NUMBER],
@@ -104,7 +117,7 @@ WRONG_OPTIONS = {
         {"size_px": 2.5}, {"orientation": "LRS"}, {"orientation": "las"}, {"window": [5, 5]}, {"window": [5]}, {"colour": 1}))],
 }
 MAY_BE_NULL = {"exclude_label", "reload_model_path", "support_image", "support_label", "task", "query", "output", "run",
-               "datasets.CMR.grid"}
+               "clip_gradient", "outside.network", "outside.weights", "datasets.CMR.grid"}
 BASE = base_config()
 
 
@@ -143,14 +156,16 @@ def test_wrong_option(key):
         check_config(with_option(key, None))
 
 
-@pytest.mark.parametrize("section", ["", "optim.", "registration.", "guided.", "path.", "path.CHAOST2.", "datasets.CMR."])
+@pytest.mark.parametrize("section", ["", "optim.", "registration.", "guided.", "rpt.", "gmrd.", "outside.", "path.",
+                                     "path.CHAOST2.", "datasets.CMR."])
 def test_unknown_missing_and_replaced_options(section):
     assert refusal(with_option(f"{section}lerning_rate", 1)).startswith(f"unknown option {section}lerning_rate; allowed here: ")
     assert refusal(with_option(f"{section}a\nb", 1)).startswith(f"unknown option {f'{section}a'[:-1]}'")
     if section:
         for value in (3, None, "x", []):
             assert refusal(with_option(section.rstrip("."), value)).startswith(f"{section.rstrip('.')}: got {value!r}, allowed: ")
-        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "path.": "log_dir",
+        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "rpt.": "form", "gmrd.": "relu",
+               "outside.": "network", "path.": "log_dir",
                "path.CHAOST2.": "data_dir", "datasets.CMR.": "n_folds"}[section]
         config = with_option(f"{section}{key}", 1)
         inner = config

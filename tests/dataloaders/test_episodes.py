@@ -94,9 +94,16 @@ def test_both_orders_and_both_augmented_roles_occur():
     assert 5 <= untouched["support"] <= 25 and 5 <= untouched["query"] <= 25   # a quarter each is expected
 
 
+def test_the_querys_place_is_that_of_its_slice():
+    data = episodes(n_shot=2)
+    for index in range(5):
+        volume = next(volume for volume, _ in data.volumes if volume.case == data.draw(index)[0])
+        assert data[index].query_positions.item() == pytest.approx(data.draw(index)[2][-1] / (len(volume.image) - 1))
+
+
 def test_shapes_and_mask_values():
     episode = episodes(n_shot=2)[0]
-    assert [tuple(t.shape) for t in episode] == [(2, 3, 32, 32), (2, 32, 32), (3, 32, 32), (32, 32)]
+    assert [tuple(t.shape) for t in episode] == [(2, 3, 32, 32), (2, 32, 32), (3, 32, 32), (32, 32), ()]
     assert set(episode.support_masks.unique().tolist()) <= {0.0, 1.0}
     assert set(episode.query_masks.unique().tolist()) <= {0.0, 1.0}
 

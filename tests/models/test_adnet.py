@@ -10,6 +10,7 @@ from torch import nn
 from models.adnet import ADNet
 from models.encoder import Features, build_encoder, build_single_path_encoder
 from models.qnet import QNet
+from util.base.episode import Episode
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -73,7 +74,7 @@ def test_head_and_losses_are_the_plain_formulas(case):
     assert 0 < predicted.sum() < 64
     query_prototype = (query * predicted).sum((1, 2)) / (predicted.sum() + 1e-5)
     swapped = upsampled(plain_probability(support, query_prototype, -7.0)).clamp(EPS, 1 - EPS).log()
-    losses = model.episode_losses(SimpleNamespace(
+    losses = model.episode_losses(Episode(
         support_images=torch.zeros(1, 1, 3, 32, 32), support_masks=support_mask[None, None],
         query_images=torch.zeros(1, 3, 32, 32), query_masks=query_mask[None]))
     assert losses["query"].item() == pytest.approx(-(weights * chosen).sum().item() / weights.sum().item(), rel=1e-5)
@@ -101,7 +102,7 @@ def test_threshold_starts_at_minus_ten_and_learns():
     assert model.t.item() == -10
     images, mask = torch.randn(2, 3, 64, 64), torch.zeros(1, 64, 64)
     mask[0, 16:48, 16:48] = 1
-    losses = model.episode_losses(SimpleNamespace(
+    losses = model.episode_losses(Episode(
         support_images=images[None, :1], support_masks=mask[None], query_images=images[1:], query_masks=mask))
     sum(losses.values()).backward()
     assert model.t.grad.abs().item() > 0

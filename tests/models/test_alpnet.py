@@ -1,6 +1,5 @@
 """SSL-ALPNet against the numbers of the published classifier, and PANet as its special case."""
 
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from models.encoder import Features, build_single_path_encoder
 from models.panet import PANet
 from models.prototypes import class_score
 from tests.goldens import GOLDENS, needs_goldens
+from util.base.episode import Episode
 
 
 def features_of(maps, size=(256, 256)):
@@ -118,7 +118,7 @@ def test_losses_are_cross_entropies(weight):
     model = PANet(build_single_path_encoder("small"), weight).eval()
     images, masks = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64)
     masks[:, 8:40, 8:40], masks[1, 60:] = 1, 255
-    losses = model.episode_losses(SimpleNamespace(support_images=images[None, :1], support_masks=masks[None, :1],
+    losses = model.episode_losses(Episode(support_images=images[None, :1], support_masks=masks[None, :1],
                                                   query_images=images[1:], query_masks=masks[1:]))
     support, query = model.encode(images[:1]), model.encode(images[1:])
     scores = model.scores(query, model.prototypes(support, masks[None, :1]))

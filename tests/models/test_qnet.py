@@ -1,7 +1,6 @@
 """Q-Net's interface on small inputs: shapes, batches, losses by hand."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ def episode(B=1, S=1, size=32, seed=0):
     torch.manual_seed(seed)
     masks = torch.zeros(B, S, size, size)
     masks[..., 8:20, 8:20] = 1
-    return SimpleNamespace(support_images=torch.randn(B, S, 3, size, size), support_masks=masks,
+    return Episode(support_images=torch.randn(B, S, 3, size, size), support_masks=masks,
                            query_images=torch.randn(B, 3, size, size), query_masks=masks[:, 0])
 
 
@@ -92,7 +91,7 @@ def losses_of(probabilities, query_mask, support_probs=None, background_weight=0
     size = query_mask.shape[-2:]
     support_masks = torch.zeros(1, 1, *size)
     support_masks[..., 0, 0] = 1
-    return Given().train().episode_losses(SimpleNamespace(
+    return Given().train().episode_losses(Episode(
         support_images=torch.zeros(1, 1, 3, *size), support_masks=support_masks, query_images=torch.zeros(1, 3, *size),
         query_masks=query_mask))
 

@@ -1,7 +1,6 @@
 """Q-Net against the numbers of the published implementation, on real slices."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from models.qnet import QNet
 from models.refinement import refine
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
 from util.base.device import resolve_device
+from util.base.episode import Episode
 
 pytestmark = [needs_goldens, needs_chaost2, pytest.mark.whole]
 
@@ -42,7 +42,7 @@ def episode(golden):
     (support, support_labels), (query, query_labels) = (slice_of(*golden[role]) for role in ("support", "query"))
     support_mask, query_mask = ((labels == int(golden["label"])).float() for labels in (support_labels, query_labels))
     assert support_mask.sum() == golden["support_pixels"] and query_mask.sum() == golden["query_pixels"]
-    return SimpleNamespace(support_images=support[None, None], support_masks=support_mask[None, None],
+    return Episode(support_images=support[None, None], support_masks=support_mask[None, None],
                            query_images=query[None], query_masks=query_mask[None])
 
 

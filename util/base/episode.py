@@ -11,14 +11,17 @@ from torch import Tensor
 class Episode(NamedTuple):
     """One episode. The data loader puts an axis B in front.
 
-    Images are z-scored over their volume, with three equal channels. Masks are 0 or 1.
+    Images are z-scored over their volume, with three equal channels. Masks are 0 or 1. The query's position is its
+    place in its volume, from 0 (the first slice) to 1 (the last).
     """
 
     support_images: Tensor   # (S, 3, H, W)
     support_masks: Tensor    # (S, H, W)
     query_images: Tensor     # (3, H, W)
     query_masks: Tensor      # (H, W)
+    query_positions: Tensor | None = None        # (), None where nobody said
 
     def to(self, device: torch.device) -> Episode:
         """Return the episode on another device. The copy need not be complete when this returns."""
-        return Episode(*(tensor.to(device, non_blocking=True) for tensor in self))
+        known = {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
+        return self._replace(**{name: tensor.to(device, non_blocking=True) for name, tensor in known.items()})

@@ -175,6 +175,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_labels(config)
     if config["protocol"] == "ep2" and config["n_part"] != 1:
         raise InputError(f"n_part: got {config['n_part']}, allowed with protocol 'ep2': 1")
+    if config["model"] == "qnet_tpm" and config["threshold"] == "support":
+        raise InputError("threshold: got 'support', allowed with model 'qnet_tpm': 'query' or 'learned'")
 
 
 def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
-from util.options.table import MODELS, UNTRAINED_MODELS
+from util.options.table import MODELS, VOLUME_MODELS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -125,6 +125,40 @@ class GuidedOptions:
 
 
 @dataclass(frozen=True)
+class RPTOptions:
+    """Which state of RPT: the section `rpt`."""
+
+    form: str
+    n_regions: int
+    corner: bool
+
+
+@dataclass(frozen=True)
+class GMRDOptions:
+    """Which state or variant of GMRD: the section `gmrd`."""
+
+    n_background: int
+    n_foreground: int
+    mix_px: int
+    relu: bool
+    edge: str
+    extra_weight: float
+
+
+@dataclass(frozen=True)
+class OutsideOptions:
+    """Where a network from elsewhere is: the section `outside`."""
+
+    network: str | None
+    weights: str | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are named here, so that a run tells when they changed."""
+        return [Path(path) for path in ((self.network or "").rpartition(":")[0], self.weights) if path]
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """The network, what it computes, and its losses."""
 
@@ -138,6 +172,11 @@ class ModelOptions:
     threshold: str
     t_loss_scaler: float
     prototype_windows: tuple[int, int]
+    n_prototypes: int
+    class_prior: str
+    rpt: RPTOptions
+    gmrd: GMRDOptions
+    outside: OutsideOptions
     registration: RegistrationOptions
     guided: GuidedOptions
     spatial_prior: str
@@ -150,13 +189,15 @@ class ModelOptions:
     @property
     def n_stones(self) -> int:
         """How many stepping stones the method uses: none if it registers nothing."""
-        registers = self.model in UNTRAINED_MODELS or self.spatial_prior == "registration"
+        registers = self.model in VOLUME_MODELS or self.spatial_prior == "registration"
         return self.registration.stones if registers else 0
 
     @classmethod
     def of(cls, config: Config) -> ModelOptions:
         """Take them from a checked config."""
         return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]),
+                       rpt=section(RPTOptions, config["rpt"]), gmrd=section(GMRDOptions, config["gmrd"]),
+                       outside=section(OutsideOptions, config["outside"]),
                        registration=section(RegistrationOptions, config["registration"]),
                        guided=section(GuidedOptions, config["guided"]))
 
@@ -197,6 +238,7 @@ class TrainOptions:
     batch_size: int
     num_workers: int
     optim: OptimizerOptions
+    clip_gradient: float | None
     lr_step_gamma: float
     lr_step_every: int
     sync_batchnorm: bool

@@ -28,9 +28,16 @@ from util.options.rules import (
 )
 
 ENCODERS = ("resnet101", "resnet50", "small")
-MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "registration": "Registration",
-          "guided": "Guided"}      # the names in folders and tables
-UNTRAINED_MODELS = ("registration", "guided")      # these have no weights
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "tpm": "TPM", "qnet_tpm": "QNetTPM",
+          "rpt": "RPT", "gmrd": "GMRD", "registration": "Registration", "guided": "Guided", "universeg": "UniverSeg",
+          "outside": "Outside"}      # the names in folders and tables
+VOLUME_MODELS = ("registration", "guided")         # these segment whole volumes
+OUTSIDE_MODELS = ("universeg", "outside")          # these are loaded from elsewhere
+UNTRAINED_MODELS = (*VOLUME_MODELS, *OUTSIDE_MODELS)      # train.py trains none of them, and no snapshot holds one
+
+
+CLASS_PRIORS = ("none", "average", "linear", "oracle")
+RPT_FORMS, GMRD_EDGES = ("2023", "2024"), ("published", "meant")
 
 
 class Role(Enum):
@@ -102,6 +109,15 @@ OPTIONS: dict[str, Option] = {
     "threshold": _option(one_of("query", "learned", "support"), Role.SHAPES, Role.TRAINED_WITH),
     "t_loss_scaler": _option(number(0)),
     "prototype_windows": _option(windows(), Role.SHAPES, Role.TRAINED_WITH),
+    "n_prototypes": _option(whole(1, 1000), Role.SHAPES, Role.TRAINED_WITH),
+    "class_prior": _option(one_of(*CLASS_PRIORS), Role.RESUME, Role.TASK),
+    "rpt": _option({"form": one_of(*RPT_FORMS), "n_regions": whole(1, 10000), "corner": boolean()},
+                   Role.SHAPES, Role.TRAINED_WITH),
+    "gmrd": _option({
+        "n_background": whole(1, 10000), "n_foreground": whole(1, 10000), "mix_px": whole(1, 4096), "relu": boolean(),
+        "edge": one_of(*GMRD_EDGES), "extra_weight": number(0)},
+        Role.SHAPES, Role.TRAINED_WITH),
+    "outside": _option({"network": optional(text()), "weights": optional(text())}, Role.RESUME),
     "registration": _option({
         "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
         "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000),
@@ -118,6 +134,7 @@ OPTIONS: dict[str, Option] = {
     "seed": _option(whole(0, 2**32 - 1)),
     "n_steps": _option(whole(1, 10**8), Role.RESUME),
     "optim": _option({"lr": number(0, above=True), "momentum": number(0, 1), "weight_decay": number(0)}),
+    "clip_gradient": _option(optional(number(0, above=True))),
     "lr_step_gamma": _option(number(0, 1, above=True)),
     "lr_step_every": _option(whole(1)),
     "bg_wt": _option(number(0, above=True)),

@@ -9,6 +9,7 @@ import torch
 from models.volume import VolumeModel
 from util.base.errors import InputError
 from util.options.sections import ModelOptions
+from util.options.table import OUTSIDE_MODELS
 from util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import Task
@@ -21,11 +22,11 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
 
     Args:
         weights: the path of a snapshot, or "untrained" for the weights that training would start from; None for a model that
-            needs no training.
+            needs no training here.
         whole, tasks: SliceEncoder explains them.
     Raises:
-        InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; or a spatial
-            prior is asked for from a model that is one.
+        InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; a spatial
+            prior is asked for from a model that is one, or an oracle over whole volumes.
     """
     model = build_model(options)
     if isinstance(model, VolumeModel):
@@ -33,7 +34,14 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         if options.spatial_prior != "none":
             raise InputError(f"spatial_prior: got {options.spatial_prior!r}, allowed with model {options.model!r}: 'none'")
         return VolumeSegmenter(model, device), f"{options.model}: needs no training"
-    said = load_weights(model, options, weights)
+    if model.reads_truth and whole:
+        raise InputError("class_prior: got 'oracle', which reads the query's labels; allowed for predict and with "
+                         "whole_volume=true: 'none', 'average' or 'linear'")
+    if options.model in OUTSIDE_MODELS:
+        expect_no_weights(options.model, weights)
+        said = f"{options.model}: trained elsewhere"
+    else:
+        said = load_weights(model, options, weights)
     encoder = SliceEncoder(model, device, batch_size, whole=whole, tasks=tasks)
     if options.spatial_prior == "none":
         return SliceSegmenter(encoder), said

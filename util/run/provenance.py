@@ -29,7 +29,7 @@ DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data
 
 
 def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None,
-                 sums: Sums, root: Path = ROOT) -> list[str]:
+                 sums: Sums, root: Path = ROOT, more: Sequence[Path] = ()) -> list[str]:
     """Add an entry about this start to provenance.json in the run folder.
 
     Args:
@@ -38,13 +38,14 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
         weights: the option `reload_model_path`. A file gets a checksum.
         sums: gives the checksums of the data; it is saved here.
         root: the checkout whose code runs.
+        more: further files that results depend on; those that exist get a checksum.
     Returns:
         The names in DECIDES that differ from the previous start; empty at the first start.
     Raises:
         OSError: the file cannot be written.
     """
     starts = _earlier_starts(folder / FILE)
-    files = (path for case in cases for path in case.files)
+    files = (*more, *(path for case in cases for path in case.files))
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),

@@ -97,6 +97,10 @@ class _Job:
         of_parts = zip(self.parts, self.prototypes, strict=False)
         return next((prototypes for part, prototypes in of_parts if z in part.query_slices), None)
 
+    def n_pixels_at(self, z: int) -> int:
+        """Return how many pixels of query slice z truly are of the class."""
+        return int((label_map_of(self.query)[z] == self.label).sum())
+
     def prediction(self) -> Prediction:
         """Return the mask so far, with its scores."""
         return Prediction.scored(self.label, self.support, self.query, self.parts, self.mask)
@@ -106,6 +110,8 @@ def _segment_slice(model: FewShotModel, features: Features, z: int, jobs: Sequen
     """Segment one query slice for every class and support for which the protocol does so."""
     asking = [(job, prototypes) for job in jobs if (prototypes := job.prototypes_at(z)) is not None]
     if asking:
+        if model.reads_truth:
+            asking = [(job, model.told(prototypes, job.n_pixels_at(z))) for job, prototypes in asking]
         soft_masks = model.segment_each(features, [prototypes for _, prototypes in asking])
         for (job, _), soft_mask in zip(asking, soft_masks, strict=True):
             if job.prior is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -83,7 +84,8 @@ class SliceEncoder:
         features = []
         for batch in batches(slices, self.batch_size):
             images = torch.from_numpy(volume.image[batch]).unsqueeze(1).expand(-1, 3, -1, -1)
-            encoded = self.model.encode(images.to(self.device))
+            positions = torch.tensor(batch, dtype=torch.float32, device=self.device)[:, None] / max(len(volume.image) - 1, 1)
+            encoded = replace(self.model.encode(images.to(self.device)), positions=positions)
             features += [encoded[k:k + 1] for k in range(len(batch))]
             if bar is not None:
                 bar.update(len(batch))

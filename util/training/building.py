@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,14 +16,18 @@ import torch
 from models.adnet import ADNet
 from models.alpnet import ALPNet
 from models.base import FewShotModel
-from models.encoder import SinglePathEncoder, build_encoder, build_single_path_encoder
+from models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
+from models.gmrd import GMRD, GMRDSettings
 from models.guided import GuidedModel, GuidedSettings
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
 from models.registration import RegistrationModel, RegistrationSettings, Search
+from models.rpt import RPT
+from models.tpm import TPM, QNetTPM
 from models.volume import VolumeModel
 from util.base.errors import InputError
 from util.options.sections import ModelOptions
+from util.training.outside import load_outside, load_universeg
 from util.training.snapshots import load_model, read_snapshot
 from util.training.weights import load_pretrained
 
@@ -72,12 +77,21 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _qnet(options: ModelOptions) -> QNet:
-    encoder = build_encoder(options.encoder, options.precision == "bf16", options.encoder_paths, options.threshold != "learned",
-                            options.coordinates)
+def dual_path(options: ModelOptions, paths: str, predicts_threshold: bool) -> DualPathEncoder:
+    """Return Q-Net's encoder, or the one path of it that RPT and GMRD use. `build_encoder` explains the other arguments."""
+    return build_encoder(options.encoder, options.precision == "bf16", paths, predicts_threshold, options.coordinates)
+
+
+def _qnet(options: ModelOptions, method: Callable[..., FewShotModel]) -> FewShotModel:
+    encoder = dual_path(options, options.encoder_paths, options.threshold != "learned")
     alpha = options.alpha if options.encoder_paths == "both" else (1.0,)
-    method = SupportThresholdQNet if options.threshold == "support" else QNet
     return method(encoder, alpha, options.n_iters, options.bg_wt, options.ignore_label, options.t_loss_scaler)
+
+
+def _rpt(options: ModelOptions) -> RPT:
+    of = options.rpt
+    return RPT(dual_path(options, "fine", True), n_channels_of(options.encoder), of.n_regions, of.form, of.corner, options.bg_wt,
+               options.ignore_label)
 
 
 def single_path(options: ModelOptions) -> SinglePathEncoder:
@@ -100,7 +114,15 @@ def guided_settings(options: ModelOptions) -> GuidedSettings:
 
 
 BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
-    "qnet": _qnet,
+    "qnet": lambda options: _qnet(options, SupportThresholdQNet if options.threshold == "support" else QNet),
+    "qnet_tpm": lambda options: _qnet(options, partial(QNetTPM, class_prior=options.class_prior)),
+    "tpm": lambda options: TPM(single_path(options), options.n_prototypes, options.bg_wt, options.ignore_label,
+                               options.t_loss_scaler, options.class_prior),
+    "rpt": _rpt,
+    "gmrd": lambda options: GMRD(dual_path(options, "fine", False), GMRDSettings(**asdict(options.gmrd)), options.bg_wt,
+                                 options.ignore_label),
+    "outside": lambda options: load_outside(options.outside.network, options.outside.weights),
+    "universeg": lambda options: load_universeg(options.outside.weights),
     "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),

@@ -69,6 +69,8 @@ class Trainer:
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         accepted = (means.sum() + norm).isfinite().item()
         if accepted:
+            if self.options.clip_gradient is not None:
+                nn.utils.clip_grad_value_(self.model.parameters(), self.options.clip_gradient)
             self.optimizer.step()
             self.history[self.step] = means
         else:

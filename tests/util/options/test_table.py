@@ -10,18 +10,19 @@ from tests.programs import run
 from util.options.config import base_config
 from util.options.record import Record
 from util.options.sections import ComparedOptions, ModelOptions, RunOptions, ShownOptions
-from util.options.table import MODELS, OLD_NAMES, OPTIONS, Option, Role, current_names, with_role
+from util.options.table import MODELS, OLD_NAMES, OPTIONS, OUTSIDE_MODELS, Option, Role, current_names, with_role
 from util.run.resume import run_to_continue
 from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
 # what each reader of the table goes by; a change here is a change of what a user sees
 WITH_ROLE = {
-    Role.SHAPES: "model encoder coordinates encoder_paths alpha threshold prototype_windows",
-    Role.TRAINED_WITH: "dataset model encoder coordinates encoder_paths alpha threshold prototype_windows datasets",
-    Role.TASK: "n_iters registration guided spatial_prior slice_margin location_mm smooth_z largest_component",
-    Role.RESUME: "num_workers registration guided spatial_prior device n_iters n_steps print_interval save_snapshot_every "
-                 "keep_snapshots max_refused_steps resume "
+    Role.SHAPES: "model encoder coordinates encoder_paths alpha threshold prototype_windows n_prototypes rpt gmrd",
+    Role.TRAINED_WITH: "dataset model encoder coordinates encoder_paths alpha threshold prototype_windows n_prototypes "
+                       "rpt gmrd datasets",
+    Role.TASK: "class_prior n_iters registration guided spatial_prior slice_margin location_mm smooth_z largest_component",
+    Role.RESUME: "num_workers class_prior outside registration guided spatial_prior device n_iters n_steps print_interval "
+                 "save_snapshot_every keep_snapshots max_refused_steps resume "
                  "protocol supp_idx n_part eval_batch_size whole_volume surface_tolerance_mm slice_margin location_mm smooth_z "
                  "largest_component support_image support_label task query output overwrite save_probs augment run",
     Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
@@ -30,7 +31,7 @@ WITH_ROLE = {
     Role.ELSEWHERE: "device resume reload_model_path support_image support_label task query output overwrite run path",
 }
 WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler precision "
-                "deterministic seed optim lr_step_gamma lr_step_every bg_wt ignore_label sync_batchnorm")
+                "deterministic seed optim clip_gradient lr_step_gamma lr_step_every bg_wt ignore_label sync_batchnorm")
 
 
 @pytest.mark.parametrize("role", Role)
@@ -69,9 +70,9 @@ class Recorded:
 def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
     """Besides: weights of losses, which scoring does not compute, and what says how scoring is done (configs/base.json5)."""
     losses = {"bg_wt", "ignore_label", "t_loss_scaler"}
-    of_scoring = {"seed", "precision", "n_iters", "registration", "guided", "spatial_prior"}
+    of_scoring = {"seed", "precision", "n_iters", "class_prior", "registration", "guided", "spatial_prior"}
     read = set()
-    for model in MODELS:
+    for model in set(MODELS) - set(OUTSIDE_MODELS):
         for threshold in ("query", "learned", "support"):
             config = {**base_config(), "model": model, "encoder": "small", "threshold": threshold}
             options = Recorded(ModelOptions.of(config))

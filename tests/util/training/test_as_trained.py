@@ -9,6 +9,7 @@ import torch
 from models.adnet import ADNet
 from models.alpnet import ALPNet
 from models.encoder import SmallBackbone
+from models.gmrd import GMRDSettings
 from models.qnet import SupportThresholdQNet
 from scripts import val
 from tests.programs import TINY, entry_point, run
@@ -27,6 +28,11 @@ CHANGED = {
     "alpha": ([0.6, 0.4], {}, lambda model: model.alpha == (0.6, 0.4)),
     "threshold": ("support", {}, lambda model: isinstance(model, SupportThresholdQNet)),
     "prototype_windows": ([2, 1], {"model": "alpnet"}, lambda model: isinstance(model, ALPNet) and model.windows == (2, 1)),
+    "n_prototypes": (3, {"model": "tpm"}, lambda model: model.n_prototypes == 3),
+    "rpt": ({"form": "2023", "n_regions": 4, "corner": True}, {"model": "rpt"},
+            lambda model: (model.form, model.n_regions, model.corner) == ("2023", 4, True)),
+    "gmrd": ({"n_background": 4, "n_foreground": 3, "mix_px": 16, "relu": False, "edge": "meant", "extra_weight": 0.0},
+             {"model": "gmrd"}, lambda model: model.settings == GMRDSettings(4, 3, 16, False, "meant", 0.0)),
 }
 DEFAULT = {key: value for key, value in TINY.items() if key not in CHANGED}     # says nothing of the network
 
