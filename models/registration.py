@@ -40,8 +40,8 @@ class Search:
     reach: int                    # cells to either side
 
     def __post_init__(self) -> None:
-        if min(self.spacing_mm) <= 0 or self.cell < 1 or self.reach < 1:
-            raise ValueError(f"Search: spacing, cell and reach are positive, got {self}")
+        if min(self.spacing_mm) <= 0 or self.cell < 2 or self.cell % 2 or self.reach < 1:
+            raise ValueError(f"Search: spacing, cell and reach are positive, and cell is even, got {self}")
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,34 @@ class RegistrationSettings:
 
 @dataclass(frozen=True)
 class Registration:
-    """For each point of a working grid on the query, the place in the support.
+    """For each point of a working grid on the query, the place in the support: an affine map of a displaced place.
 
     Args:
-        support_mm: (3, d, h, w) position in the support (index × spacing, in mm).
-        origin_mm, spacing_mm: the working grid's, in the query (index × spacing).
+        affine: (3, 4) map of mm in the query to mm in the support (index × spacing).
+        voxels: (1, 3, …) displacement in voxels of the working grid, on a coarser grid, which takes an eighth of the memory.
+        shape, origin_mm, spacing_mm: the working grid's, in the query (index × spacing).
         query_shape, query_spacing_mm, support_spacing_mm: of the scans, (D, H, W).
     """
 
-    support_mm: Tensor
+    affine: Tensor
+    voxels: Tensor
+    shape: tuple[int, int, int]
     origin_mm: tuple[float, float, float]
     spacing_mm: tuple[float, float, float]
     query_shape: tuple[int, int, int]
     query_spacing_mm: tuple[float, float, float]
     support_spacing_mm: tuple[float, float, float]
 
+    @property
+    def support_mm(self) -> Tensor:
+        """(3, d, h, w) position in the support (index × spacing, in mm) of the points of the working grid."""
+        device = self.voxels.device
+        points = grid_mm(self.shape, self.spacing_mm, device) + _column(self.origin_mm, self.voxels)
+        return _apply(self.affine, points + _in_mm(self.voxels, self.shape, self.spacing_mm))
+
     def warp(self, support_maps: Tensor, padding_mode: str = "zeros") -> Tensor:
         """Carry (K, D, H, W) maps of the support over to the query: (K, D, H, W) of the query's own grid, trilinear."""
-        points = grid_mm(self.query_shape, self.query_spacing_mm, device=self.support_mm.device)
+        points = grid_mm(self.query_shape, self.query_spacing_mm, device=self.voxels.device)
         on_working_grid = (points - _column(self.origin_mm, points)) / _column(self.spacing_mm, points)
         support_mm = sample(self.support_mm, on_working_grid, "border")
         return sample(support_maps, support_mm / _column(self.support_spacing_mm, points), padding_mode)
@@ -133,7 +143,7 @@ class Fixed:
         return job.displaced(affine if self.settings.affine is None else job.affine_of(affine, self.settings.affine))
 
     def prepared(self, search: Search) -> tuple[_WorkingGrid, Tensor]:
-        """Return the working grid of a search, and the query's features on it, (1, 13, d, h, w)."""
+        """Return the working grid of a search, and the query's features on it, (1, 13, d/2, h/2, w/2)."""
         if search not in self._prepared:
             grid = _WorkingGrid(self.box, search, self.settings.max_voxels, self.query.device)
             query = sample(self.query[None], grid.points / _column(self.spacing, grid.points))
@@ -141,9 +151,12 @@ class Fixed:
         return self._prepared[search]
 
     def features(self, volume: Tensor) -> Tensor:
-        """Return MIND features and the weighted intensity of a (1, d, h, w) volume."""
-        mind = mind_ssc(volume[0], self.settings.mind_radius, self.settings.mind_dilation)
-        return torch.cat([mind, self.settings.intensity_weight * volume])[None]
+        """Return MIND features and the weighted intensity of a (1, d, h, w) volume, means over 2×2×2 voxels.
+
+        Search and descent take no finer ones.
+        """
+        mind = F.avg_pool3d(mind_ssc(volume[0], self.settings.mind_radius, self.settings.mind_dilation), 2, stride=2)
+        return torch.cat([mind, self.settings.intensity_weight * F.avg_pool3d(volume, 2, stride=2)])[None]
 
 
 def misfit(query: Tensor, warped: Tensor, registered: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -198,13 +211,12 @@ class _Job:
         grid, query = self.fixed.prepared(settings.search)
         support = self.mapped(grid, affine)
         voxels = descend(query, support, _search(query, support, grid), settings.n_steps, settings.smoothness)
-        support_mm = _apply(affine, grid.points + grid.in_mm(voxels))
         D, H, W = self.fixed.query.shape
-        return Registration(support_mm, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), (D, H, W),
+        return Registration(affine, voxels, grid.shape, tuple(grid.origin.tolist()), tuple(grid.spacing.tolist()), (D, H, W),
                             self.fixed.spacing, self.support_spacing)
 
     def mapped(self, grid: _WorkingGrid, affine: Tensor) -> Tensor:
-        """Features, (1, 13, d, h, w), of the affinely mapped support."""
+        """Features, (1, 13, d/2, h/2, w/2), of the affinely mapped support."""
         places = _apply(affine, grid.points) / _column(self.support_spacing, grid.points)
         return self.fixed.features(sample(self.support[None], places))
 
@@ -218,7 +230,8 @@ class _WorkingGrid:
         unit = math.lcm(search.cell, 4)
         while True:
             cells = ((high - low) / self.spacing / unit - 0.15).ceil().clamp_min(math.ceil(MIN_CELLS * search.cell / unit))
-            self.shape = tuple(int(n) * unit for n in cells)
+            d, h, w = (int(n) * unit for n in cells)
+            self.shape = d, h, w
             if math.prod(self.shape) <= max_voxels or not (cells * unit > MIN_CELLS * search.cell).any():
                 break
             self.spacing = self.spacing * max(1.05, (math.prod(self.shape) / max_voxels) ** (1 / 3))
@@ -227,17 +240,24 @@ class _WorkingGrid:
 
     def in_mm(self, voxels: Tensor) -> Tensor:
         """(1, 3, …) displacements in voxels, on any grid → (3, d, h, w) in mm."""
-        fine = F.interpolate(voxels, size=self.shape, mode="trilinear", align_corners=False)[0]
-        return fine * _column(self.spacing.tolist(), fine)
+        return _in_mm(voxels, self.shape, self.spacing.tolist())
+
+
+def _in_mm(voxels: Tensor, shape: Sequence[int], spacing_mm: Sequence[float]) -> Tensor:
+    fine = F.interpolate(voxels, size=shape, mode="trilinear", align_corners=False)[0]
+    return fine * _column(spacing_mm, fine)
 
 
 def _search(query: Tensor, support: Tensor, grid: _WorkingGrid) -> Tensor:
-    """ConvexAdam's discrete search, inverse consistent: (1, 3, cells…) displacements in voxels of the working grid."""
+    """ConvexAdam's discrete search, inverse consistent: (1, 3, cells…) displacements in voxels of the working grid.
+
+    Features are on half that grid.
+    """
     cell, reach, shape = grid.search.cell, grid.search.reach, grid.shape
     mesh = F.affine_grid(reach * torch.eye(3, 4, device=query.device)[None], [1, 1, *[2 * reach + 1] * 3], align_corners=True)
     mesh = mesh.permute(0, 4, 1, 2, 3).reshape(3, -1, 1)
     scale = (torch.tensor(shape, device=query.device) // cell - 1).view(1, 3, 1, 1, 1) / 2
-    a, b = (F.avg_pool3d(features, cell, stride=cell) for features in (query, support))
+    a, b = (F.avg_pool3d(features, cell // 2, stride=cell // 2) for features in (query, support))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)   # the package leaves align_corners to its default
         there, back = (coupled_convex(*correlate(fixed, moving, reach, cell, shape, a.shape[1]), mesh, cell, shape) / scale
@@ -250,12 +270,11 @@ def descend(query: Tensor, support: Tensor, start: Tensor, n_steps: int, smoothn
     """Improve displacements by Adam on the squared feature difference and a diffusion term.
 
     Args:
-        query, support: (1, C, d, h, w) features.
-        start: (1, 3, …) displacements in voxels, on any grid.
+        query, support: (1, C, d/2, h/2, w/2) features, on half the working grid.
+        start: (1, 3, …) displacements in voxels of the working grid, on any grid.
     Returns:
         (1, 3, d/2, h/2, w/2) displacements in voxels.
     """
-    query, support = F.avg_pool3d(query, 2, stride=2), F.avg_pool3d(support, 2, stride=2)
     size = query.shape[2:]
     control = F.interpolate(start, size=[max(MIN_CELLS, n // 2) for n in size], mode="trilinear", align_corners=False) / 2
     control = control.clone().requires_grad_(True)

@@ -185,8 +185,8 @@ def test_the_package_does_not_silence_warnings():
 
 def moved_by(voxels, shape=(4, 8, 8)):
     """A registration by hand: the place in the support is that in the query, moved along W."""
-    places = grid_mm(shape, (1.0, 1.0, 1.0)) + torch.tensor([0.0, 0.0, voxels]).view(3, 1, 1, 1)
-    return Registration(places, (0.0,) * 3, (1.0,) * 3, shape, (1.0,) * 3, (1.0,) * 3)
+    affine = torch.cat([torch.eye(3), torch.tensor([[0.0], [0.0], [voxels]])], dim=1)
+    return Registration(affine, torch.zeros(1, 3, 2, 4, 4), shape, (0.0,) * 3, (1.0,) * 3, shape, (1.0,) * 3, (1.0,) * 3)
 
 
 def column(x):
@@ -199,7 +199,7 @@ def test_a_chain_of_registrations_begins_at_the_query():
     torch.testing.assert_close(carry(column(5), [moved_by(2.0)]), column(3))
     torch.testing.assert_close(carry(column(5), [moved_by(2.0), moved_by(-1.0)]), column(4))
     doubled = moved_by(0.0)
-    doubled = replace(doubled, support_mm=doubled.support_mm * torch.tensor([1.0, 1.0, 2.0]).view(3, 1, 1, 1))
+    doubled = replace(doubled, affine=doubled.affine * torch.tensor([[1.0], [1.0], [2.0]]))
     torch.testing.assert_close(carry(column(6), [doubled, moved_by(2.0)]), column(2))      # 2 → 4 → 6
     assert carry(column(6), [moved_by(2.0), doubled])[..., 1].max() == 1                   # 1 → 3 → 6
 
