@@ -27,7 +27,11 @@ def method_of(name):
     return named, {"model": load_config(*named)["model"], **METHODS[name]}
 
 
-@pytest.fixture(scope="module", params=METHODS)
+# other forms of the methods, and networks of full size, take minutes all together
+FORMS = {"tpm_mixture", "qnet_tpm", "rpt_2023", "gmrd", "gmrd_2025"}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in FORMS else ()) for name in METHODS])
 def method(request, toy_data, tmp_path_factory):
     """Name of a method and run folder of a training of three steps."""
     named, options = method_of(request.param)

@@ -35,7 +35,7 @@ def scans(toy_data, folder, numbers):
     return sorted(folder.iterdir())
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_trained_without_labels_on_scans_that_can_be_read(toy_data, tmp_path, capsys):
     paths = scans(toy_data, tmp_path / "scans", (1, 2, 3, 10))
     (tmp_path / "scans/broken.nii.gz").write_bytes(b"no scan")

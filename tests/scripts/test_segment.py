@@ -191,4 +191,4 @@ def test_either_side_of_an_outlined_pair_may_have_an_equals_sign(tmp_path):
 def test_help_needs_no_environment():
     command = ["bash", ROOT / "scripts/segment.sh", "--help"]
     said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
-    assert "--outlined SCAN=LABELS" in said and "Nothing is trained" in said
+    assert "--outlined SCAN=LABELS" in said and "No GPU is needed, and no training" in said

@@ -141,6 +141,7 @@ def test_a_process_that_dies_is_told(folder):
         assert client.state()["run"]["message"].startswith("The run ended with an error: ")
 
 
+@pytest.mark.slow
 def test_careful_takes_the_way_by_other_scans(folder):
     with served(Session(folder), FAST) as client:
         client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
@@ -164,6 +165,7 @@ def workers(parent):
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_server_takes_its_worker_along_and_keeps_what_was_found(folder):
     with running(folder, ["--outlined", "a_1=truth/a_1.nii.gz"]) as (client, process):
         client.tell("POST", "/api/run", {"careful": False})
@@ -179,6 +181,7 @@ def test_a_killed_server_takes_its_worker_along_and_keeps_what_was_found(folder)
             assert client.run()["done"] == 2
 
 
+@pytest.mark.slow
 def test_a_task_file_goes_out_and_comes_in(folder, tmp_path):
     with served(Session(folder), FAST) as client:
         client.tell("PUT", "/api/classes", {"classes": CLASSES})
