@@ -120,7 +120,7 @@ def main() -> None:
     print(f"\n{table(results)}\n\n({bench.describe()})\n")
     for name, result in results.items():
         print(f"{name}: {result.note}")
-    print(*more, sep="\n")
+    print("", *more, sep="\n\n")
     if options.json:
         machine = {"capability": bench.capability, "threads": torch.get_num_threads()}
         write_text(json.dumps({name: {**asdict(r), "ratio": r.ratio, **machine} for name, r in results.items()}, indent=1),
