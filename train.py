@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.datasets import Case
-from dataloaders.episodes import EpisodeDataset, TrainingVolume, load_training_volumes
+from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions
 from dataloaders.store import FOLDER as STORE
 from dataloaders.store import Store
@@ -108,17 +108,14 @@ def training_episodes(cases: Sequence[Case], data: DataOptions, episodes: Episod
     """Prepare the training volumes, and return the episodes of all processes.
 
     Args:
-        kept_in: the folder of the prepared volumes. The main process makes those that are missing.
+        kept_in: the folder of the prepared volumes. The processes share out the making of those that are missing.
     Raises:
         InputError: a file is missing or damaged, or no volume can be trained on.
     """
-    def volumes() -> list[TrainingVolume]:
-        return load_training_volumes(
-            cases, data.spec, Store(kept_in), exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
-            use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
-
-    of_main(len(volumes()) if is_main() and world_size() > 1 else None)      # the other processes wait here
-    return EpisodeDataset(volumes(), options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,
+    volumes = load_training_volumes(
+        cases, data.spec, Store(kept_in), exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
+        use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
+    return EpisodeDataset(volumes, options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,
                           episodes.min_size, same_slice=episodes.same_slice)
 
 

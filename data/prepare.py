@@ -1,6 +1,7 @@
 """Turn a downloaded dataset into the folder that training reads: images, labels, supervoxels and classmaps.
 
     python data/prepare.py chaos --source ~/downloads/CHAOS --target data/CHAOST2
+    torchrun --nproc-per-node 4 data/prepare.py …             # processes share out the cases, also on several machines
 
 data/README.md describes where to get each dataset, and its folder before and after.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,28 +17,36 @@ from pathlib import Path
 
 from data.preparation import recipes
 from data.preparation.maps import generate_maps
-from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation
-from data.preparation.recipes import Recipe
-from data.preparation.run import find_raw_cases, prepare_dataset
+from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation, whole_values, without_labels
+from data.preparation.raw import RawCase
+from data.preparation.recipes import Finder, Recipe
+from data.preparation.run import expect_writable, find_out, find_raw_cases, prepare_dataset
 from data.supervoxels.generate_supervoxels import default_n_sv, positive
 from dataloaders.datasets import Grid
 from dataloaders.resampling import IN_PLANE_PX
+from util.base.distributed import cores_per_process, is_main, leave, main_does, meet, silence
 from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP
+from util.base.kept import Kept
 from util.options.config import MAX_SIZE_PX, SPACING_MM
 
 LABEL_PATTERN = "label_{case}.nii.gz"
+KEPT_VALUES = ".values.jsonl"       # in --target: the values in each raw label file
 
 
 def main(arguments: list[str] | None = None, make_maps: Callable[..., bool] = generate_maps) -> int:
     """Run the command; `make_maps` makes the supervoxels, as `generate_maps` does. Returns the exit status."""
+    if not is_main():
+        silence()
     options = parse_arguments(arguments)
+    meet()
     try:
         complete = prepare_own(options, make_maps) if options.download == "nifti" else \
             prepare(known_recipe(options), options, make_maps)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    leave()
     return 0 if complete else 1
 
 
@@ -67,8 +75,8 @@ def add_common_options(command: argparse.ArgumentParser, dataset: str | None) ->
     command.add_argument("--n-sv", type=positive,
                          help="voxels of the smallest supervoxel; default: n_sv of the dataset's configs")
     command.add_argument("--superpixels", action="store_true", help="make 2D superpixels as well, for SSL-ALPNet")
-    command.add_argument("--jobs", type=positive, default=os.cpu_count(),
-                         help="cases at a time; default: one per core (%(default)s)")
+    command.add_argument("--jobs", type=positive, default=cores_per_process(),
+                         help="cases at a time, in each process of torchrun; default: one per core (%(default)s)")
     command.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
 
 
@@ -132,7 +140,7 @@ def known_recipe(options: argparse.Namespace) -> Recipe:
 def prepare(recipe: Recipe, options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
     """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
     complete = prepare_dataset(recipe, options.source, options.target, options.jobs, options.overwrite)
-    if not any(options.target.glob(recipe.spec.image.format(case="*"))):
+    if not main_does(lambda: any(options.target.glob(recipe.spec.image.format(case="*")))):
         return False
     n_sv = options.n_sv or default_n_sv(recipe.spec.name)
     for size in (n_sv, None) if options.superpixels else (n_sv,):
@@ -142,19 +150,35 @@ def prepare(recipe: Recipe, options: argparse.Namespace, make_maps: Callable[...
 
 def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
     """Prepare a user's own files, then print the named config that makes the dataset known."""
-    if options.window and options.window[0] >= options.window[1]:
-        raise InputError(f"--window: got {options.window}, allowed: LOW below HIGH")
+    name = options.target.resolve().name
     find = partial(recipes.find_nifti, image=options.image, label=options.label or LABEL_PATTERN)
-    raw_cases, _ = find_raw_cases(options.source, find)
-    if options.label and all(case.label is None for case in raw_cases):
-        raise InputError(f"--label: no file {options.label} below {options.source}; leave it out if no case has labels")
-    grid = Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window))
-    spec = describe_dataset(options.target.resolve().name, raw_cases, dict(options.names), grid)
+    raw_cases = main_does(partial(own_cases, options, name, find))
+    values = Kept(options.target / KEPT_VALUES, whole_values)
+    find_out(values, [case.label for case in raw_cases if case.label is not None], options.jobs, "values of the labels")
+    spec = main_does(lambda: describe_dataset(
+        name, raw_cases, dict(options.names),
+        Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window)),
+        values.of))
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
                                      options.trust_image_geometry), options, make_maps)
     print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")
     print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
     return complete
+
+
+def own_cases(options: argparse.Namespace, name: str, find: Finder) -> list[RawCase]:
+    """Return the cases of a user's own files, from which a dataset of this name can be made.
+
+    Raises:
+        InputError: as `find_raw_cases` and `expect_writable`, or an option does not fit.
+    """
+    if options.window and options.window[0] >= options.window[1]:
+        raise InputError(f"--window: got {options.window}, allowed: LOW below HIGH")
+    raw_cases, _ = find_raw_cases(options.source, find)
+    if options.label and all(case.label is None for case in raw_cases):
+        raise InputError(f"--label: no file {options.label} below {options.source}; leave it out if no case has labels")
+    expect_writable(without_labels(name, raw_cases), options.target, raw_cases, options.overwrite)
+    return raw_cases
 
 
 if __name__ == "__main__":

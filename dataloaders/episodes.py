@@ -14,6 +14,7 @@ from dataloaders.datasets import Case, DatasetSpec
 from dataloaders.store import Arrays, Slices, Store
 from dataloaders.transforms import GAMMA, Geometry, gamma_transform
 from dataloaders.volumes import expect_same_shape, read_supervoxels, read_volume
+from util.base.distributed import of_main, share
 from util.base.episode import Episode
 from util.base.errors import InputError
 from util.base.progress import progress
@@ -62,6 +63,7 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, store: Store
                           pseudo_labels: str = "supervoxels") -> list[TrainingVolume]:
     """Prepare the training cases in a store, from which episodes read single slices.
 
+    Each of several processes makes its share of those that are missing. Every process must call this.
     Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
 
     Args:
@@ -96,9 +98,10 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, store: Store
         image, classes = (Slices(folder / f"{name}.npy", len(allowed)) for name in ("image", "classes"))
         return TrainingVolume(case.name, image, classes, allowed, np.load(folder / "areas.npy"))
 
-    volumes = [prepared(case) for case in progress(cases, desc="reading training volumes", unit="volume")]
-    store.sums.save()
-    return volumes
+    made = {case: prepared(case) for case in progress(share(cases), desc="reading training volumes", unit="volume")}
+    of_main(None)       # now the other processes have made theirs
+    store.sums.read()
+    return [made[case] if case in made else prepared(case) for case in cases]
 
 
 def _pseudo_labels(case: Case, path: Path, image: np.ndarray) -> np.ndarray:

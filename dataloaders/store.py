@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from util.base.checksums import digest, sha256
-from util.base.files import partial_name, replacing, write_synced
+from util.base.distributed import is_main
+from util.base.files import STALE_S, partial_name, remove_partial_files, write_synced
+from util.base.kept import Kept
 
 FOLDER, RECORD = "store", "record.json"      # the first in the log folder
 Arrays = Mapping[str, np.ndarray]
@@ -38,53 +40,19 @@ class Slices:
         return (self[z] for z in range(self.n_slices))
 
 
-class Sums:
-    """SHA-256 checksums of files, kept in a file: one that did not change is not read again.
-
-    A file counts as unchanged while its size and its times of change, in nanoseconds, are the same.
-
-    Args:
-        path: of the file that keeps them. If it is missing or damaged, all are computed anew.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self._known, self._new = path, _read(path), 0
-
-    def of(self, path: Path) -> str:
-        """Return the checksum of a file.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        status = path.stat()
-        now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        known = self._known.get(key := str(path.absolute()))
-        if not (isinstance(known, list) and known[:-1] == now):
-            self._known[key] = known = [*now, sha256(path)]
-            self._new += 1
-        return known[-1]
-
-    def save(self) -> None:
-        """Write them, if there are new ones.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        if self._new:
-            with replacing(self.path, listed=False) as partial:
-                partial.write_text(json.dumps(self._known), encoding="utf-8")
-            self._new = 0
-
-
 class Store:
     """A folder of prepared volumes. Each is made once, and again if a file that it was made from has another checksum.
+
+    The main process removes what killed ones left there half made.
 
     Args:
         folder: need not exist. Its content can be removed at any time.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.sums = folder, Sums(folder / "sums.json")
+        self.folder, self.sums = folder, Kept(folder / "sums.jsonl", sha256)
+        if is_main():
+            remove_partial_files(folder, STALE_S)       # other trainings may be writing theirs
 
     def get(self, name: str, sources: Sequence[Path], settings: Mapping[str, Any], make: Callable[[], Arrays]) -> Path:
         """Return the folder of a prepared volume, which holds `<key>.npy` of every array that `make` returns.
@@ -99,10 +67,10 @@ class Store:
         """
         identity = {"sources": [str(path.absolute()) for path in sources], "settings": dict(settings)}
         folder = self.folder / f"{name}_{digest(identity)[:16]}"
-        if self._is_whole(folder, sources):
-            return folder
-        arrays = make()         # before the sums: a source that is missing has its own error
-        self._write(folder, arrays, {**identity, "sums": [self.sums.of(path) for path in sources]})
+        if not self._is_whole(folder, sources):
+            arrays = make()         # before the sums: a source that is missing has its own error
+            self._write(folder, arrays, {**identity, "sums": [self.sums.of(path) for path in sources]})
+        self.sums.save()
         return folder
 
     def _is_whole(self, folder: Path, sources: Sequence[Path]) -> bool:

@@ -6,38 +6,36 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from data.supervoxels.generate_supervoxels import (
-    Task,
-    expect_writable,
-    generate_all,
-    method,
-    read_record,
-    state,
-)
+from data.supervoxels.generate_supervoxels import Task, generate_all, method, waiting
 from dataloaders.datasets import DatasetSpec, find_cases
+from util.base.distributed import main_does
 
 
 def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False) -> bool:
     """Write the missing maps of the cases below `target`. A map of unknown origin, such as a published one, is kept.
 
+    Each of several processes makes its share. Every process must call this.
+
     Args:
         spec: the dataset.
         target: its folder.
         n_sv: voxels of the smallest supervoxel. None: 2D superpixels, with the settings for CHAOS.
-        n_jobs: number of processes.
+        n_jobs: cases at a time, in each process.
         overwrite: if the image changed, replace also maps that were edited by hand.
     Returns:
         whether every case has its map. Cases without one are named on stderr.
     Raises:
         InputError: as `util.base.guard.claim`.
+        SystemExit: as `util.base.distributed.main_does`.
     """
-    options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
-    kind, pattern, parameters = method(options, spec, n_sv or 0)
-    size = parameters["min_size"]
-    tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
-             for case in find_cases(spec, target, size)]
-    record = read_record(tasks[0].record)
-    waiting = [task for task in tasks if state(task, record.get(task.case)) == "to do"]
-    expect_writable(waiting, overwrite)
-    print(f"{tasks[0].output.parent}: {len(waiting)} of {len(tasks)} cases to do", file=sys.stderr)
-    return not waiting or generate_all(waiting, n_jobs) == 0
+    def to_do() -> list[Task]:
+        options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
+        kind, pattern, parameters = method(options, spec, n_sv or 0)
+        size = parameters["min_size"]
+        tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
+                 for case in find_cases(spec, target, size)]
+        found, _ = waiting(tasks, overwrite)
+        print(f"{tasks[0].output.parent}: {len(found)} of {len(tasks)} cases to do", file=sys.stderr)
+        return found
+
+    return generate_all(main_does(to_do), n_jobs) == 0

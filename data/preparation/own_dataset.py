@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import json5
@@ -18,8 +18,25 @@ from util.base.errors import InputError
 MAX_LABEL = 254
 
 
-def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mapping[int, str],
-                     grid: Grid | None = None) -> DatasetSpec:
+def whole_values(label_file: Path) -> list[int]:
+    """Return the values in a label file, ascending; none if it cannot be read or holds other than whole numbers from 0 on."""
+    try:
+        values = np.unique(read_array(label_file))
+    except InputError:
+        return []
+    whole = np.isfinite(values) & (values >= 0) & (values % 1 == 0)
+    return values.astype(int).tolist() if whole.all() else []
+
+
+def without_labels(name: str, raw_cases: Sequence[RawCase]) -> DatasetSpec:
+    """Return the entry as far as it does not depend on what is in the files."""
+    return DatasetSpec(name=name, image="images/image_{case}.nii.gz", label="images/label_{case}.nii.gz",
+                       supervoxels="supervoxels_{n_sv}/superpix-MIDDLE_{case}.nii.gz", labels={}, file_values={},
+                       n_folds=min(5, len(raw_cases)))
+
+
+def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mapping[int, str], grid: Grid | None = None,
+                     values_of: Callable[[Path], Iterable[int]] = whole_values) -> DatasetSpec:
     """Return the entry, with the values in the label files as classes.
 
     If a value is above 254, `file_values` numbers all of them 1, 2, … in ascending order. The preparation reports files that
@@ -30,22 +47,20 @@ def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mappi
         raw_cases: its cases.
         class_names: by value; others are called "label <value>".
         grid: to which the scans are brought.
+        values_of: as `whole_values`.
     Raises:
         InputError: there are label files but none has a label above 0, or a named value is in no file.
     """
     label_files = [case.label for case in raw_cases if case.label is not None]
-    stored = sorted(set().union(*map(_values, label_files)) - {0}) if label_files else sorted(class_names or {1: ""})
+    stored = sorted(set().union(*map(values_of, label_files)) - {0}) if label_files else sorted(class_names or {1: ""})
     if not stored:
         raise InputError(f"--label: no label file of {name} that can be read holds a value above 0")
     if unknown := sorted(set(class_names) - set(stored)):
         raise InputError(f"--names: {unknown[0]} is in no label file, which hold {stored}")
     numbers = {value: value if stored[-1] <= MAX_LABEL else i for i, value in enumerate(stored, 1)}
-    return DatasetSpec(
-        name=name, image="images/image_{case}.nii.gz", label="images/label_{case}.nii.gz",
-        supervoxels="supervoxels_{n_sv}/superpix-MIDDLE_{case}.nii.gz",
-        labels={number: class_names.get(value, f"label {value}") for value, number in numbers.items()},
-        file_values={value: number for value, number in numbers.items() if stored[-1] > MAX_LABEL},
-        n_folds=min(5, len(raw_cases)), grid=grid)
+    return replace(without_labels(name, raw_cases),
+                   labels={number: class_names.get(value, f"label {value}") for value, number in numbers.items()},
+                   file_values={value: number for value, number in numbers.items() if stored[-1] > MAX_LABEL}, grid=grid)
 
 
 def shared_orientation(raw_cases: Sequence[RawCase]) -> str | None:
@@ -57,15 +72,6 @@ def shared_orientation(raw_cases: Sequence[RawCase]) -> str | None:
         except InputError:     # the preparation reports it
             continue
     return found.pop() if len(found) == 1 else None
-
-
-def _values(label_file: Path) -> set[int]:
-    try:
-        values = np.unique(read_array(label_file))
-    except InputError:
-        return set()
-    whole = np.isfinite(values) & (values >= 0) & (values % 1 == 0)
-    return set(values.astype(int).tolist()) if whole.all() else set()
 
 
 def config_text(spec: DatasetSpec, data_dir: str, n_sv: int) -> str:

@@ -180,7 +180,8 @@ def find_nifti(source: Path, image: str, label: str) -> tuple[list[RawCase], lis
     a case without labels. A label without an image is reported as broken later.
     """
     labels = _by_name(source, label)
-    images = {name: path for name, path in _by_name(source, image).items() if path not in labels.values()}
+    label_files = set(labels.values())
+    images = {name: path for name, path in _by_name(source, image).items() if path not in label_files}
     cases = [RawCase(name, source / image.format(case=name), labels.get(name)) for name in sorted({*images, *labels})]
     without = [case.name for case in cases if case.label is None]
     return cases, [f"no label for {len(without)} of {len(cases)} cases: {', '.join(without)}"] if without else []

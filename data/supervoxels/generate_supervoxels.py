@@ -1,6 +1,7 @@
 """Generate the supervoxels (or, for SSL-ALPNet, the superpixels) of a prepared dataset.
 
     python data/supervoxels/generate_supervoxels.py CHAOST2 --data-dir data/CHAOST2
+    torchrun --nproc-per-node 4 data/supervoxels/generate_supervoxels.py …     # processes share out the cases
 
 Each map has the grid of its image. `supervoxels.json` (`superpixels.json`) beside the maps records for each case the
 algorithm and its parameters, the spacing, and the SHA-256 of the image file and of the map's int32 values in (D, H, W)
@@ -13,13 +14,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,19 @@ from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from dataloaders.nifti import read_array, read_header, write_like
 from util.base.checksums import sha256
+from util.base.distributed import cores_per_process, is_main, join, leave, main_does, meet, of_main, share, silence
 from util.base.errors import InputError
-from util.base.files import made_in, write_text
+from util.base.files import STALE_S, made_in, remove_partial_files, write_text
 from util.base.guard import claim, expect_apart, is_made
 from util.base.inputs import read_json
+from util.base.kept import Kept
+from util.base.locks import alone
+from util.base.pool import processes
+from util.base.progress import progress
 from util.options.config import base_config, check_config, load_config, named_configs
 from util.options.sections import dataset_spec
+
+KEPT_SUMS = ".image_sums.jsonl"      # beside the maps: the checksums of their images
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="the dataset's folder; default: path.<dataset>.data_dir")
     parser.add_argument("--output", type=Path, help="a folder to write to in place of --data-dir")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases; default: all that have an image")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count(),
-                        help="cases at a time, 0.6 GB each at 256x256x37 voxels; default: one per core (%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=cores_per_process(),
+                        help="cases at a time, 0.6 GB each at 256x256x37 voxels, in each process of torchrun; default: one per "
+                        "core (%(default)s)")
     parser.add_argument("--min-size", type=positive,
                         help="voxels of the smallest supervoxel; default: n_sv of --config, or of the dataset's first "
                         "named config, or of base.json5. With --superpixels: pixels; default: 400")
@@ -129,14 +138,43 @@ def read_record(path: Path) -> dict[str, dict]:
         raise InputError(f"{error}; restore it, or generate elsewhere with --output") from None
 
 
-def state(task: Task, entry: Mapping | None) -> str:
-    """Return "to do", "done", or "foreign" for a map that has no record and was not made here."""
-    if not os.path.lexists(task.output):
-        return "to do"
-    if entry is None:      # after an interruption a map may not be in the record yet
-        return "to do" if is_made(task.output, made_in(task.output.parent)) else "foreign"
-    wanted = {**task.parameters, "image_sha256": sha256(task.image)}
-    return "done" if wanted.items() <= entry.items() else "to do"
+def states(tasks: Sequence[Task], sums: Kept) -> list[str]:
+    """Return the state of each task of one folder: "to do", "done", or "foreign" for a map without a record, not made here.
+
+    Args:
+        sums: gives the checksums of the images.
+    Raises:
+        InputError: the record is damaged.
+    """
+    record, made = read_record(tasks[0].record), made_in(tasks[0].output.parent)
+
+    def state(task: Task) -> str:
+        if not os.path.lexists(task.output):
+            return "to do"
+        entry = record.get(task.case)
+        if entry is None:      # after an interruption a map may not be in the record yet
+            return "to do" if is_made(task.output, made) else "foreign"
+        wanted = {**task.parameters, "image_sha256": sums.of(task.image)}
+        return "done" if wanted.items() <= entry.items() else "to do"
+
+    return [state(task) for task in tasks]
+
+
+def waiting(tasks: Sequence[Task], overwrite: bool) -> tuple[list[Task], list[str]]:
+    """Return the tasks of one folder that are to do, and the state of each task. Half written maps of killed programs go away.
+
+    Raises:
+        InputError: the record is damaged; or a map may not be overwritten, as `util.base.guard.claim` explains.
+    """
+    sums = Kept(tasks[0].record.with_name(KEPT_SUMS), sha256)
+    its_states = states(tasks, sums)
+    to_do = [task for task, state in zip(tasks, its_states, strict=True) if state == "to do"]
+    images = [task.image for task in to_do]
+    expect_apart([task.record for task in to_do], images)       # its content is kept
+    claim([task.output for task in to_do], images, overwrite=overwrite)
+    remove_partial_files(tasks[0].output.parent, STALE_S)
+    sums.save()
+    return to_do, its_states
 
 
 def generate(task: Task) -> dict[str, Any]:
@@ -161,55 +199,74 @@ def generate(task: Task) -> dict[str, Any]:
             "labels_sha256": hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()}
 
 
-def add_to_record(task: Task, entry: Mapping[str, object]) -> None:
-    """Add a case's entry to the record."""
-    write_text(json.dumps({**read_record(task.record), task.case: entry}, indent=2) + "\n", task.record)
+def add_to_record(entries: Mapping[str, Mapping[str, object]], path: Path) -> None:
+    """Add the entries of some cases to the record, to which other processes may be adding theirs."""
+    with alone(path.parent):
+        write_text(json.dumps({**read_record(path), **entries}, indent=2) + "\n", path)
 
 
-def expect_writable(tasks: Sequence[Task], overwrite: bool) -> None:
-    """Raise InputError if a map to be written may not be overwritten, as `util.base.guard.claim` explains."""
-    images = [task.image for task in tasks]
-    expect_apart([task.record for task in tasks], images)       # its content is kept
-    claim([task.output for task in tasks], images, overwrite=overwrite)
+def generate_all(tasks: Sequence[Task], jobs: int, pool: Callable[[int], Executor] = processes) -> int:
+    """Work through the tasks and return how many failed; each of these is named on stderr.
 
-
-def processes(n: int) -> Executor:
-    """Return a pool of `n` processes, each started anew."""
-    return ProcessPoolExecutor(n, multiprocessing.get_context("spawn"))
-
-
-def generate_all(tasks: list[Task], jobs: int, pool: Callable[[int], Executor] = processes) -> int:
-    """Work through the tasks in `jobs` processes and return how many failed; each of these is named on stderr."""
-    n_failed = 0
-    with pool(min(jobs, len(tasks))) as workers:
-        futures = {workers.submit(generate, task): task for task in tasks}
-        for future in tqdm(as_completed(futures), total=len(tasks), unit="case"):
-            try:
-                add_to_record(futures[future], future.result())
-            except (InputError, OSError, MemoryError, BrokenProcessPool) as error:
-                tqdm.write(f"error: case {futures[future].case}: {error}", file=sys.stderr)
+    Each of several processes works through its share, in `jobs` processes of its own. Every process must call this.
+    """
+    own, n_failed = share(tasks), 0
+    with pool(min(jobs, max(1, len(own)))) as workers, progress(total=len(own), unit="case", disable=not own) as bar:
+        left = {workers.submit(generate, task): task for task in own}
+        while left:
+            finished = [(left.pop(future), future) for future in wait(left, return_when=FIRST_COMPLETED).done]
+            for error in record_results(finished):
+                tqdm.write(f"error: {error}", file=sys.stderr)
                 n_failed += 1
-    return n_failed
+            bar.update(len(finished))
+    return of_main(sum(join([n_failed])))
+
+
+def record_results(finished: Sequence[tuple[Task, Future]]) -> list[str]:
+    """Add what tasks of one folder gave to the record, and return a line about each that failed."""
+    entries, errors = {}, []
+    for task, future in finished:
+        try:
+            entries[task.case] = future.result()
+        except (InputError, OSError, MemoryError, BrokenProcessPool) as error:
+            errors.append(f"case {task.case}: {error}")
+    try:
+        if entries:
+            add_to_record(entries, finished[0][0].record)
+    except (InputError, OSError) as error:
+        errors += [f"case {case}: {error}" for case in entries]
+    return errors
 
 
 def main(arguments: list[str] | None = None, pool: Callable[[int], Executor] = processes) -> int:
     """Run the command, its cases in what `pool` makes of their number. Returns the exit status."""
+    if not is_main():
+        silence()
     options = parse_arguments(arguments)
+    meet()
     try:
-        tasks = plan(options)
-        record = read_record(tasks[0].record)
-        states = [state(task, record.get(task.case)) for task in tasks]
-        waiting = [task for task, its_state in zip(tasks, states, strict=True) if its_state == "to do"]
-        expect_writable(waiting, options.overwrite)
+        n_failed = generate_all(main_does(partial(to_do, options)), options.jobs, pool)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    leave()
+    return 1 if n_failed else 0
+
+
+def to_do(options: argparse.Namespace) -> list[Task]:
+    """Return the tasks that are to do, and print how many there are.
+
+    Raises:
+        InputError: as `plan` and `waiting`.
+    """
+    tasks = plan(options)
+    to_do, its_states = waiting(tasks, options.overwrite)
     folder = tasks[0].output.parent
-    print(f"{folder}: {len(waiting)} of {len(tasks)} cases to do, {states.count('done')} done before")
-    if n_foreign := states.count("foreign"):
+    print(f"{folder}: {len(to_do)} of {len(tasks)} cases to do, {its_states.count('done')} done before")
+    if n_foreign := its_states.count("foreign"):
         print(f"{folder}: left {n_foreign} map(s) as they are, since {tasks[0].record.name} does not list them "
               "(published ones, say); --output generates elsewhere")
-    return 1 if waiting and generate_all(waiting, options.jobs, pool) else 0
+    return to_do
 
 
 if __name__ == "__main__":

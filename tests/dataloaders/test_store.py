@@ -8,8 +8,9 @@ import os
 import numpy as np
 import pytest
 
-from dataloaders.store import Slices, Store, Sums
+from dataloaders.store import Slices, Store
 from util.base.checksums import sha256
+from util.base.files import PARTIAL
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_nothing_half_made_is_left(tmp_path, source):
         store.get("1", [source], {}, fails)
     assert list((tmp_path / "store").glob("*")) == []
     folder = store.get("1", [source], {}, Maker())
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "sums.jsonl"}
 
 
 def test_slices_are_those_of_the_array(tmp_path):
@@ -76,15 +77,36 @@ def test_slices_are_those_of_the_array(tmp_path):
         slices[5]
 
 
-def test_sums_of_unchanged_files_are_not_computed_again(tmp_path, source):
-    sums = Sums(tmp_path / "sums.json")
-    assert sums.of(source) == sha256(source)
-    sums.save()
-    kept = json.loads((tmp_path / "sums.json").read_text(encoding="utf-8"))
-    (key, entry), = kept.items()
-    (tmp_path / "sums.json").write_text(json.dumps({key: [*entry[:-1], "as kept"]}), encoding="utf-8")
-    assert Sums(tmp_path / "sums.json").of(source) == "as kept"
-    source.write_bytes(b"other")
-    assert Sums(tmp_path / "sums.json").of(source) == sha256(source)
-    (tmp_path / "sums.json").write_bytes(b"[1")
-    assert Sums(tmp_path / "sums.json").of(source) == sha256(source)
+def test_a_start_after_a_kill_makes_only_what_is_missing(tmp_path, source):
+    made = []
+
+    def make(name):
+        made.append(name)
+        if made == ["1", "2", "3"]:
+            raise KeyboardInterrupt
+        return Maker()()
+
+    def make_all():
+        store = Store(tmp_path / "store")
+        return [store.get(name, [source], {}, lambda name=name: make(name)) for name in "1234"]
+
+    with pytest.raises(KeyboardInterrupt):
+        make_all()
+    assert len(make_all()) == 4 and made == ["1", "2", "3", "3", "4"]
+    lines = (tmp_path / "store/sums.jsonl").read_text(encoding="utf-8").split()
+    assert len(lines) > 0 and sum(str(source) in line for line in lines) == 1       # nor is the source read again
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_are_writing_stays(tmp_path, source, monkeypatch):
+    old, young = (tmp_path / f"store/{PARTIAL}{n}-1_ab" for n in (1, 2))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "image.npy").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    Store(tmp_path / "store")
+    assert old.is_dir()             # the main process removes it
+    monkeypatch.setenv("RANK", "0")
+    Store(tmp_path / "store")
+    assert not old.exists() and young.is_dir()

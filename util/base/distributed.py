@@ -1,7 +1,8 @@
-"""Several processes that train or evaluate together, one per GPU, as torchrun starts them.
+"""Several processes that prepare, train or evaluate together, as torchrun starts them.
 
 The environment says which process this is (RANK, WORLD_SIZE, LOCAL_RANK) and where they meet (MASTER_ADDR, MASTER_PORT).
 Without WORLD_SIZE there is one process. Then nothing here communicates, and every function returns that process's own value.
+PyTorch is imported by what needs it, so that the preparation of data, which else does not, starts at once.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from util.base.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+LONGEST_WAIT = timedelta(days=7)     # for each other, on CPUs; torchrun ends all when one of them ends
 
 
 def world_size() -> int:
@@ -41,29 +45,47 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def cores_per_process() -> int:
+    """Return how many cores each of the processes on this machine may use, at least 1."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def silence() -> None:
     """Discard this process's standard output and all log messages below errors from now on."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")    # noqa: SIM115
     logging.disable(logging.WARNING)
 
 
-def meet(device: torch.device) -> None:
-    """Join the group of processes, which the functions below need. This waits for all of them."""
-    if world_size() == 1 or dist.is_initialized():
+def meet(device: torch.device | None = None) -> None:
+    """Join the group of processes, which the functions below need. This waits for all of them.
+
+    Args:
+        device: on which they compute with PyTorch; None: they do not.
+    """
+    if world_size() == 1:
         return
-    if device.type == "cuda":
+    import torch
+    import torch.distributed as dist
+    if dist.is_initialized():
+        return
+    on_gpu = device is not None and device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
     store, *_ = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # After a restart, torchrun's store still holds the addresses of the processes that ended, so each start has its own
         # prefix. Several machines count their restarts apart: there, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives a new store.
         store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store, rank=rank(),
-                            world_size=world_size())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank(), world_size=world_size(),
+                            timeout=None if on_gpu else LONGEST_WAIT)
 
 
 def leave() -> None:
     """Leave the group of processes at a normal end. After an error, torchrun ends the processes."""
+    if world_size() == 1:
+        return
+    import torch.distributed as dist
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -81,6 +103,8 @@ def parallel(model: nn.Module, sync_batchnorm: bool) -> nn.Module:
     """
     if world_size() == 1:
         return model
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel
     if sync_batchnorm:
         if next(model.parameters()).device.type != "cuda":
             raise InputError(f"sync_batchnorm: got true for {world_size()} processes on the CPU, allowed on CUDA only")
@@ -92,6 +116,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
     """Return the mean of a tensor over the processes. Every process must call this and gets the same mean."""
     if world_size() == 1:
         return values
+    import torch.distributed as dist
     total = values.clone()
     dist.all_reduce(total)
     return total / world_size()
@@ -101,6 +126,8 @@ def largest_of_processes(number: int) -> int:
     """Return the largest of the processes' numbers. Every process must call this and gets the same number."""
     if world_size() == 1:
         return number
+    import torch
+    import torch.distributed as dist
     largest = torch.tensor(number)      # on the CPU, so that nothing waits for a GPU
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
@@ -110,15 +137,45 @@ def of_main(value: Any) -> Any:
     """Return the main process's value. Every process must call this and gets the same value."""
     if world_size() == 1:
         return value
+    import torch.distributed as dist
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
+
+
+def main_does(work: Callable[[], T]) -> T:
+    """Let the main process do something that may fail, and return what it got. Every process must call this.
+
+    Raises:
+        InputError, OSError: `work` failed; in the main process, which tells the user.
+        SystemExit: it failed there; in the other processes, with status 2.
+    """
+    if world_size() == 1:
+        return work()
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = work() if is_main() else None
+    except (InputError, OSError) as failure:
+        error = failure
+    result, failed = of_main((result, error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(2)
+    return result
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Return this process's share of items of which every process has the same list: one in `world_size`, interleaved."""
+    return items[rank()::world_size()]
 
 
 def join(items: Sequence[Any]) -> list[Any]:
     """Return the items of all processes, in the order of their ranks. Processes other than the main one get an empty list."""
     if world_size() == 1:
         return list(items)
+    import torch.distributed as dist
     lists: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(list(items), lists)
     return [item for items_of_one in lists or () for item in items_of_one]

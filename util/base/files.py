@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from util.base.checksums import sha256
 
 PARTIAL = ".partial-"
 LIST = ".made.jsonl"      # in every output folder: one line per file with its name and SHA-256
+STALE_S = 3600.0          # no program writes one file or prepared volume for so long
 
 
 @contextlib.contextmanager
@@ -33,7 +38,7 @@ def replacing(path: Path, *, listed: bool = True) -> Iterator[Path]:
         yield partial
         _sync(partial)
         if listed:      # before the rename, so that a kill in between leaves no unlisted file
-            _list(path, sha256(partial))
+            append_json(path.with_name(LIST), {"name": path.name, "sha256": sha256(partial)})
         partial.replace(path)
         _sync(path.parent)
     except BaseException as error:
@@ -72,33 +77,54 @@ def write_synced(path: Path, content: bytes | memoryview) -> None:
         raise
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder."""
+def remove_partial_files(folder: Path, older_s: float = 0) -> None:
+    """Remove the temporary files and folders that killed processes left in a folder.
+
+    Args:
+        older_s: only those that did not change for so many seconds. 0: all, where no other process writes into the folder.
+    """
     for path in folder.glob(f"{PARTIAL}*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):       # another process was faster
+            if time.time() - path.lstat().st_mtime < older_s:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def made_in(folder: Path) -> set[tuple[str, str]]:
     """Return (name, checksum) of every file that this project ever wrote into a folder. Damaged lines of LIST are skipped."""
-    try:
-        lines = (folder / LIST).read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return set()
     entries = set()
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            entry = json.loads(line)
+    for entry in json_lines(folder / LIST):
+        with contextlib.suppress(TypeError, KeyError):
             entries.add((str(entry["name"]), str(entry["sha256"])))
     return entries
 
 
-def _list(path: Path, checksum: str) -> None:
-    """Append a line to the folder's LIST in one write, as several processes may do so.
+def append_json(path: Path, *entries: object) -> None:
+    """Append entries to a file that has one per line, in one write and under a lock, as several processes may do so.
 
     The line break comes first, so a line that was cut short does not spoil the next.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    with path.with_name(LIST).open("a", encoding="ascii") as file:
-        file.write("\n" + json.dumps({"name": path.name, "sha256": checksum}))
+    with path.open("a", encoding="ascii") as file:
+        with contextlib.suppress(OSError):      # without a lock, network drives may lose a line of two machines
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write("".join("\n" + json.dumps(entry) for entry in entries))
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """Yield the entries of such a file. Damaged lines are skipped, and a file that cannot be read has none."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            yield json.loads(line)
 
 
 def _sync(path: Path) -> None:

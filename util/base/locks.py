@@ -1,9 +1,11 @@
-"""A lock on a folder, which ends with the process however that ends."""
+"""Locks on a folder, which end with the process however that ends."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -26,3 +28,15 @@ def lock(folder: Path, refusal: str) -> TextIO:
             file.close()
             raise InputError(f"{folder}: {refusal}") from None
     return file
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a folder's lock within the block. This waits for other processes that are in such a block, also on other machines.
+
+    On a file system without locks it does not wait.
+    """
+    with (folder / ".lock").open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield

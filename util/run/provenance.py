@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from dataloaders.datasets import Case
-from dataloaders.store import Sums
 from util.base.checksums import code_sha256, sha256
 from util.base.distributed import world_size
 from util.base.files import replacing
+from util.base.kept import Kept
 from util.base.root import ROOT
 
 FILE = "provenance.json"
@@ -29,7 +29,7 @@ DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data
 
 
 def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None,
-                 sums: Sums, root: Path = ROOT, more: Sequence[Path] = ()) -> list[str]:
+                 sums: Kept, root: Path = ROOT, more: Sequence[Path] = ()) -> list[str]:
     """Add an entry about this start to provenance.json in the run folder.
 
     Args:

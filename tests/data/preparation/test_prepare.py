@@ -31,7 +31,7 @@ COARSE = empty_scan((40, 36, 6), (6.0, 6.0, 20.0))
 
 def files(folder):
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
-            for path in folder.rglob("*") if path.is_file() and path.name != LIST}
+            for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
 
 
 def command(download, source, target, *options):
@@ -300,4 +300,4 @@ def test_nothing_is_left_of_an_interrupted_case(tmp_path, monkeypatch):
     monkeypatch.setattr(sitk, "WriteImage", lambda image, path: shutil.copy(__file__, path) and 1 / 0)
     assert without_maps(nifti) == 1
     left = {path.name for path in (tmp_path / "MINE").rglob("*") if path.is_file()}
-    assert left <= {"classmap_1.json", "classmap_100.json", LIST}
+    assert left <= {"classmap_1.json", "classmap_100.json", LIST, prepare.KEPT_VALUES}

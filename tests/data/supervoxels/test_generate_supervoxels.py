@@ -13,7 +13,6 @@ import pytest
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.generate_supervoxels import main, parse_arguments, plan
 from dataloaders.nifti import read_array
-from util.base.files import LIST
 
 ROOT = Path(__file__).resolve().parents[3]
 SPACING_ZYX = (7.7, 1.25, 1.25)
@@ -34,7 +33,8 @@ def run(data_dir, *options):
 
 
 def contents(folder):
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir() if path.name != LIST}
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()
+            if not path.name.startswith(".")}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dataloaders.folds import fold_positions, supports_of_queries
 from dataloaders.store import Store
 from tests.programs import run
 from util.base.device import resolve_device
-from util.base.distributed import parallel
+from util.base.distributed import cores_per_process, main_does, parallel, share
 from util.base.episode import Episode
 from util.base.errors import InputError
 from util.base.root import ROOT
@@ -136,6 +136,31 @@ def test_every_query_of_every_support_is_evaluated_once_and_by_one_process(n_pro
     owners = [{query for query, _ in share} for share in shares]
     assert sum(map(len, owners)) == 4 == sum(map(len, shares))
     assert n_processes > 1 or shares == [[(0, [3, 5]), (3, [5]), (5, [3]), (9, [3, 5])]]
+
+
+@pytest.mark.parametrize(("rank", "mine"), [("0", "adg"), ("1", "be"), ("2", "cf")])
+def test_each_item_belongs_to_one_process(rank, mine, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", rank)
+    assert share("abcdefg") == mine
+
+
+@pytest.mark.parametrize(("n_cores", "n_processes", "expected"), [(8, None, 8), (8, "3", 2), (2, "4", 1)])
+def test_the_processes_of_a_machine_share_its_cores(n_cores, n_processes, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(n_cores), raising=False)
+    if n_processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", n_processes)
+    assert cores_per_process() == expected
+
+
+def test_one_process_does_the_work_of_the_main_one():
+    assert main_does(lambda: 7) == 7 == share([7])[0]
+    with pytest.raises(InputError, match="wrong"):
+        main_does(lambda: expect_never("wrong"))
+
+
+def expect_never(message):
+    raise InputError(message)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from util.base.checksums import sha256
 from util.base.errors import InputError
-from util.base.files import LIST, made_in, partial_name, replacing, write_text
+from util.base.files import LIST, PARTIAL, made_in, partial_name, remove_partial_files, replacing, write_text
 from util.base.guard import claim, expect_apart, is_made, lies_in
 
 REFUSED = "is there and was not made by this program, or was changed since"
@@ -122,3 +122,19 @@ def test_two_processes_list_in_one_file(tmp_path):
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
     claim(tmp_path.glob("[01]_*"))
     assert made_in(tmp_path) == {(path.name, sha256(path)) for path in tmp_path.glob("[01]_*")}
+
+
+def test_partial_files_and_folders_are_removed_by_their_age(tmp_path):
+    paths = [tmp_path / f"{PARTIAL}{name}" for name in ("1-old.nii", "2-young.nii", "3-old", "4-young")]
+    for path in paths[:2]:
+        path.write_bytes(b"half")
+    for path in paths[2:]:
+        path.mkdir()
+        (path / "half.npy").write_bytes(b"half")
+    (tmp_path / "5.nii").write_bytes(b"whole")
+    for path in (paths[0], paths[2], tmp_path / "5.nii"):
+        os.utime(path, (0, 0))
+    remove_partial_files(tmp_path, 60)
+    assert {path.name for path in tmp_path.iterdir()} == {paths[1].name, paths[3].name, "5.nii"}
+    remove_partial_files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["5.nii"]

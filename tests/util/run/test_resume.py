@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataloaders.store import Sums
 from tests.programs import TINY, entry_point, run
 from tests.toy import write_toy_data
 from util.base.checksums import sha256
 from util.base.files import LIST, PARTIAL
+from util.base.kept import Kept
 from util.base.locks import lock
 from util.base.root import ROOT
 from util.base.signals import Interrupted
@@ -261,7 +261,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
 
     for name in ("code", "1", "2", "3"):
         (tmp_path / name).mkdir()
-    cpu, sums = torch.device("cpu"), Sums(tmp_path / "sums.json")
+    cpu, sums = torch.device("cpu"), Kept(tmp_path / "sums.jsonl", sha256)
     record_start(tmp_path / "1", cpu, "float32", [], None, sums, root=tmp_path / "code")
     git("init", "--quiet")
     (tmp_path / "code/a.py").write_text("x = 1\n", encoding="utf-8")
