@@ -49,6 +49,33 @@ def test_it_uses_all_that_the_task_was_given(environment, expected):
     assert dry_run("3", "cmr_setting1", **environment).stdout.startswith(expected)
 
 
+def test_the_other_stages():
+    assert dry_run("3", "evaluate", "cmr_setting1", "--", "seed=1").stdout == (
+        "task 3: python test.py with cmr_setting1 eval_fold=3 resume=auto seed=1 reload_model_path=<newest>\n"
+        "        <newest>: python scripts/newest.py snapshot cmr_setting1 --folds 3 --options seed=1\n")
+    assert dry_run("0", "compare", "a", "b", "--", "seed=1").stdout == (
+        "task 0: python scripts/newest.py compare a b --options seed=1\n")
+    assert dry_run("0", "prepare", "cmr", "--source", "A").stdout == "task 0: python data/prepare.py cmr --source A\n"
+    several = dry_run("0", "prepare", "cmr", SLURM_NNODES="2").stdout
+    assert "torchrun --nnodes=2 --nproc-per-node=1 --max-restarts=0 " in several and several.endswith(" data/prepare.py cmr\n")
+    assert dry_run("1", "prepare", "cmr").stderr == "error: task: got '1', allowed for prepare: 0 to 0 (--help explains)\n"
+
+
+def test_an_evaluation_takes_the_snapshot_that_is_found(tmp_path):
+    for folder in ("scripts", ".venv/bin", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/common.sh", tmp_path / "scripts")
+    (tmp_path / ".venv/bin/activate").write_text(f"PATH={tmp_path}/bin:$PATH\n", encoding="utf-8")
+    find = '{ [[ "$*" != *missing* ]] && echo "my run/7.pth"; exit; }'
+    write_program(tmp_path / "bin/python", f'[[ $1 != scripts/newest.py ]] || {find}\nprintf "<%s>" "$@"')
+    environment = CLEAN | {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_JOB_ID": "55", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run(["bash", str(SCRIPT), "evaluate", "one"], env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and done.stdout.splitlines()[1:] == [
+        "<newest>: my run/7.pth", "<test.py><with><one><eval_fold=2><resume=auto><reload_model_path=my run/7.pth>"]
+    done = subprocess.run(["bash", str(SCRIPT), "evaluate", "missing"], env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode != 0 and "test.py><" not in done.stdout
+
+
 @pytest.mark.parametrize("task", ["5", "-1", "x"])
 def test_a_task_that_is_none(task):
     done = dry_run(task, "cmr_setting1")

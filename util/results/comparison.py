@@ -94,18 +94,20 @@ def read_run(folder: Path, metric: str, name: str = "") -> Run:
         raise InputError(f"{folder}: config.json or scores.csv is not one of test.py ({type(error).__name__}: {error})") from None
 
 
+def protocol_of(run: Run) -> dict[str, Any]:
+    """Return the options that make scores comparable."""
+    return {key: getattr(run.options, key) for key in ("dataset", "protocol", "n_part", "setting", "exclude_rule")}
+
+
 def common_config(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the options that make scores comparable, which all runs share.
 
     Raises:
         InputError: two runs differ in one of them. The message names both.
     """
-    def protocol(run: Run) -> dict[str, Any]:
-        return {key: getattr(run.options, key) for key in ("dataset", "protocol", "n_part", "setting", "exclude_rule")}
-
-    first = protocol(runs[0])
+    first = protocol_of(runs[0])
     for run in runs[1:]:
-        for key, value in protocol(run).items():
+        for key, value in protocol_of(run).items():
             if value != first[key]:
                 raise InputError(f"{run.folder}: {key} is {value!r}, but in {runs[0].folder} it is {first[key]!r}; "
                                  "such scores do not compare")
