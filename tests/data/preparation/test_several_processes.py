@@ -73,3 +73,8 @@ def test_two_processes_share_out_the_cases_and_only_one_speaks(tmp_path, capsys)
     said = capsys.readouterr().err
     assert "0 prepared, 5 skipped, 0 broken" in said and "0 of 5 cases to do" in said
     assert {path: path.read_bytes() for path in target.rglob("*.nii.gz")} == before
+
+
+def test_one_process_does_without_pytorch():
+    program = "import sys; from data import prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
