@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -14,7 +15,7 @@ import tqdm
 
 from models.volume import VolumeModel, VolumeSegmentation
 from tests.programs import entry_point, predict, run
-from tests.toy import toy_volume
+from tests.toy import toy_volume, write
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.evaluate import evaluate_query
 from util.segment.segmenters import VolumeSegmenter
@@ -114,6 +115,34 @@ def test_evaluated_without_a_snapshot(model, toy_data, tmp_path):
     assert all(0 < float(row["confidence"]) <= 1 for row in rows["_whole_volume"])
     again = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx="all", **SMALL)
     assert (again / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes() and again != folder
+
+
+def heart(number):
+    """Image and label file, each (8, 64, 64), of a heart: a bright pool in a dark ring, a bright ventricle beside it."""
+    rng = np.random.default_rng(number)
+    z, y, x = np.indices((8, 64, 64))
+    cy, cx, size = 32 + rng.integers(-3, 4), 36 + rng.integers(-3, 4), rng.uniform(0.9, 1.1) * (1 - 0.06 * np.abs(z - 3.5))
+    left, right = np.hypot(y - cy, x - cx) / size, np.hypot((y - cy) / 1.5, x - cx + 17) / size
+    labels = np.select([left < 8, left < 13, right < 7], [500, 200, 600], 0)       # as files of CMR number them
+    levels = {0: 250, 200: 120, 500: 700 * rng.uniform(0.8, 1.2), 600: 620}
+    body = np.hypot(y - 32, x - 32) < 31
+    image = sum((labels == value) * level for value, level in levels.items()) * body + rng.normal(0, 15, labels.shape)
+    return image.astype(np.float32), labels.astype(np.int16)
+
+
+@pytest.mark.whole
+def test_guided_on_hearts_in_the_layout_of_cmr(tmp_path):
+    """`test.py with cmr_setting1 guided supp_idx=all`: other labels, numbers in files, folder and spacing than CHAOST2's."""
+    for number in range(1, 6):
+        for name, values in zip(("image", "label"), heart(number), strict=True):
+            write(tmp_path / f"data/cmr_MR_normalized/{name}_{number}.nii.gz", values, np.diag([-2.5, 2.5, 7.99, 1]))
+    places = {"log_dir": str(tmp_path / "runs"), "CMR": {"data_dir": str(tmp_path / "data")}}
+    ran = entry_point("test").experiment.run(named_configs=["cmr_setting1", "guided"], config_updates={
+        **SMALL, "device": "cpu", "supp_idx": "all", "path": places})
+    table = Path(ran.observers[0].dir) / "scores_whole_volume.csv"
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert {row["label_name"] for row in rows} == {"LV myocardium", "LV blood pool", "right ventricle"}
+    assert np.mean([float(row["dice"]) for row in rows]) > 0.75
 
 
 @pytest.mark.whole

@@ -1,0 +1,171 @@
+"""Make data sets of many volumes, and measure training and evaluation with each.
+
+    python scripts/checks/scale.py --volumes 20 1000 --folder scale
+    python scripts/checks/scale.py --volumes 5 10 --folder small --size 64 --slices 12 --steps 20      # two minutes, to try it
+
+A volume is one of ten phantom bodies with a brightness and noise of its own, and its body's labels and supervoxels, so a thousand
+take minutes to make, not hours. Each is a file of its own. What was made is kept in the folder: 25 GB for a thousand volumes of
+256×256×40, most of it the store of prepared volumes that train.py makes. Times are by the clock. Memory is the largest sum over
+the processes of a program, in which a page that several share counts once (PSS; Linux alone).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from data.phantom import MIN_SIZE_SHARE, case_files, write_case
+from dataloaders.nifti import read_array, write_like
+from util.base.errors import InputError
+from util.base.progress import progress
+from util.base.root import ROOT
+from util.base.tables import format_table
+
+N_BODIES = 10
+TRAINING_STARTS = "training volumes of"         # in the line that train.py prints before its first step
+HEADER = ["volumes", "first start, s", "later start, s", "episodes/s", "training, MB", "queries", "evaluation, s a query",
+          "evaluation, MB"]
+
+
+class PeakMemory(threading.Thread):
+    """Watches the memory of a process and of all processes that it started, until they end.
+
+    Attributes:
+        peak_mb: the largest sum of their PSS so far.
+    """
+
+    def __init__(self, pid: int):
+        super().__init__(daemon=True)
+        self.pid, self.peak_mb = pid, 0.0
+
+    def run(self) -> None:
+        """Look twice a second."""
+        while (now_kb := sum(map(pss_kb, family(self.pid)))) > 0:
+            self.peak_mb = max(self.peak_mb, now_kb / 1e3 * 1.024)
+            time.sleep(0.5)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all below it. It is empty if the process has ended."""
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        try:
+            for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+                waiting += map(int, children.read_text(encoding="ascii").split())
+        except OSError:     # it ended meanwhile
+            pass
+    return found
+
+
+def pss_kb(pid: int) -> int:
+    """Return the proportional set size of a process in units of 1,024 bytes; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def make_volumes(folder: Path, n: int, parameters: dict[str, int]) -> Path:
+    """Return the data set of the first `n` volumes, as links to files in `folder`/all. Files that are there are kept."""
+    bodies, everything, linked = folder / "bodies", folder / "all", folder / f"first_{n}"
+    files = partial(case_files, min_size=parameters["min_size"])
+
+    def missing(where: Path, numbers: Sequence[int]) -> list[int]:
+        return [k for k in numbers if not all(path.exists() for path in files(where, k))]
+
+    with get_context("spawn").Pool(2) as pool:
+        for where, make, wanted in (
+                (bodies, partial(write_case, bodies, parameters=parameters), missing(bodies, range(1, N_BODIES + 1))),
+                (everything, partial(write_volume, bodies, everything, parameters), missing(everything, range(1, n + 1)))):
+            for _ in progress(pool.imap_unordered(make, wanted), total=len(wanted), desc=where.name, unit="volume"):
+                pass
+    for k in range(1, n + 1):
+        for link, path in zip(files(linked, k), files(everything, k), strict=True):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(path.resolve())
+    return linked
+
+
+def write_volume(bodies: Path, folder: Path, parameters: dict[str, int], number: int) -> None:
+    """Write a volume, 1, 2, …: image, labels and supervoxels."""
+    rng = np.random.default_rng([parameters["seed"], number])
+    of_body, of_volume = (case_files(where, k, parameters["min_size"])
+                          for where, k in ((bodies, 1 + number % N_BODIES), (folder, number)))
+    image = read_array(of_body[0]) * rng.uniform(0.7, 1.4)
+    image += rng.normal(0, 5, image.shape)
+    for path, values in zip(of_volume, (image.clip(0, 2000).astype(np.int16), *map(read_array, of_body[1:])), strict=True):
+        write_like(of_body[0], values, path)
+
+
+def run(program: str, options: Sequence[str]) -> tuple[float, float, float]:
+    """Run a program, and return the seconds until TRAINING_STARTS was printed, those from then on, and its peak memory in MB.
+
+    Raises:
+        InputError: it failed.
+    """
+    began, started = time.monotonic(), None
+    command = [sys.executable, "-u", program, "with", "demo", *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    memory = PeakMemory(process.pid)
+    memory.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if started is None and TRAINING_STARTS in line:
+            started = time.monotonic()
+    if status := process.wait():
+        raise InputError(f"{program}: ended with status {status}")
+    ended = time.monotonic()
+    memory.join()
+    return (started or ended) - began, ended - (started or ended), memory.peak_mb
+
+
+def measure(folder: Path, n: int, parameters: dict[str, int], n_steps: int, workers: int, n_folds: int) -> list[str]:
+    """Train and evaluate with `n` volumes, and return the cells of HEADER."""
+    data = make_volumes(folder, n, parameters)
+    common = [f"path.PHANTOM.data_dir={data.resolve()}", f"path.log_dir={(folder / f'runs_{n}').resolve()}",
+              f"n_sv={parameters['min_size']}", f"num_workers={workers}", f"datasets.PHANTOM.n_folds={n_folds}", "resume=never"]
+    first, _, _ = run("train.py", [*common, "n_steps=1"])
+    later, of_one, _ = run("train.py", [*common, "n_steps=1"])
+    _, of_all, training_mb = run("train.py", [*common, f"n_steps={n_steps}"])
+    seconds, _, evaluation_mb = run("test.py", [*common, "reload_model_path=untrained", "supp_idx=0", "whole_volume=true"])
+    n_queries = n // n_folds
+    return [str(n), f"{first:.1f}", f"{later:.1f}", f"{(n_steps - 1) / (of_all - of_one):.2f}", f"{training_mb:.0f}",
+            str(n_queries), f"{seconds / n_queries:.2f}", f"{evaluation_mb:.0f}"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--volumes", type=int, nargs="+", default=[20, 1000], help="default: 20 1000")
+    parser.add_argument("--folder", type=Path, required=True, help="of data, store and runs; what is there is kept")
+    parser.add_argument("--size", type=int, default=256, help="rows and columns; default: %(default)s")
+    parser.add_argument("--slices", type=int, default=40, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=200, help="of training; default: %(default)s")
+    parser.add_argument("--workers", type=int, default=4, help="num_workers; default: %(default)s")
+    parser.add_argument("--folds", type=int, default=5, help="one of them is evaluated; default: %(default)s")
+    options = parser.parse_args(arguments)
+    parameters = {"seed": 0, "slices": options.slices, "size": options.size,
+                  "min_size": round(MIN_SIZE_SHARE * options.slices * options.size**2)}
+    try:
+        rows = [measure(options.folder, n, parameters, options.steps, options.workers, options.folds) for n in options.volumes]
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(format_table(HEADER, rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
