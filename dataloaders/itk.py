@@ -98,8 +98,9 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
 
 
 def _whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
-    values = np.unique(array)
-    whole = (values >= 0) & (values < 2**15) & (values % 1 == 0)     # False for NaN
-    if not whole.all():
-        raise InputError(f"{path}: holds {values[~whole][0]:g}, allowed in labels: whole numbers from 0 to {2**15 - 1}")
-    return array.astype(np.int16)
+    with np.errstate(invalid="ignore"):
+        whole = array.astype(np.int16)
+    strange = (whole != array) | (whole < 0)        # too large, broken or NaN; negative
+    if strange.any():
+        raise InputError(f"{path}: holds {array[strange].min():g}, allowed in labels: whole numbers from 0 to {2**15 - 1}")
+    return whole

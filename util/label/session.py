@@ -270,9 +270,10 @@ class Session:
 
     def expect_known_values(self, label_map: np.ndarray) -> None:
         """Raise InputError if a label map has a value above 0 that no class has."""
-        known = {0, *(one["value"] for one in self.classes)}
-        if strange := sorted(set(np.unique(label_map).tolist()) - known):
-            raise InputError(f"outlines: hold the value {strange[0]}, allowed: {', '.join(map(str, sorted(known)))}")
+        known = sorted({0, *(one["value"] for one in self.classes)})
+        strange = label_map[~np.isin(label_map, known)]
+        if strange.size:
+            raise InputError(f"outlines: hold the value {strange.min()}, allowed: {', '.join(map(str, known))}")
 
     def decide(self, name: str, done: bool) -> None:
         """Note that a scan's outlines are as they should be, or that they are not after all.
