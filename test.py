@@ -36,12 +36,13 @@ from util.predict.batch import predict_all, settings_digest
 from util.predict.loading import load_segmenter
 from util.predict.predictor import Predictor
 from util.predict.task_command import main as task_command
-from util.results.evaluation import save_query, write_evaluation
+from util.results.evaluation import save_query, saved_queries, write_evaluation
 from util.results.report import write_report
 from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from util.run.provenance import record_start
 from util.segment.evaluate import evaluate
-from util.segment.task import read_tasks
+from util.segment.predictions import QueryResult
+from util.segment.task import TaskReader
 from util.segment.unfinished import FOLDER as UNFINISHED
 from util.segment.unfinished import Unfinished
 
@@ -90,15 +91,22 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
     of_main(None)       # the other processes wait here
 
-    tasks = read_tasks(cases, data.spec, supports_of[rank()::world_size()], options.test_label, stones)
-    segmenter, said = load_segmenter(model, run.reload_model_path, device, options.eval_batch_size,
-                                     whole=options.whole_volume, tasks=tasks)
+    reader, unfinished = TaskReader(cases, data.spec, supports_of, options.test_label, stones), Unfinished(folder / UNFINISHED)
+    scores = saved_queries(reader, unfinished, folder) if is_main() else {}
+    left = of_main([query for query in reader.queries if query not in scores])
+    queries = left[rank()::world_size()]
+    segmenter, said = load_segmenter(model, run.reload_model_path, device, options.eval_batch_size, whole=options.whole_volume,
+                                     queries=queries, supports=[support.name for support in reader.supports])
     print(said)
-    results = []
-    for result in evaluate(segmenter, tasks, options, section(WholeVolumeOptions, config), Unfinished(folder / UNFINISHED)):
-        save_query(result, data.spec.labels, folder)
-        results.append(result)
-    mean_dice = write_evaluation(results, data, options, folder)
+
+    def finish(result: QueryResult) -> None:
+        scored = save_query(result, data.spec.labels, options.surface_tolerance_mm, folder)
+        unfinished.write(reader.key(result.query.name), vars(scored))
+        scores[result.query.name] = scored
+
+    if left:
+        evaluate(segmenter, reader, queries, options, section(WholeVolumeOptions, config), finish)
+    mean_dice = write_evaluation(list(scores.values()), reader, data, options, folder)
     if is_main():
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return mean_dice

@@ -128,11 +128,16 @@ def read_label_of(case: Case, spec: DatasetSpec, image: np.ndarray) -> np.ndarra
     """
     label_map = read_label(case.label, spec)
     expect_same_shape(case, image, label_map, case.label)
+    expect_same_place(case)
+    return label_map
+
+
+def expect_same_place(case: Case) -> None:
+    """Raise InputError if the headers of image and label put them at different places. Nothing else of the files is read."""
     distance_mm = label_distance_mm(case)
     if distance_mm > min(read_spacing_mm(case.image)) / 2:
         raise InputError(f"{case.label}: its header puts it up to {distance_mm:.1f} mm away from {case.image}, allowed: half a "
                          "voxel; if only the header is wrong, give it the image's")
-    return label_map
 
 
 def expect_same_shape(case: Case, image: np.ndarray, other: np.ndarray, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -40,6 +41,12 @@ def tasks_of(pairs: Sequence[tuple[Volume, Sequence[Volume]]], labels: Sequence[
     queries = {query.name: query for _, of_support in pairs for query in of_support}
     return [Task(query, tuple(support for support, of_support in pairs if any(query is other for other in of_support)),
                  tuple(labels)) for query in queries.values()]
+
+
+def names_of(tasks: Sequence[Task]) -> dict[str, Any]:
+    """The names of queries and supports, as SliceEncoder takes them."""
+    return {"queries": {task.query.name for task in tasks},
+            "supports": {support.name for task in tasks for support in task.supports}}
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 
@@ -12,18 +12,17 @@ from util.options.sections import ModelOptions
 from util.options.table import OUTSIDE_MODELS
 from util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
 from util.training.building import build_model, build_registration, expect_no_weights, guided_settings, load_weights
 
 
 def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, batch_size: int, *, whole: bool,
-                   tasks: Sequence[Task] = ()) -> tuple[Segmenter, str]:
+                   queries: Collection[str] = (), supports: Collection[str] = ()) -> tuple[Segmenter, str]:
     """Return the segmenter of a model, and a sentence about its weights.
 
     Args:
         weights: the path of a snapshot, or "untrained" for the weights that training would start from; None for a model that
             needs no training here.
-        whole, tasks: SliceEncoder explains them.
+        whole, queries, supports: SliceEncoder explains them.
     Raises:
         InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; a spatial
             prior is asked for from a model that is one, or an oracle over whole volumes.
@@ -42,7 +41,7 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         said = f"{options.model}: trained elsewhere"
     else:
         said = load_weights(model, options, weights)
-    encoder = SliceEncoder(model, device, batch_size, whole=whole, tasks=tasks)
+    encoder = SliceEncoder(model, device, batch_size, whole=whole, queries=queries, supports=supports)
     if options.spatial_prior == "none":
         return SliceSegmenter(encoder), said
     registration = VolumeSegmenter(build_registration(options), device)

@@ -244,7 +244,8 @@ class Predictor:
 
     def prepare(self) -> None:
         """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so."""
-        self.segmenter.prepare([support.volume for support in self.supports])
+        supports = [support.volume for support in self.supports]
+        self.segmenter.prepare([(support, range(len(support.image))) for support in supports], list(self.stones.values()))
 
     def segment(self, scan: Image | Path | str) -> Segmentation:
         """Segment a scan of any spacing, orientation and size.

@@ -13,11 +13,13 @@ from util.results.scores import (
     TABLE_HEADER,
     WHOLE,
     WHOLE_HEADER,
+    QueryScores,
     row_order,
     save_prediction,
     save_warped,
     save_whole,
     score_rows,
+    slice_scores,
     summarise,
     table_rows,
     whole_score_rows,
@@ -25,47 +27,59 @@ from util.results.scores import (
     write_scores,
 )
 from util.segment.predictions import QueryResult
+from util.segment.task import TaskReader
+from util.segment.unfinished import Unfinished
 
 
-def save_query(result: QueryResult, names: Mapping[int, str], folder: Path) -> None:
-    """Write the predictions of one query into the run folder. `names` maps labels to names.
+def save_query(result: QueryResult, names: Mapping[int, str], tolerance_mm: float, folder: Path) -> QueryScores:
+    """Write the predictions of one query into the run folder, and return its scores.
 
+    Args:
+        names: of the labels.
+        tolerance_mm: of the surface Dice.
     Raises:
         OSError: a file cannot be written.
     """
-    for prediction in result.by_protocol:
-        save_prediction(prediction, names[prediction.label], folder / "predictions")
+    paths = [save_prediction(prediction, names[prediction.label], folder / "predictions") for prediction in result.by_protocol]
     for whole in result.whole:
-        save_whole(whole, names[whole.label], folder)
-    for support, image in result.warped.items():
-        save_warped(image, result.query, support, folder)
+        paths += save_whole(whole, names[whole.label], folder)
+    paths += [save_warped(image, result.query, support, folder) for support, image in result.warped.items()]
+    return QueryScores(score_rows(result.by_protocol, names, tolerance_mm), whole_score_rows(result.whole, names, tolerance_mm),
+                       slice_scores(result.by_protocol), [str(path.relative_to(folder)) for path in paths])
 
 
-def write_evaluation(results: Sequence[QueryResult], data: DataOptions, options: EvaluationOptions, folder: Path) -> float | None:
-    """Score the results, write scores.csv, results.json and figures, and print the table.
+def saved_queries(reader: TaskReader, unfinished: Unfinished, folder: Path) -> dict[str, QueryScores]:
+    """Return the scores of the queries that an interrupted evaluation finished, by name. Their predictions are still there."""
+    found = {query: unfinished.read(reader.key(query)) for query in reader.queries}
+    scores = {query: QueryScores(**content) for query, content in found.items() if content is not None}
+    return {query: of_query for query, of_query in scores.items() if all((folder / file).is_file() for file in of_query.files)}
 
-    Every process must call this with its own results. The main process joins and writes them.
 
+def write_evaluation(scores: Sequence[QueryScores], reader: TaskReader, data: DataOptions, options: EvaluationOptions,
+                     folder: Path) -> float | None:
+    """Write scores.csv, results.json and figures, and print the table.
+
+    Every process must call this with the scores of its own queries. The main process joins and writes them.
+
+    Args:
+        reader: reads the volumes that are drawn.
     Returns:
         The mean Dice over classes, 0 to 1; None in other processes.
     Raises:
         InputError: no support and query both hold one of the classes.
         OSError: a file cannot be written.
     """
-    names, tolerance_mm = data.spec.labels, options.surface_tolerance_mm
-    predictions = [prediction for result in results for prediction in result.by_protocol]
-    whole = [prediction for result in results for prediction in result.whole]
-    rows = sorted(join(score_rows(predictions, names, tolerance_mm)), key=row_order)
-    whole_rows = sorted(join(whole_score_rows(whole, names, tolerance_mm)), key=row_order)
-    predictions = join(predictions)
+    names, scores = data.spec.labels, join(scores)
     if not is_main():
         return None
+    rows = sorted((row for of_query in scores for row in of_query.rows), key=row_order)
+    whole_rows = sorted((row for of_query in scores for row in of_query.whole_rows), key=row_order)
     if not rows:
         raise InputError(f"test_label: fold {data.eval_fold} has no support and query that both hold a class of "
                          f"{list(options.test_label)}")
     summary = summarise(rows) | ({WHOLE: summarise(whole_rows)} if whole_rows else {})
     write_scores(rows, whole_rows, summary, folder)
-    write_overviews(predictions, names, folder)
+    write_overviews([entry for of_query in scores for entry in of_query.slices], names, reader.volume, folder)
     print(f"\n{data.spec.name}, fold {data.eval_fold}, {options.protocol} protocol, "
           f"support {', '.join(summary['supports'])} (mean ± standard deviation over volumes; Dice, IoU, surface Dice in %)\n")
     print(format_table([*TABLE_HEADER, *([WHOLE_HEADER] if whole_rows else [])], table_rows(summary)))

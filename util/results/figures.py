@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -13,9 +14,6 @@ import numpy as np
 from torch import Tensor
 
 from util.base.files import replacing
-from util.segment.metrics import dice
-from util.segment.predictions import Prediction
-from util.segment.task import label_map_of
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
 MARGINS = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.9, "wspace": 0.04, "hspace": 0.1}    # of an overview
@@ -51,35 +49,37 @@ def loss_curve(history: Tensor, path: Path) -> None:
     save_figure(figure, path)
 
 
-def overview(predictions: Sequence[Prediction], name: str, path: Path) -> None:
-    """Draw the best, median and worst segmented slice of one class by Dice, each below its support slice.
+class Panel(NamedTuple):
+    """A slice with its title.
+
+    Attributes:
+        image: (H, W).
+        outlines: (H, W) bool masks by colour.
+    """
+
+    title: str
+    image: np.ndarray
+    outlines: Mapping[str, np.ndarray]
+
+
+def overview(columns: Sequence[tuple[Panel, Panel]], name: str, path: Path) -> None:
+    """Draw segmented slices of one class, each below its support slice.
 
     Args:
-        predictions: of one class, at least one.
+        columns: three pairs of support and query, with outlines in the colours TRUTH and PREDICTED.
         name: of the class.
         path: of the PNG.
     """
-    slices = sorted((slice_ for prediction in predictions for slice_ in _slice_scores(prediction)), key=lambda s: -s[0])
-    chosen = {"best": slices[0], "median": slices[len(slices) // 2], "worst": slices[-1]}
-    figure, axes = plt.subplots(2, 3, figsize=(10, 7.4), gridspec_kw=MARGINS)
+    figure, axes = plt.subplots(2, len(columns), figsize=(10, 7.4), gridspec_kw=MARGINS)
     figure.suptitle(f"{name}: support above, query below (blue: truth, orange: prediction)")
-    for column, (word, (score, prediction, support_slice, z)) in enumerate(chosen.items()):
-        support, query = prediction.support, prediction.query
-        _draw(axes[0, column], support.image[support_slice], {TRUTH: label_map_of(support)[support_slice] == prediction.label})
-        axes[0, column].set_title(f"support: case {support.name}, slice {support_slice}", fontsize=10)
-        _draw(axes[1, column], query.image[z], {TRUTH: label_map_of(query)[z] == prediction.label, PREDICTED: prediction.mask[z]})
-        axes[1, column].set_title(f"{word}: case {query.name}, slice {z}, Dice {score:.2f}", fontsize=10)
+    for column, panels in enumerate(columns):
+        for row, panel in enumerate(panels):
+            _draw(axes[row, column], panel.image, panel.outlines)
+            axes[row, column].set_title(panel.title, fontsize=10)
     save_figure(figure, path)
 
 
-def _slice_scores(prediction: Prediction) -> list[tuple[float, Prediction, int, int]]:
-    """Return Dice, prediction, support slice and query slice for each segmented slice."""
-    truth = label_map_of(prediction.query) == prediction.label
-    return [(dice(prediction.mask[z], truth[z]), prediction, part.support_slice, z)
-            for part in prediction.parts for z in part.query_slices]
-
-
-def _draw(axes: plt.Axes, image: np.ndarray, outlines: dict[str, np.ndarray]) -> None:
+def _draw(axes: plt.Axes, image: np.ndarray, outlines: Mapping[str, np.ndarray]) -> None:
     """Draw a slice with the outlines of masks. The first row is at the bottom, as it is posterior in prepared scans."""
     low, high = np.percentile(image, (1, 99.5))
     axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dataloaders.datasets import Case, case_order
-from dataloaders.nifti import write_like
+from dataloaders.nifti import read_array, write_like
 from dataloaders.volumes import Volume
 from util.base.files import write_text
-from util.base.progress import progress
 from util.base.tables import write_rows
-from util.results.figures import overview
+from util.results.figures import PREDICTED, TRUTH, Panel, overview
 from util.segment.metrics import METRICS, all_metrics, dice
 from util.segment.predictions import Prediction, WholePrediction
+from util.segment.task import label_map_of
 from util.segment.uncertainty import mean_margin
 
 STATISTICS: Mapping[str, Callable[..., Any]] = {"mean": np.mean, "std": np.std}
@@ -37,33 +38,37 @@ def prediction_name(query_case: str, label_name: str, support_case: str) -> str:
     return f"{query_case}_{file_name(label_name)}_supp{support_case}.nii.gz"
 
 
-def save_prediction(prediction: Prediction | WholePrediction, label_name: str, folder: Path) -> None:
-    """Write the mask as NIfTI on the grid of the query, which is of a data set. `prediction_name` names the file.
+def save_prediction(prediction: Prediction | WholePrediction, label_name: str, folder: Path) -> Path:
+    """Write the mask as NIfTI on the grid of the query, which is of a data set, and return its path.
 
     Raises:
         OSError: the file cannot be written.
     """
-    _write_like_query(prediction, prediction.mask.astype(np.uint8), label_name, folder)
+    return _write_like_query(prediction, prediction.mask.astype(np.uint8), label_name, folder)
 
 
-def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> None:
+def save_whole(prediction: WholePrediction, label_name: str, folder: Path) -> list[Path]:
     """Write the mask into `predictions_whole_volume` and the probability, times 255, into `probabilities_whole_volume`.
 
+    Returns:
+        The paths.
     Raises:
         OSError: a file cannot be written.
     """
-    save_prediction(prediction, label_name, folder / f"predictions_{WHOLE}")
-    _write_like_query(prediction, (prediction.probs * 255).round().astype(np.uint8), label_name,
-                      folder / f"probabilities_{WHOLE}")
+    return [save_prediction(prediction, label_name, folder / f"predictions_{WHOLE}"),
+            _write_like_query(prediction, (prediction.probs * 255).round().astype(np.uint8), label_name,
+                              folder / f"probabilities_{WHOLE}")]
 
 
-def save_warped(image: np.ndarray, query: Volume, support: str, folder: Path) -> None:
-    """Write the (D, H, W) uint8 image of a support, registered to a query, into `warped_supports`.
+def save_warped(image: np.ndarray, query: Volume, support: str, folder: Path) -> Path:
+    """Write the (D, H, W) uint8 image of a support, registered to a query, into `warped_supports`, and return its path.
 
     Raises:
         OSError: the file cannot be written.
     """
-    write_like(_case_of(query).image, image, folder / WARPED / warped_name(query.name, support))
+    path = folder / WARPED / warped_name(query.name, support)
+    write_like(_case_of(query).image, image, path)
+    return path
 
 
 def warped_name(query_case: str, support_case: str) -> str:
@@ -71,14 +76,43 @@ def warped_name(query_case: str, support_case: str) -> str:
     return f"{query_case}_supp{support_case}.nii.gz"
 
 
-def _write_like_query(prediction: Prediction | WholePrediction, values: np.ndarray, label_name: str, folder: Path) -> None:
+def _write_like_query(prediction: Prediction | WholePrediction, values: np.ndarray, label_name: str, folder: Path) -> Path:
     case = _case_of(prediction.query)
-    write_like(case.image, values, folder / prediction_name(case.name, label_name, prediction.support.name))
+    path = folder / prediction_name(case.name, label_name, prediction.support.name)
+    write_like(case.image, values, path)
+    return path
 
 
 def _case_of(query: Volume) -> Case:
-    assert query.case is not None     # `read_tasks` reads cases of a data set
+    assert query.case is not None     # `TaskReader` reads cases of a data set
     return query.case
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """The scores of a query. They are all that an evaluation keeps of it in memory, and JSON can hold them.
+
+    Attributes:
+        rows: of scores.csv.
+        whole_rows: of scores_whole_volume.csv.
+        slices: by prediction of the protocol "label", "support_case", "query_case", and for each segmented slice in "slices":
+            Dice, support slice, query slice.
+        files: what was written of the query, relative to the run folder.
+    """
+
+    rows: list[dict[str, Any]]
+    whole_rows: list[dict[str, Any]]
+    slices: list[dict[str, Any]]
+    files: list[str]
+
+
+def slice_scores(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """Return the entries of `QueryScores.slices`."""
+    def of(p: Prediction) -> list[tuple[float, int, int]]:
+        truth = label_map_of(p.query) == p.label
+        return [(dice(p.mask[z], truth[z]), part.support_slice, z) for part in p.parts for z in part.query_slices]
+
+    return [{"label": p.label, "support_case": p.support.name, "query_case": p.query.name, "slices": of(p)} for p in predictions]
 
 
 def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mapping[int, str],
@@ -91,8 +125,8 @@ def score_rows(predictions: Sequence[Prediction | WholePrediction], names: Mappi
     """
     return [{"label_name": names[p.label], "label": p.label, "support_case": p.support.name,
              "query_case": p.query.name,
-             **all_metrics(p.mask, p.query.label_map == p.label, p.query.spacing_mm, tolerance_mm)}
-            for p in progress(predictions, desc="scoring", unit="mask")]
+             **all_metrics(p.mask, label_map_of(p.query) == p.label, p.query.spacing_mm, tolerance_mm)}
+            for p in predictions]
 
 
 def row_order(row: Mapping[str, Any]) -> tuple:
@@ -158,16 +192,50 @@ def write_scores(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping
     write_text(json.dumps(summary, indent=1), folder / "results.json")
 
 
-def write_overviews(predictions: Sequence[Prediction], names: Mapping[int, str], folder: Path) -> None:
-    """Write one overview per class, `overview_<label name>.png`. The order of the predictions does not matter.
+class _Slice(NamedTuple):
+    """A segmented slice, to be drawn."""
 
+    dice: float
+    support: str
+    support_slice: int
+    query: str
+    z: int
+
+
+def write_overviews(slices: Sequence[Mapping[str, Any]], names: Mapping[int, str], read: Callable[[str], Volume],
+                    folder: Path) -> None:
+    """Write one overview per class, `overview_<label name>.png`: its best, median and worst slice by Dice.
+
+    Only what is drawn is read: volumes by `read`, masks from `predictions/`.
+
+    Args:
+        slices: entries of `QueryScores.slices`. Their order does not matter.
+        names: of the labels.
+        read: returns a support or a query by its name.
     Raises:
+        InputError: a volume or a mask cannot be read.
         OSError: a file cannot be written.
     """
-    ordered = sorted(predictions, key=lambda p: (case_order(p.support.name), case_order(p.query.name)))
-    for label in sorted({p.label for p in predictions}):
-        name = names[label]
-        overview([p for p in ordered if p.label == label], name, folder / f"overview_{file_name(name)}.png")
+    ordered = sorted(slices, key=lambda entry: (case_order(entry["support_case"]), case_order(entry["query_case"])))
+    for label in sorted({entry["label"] for entry in slices}):
+        found = [_Slice(score, entry["support_case"], support_slice, entry["query_case"], z) for entry in ordered
+                 if entry["label"] == label for score, support_slice, z in entry["slices"]]
+        found.sort(key=lambda one: -one.dice)
+        chosen = {"best": found[0], "median": found[len(found) // 2], "worst": found[-1]}
+        overview([_column(word, one, label, names[label], read, folder) for word, one in chosen.items()], names[label],
+                 folder / f"overview_{file_name(names[label])}.png")
+
+
+def _column(word: str, one: _Slice, label: int, name: str, read: Callable[[str], Volume], folder: Path) -> tuple[Panel, Panel]:
+    """Return a support slice and the query slice that was segmented from it."""
+    def slice_of(volume: Volume, z: int) -> tuple[np.ndarray, np.ndarray]:
+        return volume.image[z].copy(), label_map_of(volume)[z] == label      # a copy, so that the volume is let go
+
+    of_support, of_query = slice_of(read(one.support), one.support_slice), slice_of(read(one.query), one.z)
+    mask = read_array(folder / "predictions" / prediction_name(one.query, name, one.support))[one.z] > 0
+    return (Panel(f"support: case {one.support}, slice {one.support_slice}", of_support[0], {TRUTH: of_support[1]}),
+            Panel(f"{word}: case {one.query}, slice {one.z}, Dice {one.dice:.2f}", of_query[0],
+                  {TRUTH: of_query[1], PREDICTED: mask}))
 
 
 def table_rows(summary: Mapping[str, Any]) -> list[list[str]]:

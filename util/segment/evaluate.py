@@ -1,17 +1,17 @@
-"""Evaluates queries: `evaluate_query` does one task, `evaluate` all tasks that are not finished yet."""
+"""Evaluates queries: `evaluate_query` does one task, `evaluate` one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import tqdm
 
 from util.base.progress import progress
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.predictions import QueryResult
+from util.segment.protocol import slices_of_support
 from util.segment.segmenters import Segmenter
-from util.segment.task import Task
-from util.segment.unfinished import Unfinished
+from util.segment.task import Task, TaskReader
 
 
 def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
@@ -30,22 +30,27 @@ def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions,
     return QueryResult(task.query, by_protocol, of_whole, warped)
 
 
-def evaluate(segmenter: Segmenter, tasks: Sequence[Task], options: EvaluationOptions, whole: WholeVolumeOptions,
-             unfinished: Unfinished) -> Iterator[QueryResult]:
-    """Yield the result of each task, in order. Results in `unfinished` are used again; new results are added to it.
+def evaluate(segmenter: Segmenter, reader: TaskReader, queries: Sequence[str], options: EvaluationOptions,
+             whole: WholeVolumeOptions, finish: Callable[[QueryResult], None]) -> None:
+    """Prepare the supports, then segment some queries in turn. No query is kept.
 
-    A result is added when the caller asks for the next one, as the caller has then written it.
-
+    Args:
+        queries: their names.
+        finish: is called with each result. It must not keep it.
     Raises:
-        OSError: a result cannot be written.
+        InputError: a query cannot be read.
     """
-    known = {task.query.name: result for task in tasks if (result := unfinished.read(task)) is not None}
-    left = [task for task in tasks if task.query.name not in known]
-    with progress(total=segmenter.n_units(left, options), desc="segmenting", unit=segmenter.unit) as bar:
-        for task in tasks:
-            if task.query.name in known:
-                yield known.pop(task.query.name)
-                continue
-            result = evaluate_query(segmenter, task, options, whole, bar)
-            yield result
-            unfinished.write(task, result)
+    segmenter.prepare([(support, slices_of_support(support, reader.labels, options.n_part)) for support in reader.supports],
+                      reader.stones)
+    n_units: list[int] = []
+
+    def advance(query: str, n_after: int, bar: tqdm.tqdm) -> None:
+        task, before = reader.read(query), bar.n
+        n_units.append(segmenter.n_units(task, options))
+        bar.total = before + n_units[-1] + round(n_after * sum(n_units) / len(n_units))     # the others: as those so far
+        finish(evaluate_query(segmenter, task, options, whole, bar))
+        bar.update(before + n_units[-1] - bar.n)      # for what was there already
+
+    with progress(desc="segmenting", unit=segmenter.unit) as bar:
+        for k, query in enumerate(queries, start=1):
+            advance(query, len(queries) - k, bar)

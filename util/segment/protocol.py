@@ -55,7 +55,12 @@ def query_slices(task: Task, every_slice: bool) -> list[int]:
     return np.flatnonzero(every_slice | np.isin(label_map_of(task.query), task.labels).any(axis=(1, 2))).tolist()
 
 
-def slices_of_support(support: Volume, labels: Sequence[int], n_part: int) -> dict[int, list[int]]:
+def slices_of_support(support: Volume, labels: Sequence[int], n_part: int) -> list[int]:
+    """Return the slices of a support that the protocol needs, ascending."""
+    return sorted({z for slices in _slices_of_label(support, labels, n_part).values() for z in slices})
+
+
+def _slices_of_label(support: Volume, labels: Sequence[int], n_part: int) -> dict[int, list[int]]:
     """Return for each class that the support holds the support slice of each part."""
     present = {label: slices_with(label_map_of(support), label) for label in labels}
     return {label: support_slices(slices, n_part) for label, slices in present.items() if slices}
@@ -65,17 +70,17 @@ def prototypes_of(encoder: SliceEncoder, support: Volume, labels: Sequence[int],
                   bar: tqdm.tqdm | None = None) -> dict[int, list[Any]]:
     """Return the model's prototypes of each part, for each class that the support holds. They are made once per support."""
     return encoder.once(("prototypes", support.name, tuple(labels), n_part),
-                        lambda: _prototypes(encoder, support, slices_of_support(support, labels, n_part), bar))
+                        lambda: _prototypes(encoder, support, labels, n_part, bar))
 
 
-def _prototypes(encoder: SliceEncoder, support: Volume, slices_of_label: dict[int, list[int]],
+def _prototypes(encoder: SliceEncoder, support: Volume, labels: Sequence[int], n_part: int,
                 bar: tqdm.tqdm | None) -> dict[int, list[Any]]:
-    slices = sorted({z for slices in slices_of_label.values() for z in slices})
+    slices = slices_of_support(support, labels, n_part)
     if not slices:
         return {}
     features = encoder.encode_support(support, slices, bar)
     of_label: dict[int, list[Any]] = {}
-    for label, chosen in slices_of_label.items():
+    for label, chosen in _slices_of_label(support, labels, n_part).items():
         masks = torch.from_numpy((label_map_of(support)[chosen] == label).astype(np.float32)).to(encoder.device)
         positions = [slices.index(z) for z in chosen]
         of_label[label] = [encoder.model.prototypes(features[k:k + 1], mask[None, None])

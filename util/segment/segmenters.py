@@ -22,7 +22,7 @@ from models.volume import VolumeModel
 from util.base.progress import progress
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.predictions import Prediction, WholePrediction
-from util.segment.protocol import query_slices, segment_by_protocol, slices_of_support
+from util.segment.protocol import query_slices, segment_by_protocol
 from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import Task, label_map_of
 from util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
@@ -55,8 +55,8 @@ class Segmenter(ABC):
     unit: str
 
     @abstractmethod
-    def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
-        """Return the number of units of work in some tasks, for a progress bar."""
+    def n_units(self, task: Task, options: EvaluationOptions) -> int:
+        """Return the number of units of work in a task, for a progress bar. What `prepare` did is not among them."""
 
     @abstractmethod
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
@@ -84,8 +84,13 @@ class Segmenter(ABC):
         """Announce a support of several queries, so that what is computed from it once is kept."""
 
     @abstractmethod
-    def prepare(self, supports: Sequence[Volume]) -> None:
-        """Compute now what is computed once per support. Otherwise the first query does so."""
+    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
+        """Compute now what is computed once for all queries. Otherwise the first query does so.
+
+        Args:
+            supports: each with the slices of it that are needed.
+            stones: the stepping stones of all queries.
+        """
 
     @abstractmethod
     def release(self, query: Volume) -> None:
@@ -114,9 +119,9 @@ class SliceSegmenter(Segmenter):
     def __init__(self, encoder: SliceEncoder):
         self.encoder = encoder
 
-    def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
-        """Return the number of slices that must be encoded."""
-        return self.encoder.n_new(needed_slices(tasks, options))
+    def n_units(self, task: Task, options: EvaluationOptions) -> int:
+        """Return the number of slices of the query that are encoded, now or before."""
+        return len(task.query.image) if self.encoder.whole else len(query_slices(task, options.every_slice))
 
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
@@ -131,11 +136,10 @@ class SliceSegmenter(Segmenter):
         """See Segmenter."""
         self.encoder.supports.add(support.name)
 
-    def prepare(self, supports: Sequence[Volume]) -> None:
+    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Encode the supports."""
-        with progress(total=sum(len(support.image) for support in supports), desc="supports", unit="slice") as bar:
-            for support in supports:
-                self.encoder.encode_whole(support, bar)
+        with progress(total=self.encoder.n_slices(supports), desc="supports", unit="slice") as bar:
+            self.encoder.encode_supports(supports, bar)
 
     def release(self, query: Volume) -> None:
         """Drop the features of a query, unless it is also a support."""
@@ -161,10 +165,9 @@ class VolumeSegmenter(Segmenter):
         self._registered: dict[tuple[str, str], Registration] = {}      # by names, from a scan to another
         self._query: tuple[Volume, Fixed] | None = None
 
-    def n_units(self, tasks: Sequence[Task], options: EvaluationOptions) -> int:
-        """Return the number of registrations."""
-        once = {(stone.name, support.name) for task in tasks for support in task.supports for stone in task.stones}
-        return len(once) + sum(len(task.supports) + len(task.stones) for task in tasks)
+    def n_units(self, task: Task, options: EvaluationOptions) -> int:
+        """Return the number of registrations to the query."""
+        return len(task.supports) + len(task.stones)
 
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
@@ -197,13 +200,23 @@ class VolumeSegmenter(Segmenter):
     def keep(self, support: Volume) -> None:
         """Do nothing: nothing is kept of supports."""
 
-    def prepare(self, supports: Sequence[Volume]) -> None:
-        """Do nothing: nothing is computed from a support alone."""
+    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
+        """Register the supports to the stepping stones."""
+        with progress(total=len(supports) * len(stones), desc="stepping stones", unit=self.unit, disable=not stones) as bar:
+            for stone in stones:
+                self._register_to_stone(stone, [support for support, _ in supports], bar)
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query, and its registrations."""
         self._last = self._predicted = self._query = None
         self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
+
+    @torch.no_grad()
+    def _register_to_stone(self, stone: Volume, supports: Sequence[Volume], bar: tqdm.tqdm) -> None:
+        fixed = self._fixed(stone)
+        for support in supports:
+            self._registered[stone.name, support.name] = fixed.register(self._tensor(support), support.spacing_mm)
+            bar.update(1)
 
     @torch.no_grad()
     def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
@@ -275,6 +288,11 @@ class PriorSegmenter(SliceSegmenter):
         """See Segmenter."""
         return self.registration.warped_supports(task, whole)
 
+    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
+        """Encode the supports, and register them to the stepping stones."""
+        super().prepare(supports, stones)
+        self.registration.prepare(supports, stones)
+
     def release(self, query: Volume) -> None:
         """Drop the features of a query, unless it is also a support, and what was registered to it."""
         super().release(query)
@@ -294,18 +312,3 @@ def only_slices(mask: np.ndarray, of_query: Sequence[Part]) -> np.ndarray:
     segmented = [z for part in of_query for z in part.query_slices]
     result[segmented] = mask[segmented]
     return result
-
-
-def needed_slices(tasks: Sequence[Task], options: EvaluationOptions) -> list[tuple[Volume, set[int]]]:
-    """Return each volume with the slices that the protocol needs."""
-    volumes: dict[str, Volume] = {}
-    slices: dict[str, set[int]] = {}
-    for task in tasks:
-        wanted = {task.query.name: set(query_slices(task, options.every_slice))}
-        for support in task.supports:
-            of_label = slices_of_support(support, task.labels, options.n_part)
-            wanted[support.name] = {z for of_one in of_label.values() for z in of_one}
-        volumes |= {volume.name: volume for volume in (task.query, *task.supports)}
-        for name, chosen in wanted.items():
-            slices.setdefault(name, set()).update(chosen)
-    return [(volumes[name], chosen) for name, chosen in slices.items()]

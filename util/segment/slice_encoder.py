@@ -13,7 +13,6 @@ from dataloaders.volumes import Volume
 from models.base import FewShotModel
 from models.encoder import Features
 from models.inference import for_inference
-from util.segment.task import Task
 
 
 class SliceEncoder:
@@ -24,16 +23,16 @@ class SliceEncoder:
         batch_size: number of slices encoded at once.
         whole: at the first request, encode the whole volume, and keep its features until `release`. ResNet-101's features of a
             256×256 slice take 10 MB.
-        tasks: the tasks to be evaluated. They tell which volumes are queries and which are supports.
+        queries: names of the queries that will come. Of those that are supports too, the features of support slices are kept.
+        supports: names of the supports of several queries. What is computed from them is kept.
     """
 
     def __init__(self, model: FewShotModel, device: torch.device, batch_size: int, *, whole: bool = False,
-                 tasks: Sequence[Task] = ()):
+                 queries: Collection[str] = (), supports: Collection[str] = ()):
         self.model = cast(FewShotModel, for_inference(model.to(device)))
         self.device, self.batch_size, self.whole = device, batch_size, whole
-        self.queries = {task.query.name for task in tasks}
-        self.supports = {support.name for task in tasks for support in task.supports}
-        self.slices: dict[tuple[str, int], Features] = {}       # of supports that will be queries
+        self.queries, self.supports = set(queries), set(supports)
+        self.slices: dict[tuple[str, int], Features] = {}       # of supports: those prepared, and those that will be queries
         self.volumes: dict[str, Features] = {}                  # if `whole`
         self._made: dict[Hashable, Any] = {}
 
@@ -43,13 +42,19 @@ class SliceEncoder:
             self._made[key] = make()
         return self._made[key]
 
-    def n_new(self, wanted: Iterable[tuple[Volume, Collection[int]]]) -> int:
-        """Return how many slices must still be encoded to have the features of the `wanted` slices of each volume."""
-        return sum(len(volume.image) * (volume.name not in self.volumes) if self.whole else len(self._new(volume, slices))
-                   for volume, slices in wanted if slices)
+    def n_slices(self, supports: Iterable[tuple[Volume, Collection[int]]]) -> int:
+        """Return how many slices `encode_supports` encodes."""
+        return sum(len(volume.image) if self.whole else len(slices) for volume, slices in supports)
 
-    def _new(self, volume: Volume, slices: Collection[int]) -> list[int]:
-        return [z for z in slices if (volume.name, z) not in self.slices]
+    @torch.inference_mode()
+    def encode_supports(self, supports: Iterable[tuple[Volume, Sequence[int]]], bar: tqdm.tqdm | None = None) -> None:
+        """Encode some slices of each support, all slices if `whole`, and keep their features until they are used."""
+        for volume, slices in supports:
+            if self.whole:
+                self.encode_whole(volume, bar)
+            else:
+                self.slices |= {(volume.name, z): features for z, features
+                                in zip(slices, self._through_network(volume, slices, bar), strict=True)}
 
     def encode(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None = None) -> Features:
         """Return the features of some slices, in the order of `slices`.
@@ -62,7 +67,7 @@ class SliceEncoder:
         if self.whole:
             features = self.encode_whole(volume, bar)
             return Features.cat([features[z:z + 1] for z in slices])
-        new = self._new(volume, slices)
+        new = [z for z in slices if (volume.name, z) not in self.slices]
         encoded = dict(zip(new, self._through_network(volume, new, bar), strict=True))
         found = [self.slices.pop((volume.name, z)) if z not in encoded else encoded[z] for z in slices]
         return Features.cat(found)

@@ -15,7 +15,7 @@ from models.encoder import Features
 from models.qnet import QNet
 from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back, markdown_table
 from tests.reference import qnet as reference
-from tests.toy import tasks_of
+from tests.toy import names_of, tasks_of
 from util.segment.metrics import dice
 from util.segment.protocol import segment_by_protocol
 from util.segment.slice_encoder import SliceEncoder
@@ -73,7 +73,7 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
 
     timed = Timed(model.encoder, model.alpha, model.n_iters)
     tasks = tasks_of(pairs, labels)
-    encoder = SliceEncoder(timed, bench.device, bench.batch_size, tasks=tasks)
+    encoder = SliceEncoder(timed, bench.device, bench.batch_size, **names_of(tasks))
     spent.predictions, spent.seconds = bench.timed(
         lambda: [prediction for task in tasks for prediction in segment_by_protocol(encoder, task, 3)])
     return spent
@@ -106,7 +106,7 @@ def one_query(bench: Bench) -> None:
     """Segment one query volume."""
     volumes = bench.fold()[:2]
     task = Task(volumes[1], (volumes[0],), tuple(LABELS))
-    segment_by_protocol(SliceEncoder(bench.model(), bench.device, bench.batch_size, tasks=[task]), task, 3)
+    segment_by_protocol(SliceEncoder(bench.model(), bench.device, bench.batch_size, **names_of([task])), task, 3)
 
 
 def one_query_plainly(bench: Bench) -> None:

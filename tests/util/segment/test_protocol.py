@@ -9,12 +9,12 @@ from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
 from tests.reference import qnet as reference
-from tests.toy import tasks_of, toy_volume
+from tests.toy import names_of, tasks_of, toy_volume
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.evaluate import evaluate_query
 from util.segment.metrics import dice
-from util.segment.protocol import segment_by_protocol
-from util.segment.segmenters import SliceSegmenter, needed_slices
+from util.segment.protocol import segment_by_protocol, slices_of_support
+from util.segment.segmenters import SliceSegmenter
 from util.segment.slice_encoder import SliceEncoder
 
 LABELS = [1, 2, 3, 4]
@@ -41,7 +41,7 @@ def model():
 
 def evaluate(model, pairs, labels=LABELS, n_part=3, batch_size=3):
     tasks = tasks_of(pairs, labels)
-    encoder = SliceEncoder(model, torch.device("cpu"), batch_size, tasks=tasks)
+    encoder = SliceEncoder(model, torch.device("cpu"), batch_size, **names_of(tasks))
     return [prediction for task in tasks for prediction in segment_by_protocol(encoder, task, n_part)]
 
 
@@ -67,6 +67,25 @@ def test_equal_to_the_plain_procedure(model):
         assert want.any() and not want.all()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_supports_that_are_prepared_give_the_same_and_are_encoded_once(model, whole):
+    """Also of a support that is a query: its slices are encoded in the same batches, before the others."""
+    volumes = [toy_volume(number) for number in (1, 2, 3)]
+    tasks = tasks_of([(support, [query for query in volumes if query is not support]) for support in volumes[:2]], LABELS)
+    options, found, counted = EvaluationOptions(LABELS, "published", "all", 3, 3, whole, 3.0), [], []
+    for prepares in (False, True):
+        model.counted.clear()
+        segmenter = SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=whole, **names_of(tasks)))
+        if prepares:
+            segmenter.prepare([(support, slices_of_support(support, LABELS, 3)) for support in volumes[:2]])
+        results = [evaluate_query(segmenter, task, options, WholeVolumeOptions(0, 0, 0, False, 3)) for task in tasks]
+        found.append([prediction.mask for result in results for prediction in [*result.by_protocol, *result.whole]])
+        counted.append(sorted(model.counted))
+        assert not segmenter.encoder.slices
+    assert len(found[0]) == len(found[1]) == 4 * len(LABELS) * (1 + whole) and counted[0] == counted[1]
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("labels", [[1], LABELS])
 @pytest.mark.parametrize("n_supports", [1, 3])
 def test_cost_grows_with_slices_and_not_with_classes_and_supports(model, labels, n_supports):
@@ -87,12 +106,11 @@ def test_whole_volumes_beside_the_protocol_encode_no_slice_twice(model):
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes[:2]]
     model.counted.clear()
     tasks = tasks_of(pairs, LABELS)
-    encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks)
+    encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, **names_of(tasks))
     options = EvaluationOptions(LABELS, "published", "all", 3, 3, True, 3.0)
-    n_slices = encoder.n_new(needed_slices(tasks, options))
     results = [evaluate_query(SliceSegmenter(encoder), task, options, WholeVolumeOptions(0, 0, 0, False, 3)) for task in tasks]
     assert sum(len(result.by_protocol) for result in results) == sum(len(result.whole) for result in results) == 4 * len(LABELS)
-    assert sum(model.counted) == sum(len(v.image) for v in volumes) == n_slices
+    assert sum(model.counted) == sum(len(v.image) for v in volumes)
     assert encoder.volumes.keys() == {"1", "2"}      # the supports; the query that is none is let go
 
 
@@ -102,9 +120,9 @@ def test_a_query_gives_the_same_alone_and_among_others(model):
     pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
     options, whole = EvaluationOptions(LABELS, "published", "all", 3, 3, True, 3.0), WholeVolumeOptions(0, 25.0, 0, True, 3)
     tasks = tasks_of(pairs, LABELS)
-    together = SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=tasks))
+    together = SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, **names_of(tasks)))
     for task in tasks:
-        encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=[task])
+        encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, **names_of([task]))
         alone = evaluate_query(SliceSegmenter(encoder), task, options, whole)
         among = evaluate_query(together, task, options, whole)
         for one, other in zip([*alone.by_protocol, *alone.whole], [*among.by_protocol, *among.whole], strict=True):

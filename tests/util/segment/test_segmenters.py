@@ -49,10 +49,11 @@ def evaluated(model, *supports, labels=(1, 2, 3, 4), stones=()):
     options = EvaluationOptions(labels, "published", "all", 3, 1, True, 3.0)
     task = Task(toy_volume(2), supports, labels, stones)
     segmenter = VolumeSegmenter(model, torch.device("cpu"))
-    n_units = segmenter.n_units([task], options)
-    bar = tqdm.tqdm(total=n_units, disable=None)
+    segmenter.prepare([(support, []) for support in supports], stones)
+    assert len(model.registered) == len(supports) * len(stones)
+    bar = tqdm.tqdm(disable=None)
     result = evaluate_query(segmenter, task, options, WHOLE, bar)
-    assert n_units == len(model.registered)
+    assert len(model.registered) == len(supports) * len(stones) + segmenter.n_units(task, options)
     return task, result
 
 
@@ -70,7 +71,7 @@ def test_stepping_stones():
         q, s, a, b = (sums[name] for name in (query, support, "10", "11"))
         assert ways == [[(q, s)], [(q, a), (a, s)], [(q, b), (b, s)]]
     assert len(model.registered) == len(set(model.registered)) == 2 * (2 + 2) + 2 * 2
-    assert segmenter.n_units(tasks, None) == 12
+    assert [segmenter.n_units(task, None) for task in tasks] == [4, 4]
     _, result = evaluated(Copies(), *supports, stones=stones)
     assert len(result.by_protocol) == 8 and set(result.warped) == {"1", "3"}
 

@@ -7,7 +7,7 @@ import torch
 from dataloaders.volumes import Volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from tests.toy import toy_volume
+from tests.toy import names_of, toy_volume
 from util.options.sections import WholeVolumeOptions
 from util.segment.segmenters import SliceSegmenter
 from util.segment.slice_encoder import SliceEncoder
@@ -46,7 +46,7 @@ def model():
 
 
 def segmenter(model, task):
-    return SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, tasks=[task]))
+    return SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, **names_of([task])))
 
 
 def evaluate(model, support, query, **options):
