@@ -7,10 +7,11 @@ PyTorch is imported by what needs it, so that the preparation of data, which els
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -179,3 +180,41 @@ def join(items: Sequence[Any]) -> list[Any]:
     lists: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(list(items), lists)
     return [item for items_of_one in lists or () for item in items_of_one]
+
+
+def shared(jobs: Sequence[Callable[[], T]], device: torch.device) -> Iterator[T]:
+    """Do each job in one of the processes, and yield the results of all jobs to every process, in the order of the jobs.
+
+    The processes take the jobs in turn. Every process must call this with the same jobs, and take all results. Without a group
+    (`meet`) this process does all jobs.
+
+    Args:
+        device: where tensors in results of other processes go. A view takes its whole tensor along.
+    """
+    if not _have_met():
+        yield from (job() for job in jobs)
+        return
+    for start in range(0, len(jobs), world_size()):
+        of_round = jobs[start:start + world_size()]
+        own = of_round[rank()]() if rank() < len(of_round) else None
+        for source in range(len(of_round)):
+            yield _from_process(source, own, device)
+
+
+def _have_met() -> bool:
+    if world_size() == 1:
+        return False
+    import torch.distributed as dist
+    return dist.is_initialized()
+
+
+def _from_process(source: int, own: Any, device: torch.device) -> Any:
+    """Return the value of one process, bit for bit."""
+    import torch
+    import torch.distributed as dist
+    content = io.BytesIO()
+    if rank() == source:
+        torch.save(own, content)
+    values = [content.getvalue()]
+    dist.broadcast_object_list(values, src=source)
+    return own if rank() == source else torch.load(io.BytesIO(values[0]), map_location=device, weights_only=False)

@@ -243,7 +243,10 @@ class Predictor:
         return {value: self.given_names.get(value, name) for value, name in label_names(values, known, stored).items()}
 
     def prepare(self) -> None:
-        """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so."""
+        """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so.
+
+        The processes of a group (`util.base.distributed.meet`) share out this work: each must call this, with the same supports.
+        """
         supports = [support.volume for support in self.supports]
         self.segmenter.prepare([(support, range(len(support.image))) for support in supports], list(self.stones.values()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from models.guided import GuidedSettings
 from models.registration import Fixed, Registration
 from models.spatial_prior import prior_logits, with_prior
 from models.volume import VolumeModel
+from util.base.distributed import rank, shared, world_size
 from util.base.progress import progress
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.predictions import Prediction, WholePrediction
@@ -87,6 +89,8 @@ class Segmenter(ABC):
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Compute now what is computed once for all queries. Otherwise the first query does so.
 
+        Several processes share out this work, and all get the results. Every process must call this, with the same volumes.
+
         Args:
             supports: each with the slices of it that are needed.
             stones: the stepping stones of all queries.
@@ -138,8 +142,7 @@ class SliceSegmenter(Segmenter):
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Encode the supports."""
-        with progress(total=self.encoder.n_slices(supports), desc="supports", unit="slice") as bar:
-            self.encoder.encode_supports(supports, bar)
+        self.encoder.encode_supports(supports)
 
     def release(self, query: Volume) -> None:
         """Drop the features of a query, unless it is also a support."""
@@ -201,10 +204,13 @@ class VolumeSegmenter(Segmenter):
         """Do nothing: nothing is kept of supports."""
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
-        """Register the supports to the stepping stones."""
-        with progress(total=len(supports) * len(stones), desc="stepping stones", unit=self.unit, disable=not stones) as bar:
-            for stone in stones:
-                self._register_to_stone(stone, [support for support, _ in supports], bar)
+        """Register the supports to the stepping stones. Of several processes, each does so for its share of the stones."""
+        own = stones[rank()::world_size()]
+        with progress(total=len(supports) * len(own), desc="stepping stones", unit=self.unit, disable=not own) as bar:
+            jobs = [partial(self._registered_to, stone, [support for support, _ in supports], bar) for stone in stones]
+            for stone, found in zip(stones, shared(jobs, self.device), strict=True):
+                self._registered |= {(stone.name, support.name): registration
+                                     for (support, _), registration in zip(supports, found, strict=True)}
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query, and its registrations."""
@@ -212,11 +218,13 @@ class VolumeSegmenter(Segmenter):
         self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
 
     @torch.no_grad()
-    def _register_to_stone(self, stone: Volume, supports: Sequence[Volume], bar: tqdm.tqdm) -> None:
-        fixed = self._fixed(stone)
+    def _registered_to(self, stone: Volume, supports: Sequence[Volume], bar: tqdm.tqdm) -> list[Registration]:
+        """Return the registration of each support to a stepping stone."""
+        fixed, found = self._fixed(stone), []
         for support in supports:
-            self._registered[stone.name, support.name] = fixed.register(self._tensor(support), support.spacing_mm)
+            found.append(fixed.register(self._tensor(support), support.spacing_mm))
             bar.update(1)
+        return found
 
     @torch.no_grad()
     def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:

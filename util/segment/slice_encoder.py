@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,8 @@ from dataloaders.volumes import Volume
 from models.base import FewShotModel
 from models.encoder import Features
 from models.inference import for_inference
+from util.base.distributed import rank, shared, world_size
+from util.base.progress import progress
 
 
 class SliceEncoder:
@@ -42,19 +45,25 @@ class SliceEncoder:
             self._made[key] = make()
         return self._made[key]
 
-    def n_slices(self, supports: Iterable[tuple[Volume, Collection[int]]]) -> int:
-        """Return how many slices `encode_supports` encodes."""
-        return sum(len(volume.image) if self.whole else len(slices) for volume, slices in supports)
-
     @torch.inference_mode()
-    def encode_supports(self, supports: Iterable[tuple[Volume, Sequence[int]]], bar: tqdm.tqdm | None = None) -> None:
-        """Encode some slices of each support, all slices if `whole`, and keep their features until they are used."""
-        for volume, slices in supports:
-            if self.whole:
-                self.encode_whole(volume, bar)
-            else:
-                self.slices |= {(volume.name, z): features for z, features
-                                in zip(slices, self._through_network(volume, slices, bar), strict=True)}
+    def encode_supports(self, supports: Iterable[tuple[Volume, Sequence[int]]]) -> None:
+        """Encode some slices of each support, all slices if `whole`, and keep their features until they are used.
+
+        Of several processes, each encodes its share of the supports, and all get the features. Every process must call this.
+        """
+        wanted = [(volume, range(len(volume.image)) if self.whole else slices) for volume, slices in supports]
+        wanted = [(volume, slices) for volume, slices in wanted if len(slices) and volume.name not in self.volumes]
+        own = wanted[rank()::world_size()]
+        with progress(total=sum(len(slices) for _, slices in own), desc="supports", unit="slice", disable=not own) as bar:
+            jobs = [partial(self._joined, volume, slices, bar) for volume, slices in wanted]
+            for (volume, slices), features in zip(wanted, shared(jobs, self.device), strict=True):
+                if self.whole:
+                    self.volumes[volume.name] = features
+                else:
+                    self.slices |= {(volume.name, z): features[k:k + 1] for k, z in enumerate(slices)}
+
+    def _joined(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None) -> Features:
+        return Features.cat(self._through_network(volume, slices, bar))
 
     def encode(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None = None) -> Features:
         """Return the features of some slices, in the order of `slices`.
@@ -82,7 +91,7 @@ class SliceEncoder:
     def encode_whole(self, volume: Volume, bar: tqdm.tqdm | None = None) -> Features:
         """Return the features of all slices of a volume, and keep them until `release`."""
         if volume.name not in self.volumes:
-            self.volumes[volume.name] = Features.cat(self._through_network(volume, range(len(volume.image)), bar))
+            self.volumes[volume.name] = self._joined(volume, range(len(volume.image)), bar)
         return self.volumes[volume.name]
 
     def _through_network(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None) -> list[Features]:

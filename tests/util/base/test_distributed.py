@@ -15,6 +15,7 @@ from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions, supports_of_queries
 from dataloaders.store import Store
 from tests.programs import run
+from tests.util.base.two_processes import EVALUATIONS, counted, weights
 from util.base.device import resolve_device
 from util.base.distributed import cores_per_process, main_does, parallel, share
 from util.base.episode import Episode
@@ -34,7 +35,7 @@ def environment(rank: int, port: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def together(toy_data, trained, tmp_path_factory):
-    """Folders of a training of two steps, of a disturbed one and of an evaluation, and what each process printed."""
+    """Folders of a training of two steps, of a disturbed one and of evaluations, and what each process printed."""
     folder = tmp_path_factory.mktemp("together")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -49,7 +50,7 @@ def together(toy_data, trained, tmp_path_factory):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], printed
-    return SimpleNamespace(folder=folder, train=folder / "QNet_train_CHAOST2_cv0/1", test=folder / "QNet_test_CHAOST2_cv0/1",
+    return SimpleNamespace(folder=folder, train=folder / "QNet_train_CHAOST2_cv0/1",
                            disturbed=folder / "disturbed/QNet_train_CHAOST2_cv0/1", printed=printed)
 
 
@@ -116,13 +117,19 @@ def test_one_process_goes_on_from_the_step_that_two_reached(together, toy_data):
 
 
 @pytest.mark.whole
-def test_the_tables_are_those_of_one_process(together, trained, toy_data, tmp_path):
-    alone = run("test", tmp_path, toy_data, supp_idx="all", test_label=[1, 4], reload_model_path=str(trained / "snapshots/3.pth"))
-    for name in ("scores.csv", "scores_whole_volume.csv", "results.json"):
-        assert (together.test / name).read_bytes() == (alone / name).read_bytes(), name
-    files = [sorted(str(path.relative_to(folder)) for kind in ("*.png", "*/*.nii.gz") for path in folder.glob(kind))
-             for folder in (together.test, alone)]
-    assert files[0] == files[1] and len(files[0]) == 2 + 3 * 4
+@pytest.mark.parametrize(("name", "n_files"), [("whole", 2 + 2 + 3 * 4), ("protocol", 2 + 1 + 4), ("stones", 2 + 1 + 4 + 2)])
+def test_an_evaluation_is_that_of_one_process_and_no_work_is_done_twice(name, n_files, together, trained, toy_data, tmp_path):
+    options = EVALUATIONS[name] | weights(EVALUATIONS[name], str(trained / "snapshots/3.pth"))
+    with counted() as once:
+        alone = run("test", tmp_path, toy_data, test_label=[1, 4], **options)
+    folder, = (together.folder / name).glob("*/1")
+    found, wanted = ({str(path.relative_to(of)): path.read_bytes() for pattern in ("*.csv", "*.png", "results.json", "*/*.nii.gz")
+                      for path in of.glob(pattern)} for of in (folder, alone))
+    assert [file for file in wanted if found.get(file) != wanted[file]] == []
+    assert found.keys() == wanted.keys() and len(found) == n_files + 1
+    shares = [json.loads((together.folder / f"{name}{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == sorted(once) and len(set(once)) == len(once)
+    assert all(shares)
 
 
 # ---- without a second process ----

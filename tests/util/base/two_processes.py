@@ -1,17 +1,24 @@
 """What each of two processes does for test_distributed.py:  python -m tests.util.base.two_processes DATA FOLDER SNAPSHOT"""
 
 import itertools
+import json
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
+from models.registration import Fixed
 from tests.programs import entry_point, run_experiment
 from util.base.distributed import leave, rank
 from util.base.signals import Interrupted
+from util.segment.slice_encoder import SliceEncoder
 
 
 def main(data: Path, folder: Path, snapshot: str) -> None:
@@ -25,8 +32,43 @@ def main(data: Path, folder: Path, snapshot: str) -> None:
     except Interrupted as error:
         (folder / f"exit_status{rank()}").write_text(str(error.exit_status), encoding="utf-8")
     torch.save([dict(model.named_parameters()) for model in built], folder / f"rank{rank()}.pth")
-    run_experiment("test", folder, data, supp_idx="all", test_label=[1, 4], reload_model_path=snapshot)
+    with counted() as counts:
+        for name, options in EVALUATIONS.items():
+            run_experiment("test", folder / name, data, test_label=[1, 4], **options | weights(options, snapshot))
+            (folder / f"{name}{rank()}.json").write_text(json.dumps(counts), encoding="utf-8")
+            counts.clear()
     leave()
+
+
+# by the name of a folder; two of the five cases are supports and queries
+EVALUATIONS: dict[str, dict[str, Any]] = {
+    "whole": {"supp_idx": "all"},
+    "protocol": {"supp_idx": "all", "whole_volume": False, "eval_batch_size": 3},
+    "stones": {"supp_idx": "all", "model": "registration", "whole_volume": False,
+               "registration": {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 1, "stones": 2}}}
+
+
+def weights(options: Mapping[str, Any], snapshot: str) -> dict[str, str]:
+    """The option that names the snapshot, for a method that is trained."""
+    return {} if "model" in options else {"reload_model_path": snapshot}
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Yield a list that gets a line for every slice that is encoded, and for every registration in this process."""
+    lines: list[str] = []
+    encode, register = SliceEncoder._through_network, Fixed.register
+
+    def encoded(encoder, volume, slices, bar):
+        lines.extend(f"{volume.name} slice {z}" for z in slices)
+        return encode(encoder, volume, slices, bar)
+
+    def registered(fixed, support, spacing_mm):
+        lines.append(f"{fixed.query.sum():.3f} {support.max():.6f}")
+        return register(fixed, support, spacing_mm)
+
+    with mock.patch.object(SliceEncoder, "_through_network", encoded), mock.patch.object(Fixed, "register", registered):
+        yield lines
 
 
 def disturb(model: nn.Module) -> nn.Module:
