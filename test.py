@@ -20,7 +20,7 @@ from dataloaders.folds import stepping_stones, supports_and_queries, supports_of
 from dataloaders.store import FOLDER as STORE
 from dataloaders.store import Store
 from util.base.device import resolve_device
-from util.base.distributed import is_main, of_main, rank, world_size
+from util.base.distributed import is_main, main_first, meet, of_main, share
 from util.options.record import Record
 from util.options.sections import (
     DataOptions,
@@ -54,10 +54,11 @@ def predict(_config: Mapping[str, Any]) -> None:
     """Segment your own scans from labelled ones. Options: support_image, support_label, query, output, reload_model_path."""
     with one_line_errors():
         config = plain(_config)
-        options = PredictorOptions.of(config)
-        print(f"on {resolve_device(options.device, options.deterministic)} in {options.model.precision}")
-        task = config["task"]
-        predictor = Predictor.made_of(options) if task is None else Predictor.of_task(task, options)
+        options, task = PredictorOptions.of(config), config["task"]
+        device = resolve_device(options.device, options.deterministic)
+        meet(device)
+        print(f"on {device} in {options.model.precision}")
+        predictor = main_first(lambda: Predictor.made_of(options) if task is None else Predictor.of_task(task, options))
         failures = predict_all(predictor, section(PredictOptions, config), settings_digest(Record(config))).failures
     print(f"written to {config['output']}")
     if failures:
@@ -89,14 +90,14 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     if is_main() and record_start(folder, device, run.precision, read, run.reload_model_path,
                                    Store(run.place.log_dir / STORE).sums, more=model.outside.files):
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)      # these results come from other data, code or weights
-    of_main(None)       # the other processes wait here
-
-    reader, unfinished = TaskReader(cases, data.spec, supports_of, options.test_label, stones), Unfinished(folder / UNFINISHED)
+    reader = main_first(lambda: TaskReader(cases, data.spec, supports_of, options.test_label, stones))
+    unfinished = Unfinished(folder / UNFINISHED)
     scores = saved_queries(reader, unfinished, folder) if is_main() else {}
     left = of_main([query for query in reader.queries if query not in scores])
-    queries = left[rank()::world_size()]
-    segmenter, said = load_segmenter(model, run.reload_model_path, device, options.eval_batch_size, whole=options.whole_volume,
-                                     queries=queries, supports=[support.name for support in reader.supports])
+    queries = share(left)
+    segmenter, said = main_first(lambda: load_segmenter(
+        model, run.reload_model_path, device, options.eval_batch_size, whole=options.whole_volume, queries=queries,
+        supports=[support.name for support in reader.supports]))
     print(said)
 
     def finish(result: QueryResult) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(days=7)     # for each other, on CPUs; torchrun ends all when one of them ends
+LONGEST_WAIT = timedelta(days=1)     # for each other, where one has more to do; torchrun ends all when one of them ends
 
 
 def world_size() -> int:
@@ -79,7 +79,7 @@ def meet(device: torch.device | None = None) -> None:
         # prefix. Several machines count their restarts apart: there, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives a new store.
         store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank(), world_size=world_size(),
-                            timeout=None if on_gpu else LONGEST_WAIT)
+                            timeout=LONGEST_WAIT)
 
 
 def leave() -> None:
@@ -144,27 +144,35 @@ def of_main(value: Any) -> Any:
     return values[0]
 
 
+def main_first(make: Callable[[], T]) -> T:
+    """Call a function in the main process, then in the others, and return what it gave to this one.
+
+    Every process must call this. If the main process raises an error, the others end without a word, so it is told once.
+
+    Raises:
+        SystemExit: in the other processes, after an error in the main one.
+    """
+    if is_main():
+        try:
+            value = make()
+        except Exception:
+            of_main(False)
+            raise
+        of_main(True)
+        return value
+    if not of_main(None):
+        logging.disable()
+        raise SystemExit(2)
+    return make()
+
+
 def main_does(work: Callable[[], T]) -> T:
     """Let the main process do something that may fail, and return what it got. Every process must call this.
 
     Raises:
-        InputError, OSError: `work` failed; in the main process, which tells the user.
-        SystemExit: it failed there; in the other processes, with status 2.
+        SystemExit: in the other processes, after an error in the main one.
     """
-    if world_size() == 1:
-        return work()
-    error: Exception | None = None
-    result: Any = None
-    try:
-        result = work() if is_main() else None
-    except (InputError, OSError) as failure:
-        error = failure
-    result, failed = of_main((result, error is not None))
-    if error is not None:
-        raise error
-    if failed:
-        raise SystemExit(2)
-    return result
+    return of_main(main_first(lambda: work() if is_main() else None))
 
 
 def share(items: Sequence[T]) -> Sequence[T]:

@@ -11,6 +11,8 @@ from typing import TextIO
 
 from util.base.errors import InputError
 
+LOCK = ".lock"      # the file that is locked, in the folder
+
 
 def lock(folder: Path, refusal: str) -> TextIO:
     """Lock a folder for this process. The lock lasts until the returned file is closed or the process ends.
@@ -20,7 +22,7 @@ def lock(folder: Path, refusal: str) -> TextIO:
     Raises:
         InputError: another process has locked it.
     """
-    file = (folder / ".lock").open("a", encoding="utf-8")
+    file = (folder / LOCK).open("a", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not held by children that outlive this process
     except OSError as error:
@@ -36,7 +38,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     On a file system without locks it does not wait.
     """
-    with (folder / ".lock").open("a", encoding="utf-8") as file:
+    with (folder / LOCK).open("a", encoding="utf-8") as file:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield

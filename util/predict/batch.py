@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import numpy as np
 
 from dataloaders.folds import stepping_stones
 from util.base.checksums import code_sha256, content_sha256, digest, sha256
+from util.base.distributed import is_main, join, main_does, main_first, share, world_size
 from util.base.errors import InputError
 from util.base.files import remove_partial_files
 from util.base.guard import claim, expect_apart, is_same
+from util.base.locks import LOCK, alone
 from util.base.progress import progress
 from util.base.tables import write_rows
 from util.options.record import Record
@@ -49,21 +51,32 @@ class Outcome:
 def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true") -> Outcome:
     """Add the supports to a predictor, segment every query that is not done, and write the report of all.
 
+    Several processes share out the queries, and what is computed once for all of them. Every process must call this. The main one
+    makes the plan, and returns the outcome of all; in the others it lacks what was made now.
+
     Args:
         predictor: of a task file, or without supports.
         settings: checksum of the code and the options that predictions depend on.
         remedy: how the user asks for `overwrite`; part of messages.
     Raises:
         InputError: a support cannot be read, there is no query, or a file may not be written. Checked before any work.
+        SystemExit: in other processes, if the main one raised an error.
     """
-    _add_supports(predictor, options)
-    plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), remedy)
-    for folder in (plan.table.parent, registered_path(plan.table).parent):
-        remove_partial_files(folder)
+    def planned() -> Plan:
+        plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), remedy)
+        for folder in (plan.table.parent, registered_path(plan.table).parent):
+            remove_partial_files(folder)
+        return plan
+
+    main_first(lambda: _add_supports(predictor, options))
+    plan = main_does(planned)
     if plan.waiting:
         _add_stones(predictor, plan)
         predictor.prepare()
     outcome = _predict_waiting(predictor, plan, options)
+    if not is_main():
+        return outcome
+    (plan.table.parent / LOCK).unlink(missing_ok=True)
     failures = [f"query {query.name}: {reason}" for query, reason in outcome.failures.items()]
     report_queries(plan.targets, _earlier_rows(plan.table), predictor.names, failures, plan.report)
     if plan.n_kept:
@@ -190,8 +203,10 @@ def _add_stones(predictor: Predictor, plan: Plan) -> None:
 
 
 def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) -> Outcome:
-    rows, failures = dict(plan.rows), {}
-    with progress(plan.waiting, desc="queries", unit="scan") as bar:
+    """Segment this process's share of the queries. The main process waits for the others, and returns the outcome of all."""
+    rows: dict[str, list[dict]] = {}
+    failures: dict[Path, str] = {}
+    with progress(share(plan.waiting), desc="queries", unit="scan") as bar:
         for query, target in bar:
             name = scan_name(query)
             bar.set_postfix_str(name)
@@ -199,10 +214,18 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
                 made_from = _made_from(plan.settings, query)
                 made = _predict_one(predictor, query, target, options.save_probs)
                 rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
-                write_rows(worst_first(rows), CASE_COLUMNS, plan.table)
+                _write_table(plan, rows)
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
                 failures[query] = " ".join(str(error).split())
-    return Outcome(plan.targets, rows, failures)
+    of_all = dict(join(list(failures.items())))
+    return Outcome(plan.targets, {**plan.rows, **dict(join(list(rows.items())))},
+                   {query: of_all[query] for query, _ in plan.waiting if query in of_all})
+
+
+def _write_table(plan: Plan, rows: Mapping[str, list[dict]]) -> None:
+    """Write cases.csv: these rows, by query, beside those that are there, which may be of other processes."""
+    with alone(plan.table.parent) if world_size() > 1 else nullcontext():
+        write_rows(worst_first({**plan.rows, **_earlier_rows(plan.table), **rows}), CASE_COLUMNS, plan.table)
 
 
 def worst_first(rows: Mapping[str, Sequence[Mapping]]) -> list[Mapping]:

@@ -15,11 +15,12 @@ from dataloaders.episodes import EpisodeDataset, load_training_volumes
 from dataloaders.folds import fold_positions, supports_of_queries
 from dataloaders.store import Store
 from tests.programs import run
-from tests.util.base.two_processes import EVALUATIONS, counted, weights
+from tests.util.base.two_processes import EVALUATIONS, counted, predict_all, weights
 from util.base.device import resolve_device
 from util.base.distributed import cores_per_process, main_does, parallel, share
 from util.base.episode import Episode
 from util.base.errors import InputError
+from util.base.files import LIST
 from util.base.root import ROOT
 from util.options.config import load_config
 from util.options.sections import ModelOptions, dataset_spec
@@ -52,6 +53,11 @@ def together(toy_data, trained, tmp_path_factory):
     assert [process.returncode for process in processes] == [0, 0], printed
     return SimpleNamespace(folder=folder, train=folder / "QNet_train_CHAOST2_cv0/1",
                            disturbed=folder / "disturbed/QNet_train_CHAOST2_cv0/1", printed=printed)
+
+
+def shares(together, name):
+    """What each process wrote down."""
+    return [json.loads((together.folder / f"{name}{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
 @pytest.mark.whole
@@ -127,9 +133,34 @@ def test_an_evaluation_is_that_of_one_process_and_no_work_is_done_twice(name, n_
                       for path in of.glob(pattern)} for of in (folder, alone))
     assert [file for file in wanted if found.get(file) != wanted[file]] == []
     assert found.keys() == wanted.keys() and len(found) == n_files + 1
-    shares = [json.loads((together.folder / f"{name}{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
-    assert sorted(shares[0] + shares[1]) == sorted(once) and len(set(once)) == len(once)
-    assert all(shares)
+    first, second = shares(together, name)
+    assert first and second and sorted(first + second) == sorted(once) and len(set(once)) == len(once)
+
+
+@pytest.mark.whole
+def test_predict_is_that_of_one_process_and_no_work_is_done_twice(together, toy_data, tmp_path):
+    with counted() as once:
+        ended = predict_all(toy_data, tmp_path)
+    folders = together.folder / "predicted/out", tmp_path / "out"
+    found, wanted = ({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+                      if path.is_file() and path.name != LIST} for folder in folders)
+    assert [file for file in wanted if found.get(file) != wanted[file] and file != "report.html"] == []
+    assert found.keys() == wanted.keys() == {"cases.csv", "report.html", *(
+        f"{folder}image_{k}.nii.gz" for k in (2, 3, 10) for folder in ("", "warped_supports/"))}
+    (first, of_first), (second, of_second) = shares(together, "predict")
+    assert sorted(first + second) == sorted(once)
+    assert [[line for line in lines if line.endswith(".gz")] for lines in (first, second)] == [
+        ["broken.nii.gz", "image_2.nii.gz"], ["image_10.nii.gz", "image_3.nii.gz"]]
+    assert ended.startswith("error: query broken.nii.gz: ") and "\n" not in ended
+    assert of_first.partition(":")[0] == "error" and of_first.count("\n") == 0 and of_second == "None"
+
+
+@pytest.mark.whole
+def test_predict_again_makes_what_failed_and_tells_an_error_once(together):
+    assert [[name for name in lines if name.endswith(".gz")] for lines, _ in shares(together, "predict_again")] == [
+        ["broken.nii.gz"], []]
+    (lines, error), (lines_of_other, status) = shares(together, "predict_nothing")
+    assert error.startswith("error: query, output: got null") and status == "1" and lines == lines_of_other == []
 
 
 # ---- without a second process ----

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from models.registration import Fixed
-from tests.programs import entry_point, run_experiment
+from tests.programs import entry_point, predict, run_experiment
 from util.base.distributed import leave, rank
 from util.base.signals import Interrupted
+from util.predict.predictor import Predictor
 from util.segment.slice_encoder import SliceEncoder
 
 
@@ -37,15 +39,39 @@ def main(data: Path, folder: Path, snapshot: str) -> None:
             run_experiment("test", folder / name, data, test_label=[1, 4], **options | weights(options, snapshot))
             (folder / f"{name}{rank()}.json").write_text(json.dumps(counts), encoding="utf-8")
             counts.clear()
+    for name, options in PREDICTIONS.items():
+        with counted() as counts:
+            ended = predict_all(data, folder / "predicted", **options)
+        (folder / f"{name}{rank()}.json").write_text(json.dumps([counts, str(ended)]), encoding="utf-8")
     leave()
 
+
+SMALL = {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 1, "stones": 2}     # for toy volumes
 
 # by the name of a folder; two of the five cases are supports and queries
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "whole": {"supp_idx": "all"},
     "protocol": {"supp_idx": "all", "whole_volume": False, "eval_batch_size": 3},
     "stones": {"supp_idx": "all", "model": "registration", "whole_volume": False,
-               "registration": {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 1, "stones": 2}}}
+               "registration": SMALL}}
+
+
+PREDICTIONS: dict[str, dict[str, Any]] = {"predict": {}, "predict_again": {}, "predict_nothing": {"query": None}}
+
+
+def predict_all(data: Path, folder: Path, **options: Any) -> Any:
+    """Segment toy cases 2, 3 and 10 from case 1, and a file that is no scan. Return the exit status, or None."""
+    images, queries = data / "chaos_MR_T2_normalized", folder / f"queries{rank()}"
+    queries.mkdir(parents=True, exist_ok=True)
+    for number in (2, 3, 10):
+        shutil.copy(images / f"image_{number}.nii.gz", queries)
+    (queries / "broken.nii.gz").write_bytes(b"no scan")
+    try:
+        predict(model="guided", support_image=images / "image_1.nii.gz", support_label=images / "label_1.nii.gz",
+                **{"query": folder / "queries0", "output": folder / "out", "registration": SMALL, **options})
+    except SystemExit as error:
+        return error.code
+    return None
 
 
 def weights(options: Mapping[str, Any], snapshot: str) -> dict[str, str]:
@@ -55,9 +81,9 @@ def weights(options: Mapping[str, Any], snapshot: str) -> dict[str, str]:
 
 @contextmanager
 def counted() -> Iterator[list[str]]:
-    """Yield a list that gets a line for every slice that is encoded, and for every registration in this process."""
+    """Yield a list that gets a line for every slice that is encoded, registration and scan that is segmented in this process."""
     lines: list[str] = []
-    encode, register = SliceEncoder._through_network, Fixed.register
+    encode, register, segment = SliceEncoder._through_network, Fixed.register, Predictor.segment
 
     def encoded(encoder, volume, slices, bar):
         lines.extend(f"{volume.name} slice {z}" for z in slices)
@@ -67,7 +93,12 @@ def counted() -> Iterator[list[str]]:
         lines.append(f"{fixed.query.sum():.3f} {support.max():.6f}")
         return register(fixed, support, spacing_mm)
 
-    with mock.patch.object(SliceEncoder, "_through_network", encoded), mock.patch.object(Fixed, "register", registered):
+    def segmented(predictor, scan):
+        lines.append(scan.name)
+        return segment(predictor, scan)
+
+    with mock.patch.object(SliceEncoder, "_through_network", encoded), mock.patch.object(Fixed, "register", registered), \
+            mock.patch.object(Predictor, "segment", segmented):
         yield lines
 
 
