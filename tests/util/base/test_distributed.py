@@ -160,7 +160,7 @@ def test_predict_again_makes_what_failed_and_tells_an_error_once(together):
     assert [[name for name in lines if name.endswith(".gz")] for lines, _ in shares(together, "predict_again")] == [
         ["broken.nii.gz"], []]
     (lines, error), (lines_of_other, status) = shares(together, "predict_nothing")
-    assert error.startswith("error: query, output: got null") and status == "1" and lines == lines_of_other == []
+    assert error.startswith("error: query, output: got null") and status == "2" and lines == lines_of_other == []
 
 
 # ---- without a second process ----
