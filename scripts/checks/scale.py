@@ -29,6 +29,8 @@ from util.base.errors import InputError
 from util.base.progress import progress
 from util.base.root import ROOT
 from util.base.tables import format_table
+from util.options.sections import RunPlace
+from util.training.snapshots import newest_snapshot
 
 N_BODIES = 10
 TRAINING_STARTS = "training volumes of"         # in the line that train.py prints before its first step
@@ -134,12 +136,14 @@ def run(program: str, options: Sequence[str]) -> tuple[float, float, float]:
 def measure(folder: Path, n: int, parameters: dict[str, int], n_steps: int, workers: int, n_folds: int) -> list[str]:
     """Train and evaluate with `n` volumes, and return the cells of HEADER."""
     data = make_volumes(folder, n, parameters)
-    common = [f"path.PHANTOM.data_dir={data.resolve()}", f"path.log_dir={(folder / f'runs_{n}').resolve()}",
-              f"n_sv={parameters['min_size']}", f"num_workers={workers}", f"datasets.PHANTOM.n_folds={n_folds}", "resume=never"]
+    runs = (folder / f"runs_{n}").resolve()
+    common = [f"path.PHANTOM.data_dir={data.resolve()}", f"path.log_dir={runs}", f"n_sv={parameters['min_size']}",
+              f"num_workers={workers}", f"datasets.PHANTOM.n_folds={n_folds}", "resume=never"]
     first, _, _ = run("train.py", [*common, "n_steps=1"])
     later, of_one, _ = run("train.py", [*common, "n_steps=1"])
     _, of_all, training_mb = run("train.py", [*common, f"n_steps={n_steps}"])
-    seconds, _, evaluation_mb = run("test.py", [*common, "reload_model_path=untrained", "supp_idx=0", "whole_volume=true"])
+    trained = newest_snapshot(RunPlace(runs, "qnet", "PHANTOM", 0).folders("train"))
+    seconds, _, evaluation_mb = run("test.py", [*common, f"reload_model_path={trained}", "supp_idx=0", "whole_volume=true"])
     n_queries = n // n_folds
     return [str(n), f"{first:.1f}", f"{later:.1f}", f"{(n_steps - 1) / (of_all - of_one):.2f}", f"{training_mb:.0f}",
             str(n_queries), f"{seconds / n_queries:.2f}", f"{evaluation_mb:.0f}"]
@@ -154,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--slices", type=int, default=40, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=200, help="of training; default: %(default)s")
     parser.add_argument("--workers", type=int, default=4, help="num_workers; default: %(default)s")
-    parser.add_argument("--folds", type=int, default=5, help="one of them is evaluated; default: %(default)s")
+    parser.add_argument("--folds", type=int, default=10, help="one of them is evaluated; default: %(default)s")
     options = parser.parse_args(arguments)
     parameters = {"seed": 0, "slices": options.slices, "size": options.size,
                   "min_size": round(MIN_SIZE_SHARE * options.slices * options.size**2)}
