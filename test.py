@@ -59,7 +59,8 @@ def predict(_config: Mapping[str, Any]) -> None:
         meet(device)
         print(f"on {device} in {options.model.precision}")
         predictor = main_first(lambda: Predictor.made_of(options) if task is None else Predictor.of_task(task, options))
-        failures = predict_all(predictor, section(PredictOptions, config), settings_digest(Record(config))).failures
+        settings = settings_digest(Record(config), options.model.outside.files)
+        failures = predict_all(predictor, section(PredictOptions, config), settings).failures
     print(f"written to {config['output']}")
     if failures:
         raise SystemExit("\n".join(f"error: query {query.name}: {reason}" for query, reason in failures.items()))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts.compare import main as compare
-from tests.programs import run
+from tests.programs import TOY_GRID, predict, run
 from tests.util.training.test_outside import UNIVERSEG
 from util.base.root import ROOT
 
@@ -39,6 +39,19 @@ def test_the_example_is_evaluated_and_stands_in_a_table(brightness, trained, toy
     assert compare([str(ours), *named, "--output", str(tmp_path / "t")]) == 0
     rows = list(csv.DictReader((tmp_path / "t/comparison.csv").open(encoding="utf-8")))
     assert {row["method"] for row in rows} >= {"QNet", "Brightness", "Brightness + registration"}
+
+
+@pytest.mark.whole
+def test_predict_goes_on_until_the_network_changes(brightness, toy_data, tmp_path, capsys):
+    """What was made with another version of the network's file is made anew."""
+    images, kept = toy_data / "chaos_MR_T2_normalized", "1 of 1 queries were there already"
+    for found in (False, True, False):
+        predict(model="outside", outside={"network": f"{brightness}:Brightness"}, support_image=images / "image_1.nii.gz",
+                support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out",
+                datasets=TOY_GRID)
+        assert (kept in capsys.readouterr().out) == found
+        if found:
+            brightness.write_text(brightness.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
 
 
 def test_a_snapshot_is_no_network_from_elsewhere(brightness, trained, toy_data, tmp_path):

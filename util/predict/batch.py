@@ -93,9 +93,14 @@ def _add_supports(predictor: Predictor, options: PredictOptions) -> None:
         raise InputError(f"{given[0]}: got {getattr(options, given[0])!r}, allowed with a task file, which has its own: null")
 
 
-def settings_digest(record: Record) -> str:
-    """Return a checksum of the code and of the options that predictions depend on. Files that options name are left out."""
-    return digest([record.without(with_role(Role.ELSEWHERE)), code_sha256()])
+def settings_digest(record: Record, files: Sequence[Path] = ()) -> str:
+    """Return a checksum of the code and of the options that predictions depend on.
+
+    Args:
+        files: of a network from elsewhere. Supports and a snapshot are left out here: `predict_all` sums them up.
+    """
+    return digest([record.without(with_role(Role.ELSEWHERE)), code_sha256(),
+                   *(content_sha256(path) for path in files if path.is_file())])
 
 
 @dataclass(frozen=True)
