@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.own_training import train_on
 from util.base.checksums import digest
 from util.base.errors import InputError
 from util.base.files import write_text
@@ -121,6 +120,7 @@ def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         InputError: as `train_on`.
     """
+    from scripts.own_training import train_on  # without --train, its compiled code would take time and memory
     snapshot, of_training = train_on(scans_in(Path(config["query"])), Path(config["support_image"][0]), folder)
     kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite")}
     return as_trained(load_config(), of_training) | kept | {

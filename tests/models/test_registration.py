@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ from models.registration import (
     Registration,
     RegistrationModel,
     RegistrationSettings,
+    _Adam,
     body_box_mm,
     carry,
     fit_affine,
@@ -19,6 +22,7 @@ from models.registration import (
     register,
     scaled,
 )
+from util.base.root import ROOT
 
 FAST = RegistrationSettings(max_voxels=120_000)
 SPACING = (6.0, 3.0, 3.0)
@@ -231,3 +235,26 @@ def test_several_supports_of_one_query_are_registered_as_each_alone():
         support = phantom(shift=shift)[0]
         alone = register(phantom()[0], support, SPACING, SPACING, FAST)
         assert torch.equal(fixed.register(support, SPACING).support_mm, alone.support_mm)
+
+
+def test_adam_is_that_of_torch():
+    values = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    theirs, adam = torch.nn.Parameter(values.clone()), _Adam(values)
+    optimiser = torch.optim.Adam([theirs], lr=1.0)
+    for k in range(7):
+        theirs.grad = (theirs.detach() - k).sin()
+        adam.step(values, (values - k).sin(), 0.3 / (k + 1))
+        optimiser.param_groups[0]["lr"] = 0.3 / (k + 1)
+        optimiser.step()
+        assert torch.equal(values, theirs.detach())
+
+
+@pytest.mark.whole
+def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
+    """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB."""
+    program = ("import sys, torch; from scripts import segment; from models.registration import register\n"
+               "from util.base.device import resolve_device\n"
+               "resolve_device('cpu'); register(torch.rand(8, 40, 40), torch.rand(8, 40, 40), (4., 4., 4.), (4., 4., 4.))\n"
+               "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
