@@ -171,17 +171,18 @@ def as_csv(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str]
 
 
 def box_plot(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], metric: str, path: Path) -> None:
-    """Draw the scores of volumes: a group of boxes per class, a box per method."""
-    figure, axes = plt.subplots(figsize=(max(7, 0.4 * len(methods) * len(classes)), 4.5), layout="constrained")
-    width = 0.8 / len(methods)
-    for k, (method, scores) in enumerate(methods.items()):
-        values = [[100 * score for volume, score in scores.items() if volume.label == label] for label in classes]
-        axes.boxplot(values, positions=np.arange(len(classes)) - 0.4 + (k + 0.5) * width, widths=0.85 * width, patch_artist=True,
-                     boxprops={"facecolor": f"C{k}", "alpha": 0.6}, medianprops={"color": "black"}, flierprops={"markersize": 3},
-                     label=method)
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set(ylabel=f"{metric.capitalize().replace('Iou', 'IoU')} of a volume (%)", ylim=(0, 100))
-    axes.legend(ncols=min(4, len(methods)), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    """Draw the scores of volumes: a panel per class, in it a line per method, from the top."""
+    figure, panels = plt.subplots(1, len(classes), sharex=True, sharey=True, squeeze=False, layout="constrained",
+                                  figsize=(2 + 2.4 * len(classes), 1 + 0.27 * len(methods)))
+    for k, (axes, label) in enumerate(zip(panels[0], classes, strict=True)):
+        values = [[100 * score for volume, score in scores.items() if volume.label == label] for scores in methods.values()]
+        axes.boxplot(values, orientation="horizontal", widths=0.7, patch_artist=True, boxprops={"facecolor": "C0", "alpha": 0.6},
+                     medianprops={"color": "black"}, flierprops={"markersize": 3},
+                     tick_labels=None if k else list(methods), manage_ticks=k == 0)      # one axis for all panels
+        axes.set(title=label, xlim=(0, 100))
+        axes.grid(axis="x", alpha=0.4)
+    panels[0][0].invert_yaxis()
+    figure.supxlabel(f"{metric.capitalize().replace('Iou', 'IoU')} of a volume (%)", fontsize="medium")
     save_figure(figure, path)
 
 

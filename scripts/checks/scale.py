@@ -143,7 +143,7 @@ def measure(folder: Path, n: int, parameters: dict[str, int], n_steps: int, work
     later, of_one, _ = run("train.py", [*common, "n_steps=1"])
     _, of_all, training_mb = run("train.py", [*common, f"n_steps={n_steps}"])
     trained = newest_snapshot(RunPlace(runs, "qnet", "PHANTOM", 0).folders("train"))
-    seconds, _, evaluation_mb = run("test.py", [*common, f"reload_model_path={trained}", "supp_idx=0", "whole_volume=true"])
+    seconds, _, evaluation_mb = run("test.py", [*common, f"reload_model_path={trained}", "supp_idx=0", "test_label=[1]"])
     n_queries = n // n_folds
     return [str(n), f"{first:.1f}", f"{later:.1f}", f"{(n_steps - 1) / (of_all - of_one):.2f}", f"{training_mb:.0f}",
             str(n_queries), f"{seconds / n_queries:.2f}", f"{evaluation_mb:.0f}"]
