@@ -119,7 +119,7 @@ def run(program: str, options: Sequence[str]) -> tuple[float, float, float]:
     """
     began, started = time.monotonic(), None
     command = [sys.executable, "-u", program, "with", "demo", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     memory = PeakMemory(process.pid)
     memory.start()
     assert process.stdout is not None
