@@ -256,5 +256,5 @@ def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
                "from util.base.device import resolve_device\n"
                "resolve_device('cpu'); register(torch.rand(8, 40, 40), torch.rand(8, 40, 40), (4., 4., 4.), (4., 4., 4.))\n"
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stderr.strip() == ""
