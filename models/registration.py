@@ -9,6 +9,7 @@ it smoother. docs/guided_notes.md says what the affine start and the features ar
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from util.base.shapes import expect_shape
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
     from convexAdam.convex_adam_utils import correlate, coupled_convex, inverse_consistency
+
+# the package leaves align_corners to its default. `catch_warnings` around its calls would not do: scans are registered in threads
+warnings.filterwarnings("ignore", "Default grid_sample", UserWarning, r"convexAdam\.")
 
 BODY_LEVEL = 0.06                 # of the range from the volume's minimum to its 99.5th percentile
 MIN_BODY_SHARE = 0.02             # a row or column with less body than this lies outside the body box
@@ -118,7 +122,7 @@ def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], 
 
 
 class Fixed:
-    """A query to which several supports are registered: its grids and features are computed once.
+    """A query to which several supports are registered, in threads if need be: its grids and features are computed once.
 
     Args:
         query: (D, H, W) volume of any intensity range.
@@ -133,7 +137,9 @@ class Fixed:
         self.spacing = (z, y, x)
         self.box = body_box_mm(self.query, self.spacing)
         self._prepared: dict[Search, tuple[_WorkingGrid, Tensor]] = {}
+        self._preparing = threading.Lock()
 
+    @torch.no_grad()
     def register(self, support: Tensor, support_spacing_mm: Sequence[float]) -> Registration:
         """Register a support volume, as the function `register` does."""
         support = checked("support", support, support_spacing_mm)
@@ -144,11 +150,12 @@ class Fixed:
 
     def prepared(self, search: Search) -> tuple[_WorkingGrid, Tensor]:
         """Return the working grid of a search, and the query's features on it, (1, 13, d/2, h/2, w/2)."""
-        if search not in self._prepared:
-            grid = _WorkingGrid(self.box, search, self.settings.max_voxels, self.query.device)
-            query = sample(self.query[None], grid.points / _column(self.spacing, grid.points))
-            self._prepared[search] = grid, self.features(query)
-        return self._prepared[search]
+        with self._preparing:
+            if search not in self._prepared:
+                grid = _WorkingGrid(self.box, search, self.settings.max_voxels, self.query.device)
+                query = sample(self.query[None], grid.points / _column(self.spacing, grid.points))
+                self._prepared[search] = grid, self.features(query)
+            return self._prepared[search]
 
     def features(self, volume: Tensor) -> Tensor:
         """Return MIND features and the weighted intensity of a (1, d, h, w) volume, means over 2×2×2 voxels.
@@ -258,8 +265,7 @@ def _search(query: Tensor, support: Tensor, grid: _WorkingGrid) -> Tensor:
     mesh = mesh.permute(0, 4, 1, 2, 3).reshape(3, -1, 1)
     scale = (torch.tensor(shape, device=query.device) // cell - 1).view(1, 3, 1, 1, 1) / 2
     a, b = (F.avg_pool3d(features, cell // 2, stride=cell // 2) for features in (query, support))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)   # the package leaves align_corners to its default
+    with torch.no_grad():
         there, back = (coupled_convex(*correlate(fixed, moving, reach, cell, shape, a.shape[1]), mesh, cell, shape) / scale
                        for fixed, moving in ((a, b), (b, a)))
         there, _ = inverse_consistency(there.flip(1), back.flip(1), iter=15)
@@ -278,12 +284,13 @@ def descend(query: Tensor, support: Tensor, start: Tensor, n_steps: int, smoothn
     size = query.shape[2:]
     control = F.interpolate(start, size=[max(MIN_CELLS, n // 2) for n in size], mode="trilinear", align_corners=False) / 2
     control, adam = control.clone().requires_grad_(True), _Adam(control)
+    support = support.contiguous(memory_format=torch.channels_last_3d)      # all features of a cell side by side
     identity = F.affine_grid(torch.eye(3, 4, device=query.device)[None], [1, 1, *size], align_corners=False)
     half = torch.tensor(size, device=query.device) / 2
     with torch.enable_grad():
         for step in range(n_steps):
             cells = _smooth(control, size)
-            warped = F.grid_sample(support, identity + (cells.permute(0, 2, 3, 4, 1) / half).flip(-1), align_corners=False)
+            warped = _grid_sample(support, identity + (cells.permute(0, 2, 3, 4, 1) / half).flip(-1))
             loss = (warped - query).square().mean() * 12 + smoothness * _diffusion(cells)
             gradient, = torch.autograd.grad(loss, control)
             adam.step(control, gradient, 0.5 * (1 + math.cos(math.pi * step / n_steps)) + 0.02)
@@ -345,7 +352,17 @@ def sample(maps: Tensor, index: Tensor, padding_mode: str = "zeros") -> Tensor:
     """Trilinear values of (K, D, H, W) maps at (3, …) voxel indices: (K, …)."""
     size = _column(maps.shape[1:], index)
     points = ((2 * index + 1) / size - 1).flip(0).movedim(0, -1)
-    return F.grid_sample(maps[None], points[None], padding_mode=padding_mode, align_corners=False)[0]
+    return _grid_sample(maps[None], points[None], padding_mode)[0]
+
+
+def _grid_sample(maps: Tensor, points: Tensor, padding_mode: str = "zeros") -> Tensor:
+    """`F.grid_sample` of (1, K, D, H, W) maps at (1, d, h, w, 3) points: (1, K, d, h, w).
+
+    Slices are given as a batch, since on a CPU each sample of a batch gets one thread.
+    """
+    by_slice = F.grid_sample(maps.expand(points.shape[1], -1, -1, -1, -1), points[0, :, None], padding_mode=padding_mode,
+                             align_corners=False)
+    return by_slice.permute(2, 1, 0, 3, 4)
 
 
 def grid_mm(shape: Sequence[int], spacing_mm: Sequence[float], device: torch.device | None = None) -> Tensor:

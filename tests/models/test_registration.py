@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -230,11 +231,14 @@ def test_ways_that_agree_count_more():
 
 
 def test_several_supports_of_one_query_are_registered_as_each_alone():
+    """At the same time, in threads of their own."""
     fixed = Fixed(phantom()[0], SPACING, FAST)
-    for shift in ((12.0, 9.0, -12.0), (-6.0, 0.0, 6.0)):
-        support = phantom(shift=shift)[0]
+    supports = [phantom(shift=shift)[0] for shift in ((12.0, 9.0, -12.0), (-6.0, 0.0, 6.0), (3.0, 3.0, 0.0))]
+    with ThreadPoolExecutor(len(supports), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
+        together = list(pool.map(lambda support: fixed.register(support, SPACING), supports))
+    for support, found in zip(supports, together, strict=True):
         alone = register(phantom()[0], support, SPACING, SPACING, FAST)
-        assert torch.equal(fixed.register(support, SPACING).support_mm, alone.support_mm)
+        assert torch.equal(found.support_mm, alone.support_mm) and not found.voxels.requires_grad
 
 
 def test_adam_is_that_of_torch():
@@ -251,10 +255,10 @@ def test_adam_is_that_of_torch():
 
 @pytest.mark.whole
 def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
-    """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB."""
+    """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB. Nor is there a word of warning."""
     program = ("import sys, torch; from scripts import segment; from models.registration import register\n"
                "from util.base.device import resolve_device\n"
                "resolve_device('cpu'); register(torch.rand(8, 40, 40), torch.rand(8, 40, 40), (4., 4., 4.), (4., 4., 4.))\n"
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stderr.strip() == ""

@@ -6,9 +6,10 @@ Both give one member per support: the probability of each class over the whole q
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ import tqdm
 from dataloaders.folds import Part, parts
 from dataloaders.volumes import Volume
 from models.guided import GuidedSettings
-from models.registration import Fixed, Registration
+from models.registration import Registration
 from models.spatial_prior import prior_logits, with_prior
 from models.volume import VolumeModel
-from util.base.distributed import rank, shared, world_size
+from util.base.distributed import share, shared
+from util.base.pool import side_by_side
 from util.base.progress import progress
 from util.options.sections import EvaluationOptions, WholeVolumeOptions
 from util.segment.predictions import Prediction, WholePrediction
@@ -166,7 +168,6 @@ class VolumeSegmenter(Segmenter):
         self._last: tuple[Task, list[Member]] | None = None
         self._predicted: tuple[Task, list[WholePrediction]] | None = None
         self._registered: dict[tuple[str, str], Registration] = {}      # by names, from a scan to another
-        self._query: tuple[Volume, Fixed] | None = None
 
     def n_units(self, task: Task, options: EvaluationOptions) -> int:
         """Return the number of registrations to the query."""
@@ -187,7 +188,11 @@ class VolumeSegmenter(Segmenter):
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
         """See Segmenter. Those of the last task are kept until `release`: protocol and whole volume both need them."""
         if self._last is None or self._last[0] is not task:
-            self._last = task, [self._member(task, support, bar) for support in task.supports]
+            onto = [(task.query, task.supports + task.stones), *((stone, task.supports) for stone in task.stones)]
+            new = {(fixed.name, moving.name): (fixed, moving) for fixed, others in onto for moving in others
+                   if (fixed.name, moving.name) not in self._registered}
+            self._registered |= zip(new, self._registrations(new.values(), bar), strict=True)
+            self._last = task, [self._member(task, support) for support in task.supports]
         return self._last[1]
 
     def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
@@ -205,37 +210,26 @@ class VolumeSegmenter(Segmenter):
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Register the supports to the stepping stones. Of several processes, each does so for its share of the stones."""
-        own = stones[rank()::world_size()]
-        with progress(total=len(supports) * len(own), desc="stepping stones", unit=self.unit, disable=not own) as bar:
-            jobs = [partial(self._registered_to, stone, [support for support, _ in supports], bar) for stone in stones]
-            for stone, found in zip(stones, shared(jobs, self.device), strict=True):
-                self._registered |= {(stone.name, support.name): registration
-                                     for (support, _), registration in zip(supports, found, strict=True)}
+        pairs = [(stone, support) for stone in stones for support, _ in supports]
+        own = share(pairs)
+        with progress(total=len(own), desc="stepping stones", unit=self.unit, disable=not own) as bar:
+            found = self._registrations(own, bar)
+            for (stone, support), registration in zip(pairs, shared([found.__next__] * len(pairs), self.device), strict=True):
+                self._registered[stone.name, support.name] = registration
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query, and its registrations."""
-        self._last = self._predicted = self._query = None
+        self._last = self._predicted = None
         self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
 
     @torch.no_grad()
-    def _registered_to(self, stone: Volume, supports: Sequence[Volume], bar: tqdm.tqdm) -> list[Registration]:
-        """Return the registration of each support to a stepping stone."""
-        fixed, found = self._fixed(stone), []
-        for support in supports:
-            found.append(fixed.register(self._tensor(support), support.spacing_mm))
-            bar.update(1)
-        return found
-
-    @torch.no_grad()
-    def _member(self, task: Task, support: Volume, bar: tqdm.tqdm | None) -> Member:
+    def _member(self, task: Task, support: Volume) -> Member:
         label_map = label_map_of(support)
         labels = [label for label in task.labels if (label_map == label).any()]
-        if self._query is None or self._query[0] is not task.query:
-            self._query = task.query, self._fixed(task.query)
-        ways = [[self._registration(task.query, support, bar)],
-                *([self._registration(task.query, stone, bar), self._registration(stone, support, bar)] for stone in task.stones)]
         if not labels:
             return Member(support, {})
+        chains = [[task.query, support], *([task.query, stone, support] for stone in task.stones)]
+        ways = [[self._registered[one.name, other.name] for one, other in pairwise(chain)] for chain in chains]
         masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
         found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
                                           task.query.spacing_mm, ways)
@@ -243,18 +237,20 @@ class VolumeSegmenter(Segmenter):
                       dict(zip(labels, found.confidence.tolist(), strict=True)),
                       (255 * found.warped).round().to(torch.uint8).cpu().numpy())
 
-    def _registration(self, query: Volume, support: Volume, bar: tqdm.tqdm | None) -> Registration:
-        """Return the registration of one scan to another. It is kept until the first of them is released."""
-        names = query.name, support.name
-        if names not in self._registered:
-            fixed = self._query[1] if self._query is not None and self._query[0] is query else self._fixed(query)
-            self._registered[names] = fixed.register(self._tensor(support), support.spacing_mm)
+    def _registrations(self, pairs: Iterable[tuple[Volume, Volume]], bar: tqdm.tqdm | None) -> Iterator[Registration]:
+        """Yield the registration of the second scan of each pair to the first. Pairs of the same first follow one another."""
+        registrations = (job() for job in self._jobs(pairs)) if self.device.type != "cpu" else side_by_side(self._jobs(pairs))
+        for registration in registrations:
             if bar is not None:
                 bar.update(1)
-        return self._registered[names]
+            yield registration
 
-    def _fixed(self, volume: Volume) -> Fixed:
-        return self.model.fixed(self._tensor(volume), volume.spacing_mm)
+    def _jobs(self, pairs: Iterable[tuple[Volume, Volume]]) -> Iterator[Callable[[], Registration]]:
+        for _, group in groupby(pairs, key=lambda pair: pair[0].name):
+            of_first = list(group)
+            fixed = self.model.fixed(self._tensor(of_first[0][0]), of_first[0][0].spacing_mm)
+            for _, moving in of_first:
+                yield partial(fixed.register, self._tensor(moving), moving.spacing_mm)
 
     def _tensor(self, volume: Volume) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
