@@ -11,12 +11,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
+from skimage.measure import find_contours
 from torch import Tensor
 
 from util.base.files import replacing
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
-MARGINS = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.9, "wspace": 0.04, "hspace": 0.1}    # of an overview
+PITCH = 1.04, 1.1      # of the slices in an overview, whose longer side is 1
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
@@ -26,7 +28,7 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
         OSError: the file cannot be written.
     """
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+        figure.savefig(partial, dpi=100, format="png", pil_kwargs={"compress_level": 3})
     plt.close(figure)
 
 
@@ -63,28 +65,32 @@ class Panel(NamedTuple):
 
 
 def overview(columns: Sequence[tuple[Panel, Panel]], name: str, path: Path) -> None:
-    """Draw segmented slices of one class, each below its support slice.
+    """Draw segmented slices of one class, each below its support slice. One pair of axes serves all, as a pair takes 30 ms.
 
     Args:
         columns: three pairs of support and query, with outlines in the colours TRUTH and PREDICTED.
         name: of the class.
         path: of the PNG.
     """
-    figure, axes = plt.subplots(2, len(columns), figsize=(10, 7.4), gridspec_kw=MARGINS)
+    figure = plt.figure(figsize=(10, 7.4))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.92))
+    axes.set_axis_off()
     figure.suptitle(f"{name}: support above, query below (blue: truth, orange: prediction)")
     for column, panels in enumerate(columns):
-        for row, panel in enumerate(panels):
-            _draw(axes[row, column], panel.image, panel.outlines)
-            axes[row, column].set_title(panel.title, fontsize=10)
+        for row, panel in enumerate(reversed(panels)):
+            _draw(axes, (column + 0.5) * PITCH[0], row * PITCH[1], panel)
+    axes.set(xlim=(0, PITCH[0] * len(columns)), ylim=(0, PITCH[1] * 2))
     save_figure(figure, path)
 
 
-def _draw(axes: plt.Axes, image: np.ndarray, outlines: Mapping[str, np.ndarray]) -> None:
-    """Draw a slice with the outlines of masks. The first row is at the bottom, as it is posterior in prepared scans."""
-    low, high = np.percentile(image, (1, 99.5))
-    axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
-    for colour, mask in outlines.items():
-        if mask.any():
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
-    axes.set(xticks=[], yticks=[])      # most of the time went into measuring what is not shown
-    axes.set_axis_off()
+def _draw(axes: plt.Axes, middle: float, bottom: float, panel: Panel) -> None:
+    """Draw a slice, its longer side of length 1. The first row is at the bottom, as it is posterior in prepared scans."""
+    height, width = np.array(panel.image.shape) / max(panel.image.shape)
+    extent = (middle - width / 2, middle + width / 2, bottom, bottom + height)
+    low, high = np.percentile(panel.image, (1, 99.5))
+    axes.imshow(panel.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=extent)
+    for colour, mask in panel.outlines.items():
+        for line in find_contours(mask, 0.5):
+            y, x = (line.T + 0.5) / max(mask.shape)
+            axes.add_line(Line2D(extent[0] + x, bottom + y, color=colour, linewidth=1.2))
+    axes.text(middle, bottom + height + 0.02, panel.title, fontsize=10, ha="center")
