@@ -19,7 +19,7 @@ from util.base.episode import Episode
 pytestmark = [needs_goldens, needs_chaost2, pytest.mark.whole]
 
 
-@pytest.fixture(scope="module", params=["liver", "kidney"])
+@pytest.fixture(scope="module", params=["liver", pytest.param("kidney", marks=pytest.mark.slow)])
 def golden(request):
     return dict(np.load(GOLDENS / f"qnet_chaos_{request.param}.npz"))
 
@@ -81,7 +81,7 @@ def test_prototypes_refinement_and_fusion(golden, model, features, episode):
 
 
 @pytest.mark.parametrize(("golden", "n_steps"), [
-    ("kidney", 1), *(pytest.param(golden, 3, marks=pytest.mark.slow) for golden in ("liver", "kidney"))],
+    ("liver", 1), *(pytest.param(golden, 3, marks=pytest.mark.slow) for golden in ("liver", "kidney"))],
                          indirect=["golden"], scope="module")
 def test_training_steps(golden, n_steps, model, episode):
     model = copy.deepcopy(model).train()

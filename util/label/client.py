@@ -17,6 +17,8 @@ from urllib.parse import quote, urlsplit
 
 from util.base.root import ROOT
 
+PROGRAM = ROOT / "scripts/label.py"
+
 WAIT_S = 60.0
 
 
@@ -91,13 +93,14 @@ def scan_path(name: str, what: str) -> str:
 
 
 @contextmanager
-def running(folder: Path, options: Sequence[str] = ()) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
-    """Run scripts/label.py on a folder, and yield a client and the process. It is ended with the block.
+def running(folder: Path, options: Sequence[str] = (),
+            program: Path = PROGRAM) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
+    """Run scripts/label.py, or a program like it, on a folder, and yield a client and the process. It is ended with the block.
 
     Raises:
         RuntimeError: it did not start; with what it said.
     """
-    command = [sys.executable, str(ROOT / "scripts/label.py"), str(folder), "--no-browser", *options]
+    command = [sys.executable, str(program), str(folder), "--no-browser", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
                           env=environment) as process:

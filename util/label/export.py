@@ -55,7 +55,7 @@ def write_task(session: Session, path: Path) -> list[Path]:
     held = {int(value) for _, labels in supports for value in np.unique(read_array(labels))}
     classes = [one for one in session.classes if one["value"] in held]
     pairs = [text for name, labels in supports for text in ("--support", str(session.image_file(name)), str(labels))]
-    command = [sys.executable, str(ROOT / "test.py"), "task", "create", *pairs,
+    command = [sys.executable, "-m", "util.predict.task_command", "create", *pairs,
                "--names", *(f"{one['value']}={one['name']}" for one in classes),
                "--colours", *(f"{one['value']}={one['colour']}" for one in classes), "--", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)

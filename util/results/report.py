@@ -7,12 +7,10 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dataloaders.datasets import Case, DatasetSpec, find_cases
 from dataloaders.nifti import read_affine, read_array
@@ -27,6 +25,9 @@ from util.options.table import Role, with_role
 from util.results.page import Column, Content, Layers, Volumes, write_page
 from util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 from util.segment.metrics import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
 LATER_COLUMNS = ("confidence",)      # tables of earlier versions lack these
@@ -227,6 +228,8 @@ def _is_number(value: float | None) -> bool:
 
 
 def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # predict draws none, and starts sooner without
+    from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

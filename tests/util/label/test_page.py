@@ -12,11 +12,13 @@ from scripts.tables.label_pictures import open_page, open_scan, press, wait_for
 from tests.browser import needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
+from util.base.root import ROOT
 from util.label.client import running
 from util.label.session import Session
 
 pytestmark = [pytest.mark.whole, needs_chromium]
 LIMIT_S = 60
+FAST_PROGRAM = ROOT / "tests/label_fast.py"
 IDLE = "return document.getElementById('stop').hidden && document.getElementById('run-text').textContent"
 COUNT = "return labelPage.viewer.drawing.reduce((n, value) => n + (value > 0), 0)"
 
@@ -289,7 +291,7 @@ def test_the_whole_path_killed_on_the_way(tmp_path):
     for path in (folder / "truth").iterdir():
         write(path, (read(path) == 1).astype(np.uint8))
     truth = read(folder / "truth/a_1.nii.gz")
-    with running(folder) as (client, process):
+    with running(folder, program=FAST_PROGRAM) as (client, process):
         browser = open_page(client.address)
         try:
             _outline_and_run(browser, client, folder, truth)
@@ -297,7 +299,7 @@ def test_the_whole_path_killed_on_the_way(tmp_path):
             process.wait()
             press(browser, "x")
             wait_for(browser, "return document.getElementById('status').textContent.includes('does not answer')", LIMIT_S)
-            with running(folder) as (client, _):
+            with running(folder, program=FAST_PROGRAM) as (client, _):
                 browser.get(client.address)
                 wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
                 _correct_and_export(browser, client, folder)

@@ -1,0 +1,11 @@
+"""scripts/label.py with a registration that takes a moment, for toy scans."""
+
+import sys
+from functools import partial
+
+from scripts import label
+from tests.labelling import FAST
+
+if __name__ == "__main__":
+    label.serve = partial(label.serve, registration=FAST)
+    sys.exit(label.main())
