@@ -1,6 +1,7 @@
 """Make data sets of many volumes, and measure training and evaluation with each.
 
     python scripts/checks/scale.py --volumes 20 1000 --folder scale
+    python scripts/checks/scale.py --volumes 1000 --folder scale --prepare 600                         # preparation, killed once
     python scripts/checks/scale.py --volumes 5 10 --folder small --size 64 --slices 12 --steps 20      # two minutes, to try it
 
 A volume is one of ten phantom bodies with a brightness and noise of its own, and its body's labels and supervoxels, so a thousand
@@ -12,11 +13,13 @@ the processes of a program, in which a page that several share counts once (PSS;
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from data.phantom import MIN_SIZE_SHARE, case_files, write_case
-from dataloaders.nifti import read_array, write_like
+from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from util.base.errors import InputError
 from util.base.progress import progress
 from util.base.root import ROOT
@@ -36,6 +39,7 @@ N_BODIES = 10
 TRAINING_STARTS = "training volumes of"         # in the line that train.py prints before its first step
 HEADER = ["volumes", "first start, s", "later start, s", "episodes/s", "training, MB", "queries", "evaluation, s a query",
           "evaluation, MB"]
+PREPARATION_HEADER = ["volumes", "killed after, s", "with volumes", "the rest, s", "nothing to do, s", "memory, MB"]
 
 
 class PeakMemory(threading.Thread):
@@ -67,6 +71,12 @@ def family(pid: int) -> list[int]:
         except OSError:     # it ended meanwhile
             pass
     return found
+
+
+def kill(pid: int) -> None:
+    """Kill a process and all below it."""
+    for one in family(pid):
+        os.kill(one, signal.SIGKILL)
 
 
 def pss_kb(pid: int) -> int:
@@ -111,22 +121,29 @@ def write_volume(bodies: Path, folder: Path, parameters: dict[str, int], number:
         write_like(of_body[0], values, path)
 
 
-def run(program: str, options: Sequence[str]) -> tuple[float, float, float]:
+def run(program: str, options: Sequence[str], kill_after_s: float | None = None) -> tuple[float, float, float]:
     """Run a program, and return the seconds until TRAINING_STARTS was printed, those from then on, and its peak memory in MB.
 
+    Args:
+        kill_after_s: kill it and all that it started after so many seconds. The first number is the time until it ended.
     Raises:
         InputError: it failed.
     """
     began, started = time.monotonic(), None
-    command = [sys.executable, "-u", program, "with", "demo", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-u", program, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                               encoding="utf-8")
     memory = PeakMemory(process.pid)
     memory.start()
+    killer = threading.Timer(kill_after_s or 0, kill, (process.pid,))
+    if kill_after_s is not None:
+        killer.start()
     assert process.stdout is not None
     for line in process.stdout:
         if started is None and TRAINING_STARTS in line:
             started = time.monotonic()
-    if status := process.wait():
+    status = process.wait()
+    killer.cancel()
+    if status and not (status == -signal.SIGKILL and kill_after_s is not None):
         raise InputError(f"{program}: ended with status {status}")
     ended = time.monotonic()
     memory.join()
@@ -137,7 +154,7 @@ def measure(folder: Path, n: int, parameters: dict[str, int], n_steps: int, work
     """Train and evaluate with `n` volumes, and return the cells of HEADER."""
     data = make_volumes(folder, n, parameters)
     runs = (folder / f"runs_{n}").resolve()
-    common = [f"path.PHANTOM.data_dir={data.resolve()}", f"path.log_dir={runs}", f"n_sv={parameters['min_size']}",
+    common = ["with", "demo", f"path.PHANTOM.data_dir={data.resolve()}", f"path.log_dir={runs}", f"n_sv={parameters['min_size']}",
               f"num_workers={workers}", f"datasets.PHANTOM.n_folds={n_folds}", "resume=never"]
     first, _, _ = run("train.py", [*common, "n_steps=1"])
     later, of_one, _ = run("train.py", [*common, "n_steps=1"])
@@ -147,6 +164,27 @@ def measure(folder: Path, n: int, parameters: dict[str, int], n_steps: int, work
     n_queries = n // n_folds
     return [str(n), f"{first:.1f}", f"{later:.1f}", f"{(n_steps - 1) / (of_all - of_one):.2f}", f"{training_mb:.0f}",
             str(n_queries), f"{seconds / n_queries:.2f}", f"{evaluation_mb:.0f}"]
+
+
+def measure_preparation(folder: Path, n: int, parameters: dict[str, int], kill_after_s: float) -> list[str]:
+    """Prepare `n` volumes as one's own scans, killed with all its processes after a while, to the end, and again.
+
+    Returns:
+        The cells of PREPARATION_HEADER. A volume counts once its image is written; its supervoxels may be missing.
+    Raises:
+        InputError: a start that was not killed failed, or prepared volumes were there already.
+    """
+    source, target = make_volumes(folder, n, parameters) / "chaos_MR_T2_normalized", folder / f"prepared_{n}"
+    if target.exists():
+        raise InputError(f"{target}: is there already; allowed: to delete it")
+    spacing = [f"{mm:g}" for mm in read_spacing_mm(source / "image_1.nii.gz")[::-1]]
+    options = ["nifti", "--source", str(source), "--image", "image_{case}.nii.gz", "--label", "label_{case}.nii.gz",
+               "--target", str(target), "--spacing", *spacing, "--size", str(parameters["size"])]
+    killed, _, first_mb = run("data/prepare.py", options, kill_after_s)
+    n_before = len(list(target.rglob("image_*.nii.gz")))
+    rest, _, second_mb = run("data/prepare.py", options)
+    nothing, _, _ = run("data/prepare.py", options)
+    return [str(n), f"{killed:.0f}", str(n_before), f"{rest:.0f}", f"{nothing:.1f}", f"{max(first_mb, second_mb):.0f}"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,15 +197,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=200, help="of training; default: %(default)s")
     parser.add_argument("--workers", type=int, default=4, help="num_workers; default: %(default)s")
     parser.add_argument("--folds", type=int, default=10, help="one of them is evaluated; default: %(default)s")
+    parser.add_argument("--prepare", type=float, metavar="SECONDS",
+                        help="measure data/prepare.py instead, killed once after so many seconds")
     options = parser.parse_args(arguments)
     parameters = {"seed": 0, "slices": options.slices, "size": options.size,
                   "min_size": round(MIN_SIZE_SHARE * options.slices * options.size**2)}
+    measured: Callable[[int], list[str]]
+    if options.prepare is None:
+        header = HEADER
+        measured = partial(measure, options.folder, parameters=parameters, n_steps=options.steps, workers=options.workers,
+                           n_folds=options.folds)
+    else:
+        header = PREPARATION_HEADER
+        measured = partial(measure_preparation, options.folder, parameters=parameters, kill_after_s=options.prepare)
     try:
-        rows = [measure(options.folder, n, parameters, options.steps, options.workers, options.folds) for n in options.volumes]
+        rows = [measured(n) for n in options.volumes]
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(format_table(HEADER, rows))
+    print(format_table(header, rows))
     return 0
 
 

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from scripts.checks.scale import HEADER, PeakMemory, family, main, pss_kb
+from scripts.checks.scale import HEADER, PREPARATION_HEADER, PeakMemory, family, main, pss_kb
 
 
 def test_memory_of_a_process_and_its_children_is_the_largest_sum():
@@ -31,3 +31,9 @@ def test_the_whole_of_it(tmp_path, capfd):
     assert lines[0].split()[0] == HEADER[0] and [line.split()[0] for line in lines[2:]] == ["4", "6"]
     images = [nibabel.load(path).get_fdata() for path in sorted((tmp_path / "first_6").rglob("image_*.nii.gz"))]
     assert len(images) == 6 and all(not np.array_equal(images[0], other) for other in images[1:])
+    assert main([*options, "--volumes", "6", "--prepare", "2"]) == 0
+    header, _, row = (line.split() for line in capfd.readouterr().out.splitlines()[-3:])
+    killed, before, rest, nothing, _ = map(float, row[1:])
+    assert header[0] == PREPARATION_HEADER[0] and row[0] == "6" and killed == 2 and before <= 6 and min(rest, nothing) > 0
+    assert len(list((tmp_path / "prepared_6").rglob("superpix-*.nii.gz"))) == 6
+    assert main([*options, "--volumes", "6", "--prepare", "2"]) == 2
