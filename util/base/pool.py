@@ -48,9 +48,12 @@ def side_by_side(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
     """
     import torch
     waiting, threads = iter(jobs), torch.get_num_threads()
-    while together := list(islice(waiting, min(MOST_THREADS, threads))):
-        if len(together) == 1:
-            yield together.pop()()
-        else:
-            with ThreadPoolExecutor(len(together), "job", torch.set_num_threads, (threads // len(together),)) as pool:
-                yield from pool.map(lambda job: job(), together)
+    try:
+        while together := list(islice(waiting, min(MOST_THREADS, threads))):
+            if len(together) == 1:
+                yield together.pop()()
+            else:
+                with ThreadPoolExecutor(len(together), "job", torch.set_num_threads, (threads // len(together),)) as pool:
+                    yield from pool.map(lambda job: job(), together)
+    finally:
+        torch.set_num_threads(threads)      # threads that begin later take the number that was set last, in whichever

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -68,7 +69,8 @@ def test_jobs_side_by_side(threads, jobs, shares):
             results.append(result)
             assert len(drawn) == min(jobs, -(-len(results) // begun.parties) * begun.parties)
         assert results == [(number, share, share == threads) for number, share in enumerate(shares)]
-        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
 
