@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from util.base.checksums import digest
+from util.base.distributed import world_size
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
@@ -133,6 +134,8 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     Raises:
         InputError: an option is wrong, or an outlined scan cannot be read. Told before any work.
     """
+    if world_size() > 1:
+        raise InputError(f"WORLD_SIZE: got {world_size()}, allowed: 1; several processes go with test.py predict")
     config, names = complete(config_of(arguments)), dict(arguments.names)
     if arguments.train:
         config = complete(trained(config, arguments.output / "training"))

@@ -168,6 +168,12 @@ def test_refused_in_one_line_before_any_work(case, place):
     assert everything(place) == before and not (place / "out").exists()
 
 
+def test_several_processes_are_refused(place, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match=r"^error: WORLD_SIZE: got 2, allowed: 1; several processes go with test.py predict$"):
+        main(words(place))
+
+
 def test_a_scan_that_is_outlined_twice_and_one_that_is_alone(place):
     pair = f"first = outlined={place / 'its labels.nii.gz'}"
     with pytest.raises(SystemExit, match=r"^error: --outlined: .* is given twice"):
