@@ -39,7 +39,7 @@ N_BODIES = 10
 TRAINING_STARTS = "training volumes of"         # in the line that train.py prints before its first step
 HEADER = ["volumes", "first start, s", "later start, s", "episodes/s", "training, MB", "queries", "evaluation, s a query",
           "evaluation, MB"]
-PREPARATION_HEADER = ["volumes", "killed after, s", "with volumes", "the rest, s", "nothing to do, s", "memory, MB"]
+PREPARATION_HEADER = ["volumes", "killed after, s", "images by then", "supervoxels", "the rest, s", "nothing to do, s", "memory, MB"]
 
 
 class PeakMemory(threading.Thread):
@@ -170,7 +170,7 @@ def measure_preparation(folder: Path, n: int, parameters: dict[str, int], kill_a
     """Prepare `n` volumes as one's own scans, killed with all its processes after a while, to the end, and again.
 
     Returns:
-        The cells of PREPARATION_HEADER. A volume counts once its image is written; its supervoxels may be missing.
+        The cells of PREPARATION_HEADER.
     Raises:
         InputError: a start that was not killed failed, or prepared volumes were there already.
     """
@@ -181,10 +181,10 @@ def measure_preparation(folder: Path, n: int, parameters: dict[str, int], kill_a
     options = ["nifti", "--source", str(source), "--image", "image_{case}.nii.gz", "--label", "label_{case}.nii.gz",
                "--target", str(target), "--spacing", *spacing, "--size", str(parameters["size"])]
     killed, _, first_mb = run("data/prepare.py", options, kill_after_s)
-    n_before = len(list(target.rglob("image_*.nii.gz")))
+    by_then = [str(len(list(target.rglob(f"{name}_*.nii.gz")))) for name in ("image", "superpix-MIDDLE")]
     rest, _, second_mb = run("data/prepare.py", options)
     nothing, _, _ = run("data/prepare.py", options)
-    return [str(n), f"{killed:.0f}", str(n_before), f"{rest:.0f}", f"{nothing:.1f}", f"{max(first_mb, second_mb):.0f}"]
+    return [str(n), f"{killed:.0f}", *by_then, f"{rest:.0f}", f"{nothing:.1f}", f"{max(first_mb, second_mb):.0f}"]
 
 
 def main(arguments: list[str] | None = None) -> int:
