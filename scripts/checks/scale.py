@@ -39,7 +39,8 @@ N_BODIES = 10
 TRAINING_STARTS = "training volumes of"         # in the line that train.py prints before its first step
 HEADER = ["volumes", "first start, s", "later start, s", "episodes/s", "training, MB", "queries", "evaluation, s a query",
           "evaluation, MB"]
-PREPARATION_HEADER = ["volumes", "killed after, s", "images by then", "supervoxels", "the rest, s", "nothing to do, s", "memory, MB"]
+PREPARATION_HEADER = ["volumes", "killed after, s", "images by then", "supervoxels", "the rest, s", "nothing to do, s",
+                      "memory, MB"]
 
 
 class PeakMemory(threading.Thread):

@@ -1,12 +1,12 @@
 """Sets up the device of the option `device`, and chooses the arithmetic of the option `precision`."""
 
-import ctypes
 import os
 
 import torch
 
 from util.base.distributed import local_rank, world_size
 from util.base.errors import InputError
+from util.base.memory import keep_freed_memory
 
 
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:
@@ -77,25 +77,3 @@ def resolve_precision(name: str, device: torch.device, begun: str | None = None)
     elif name == "auto" and used != fastest:
         print(f"warning: precision: {why} float32, where bf16 is {FAST_BF16}; precision=bf16 starts another run")
     return used
-
-
-# from glibc's malloc.h
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
-
-
-def keep_freed_memory() -> bool:
-    """Make the C library keep freed memory for the next allocation, of whichever thread, and not return it to the system.
-
-    A training step of ResNet-101 allocates gigabytes of feature maps. Page faults took about 15 % of its time
-    (docs/performance.md). If the C library is not glibc, nothing changes and the result is False.
-    """
-    return mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 * 2**20, M_ARENA_MAX: 1})
-
-
-def mallopt(options: dict[int, int]) -> bool:
-    """Set options of glibc's allocator, and return whether all were set. Other C libraries: False, and nothing is set."""
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):    # macOS and musl have no mallopt; Windows has no such library
-        return False
-    return all(set_option(option, value) == 1 for option, value in options.items())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from util.base.errors import InputError
+from util.base.memory import keep_freed_memory
 from util.options.config import base_config
 from util.predict.predictor import Predictor
 from util.predict.scans import write_on_scan
@@ -73,6 +74,7 @@ def _end_with(given: TextIO) -> None:
 def main() -> int:
     """Run the process and return its exit status."""
     os.nice(NICENESS)
+    keep_freed_memory()     # before there is another thread, which would get memory of its own
     lines, sys.stdout = sys.stdout, sys.stderr      # what libraries print is no event
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()

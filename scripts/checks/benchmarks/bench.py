@@ -27,16 +27,8 @@ from dataloaders.folds import fold_positions
 from dataloaders.volumes import Volume, read_volume
 from models.encoder import build_encoder
 from models.qnet import QNet
-from util.base.device import (
-    M_MMAP_MAX,
-    M_MMAP_THRESHOLD,
-    M_TOP_PAD,
-    M_TRIM_THRESHOLD,
-    bf16_is_fast,
-    keep_freed_memory,
-    mallopt,
-    resolve_device,
-)
+from util.base.device import bf16_is_fast, resolve_device
+from util.base.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory, mallopt
 from util.base.root import ROOT
 from util.options.config import load_config
 from util.options.sections import dataset_spec

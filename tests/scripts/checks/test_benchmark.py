@@ -18,7 +18,7 @@ from scripts.checks.benchmarks import evaluation, fast_tests, page, registration
 from scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back, markdown_table
 from tests.labelling import FAST, served, write_scans
 from tests.toy import toy_volume
-from util.base import device
+from util.base import device, memory
 from util.label.session import Session
 
 
@@ -63,7 +63,7 @@ def test_memory_is_kept_again_after_the_plain_procedure(monkeypatch):
     at_most_mapped = []      # of the allocator: 0 keeps freed memory
 
     def mallopt(option, value):
-        at_most_mapped.extend([value] if option == device.M_MMAP_MAX else [])
+        at_most_mapped.extend([value] if option == memory.M_MMAP_MAX else [])
         return 1
 
     monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(mallopt=mallopt, malloc_trim=lambda n: 1))
