@@ -113,7 +113,8 @@ def test_a_filled_stroke_is_on_disk_at_once_and_undone(fresh, place):
     saved(fresh)
     once = read(hand)
     assert 80 < once.sum() < 200 and once.any(axis=(1, 2)).sum() == 1        # a disc of 6.4 pixels in one slice
-    assert once.sum() == fresh.execute_script(COUNT) and status_of(fresh, "a_1") == "being drawn"
+    assert once.sum() == fresh.execute_script(COUNT)
+    wait_until(lambda: status_of(fresh, "a_1") == "being drawn")
     drag(fresh, ring(0.7, 0.7, 0.05))
     wait_until(lambda: read(hand).sum() > once.sum())
     press(fresh, "u")
@@ -329,7 +330,7 @@ def _outline_and_run(browser, client, folder, truth):
 
 def _correct_and_export(browser, client, folder):
     worst, other = (scan["name"] for scan in client.state()["scans"] if scan["state"] == "found")
-    assert current(browser) == worst and status_of(browser, worst) == "to look through"
+    wait_until(lambda: current(browser) == worst and status_of(browser, worst) == "to look through")
     assert "label 1" in text(browser, "numbers")
     found = browser.execute_script(COUNT)
     press(browser, "f")
