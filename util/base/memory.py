@@ -12,8 +12,7 @@ def keep_freed_memory() -> bool:
     Threads that begin later share that memory, unless other threads have begun before.
 
     A training step of ResNet-101 allocates gigabytes of feature maps. Page faults took about 15 % of its time
-    (docs/performance.md), and a fifth of that of supervoxels. If the C library is not glibc, nothing changes and the result
-    is False.
+    (docs/performance.md). If the C library is not glibc, nothing changes and the result is False.
     """
     return mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 * 2**20, M_ARENA_MAX: 1})
 

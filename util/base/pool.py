@@ -10,14 +10,12 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from util.base.memory import keep_freed_memory
-
 T = TypeVar("T")
 MOST_THREADS = 4      # every one of them needs memory of its own
 
 
 def processes(n: int, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:
-    """Return a pool of `n` processes, each started anew, that keep freed memory. They end with this process, however that ends.
+    """Return a pool of `n` processes, each started anew. They end with this process, however that ends.
 
     Args:
         begin: what each does first.
@@ -26,7 +24,6 @@ def processes(n: int, begin: Callable[[], None] | None = None) -> ProcessPoolExe
 
 
 def _begin(begin: Callable[[], None] | None) -> None:
-    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if begin is not None:
         begin()

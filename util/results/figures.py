@@ -39,7 +39,7 @@ def loss_curve(history: Tensor, path: Path) -> None:
         history: (n_steps, losses) from `util.training.loop.train`. The first two columns are drawn.
         path: of the PNG.
     """
-    figure, axes = plt.subplots(figsize=(8, 4.5), gridspec_kw={"left": 0.1, "right": 0.98, "bottom": 0.12, "top": 0.97})
+    figure, axes = plt.subplots(figsize=(8, 4.5), gridspec_kw={"left": 0.1, "right": 0.96, "bottom": 0.12, "top": 0.97})
     steps = np.arange(1, len(history) + 1)
     window = max(1, len(history) // 50)
     for losses, name, colour in zip(history.T[:2].numpy(), ("query loss", "alignment loss"), ("C0", "C1"), strict=True):
