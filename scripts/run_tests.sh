@@ -3,7 +3,7 @@
 #
 #   bash scripts/run_tests.sh [--fast | --slow] [options of pytest]
 #
-#   --fast    the quick tests only, to run while working: 40 s on two cores
+#   --fast    the quick tests only, to run while working: a minute on two cores
 #   --slow    only the tests marked slow: minutes each, on real data
 
 set -euo pipefail
