@@ -265,10 +265,9 @@ def _search(query: Tensor, support: Tensor, grid: _WorkingGrid) -> Tensor:
     mesh = mesh.permute(0, 4, 1, 2, 3).reshape(3, -1, 1)
     scale = (torch.tensor(shape, device=query.device) // cell - 1).view(1, 3, 1, 1, 1) / 2
     a, b = (F.avg_pool3d(features, cell // 2, stride=cell // 2) for features in (query, support))
-    with torch.no_grad():
-        there, back = (coupled_convex(*correlate(fixed, moving, reach, cell, shape, a.shape[1]), mesh, cell, shape) / scale
-                       for fixed, moving in ((a, b), (b, a)))
-        there, _ = inverse_consistency(there.flip(1), back.flip(1), iter=15)
+    there, back = (coupled_convex(*correlate(fixed, moving, reach, cell, shape, a.shape[1]), mesh, cell, shape) / scale
+                   for fixed, moving in ((a, b), (b, a)))
+    there, _ = inverse_consistency(there.flip(1), back.flip(1), iter=15)
     return there.flip(1) * scale * cell
 
 

@@ -13,6 +13,7 @@ the processes of a program, in which a page that several share counts once (PSS;
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,7 +78,8 @@ def family(pid: int) -> list[int]:
 def kill(pid: int) -> None:
     """Kill a process and all below it."""
     for one in family(pid):
-        os.kill(one, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):       # it ended meanwhile
+            os.kill(one, signal.SIGKILL)
 
 
 def pss_kb(pid: int) -> int:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ class VolumeSegmenter(Segmenter):
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Register the supports to the stepping stones. Of several processes, each does so for its share of the stones."""
         pairs = [(stone, support) for stone in stones for support, _ in supports]
-        own = share(pairs)
+        own = share(pairs)      # which each process takes in turn, as `shared` asks for them
         with progress(total=len(own), desc="stepping stones", unit=self.unit, disable=not own) as bar:
             found = self._registrations(own, bar)
             for (stone, support), registration in zip(pairs, shared([found.__next__] * len(pairs), self.device), strict=True):
@@ -246,11 +246,11 @@ class VolumeSegmenter(Segmenter):
             yield registration
 
     def _jobs(self, pairs: Iterable[tuple[Volume, Volume]]) -> Iterator[Callable[[], Registration]]:
-        for _, group in groupby(pairs, key=lambda pair: pair[0].name):
-            of_first = list(group)
-            fixed = self.model.fixed(self._tensor(of_first[0][0]), of_first[0][0].spacing_mm)
-            for _, moving in of_first:
-                yield partial(fixed.register, self._tensor(moving), moving.spacing_mm)
+        last = None
+        for first, moving in pairs:
+            if first is not last:
+                fixed, last = self.model.fixed(self._tensor(first), first.spacing_mm), first
+            yield partial(fixed.register, self._tensor(moving), moving.spacing_mm)
 
     def _tensor(self, volume: Volume) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
