@@ -7,12 +7,13 @@ gives exactly that result, but never sorts or stores all costs:
 - An edge is one uint32 (its lower voxel and one of 13 directions); its cost is computed again when needed.
 - The leading bits of a cost choose one of 65,536 buckets, filled in the order of the edges: a counting sort, so stable.
 - Buckets are opened from the lowest. Most edges can no longer merge anything and are dropped at once. Only the rest of a
-  bucket is sorted, by a stable merge sort.
+  bucket is sorted, by a stable merge sort. The edges of cost 0, most of them in the background, are opened in pieces.
 - The first pass ends at the first cost that no component of any size could accept. The second pass ends when no component
   is smaller than `min_size`.
 
-So a run reads the edges a few times in sequence, and memory is about 70 bytes per voxel. Numba compiles the code on first
-use and keeps it in `__pycache__`.
+So a run reads the edges a few times in sequence, and memory is about 80 bytes per voxel, 52 of them for edges. NumPy makes the
+large arrays: it asks Linux for huge pages, which Numba does not. Numba compiles the code on first use and keeps it in
+`__pycache__`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ DIRECTIONS = np.array([(0, 1, 0), (0, 1, 1), (0, 0, 1), (0, 1, -1), (1, 1, 0), (
 MAX_VOXELS = 2 ** 28         # a voxel index and a direction (4 bits) share a uint32
 N_BUCKETS = 2 ** 16
 BUCKET_SHIFT = 40            # sign, exponent and 12 leading bits of a float64's fraction remain
+PIECE = 2 ** 16              # edges of cost 0 that are opened at a time
 BODY_INTENSITY = 10          # of 255
 _Grid = tuple[np.ndarray, np.ndarray, np.ndarray]     # intensities, and per direction the step in voxels and √w
 
@@ -59,7 +61,7 @@ def segment_volume(image: np.ndarray, spacing_mm: Sequence[float], min_size: int
     _check(image, spacing_mm, min_size, scale)
     intensities = _scaled(image)
     root_weights = _root_weights(spacing_mm[0] / ((spacing_mm[1] + spacing_mm[2]) / 2))
-    return _segment(intensities, DIRECTIONS, root_weights, int(min_size), scale / 255).reshape(image.shape)
+    return _segment(intensities, root_weights, int(min_size), scale / 255).reshape(image.shape)
 
 
 def mask_background(segments: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -106,9 +108,13 @@ def _scaled(image: np.ndarray) -> np.ndarray:
 
     The order of the operations matters: the last bit of scaled differences decides ties between integers.
     """
-    image = image.astype(np.float64, order="C")
-    low, high = image.min(), image.max()
-    return 255 * (image - low) / (high - low) if high > low else np.zeros_like(image)
+    scaled = image.astype(np.float64, order="C")
+    low, high = scaled.min(), scaled.max()
+    scaled -= low
+    scaled *= 255
+    if high > low:
+        scaled /= high - low
+    return scaled
 
 
 def _root_weights(anisotropy: float) -> np.ndarray:
@@ -118,19 +124,16 @@ def _root_weights(anisotropy: float) -> np.ndarray:
     return np.sqrt(np.where(DIRECTIONS[:, 0] == 1, across, 1.0))
 
 
-@njit(cache=True)
-def _segment(intensities: np.ndarray, directions: np.ndarray, root_weights: np.ndarray, min_size: int,
-             tolerance: float) -> np.ndarray:
-    n_voxels = intensities.size
-    _, height, width = intensities.shape
-    offsets = (directions[:, 0] * height + directions[:, 1]) * width + directions[:, 2]
-    flat = intensities.ravel()
-    edges, starts = _edges_by_bucket(intensities.shape, flat, directions, offsets, root_weights)
+def _segment(intensities: np.ndarray, root_weights: np.ndarray, min_size: int, tolerance: float) -> np.ndarray:
+    shape, n_voxels = intensities.shape, intensities.size
+    grid = intensities.ravel(), DIRECTIONS @ (shape[1] * shape[2], shape[2], 1), root_weights
+    edges = np.empty(np.prod(np.maximum(shape - np.abs(DIRECTIONS), 0), axis=1).sum(), np.uint32)
+    starts = _fill_buckets(edges, shape, DIRECTIONS, grid)
+    bounds = np.concatenate([np.arange(0, starts[1], PIECE), starts[1:]])      # an edge of cost 0 is in the first bucket
     parent, size = np.arange(n_voxels, dtype=np.int32), np.ones(n_voxels, np.int32)
-    grid = flat, offsets, root_weights
-    _merge_similar(edges, starts, grid, parent, size, tolerance)
-    _merge_small(edges, starts, grid, parent, size, min_size)
-    return _labels(parent)
+    _merge_similar(edges, bounds, grid, parent, size, np.zeros(n_voxels), tolerance)
+    _merge_small(edges, bounds, grid, parent, size, min_size)
+    return _labels(parent, np.empty(n_voxels, np.int32))
 
 
 @njit(cache=True)
@@ -142,13 +145,12 @@ def _bucket(cost: float, last: np.int64) -> Any:
 
 
 @njit(cache=True)
-def _edges_by_bucket(shape: tuple[int, int, int], flat: np.ndarray, directions: np.ndarray, offsets: np.ndarray,
-                     root_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return all edges (voxel << 4 | direction), buckets in ascending order, and the start and end of each bucket."""
+def _fill_buckets(edges: np.ndarray, shape: tuple[int, int, int], directions: np.ndarray, grid: _Grid) -> np.ndarray:
+    """Set `edges` to all edges (voxel << 4 | direction), buckets in ascending order; return the start and end of each bucket."""
+    flat, offsets, root_weights = grid
     depth, height, width = shape
     last = np.float64(flat.max() * root_weights.max()).view(np.int64) >> BUCKET_SHIFT
     position = np.zeros(N_BUCKETS + 1, np.int64)
-    edges = np.empty(0, np.uint32)
     for filling in (False, True):        # first count, then fill
         for d in range(len(directions)):
             dz, dy, dx = directions[d]
@@ -164,10 +166,9 @@ def _edges_by_bucket(shape: tuple[int, int, int], flat: np.ndarray, directions: 
                             position[bucket + 1] += 1
         if not filling:
             position = np.cumsum(position)
-            edges = np.empty(position[-1], np.uint32)
     starts = np.zeros(N_BUCKETS + 1, np.int64)
     starts[1:] = position[:-1]
-    return edges, starts
+    return starts
 
 
 @njit(cache=True)
@@ -213,13 +214,12 @@ def _join(parent: np.ndarray, size: np.ndarray, a: int, b: int) -> int:
 
 
 @njit(cache=True)
-def _merge_similar(edges: np.ndarray, starts: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
-                   tolerance: float) -> None:
-    """First pass: join two components if an edge costs less than the internal difference and tolerance of each."""
-    internal = np.zeros(len(parent))
+def _merge_similar(edges: np.ndarray, bounds: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
+                   internal: np.ndarray, tolerance: float) -> None:
+    """First pass: join two components if an edge costs less than the internal difference (at first 0) and tolerance of each."""
     largest = 0.0
-    for bucket in range(N_BUCKETS):
-        ends, costs = _open_edges(edges[starts[bucket]:starts[bucket + 1]], grid, parent, size, len(parent) + 1)
+    for k in range(len(bounds) - 1):
+        ends, costs = _open_edges(edges[bounds[k]:bounds[k + 1]], grid, parent, size, len(parent) + 1)
         for i in range(len(costs)):
             if not costs[i] < np.float32(largest + tolerance):
                 return
@@ -230,17 +230,17 @@ def _merge_similar(edges: np.ndarray, starts: np.ndarray, grid: _Grid, parent: n
 
 
 @njit(cache=True)
-def _merge_small(edges: np.ndarray, starts: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
+def _merge_small(edges: np.ndarray, bounds: np.ndarray, grid: _Grid, parent: np.ndarray, size: np.ndarray,
                  min_size: int) -> None:
     """Second pass: join two components along the same edges if either is smaller than `min_size`."""
     n_small = 0
     for voxel in range(len(parent)):
         parent[voxel] = _find(parent, voxel)
         n_small += parent[voxel] == voxel and size[voxel] < min_size
-    for bucket in range(N_BUCKETS):
+    for k in range(len(bounds) - 1):
         if n_small == 0:
             return
-        ends, costs = _open_edges(edges[starts[bucket]:starts[bucket + 1]], grid, parent, size, min_size)
+        ends, costs = _open_edges(edges[bounds[k]:bounds[k + 1]], grid, parent, size, min_size)
         for i in range(len(costs)):
             a, b = _find(parent, ends[i, 0]), _find(parent, ends[i, 1])
             if a != b and (size[a] < min_size or size[b] < min_size):
@@ -249,9 +249,9 @@ def _merge_small(edges: np.ndarray, starts: np.ndarray, grid: _Grid, parent: np.
 
 
 @njit(cache=True)
-def _labels(parent: np.ndarray) -> np.ndarray:
-    """Number the roots 0, 1, … in ascending order. A root is its component's smallest voxel, so it comes first."""
-    labels, n = np.empty(len(parent), np.int32), 0
+def _labels(parent: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Number the roots 0, 1, … in ascending order, in `labels`. A root is its component's smallest voxel, so it comes first."""
+    n = 0
     for voxel in range(len(parent)):
         root = _find(parent, voxel)
         if root == voxel:

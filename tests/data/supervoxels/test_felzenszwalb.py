@@ -111,6 +111,14 @@ def test_equals_a_plain_reference(kind, shape, spacing_mm, min_size, scale):
     np.testing.assert_array_equal(segment_volume(image, spacing_mm, min_size, scale), expected)
 
 
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_edges_of_cost_0_are_opened_in_pieces_that_change_nothing(piece, monkeypatch):
+    image = np.where(volume("floats", (5, 9, 8)) < 0.8, 0, volume("integers", (5, 9, 8)))
+    expected = reference(image, (7.7, 1.25, 1.25), 12, 1)
+    monkeypatch.setattr("data.supervoxels.felzenszwalb.PIECE", piece)
+    np.testing.assert_array_equal(segment_volume(image, (7.7, 1.25, 1.25), 12), expected)
+
+
 @pytest.mark.parametrize(("row", "scale", "expected"), [
     # The tolerance is scale / 255. Pairs join at 10 < 11; then 12 is more than 11, but less than 10 + 11 / 2.
     ([0, 10, 22, 32, 255], 11 * 255, [0, 0, 0, 0, 1]),
