@@ -24,7 +24,7 @@ from data.preparation.run import expect_writable, find_out, find_raw_cases, prep
 from data.supervoxels.generate_supervoxels import default_n_sv, positive
 from dataloaders.datasets import Grid
 from dataloaders.resampling import IN_PLANE_PX
-from util.base.distributed import cores_per_process, is_main, leave, main_does, meet, silence
+from util.base.distributed import cores_per_process, first_tells, is_main, leave, main_does, meet, silence
 from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP
 from util.base.kept import Kept
@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None, make_maps: Callable[..., bool] = ge
     """Run the command; `make_maps` makes the supervoxels, as `generate_maps` does. Returns the exit status."""
     if not is_main():
         silence()
-    options = parse_arguments(arguments)
+    with first_tells():
+        options = parse_arguments(arguments)
     meet()
     try:
         complete = prepare_own(options, make_maps) if options.download == "nifti" else \

@@ -31,7 +31,18 @@ from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from dataloaders.nifti import read_array, read_header, write_like
 from util.base.checksums import sha256
-from util.base.distributed import cores_per_process, is_main, join, leave, main_does, meet, of_main, share, silence
+from util.base.distributed import (
+    cores_per_process,
+    first_tells,
+    is_main,
+    join,
+    leave,
+    main_does,
+    meet,
+    of_main,
+    share,
+    silence,
+)
 from util.base.errors import InputError
 from util.base.files import STALE_S, made_in, remove_partial_files, write_text
 from util.base.guard import claim, expect_apart, is_made
@@ -242,7 +253,8 @@ def main(arguments: list[str] | None = None, pool: Callable[[int], Executor] = p
     """Run the command, its cases in what `pool` makes of their number. Returns the exit status."""
     if not is_main():
         silence()
-    options = parse_arguments(arguments)
+    with first_tells():
+        options = parse_arguments(arguments)
     meet()
     try:
         n_failed = generate_all(main_does(partial(to_do, options)), options.jobs, pool)

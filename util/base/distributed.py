@@ -7,22 +7,26 @@ PyTorch is imported by what needs it, so that the preparation of data, which els
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from util.base.errors import InputError
+from util.base.signals import Interrupted
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 T = TypeVar("T")
+ANOTHER_TELLS_S = 20     # the processes of a machine find the same error within seconds of each other
 LONGEST_WAIT = timedelta(days=1)     # for each other, where one has more to do; torchrun ends all when one of them ends
 
 
@@ -56,6 +60,31 @@ def silence() -> None:
     """Discard this process's standard output and all log messages below errors from now on."""
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")    # noqa: SIM115
     logging.disable(logging.WARNING)
+
+
+def let_first_tell() -> None:
+    """Give the first process of this machine time to tell an error that this one has too. torchrun ends this one then.
+
+    If the first has no such error, this returns after `ANOTHER_TELLS_S` seconds, so that this process tells its own.
+    """
+    if local_rank() > 0:
+        try:
+            time.sleep(ANOTHER_TELLS_S)
+        except Interrupted as error:
+            raise SystemExit(error.exit_status) from None
+
+
+@contextlib.contextmanager
+def first_tells() -> Iterator[None]:
+    """Let one process of each machine print what is wrong with the command line, which is the same for all."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said if local_rank() > 0 else sys.stderr):
+            yield
+    except SystemExit:
+        let_first_tell()
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
 
 def meet(device: torch.device | None = None) -> None:

@@ -20,7 +20,7 @@ from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
 from util.base.device import resolve_device, resolve_precision
-from util.base.distributed import is_main, leave, meet, of_main, silence
+from util.base.distributed import first_tells, is_main, leave, let_first_tell, meet, of_main, silence
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
@@ -44,10 +44,12 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
+        let_first_tell()
         raise SystemExit(f"error: {error}") from None
     except OSError as error:
         if error.filename is None:
             raise
+        let_first_tell()
         raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
 
 
@@ -193,7 +195,7 @@ def run_commandline(experiment: Experiment) -> None:
     words = {"true": "True", "false": "False", "null": "None"}
     pairs = (argument.partition("=") for argument in sys.argv)
     arguments = [name + equals + words.get(value, value) for name, equals, value in pairs]
-    with one_line_errors():
+    with first_tells(), one_line_errors():
         for update in docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]:
             check_update(update, sorted(experiment.named_configs))
     raise_on_signals()

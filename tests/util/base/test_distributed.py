@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from dataloaders.store import Store
 from tests.programs import run
 from tests.util.base.two_processes import EVALUATIONS, counted, predict_all, weights
 from util.base.device import resolve_device
-from util.base.distributed import cores_per_process, main_does, parallel, share
+from util.base.distributed import ANOTHER_TELLS_S, cores_per_process, first_tells, main_does, parallel, share
 from util.base.episode import Episode
 from util.base.errors import InputError
 from util.base.files import LIST
 from util.base.root import ROOT
+from util.base.signals import Interrupted
 from util.options.config import load_config
 from util.options.sections import ModelOptions, dataset_spec
+from util.run.experiment import one_line_errors
 from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
@@ -189,6 +192,49 @@ def test_the_processes_of_a_machine_share_its_cores(n_cores, n_processes, expect
     if n_processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", n_processes)
     assert cores_per_process() == expected
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Seconds that this process, the second of a machine, waited for the first."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    seconds = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds
+
+
+def refuse(message):
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
+
+@pytest.mark.parametrize(("local_rank", "expected"), [("0", []), ("1", [ANOTHER_TELLS_S])])
+def test_the_first_process_of_a_machine_tells_what_is_wrong_and_the_others_do_if_it_has_not_ended_them(
+        local_rank, expected, waited, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as ended, first_tells():
+        refuse("error: --jobs")
+    assert ended.value.code == 2 and capsys.readouterr().err == "error: --jobs\n" and waited == expected
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise InputError("n_steps: got 0")
+    assert ended.value.code == "error: n_steps: got 0" and waited == 2 * expected
+
+
+def test_a_process_that_is_ended_while_it_waits_for_the_first_says_nothing(waited, monkeypatch, capsys):
+    def end(seconds):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("time.sleep", end)
+    with pytest.raises(SystemExit) as ended, first_tells():
+        refuse("error: --jobs")
+    assert ended.value.code == 143 and capsys.readouterr().err == ""
+
+
+def test_a_command_that_is_right_waits_for_nobody(waited, capsys):
+    with first_tells(), one_line_errors():
+        pass
+    assert waited == []
 
 
 def test_one_process_does_the_work_of_the_main_one():
