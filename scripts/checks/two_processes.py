@@ -1,0 +1,260 @@
+"""Measure how much faster two processes are than one on this machine, and what keeps them from being twice as fast.
+
+    python scripts/checks/two_processes.py --data-dir data/CHAOST2                   # an hour on two free cores
+    python scripts/checks/two_processes.py stages supervoxels --data-dir …           # parts of it
+
+The parts:
+
+    stages        steps of the work, and plain loops, in a process alone and while a second process does the same
+    supervoxels   of all cases: `--jobs 1`, `--jobs 2` and with torchrun
+    predict       `guided` with two stepping stones, without training; the first case outlines the next --scans
+    evaluate      the first half of the cases, the small encoder without training, whole volumes
+
+Each process computes with one thread. Commands are run in turn, and medians are taken. A start is the same command when it has
+nothing left to do: processes cannot share it out. One process and two must write the same files, or the exit status is 1. The
+tables are Markdown, as those in docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.supervoxels.felzenszwalb import mask_background, segment_volume
+from dataloaders.datasets import Case, find_cases
+from dataloaders.nifti import read_array, read_spacing_mm, write_like
+from dataloaders.volumes import Volume, read_volume
+from models.registration import Registration, carry, register
+from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS, markdown_table
+from util.base.checksums import sha256
+from util.base.device import resolve_device
+from util.base.errors import InputError
+from util.base.progress import progress
+from util.base.root import ROOT
+from util.options.config import load_config
+from util.options.sections import dataset_spec
+
+SPEC = dataset_spec("CHAOST2", load_config()["datasets"]["CHAOST2"])
+PYTHON = [sys.executable]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+STAGES_HEADER = ["step", "alone, s", "beside another, s", "ratio"]
+COMMANDS_HEADER = ["what", "how", "s", "ratio", "start, s", "ratio without starts"]
+STEP_REPEATS = 3      # in each of the rounds
+Steps = Mapping[str, Callable[[], object]]
+
+
+def steps_of(data_dir: Path, folder: Path) -> Steps:
+    """Return the steps to be timed, by name. Each can be repeated.
+
+    Args:
+        folder: to write to.
+    """
+    numbers, cases = np.random.default_rng(0), _cases(data_dir)
+    small, large = numbers.random(1000), np.ones(2**23)
+    places = numbers.integers(0, len(large), 2**22)
+    path = cases[0].image
+    image, spacing_mm = read_array(path), read_spacing_mm(path)
+    segments = segment_volume(image, spacing_mm, CHAOS_N_SV)
+    support, query = (read_volume(case, SPEC) for case in cases[:2])
+    masks, way = torch.from_numpy(np.stack([support.labels == label for label in LABELS])).float(), [_registered(query, support)]
+    return {"loop: sums in the cache": lambda: [small.sum() for _ in range(100_000)],
+            "loop: sums of 64 MB": lambda: [large.sum() for _ in range(20)],
+            "loop: random reads in 64 MB": lambda: [large[places].sum() for _ in range(5)],
+            "loop: new memory": lambda: [np.ones(2**24) for _ in range(4)],
+            "supervoxels: image read": lambda: read_array(path),
+            "supervoxels: segments": lambda: segment_volume(image, spacing_mm, CHAOS_N_SV),
+            "supervoxels: body": lambda: mask_background(segments, image),
+            "supervoxels: map written": lambda: write_like(path, segments, folder / "map.nii.gz"),
+            "predict: registration": lambda: _registered(query, support),
+            "predict: labels carried along": lambda: carry(masks, way)}
+
+
+def _cases(data_dir: Path) -> list[Case]:
+    return find_cases(SPEC, data_dir, CHAOS_N_SV)
+
+
+def _registered(query: Volume, support: Volume) -> Registration:
+    first, second = (torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)) for volume in (query, support))
+    return register(first, second, query.spacing_mm, support.spacing_mm)
+
+
+def time_steps(make: Callable[[Path, Path], Steps], data_dir: Path, barrier: Any, results: Any) -> None:
+    """Time the steps, in one of the processes that begin each of them together, and put the seconds by name into `results`."""
+    torch.set_num_threads(1)
+    resolve_device("cpu")       # the process keeps its memory, as programs do
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, step in make(data_dir, Path(folder)).items():
+            step()
+            for _ in range(STEP_REPEATS):
+                barrier.wait()
+                began = time.perf_counter()
+                step()
+                taken.setdefault(name, []).append(time.perf_counter() - began)
+            barrier.wait()
+    results.put({name: statistics.median(seconds) for name, seconds in taken.items()})
+
+
+def of_processes(n: int, data_dir: Path, make: Callable[[Path, Path], Steps] = steps_of) -> dict[str, float]:
+    """Return the seconds of each step, where `n` processes do it at the same time: the mean of their medians."""
+    context = get_context("spawn")
+    barrier, results = context.Barrier(n), context.Queue()
+    workers = [context.Process(target=time_steps, args=(make, data_dir, barrier, results)) for _ in range(n)]
+    for worker in workers:
+        worker.start()
+    of_each = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return {name: statistics.mean(taken[name] for taken in of_each) for name in of_each[0]}
+
+
+def measure_stages(data_dir: Path, n_rounds: int, make: Callable[[Path, Path], Steps] = steps_of) -> str:
+    """Return the table of the steps: medians of rounds in which they are timed alone and beside another."""
+    rounds = [[of_processes(n, data_dir, make) for n in (1, 2)] for _ in progress(range(n_rounds), desc="stages", unit="round")]
+    rows = []
+    for name in rounds[0][0]:
+        alone, beside = (statistics.median(of_round[k][name] for of_round in rounds) for k in (0, 1))
+        rows.append([name, f"{alone:.3g}", f"{beside:.3g}", f"{beside / alone:.2f}"])
+    return markdown_table(STAGES_HEADER, rows)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command in forms that do the same work, the first with one process.
+
+    Attributes:
+        forms: their names, and their words before and after `words`.
+        words: the program and its arguments, for a folder to write to.
+        written: pattern of the files that must be the same.
+        goes_on: whether the command, run again, finds its work done.
+    """
+
+    forms: Mapping[str, tuple[list[str], list[str]]]
+    words: Callable[[Path], list[str]]
+    written: str
+    goes_on: bool = True
+
+    def run(self, form: str, folder: Path) -> float:
+        """Run a form of it, and return its seconds.
+
+        Raises:
+            InputError: it failed.
+        """
+        before, after = self.forms[form]
+        line = [*before, *self.words(folder), *after]
+        began = time.monotonic()
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8",
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+        if done.returncode:
+            raise InputError(f"{' '.join(line)}: ended with status {done.returncode}\n{done.stderr.strip()}")
+        return time.monotonic() - began
+
+    def contents(self, folder: Path) -> dict[str, str]:
+        """Return the checksums of the files that must be the same, by name."""
+        return {path.name: sha256(path) for path in sorted(folder.rglob(self.written))}
+
+
+def supervoxels(options: argparse.Namespace, folder: Path) -> Command:
+    """Make the supervoxels of all cases."""
+    program = ["data/supervoxels/generate_supervoxels.py", "CHAOST2", "--data-dir", str(options.data_dir), "--output"]
+    return Command({"one process": (PYTHON, ["--jobs", "1"]), "two, --jobs 2": (PYTHON, ["--jobs", "2"]),
+                    "two, torchrun": (TORCHRUN, ["--jobs", "1"])}, lambda output: [*program, str(output)], "superpix-*.nii.gz")
+
+
+def predict(options: argparse.Namespace, folder: Path) -> Command:
+    """Outline scans as one is outlined, with two stepping stones."""
+    support, *queries = _cases(options.data_dir)
+    scans = folder / "scans"
+    scans.mkdir()
+    for case in queries[:options.scans]:
+        (scans / case.image.name).symlink_to(case.image)
+    program = ["test.py", "predict", "with", "guided", "registration.stones=2", f"support_image={support.image}",
+               f"support_label={support.label}", f"query={scans}", "device=cpu"]
+    return _sacred(program, "output", "image_*.nii.gz", goes_on=True)
+
+
+def evaluate(options: argparse.Namespace, folder: Path) -> Command:
+    """Evaluate half of the cases."""
+    program = ["test.py", "with", "chaost2_setting1_scratch", "datasets.CHAOST2.n_folds=2", "supp_idx=0", "device=cpu",
+               "reload_model_path=untrained", f"path.CHAOST2.data_dir={options.data_dir}"]
+    return _sacred(program, "path.log_dir", "scores.csv", goes_on=False)
+
+
+def _sacred(program: list[str], output_key: str, written: str, goes_on: bool) -> Command:
+    return Command({"one process": (PYTHON, []), "two, torchrun": (TORCHRUN, [])},
+                   lambda output: [*program, f"{output_key}={output}"], written, goes_on)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, Path], Command]] = {
+    "supervoxels": supervoxels, "predict": predict, "evaluate": evaluate}
+
+
+def measure_command(name: str, command: Command, n_rounds: int, folder: Path) -> tuple[list[list[str]], bool]:
+    """Run the forms of a command in turn, and return its rows under COMMANDS_HEADER, and whether all forms wrote the same."""
+    taken: dict[str, list[float]] = {form: [] for form in command.forms}
+    starts: dict[str, list[float]] = {form: [] for form in command.forms}
+    contents = []
+    for k in progress(range(n_rounds), desc=name, unit="round"):
+        for n, form in enumerate(command.forms):
+            output = folder / f"{name}_{k}_{n}"
+            taken[form].append(command.run(form, output))
+            contents.append(command.contents(output))
+            if command.goes_on:
+                starts[form].append(command.run(form, output))
+    total, start = ({form: statistics.median(seconds) for form, seconds in of_forms.items() if seconds}
+                    for of_forms in (taken, starts))
+    first = next(iter(total))
+    rest = {form: total[form] - start[form] for form in start}
+    rows = [[name, form, f"{total[form]:.1f}", f"{total[first] / total[form]:.2f}",
+             *([f"{start[form]:.1f}", f"{rest[first] / rest[form]:.2f}"] if rest else ["", ""])] for form in total]
+    return rows, bool(contents[0]) and all(content == contents[0] for content in contents)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
+    parts = ["stages", *COMMANDS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(parts)}; default: all")
+    parser.add_argument("--data-dir", type=Path, required=True, help="a CHAOST2 folder")
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken; default: %(default)s")
+    parser.add_argument("--scans", type=int, default=4, help="that `predict` outlines; default: %(default)s")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"part: got {', '.join(sorted(unknown))}, allowed: {', '.join(parts)}")
+    options.data_dir = options.data_dir.resolve()
+    chosen = options.parts or parts
+    rows: list[list[str]] = []
+    differ = []
+    try:
+        if "stages" in chosen:
+            print(f"{measure_stages(options.data_dir, options.rounds)}\n", flush=True)
+        for name in (name for name in COMMANDS if name in chosen):
+            with tempfile.TemporaryDirectory() as folder:
+                of_command, same = measure_command(name, COMMANDS[name](options, Path(folder)), options.rounds, Path(folder))
+            rows += of_command
+            differ += [] if same else [name]
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if rows:
+        print(markdown_table(COMMANDS_HEADER, rows))
+    for name in differ:
+        print(f"error: {name}: one process and two wrote different files", file=sys.stderr)
+    return 1 if differ else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The check of two processes: rows and ratios of commands, files that differ, steps alone and beside another; slow: real data."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.checks.two_processes import COMMANDS_HEADER, STAGES_HEADER, Command, main, measure_command, measure_stages
+from util.base.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+PROGRAM = """
+import pathlib, sys, time
+folder, content, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+if not folder.exists():
+    time.sleep(seconds)
+    folder.mkdir()
+    (folder / "map.txt").write_text(content, encoding="utf-8")
+"""
+
+
+def command(written="map.txt", goes_on=True, **forms):
+    python = [sys.executable, "-c", PROGRAM]
+    return Command({name: (python, words) for name, words in forms.items()}, lambda folder: [str(folder)], written, goes_on)
+
+
+def test_a_command_is_timed_with_and_without_its_start(tmp_path):
+    (one, two), same = measure_command("toy", command(one=["a", "0.9"], two=["a", "0.3"]), 2, tmp_path)
+    assert same and one[:2] == ["toy", "one"] and two[:2] == ["toy", "two"] and len(one) == len(two) == len(COMMANDS_HEADER)
+    assert one[3] == one[5] == "1.00" and float(one[2]) >= 0.9 > float(two[2]) >= 0.3 > float(two[4]) >= 0
+    assert 2 < float(two[5]) < 4 and float(two[3]) < float(two[5])
+
+
+def test_files_that_differ_or_are_missing_are_told(tmp_path):
+    assert not measure_command("toy", command(one=["a", "0"], two=["b", "0"]), 1, tmp_path)[1]
+    rows, same = measure_command("none", command("other.txt", goes_on=False, one=["a", "0"]), 1, tmp_path)
+    assert not same and rows[0][4:] == ["", ""]
+
+
+def test_a_command_that_fails_is_named(tmp_path):
+    with pytest.raises(InputError, match="(?s)fast: ended with status 1.*could not convert"):
+        measure_command("toy", command(one=["a", "fast"]), 1, tmp_path)
+
+
+def naps(data_dir, folder):
+    return {"short": lambda: time.sleep(0.01), "long": lambda: time.sleep(0.05)}
+
+
+@pytest.mark.whole
+def test_steps_that_need_no_processor_take_no_longer_beside_others(tmp_path):
+    header, _, short, long = [[cell.strip() for cell in line.strip("|").split("|")]
+                              for line in measure_stages(tmp_path, 1, naps).splitlines()]
+    assert header == STAGES_HEADER and short[0] == "short" and long[0] == "long"
+    assert 0.05 <= float(long[1]) < 0.2 and 0.5 < float(long[3]) < 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared (real data) is absent")
+def test_the_whole_of_it(capsys):
+    assert main(["--data-dir", str(SHARED / "data/CHAOST2"), "--rounds", "1", "--scans", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[-7:]] == ["supervoxels"] * 3 + ["predict"] * 2 + ["evaluate"] * 2
+    assert sum("predict: " in line for line in lines) == 2
