@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import SimpleITK as sitk
 from dataloaders.nifti import read_affine, read_array
 from util.base.errors import InputError
 from util.predict.scans import read_original, scan_name
+from util.results.page import Layers
 from util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
 from util.results.scores import WARPED, file_name
 
@@ -29,25 +31,27 @@ def report_queries(targets: Mapping[Path, Path], rows: Mapping[str, Sequence[Map
         OSError: the file cannot be written.
     """
     done = {query: target for query, target in targets.items() if scan_name(query) in rows and target.is_file()}
-    problems = list(failures)
-
-    def entries() -> Iterator[ScanEntry]:
-        for query, target in done.items():
-            try:
-                yield read_entry(query, target, rows[scan_name(query)], names)
-            except (InputError, ValueError) as error:      # ValueError: a cell of cases.csv is no number
-                problems.append(f"query {query.name}: not shown: {error}")
-
+    entries, problems = [], list(failures)
+    for query, target in done.items():
+        try:
+            entries.append(_entry(query, target, rows[scan_name(query)], names))
+        except ValueError as error:      # a cell of cases.csv is no number
+            problems.append(f"query {query.name}: not shown: {error}")
     if done:
-        write_scan_report(entries(), names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", problems=problems)
+        write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", problems=problems)
 
 
-def read_entry(query: Path, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
+def _entry(query: Path, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
+    numbers = {int(row["label"]): {column.key: float(row[column.key]) for column in NUMBERS if row.get(column.key)}
+               for row in rows if int(row["label"]) in names}
+    return ScanEntry(scan_name(query), numbers, partial(read_layers, query, target, names))
+
+
+def read_layers(query: Path, target: Path, names: Mapping[int, str]) -> Layers:
     """Read a query, its label map, and the other maps that there are.
 
     Args:
         target: the path of its label map.
-        rows: its rows of cases.csv.
         names: of the labels, by value.
     Raises:
         InputError: a file cannot be read, or is not on the grid of the query.
@@ -58,10 +62,8 @@ def read_entry(query: Path, target: Path, rows: Sequence[Mapping], names: Mappin
     label_map = _read_if_there(target, image.shape)
     if label_map is None:
         raise InputError(f"{target}: no such file")
-    numbers = {int(row["label"]): {column.key: float(row[column.key]) for column in NUMBERS if row.get(column.key)}
-               for row in rows if int(row["label"]) in names}
-    return ScanEntry(scan_name(query), image, read_affine(target), label_map, numbers, probabilities,
-                     _read_if_there(registered_path(target), image.shape))
+    return Layers(image, read_affine(target), {"whole": label_map}, probabilities,
+                  _read_if_there(registered_path(target), image.shape))
 
 
 def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -87,9 +87,10 @@ def find_scans(path: Path, output: Path | None = None) -> list[Path]:
 
 
 def _may_be_dicom(folder: Path) -> bool:
-    """Return whether a folder itself has a file that this project did not write."""
+    """Return whether a folder itself has a file that is no NIfTI file, and that this project did not write."""
     written = {name for name, _ in made_in(folder)}
-    return any(item.is_file() and item.name not in written and not item.name.startswith(".") for item in folder.iterdir())
+    return any(item.is_file() and item.name not in written and not item.name.startswith(".") and not item.name.endswith(ENDINGS)
+               for item in folder.iterdir())
 
 
 def scan_name(path: Path) -> str:

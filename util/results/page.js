@@ -80,13 +80,13 @@ function caseTable() {
     element("button", title, cell, {type: "button", tabindex: "0"}).onclick = () => sortBy(key);
   }
   for (const row of [...content.rows].sort(compare)) {
-    const line = element("tr", null, body, {class: row === chosenRow ? "chosen" : ""});
+    const shown = row.view !== null, line = element("tr", null, body, {class: row === chosenRow ? "chosen" : shown ? "" : "unseen"});
     content.columns.forEach(({key, digits, factor}, position) => {
       const cell = element("td", null, line, {class: digits === null ? "text" : ""});
-      if (position) cell.textContent = number(row[key], digits, factor);
+      if (position || !shown) cell.textContent = number(row[key], digits, factor);
       else element("button", row[key], cell, {type: "button", title: "show " + row[key]}).onclick = () => showRow(row, line);
     });
-    line.onclick = event => { if (event.target.tagName !== "BUTTON") showRow(row, line); };
+    if (shown) line.onclick = event => { if (event.target.tagName !== "BUTTON") showRow(row, line); };
   }
 }
 caseTable();

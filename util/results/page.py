@@ -28,6 +28,7 @@ from util.viewer import niivue
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"page.{ending}") for ending in ("html", "css", "js"))
 COLOURS = ("#ff9d1f", "#4fd06a", "#a98bff", "#ffe14d", "#ff5e57", "#5c9dff", "#ff8ad8", "#b5e853")
 MAX_VOXELS = 10 * 2**20     # of an embedded volume; of a larger one every second voxel is shown
+MOST_EMBEDDED = 100e6       # characters of all volumes of a page, about 50 scans of CHAOS; browsers fail at some 500e6
 PROBABILITY_LEVELS = 15     # few, as they compress well
 STORED, SHOWN = (0, 99.9), (1, 99.5)      # percentiles of the intensities that are embedded, and of the window at first
 
@@ -70,7 +71,7 @@ class Content:
         names: of the labels, by value.
         colours: as "#rrggbb" by label value; others get one of COLOURS.
         columns: of the table of cases.
-        rows: of it: its columns, "view" (number of the view), "label" (its value) and "map" (as in `Layers.maps`).
+        rows: of it: its columns, "view" (number of the view, or None), "label" (its value) and "map" (as in `Layers.maps`).
         order: column that the rows are sorted by at first, smallest first.
         hint: what the columns mean.
         views: as from `Volumes.view`, in the order of the viewer's list.
@@ -104,6 +105,11 @@ class Volumes:
         self.values = list(values)
         self.texts: dict[str, int] = {}
 
+    @property
+    def full(self) -> bool:
+        """Whether no more scans should be embedded."""
+        return sum(map(len, self.texts)) >= MOST_EMBEDDED
+
     def view(self, title: str, layers: Layers) -> dict[str, Any]:
         """Embed a scan with what is laid over it, and return the viewer's entry for it."""
         spacing = voxel_sizes(layers.affine)[::-1]
@@ -131,6 +137,12 @@ class Volumes:
         for position, value in enumerate(self.values):
             numbered[label_map == value] = position + 1
         return numbered
+
+
+def left_out(n_shown: int, n_scans: int, which: str) -> str:
+    """Return what the page says if only some of the scans are embedded. `which` says which, as "least trusted"."""
+    return "" if n_shown == n_scans else (f" Slices are shown of the {n_shown} {which} of {n_scans}, as a page with all of them "
+                                          "would be too large to open; the tables are complete.")
 
 
 def nifti_text(values: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from util.base.progress import progress
 from util.options.config import check_options, run_dataset
 from util.options.sections import ShownOptions, dataset_spec, section
 from util.options.table import Role, with_role
-from util.results.page import Column, Content, Layers, Volumes, write_page
+from util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 from util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 from util.segment.metrics import METRICS
 
@@ -72,16 +73,19 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
     claim([report], [*(path for case in cases.values() for path in case.files), *folder.glob("*.json"), *folder.glob("*.csv"),
                      *folder.glob("*/*.nii.gz")], overwrite=overwrite, remedy="overwrite=true")
     pairs = sorted({(row["query_case"], row["support_case"]) for row in rows + whole_rows}, key=lambda pair: (len(pair[0]), pair))
-    volumes, views = Volumes(list(spec.labels)), []
-    for query, support in progress(pairs, desc="report", unit="case"):
-        if query not in cases:
-            raise InputError(f"{folder}: case {query} is no longer in {data_dir}")
-        views.append(volumes.view(f"{query}, from support {support}", _layers(folder, cases[query], spec, support)))
+    if gone := [query for query, _ in pairs if query not in cases]:
+        raise InputError(f"{folder}: case {gone[0]} is no longer in {data_dir}")
+    volumes, views = Volumes(list(spec.labels)), {}
+    for query, support in progress(_worst_first(pairs, rows + whole_rows), desc="report", unit="case"):
+        if not volumes.full:
+            layers = _layers(folder, cases[query], spec, support)
+            views[query, support] = volumes.view(f"{query}, from support {support}", layers)
+    shown = [pair for pair in pairs if pair in views]
     trust = [column for column in TRUST_COLUMNS if any(row.get(column.key) is not None for row in whole_rows)]
     content = Content(
         title=f"{spec.name}, fold {options.eval_fold}", facts=_facts(options, summary), names=spec.labels,
-        columns=[*COLUMNS, *trust], rows=_shown_rows(rows, whole_rows, pairs), order="dice", views=views,
-        hint=HINT if trust else "",
+        columns=[*COLUMNS, *trust], rows=_shown_rows(rows, whole_rows, shown), order="dice",
+        views=[views[pair] for pair in shown], hint=(HINT if trust else "") + left_out(len(shown), len(pairs), "worst cases"),
         classes={"metrics": METRICS, "protocol": summary, "whole": summary.get(WHOLE)},
         plots=[plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot])
     write_page(content, volumes, report)
@@ -89,11 +93,20 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
 
 
 def _shown_rows(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]],
-                pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+                shown: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Return the rows of the table of cases: those of the protocol and those over whole volumes, each with its view."""
-    number = {pair: k for k, pair in enumerate(pairs)}
-    return [{**row, "view": number[row["query_case"], row["support_case"]], "map": kind, "evaluation": said}
+    number = {pair: k for k, pair in enumerate(shown)}
+    return [{**row, "view": number.get((row["query_case"], row["support_case"])), "map": kind, "evaluation": said}
             for kind, said, of_kind in (("protocol", "protocol", rows), ("whole", "whole volume", whole_rows)) for row in of_kind]
+
+
+def _worst_first(pairs: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return pairs of query and support by their lowest Dice."""
+    lowest: dict[tuple[str, str], float] = {}
+    for row in rows:
+        pair, dice = (row["query_case"], row["support_case"]), row["dice"]
+        lowest[pair] = min(lowest.get(pair, math.inf), math.inf if dice is None or math.isnan(dice) else dice)
+    return sorted(pairs, key=lambda pair: lowest[pair])
 
 
 def _read_json(path: Path) -> dict:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from util.results.page import Column, Content, Layers, Volumes, write_page
+from util.base.errors import InputError
+from util.base.progress import progress
+from util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 
 TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement", 2), Column("margin", "margin", 1))
 NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 1), Column("slices", "slices", 0), Column("seconds", "seconds", 1))
@@ -24,30 +24,22 @@ class ScanEntry:
 
     Attributes:
         name: of the scan.
-        image: (D, H, W) intensities on the scan's own grid.
-        affine: (4, 4), from voxel (x, y, z) to mm in NIfTI's directions (right, anterior, superior).
-        label_map: (D, H, W) on the same grid.
         numbers: by label value, what is known about it, under the keys of NUMBERS.
-        probabilities: by label value, the (D, H, W) probability, 0 to 1.
-        support: (D, H, W) uint8 image of the support, registered to the scan.
+        read: returns the scan with its label map "whole", or raises InputError. It is called if the scan is to be embedded.
     """
 
     name: str
-    image: np.ndarray
-    affine: np.ndarray
-    label_map: np.ndarray
     numbers: Mapping[int, Mapping[str, float | None]]
-    probabilities: Mapping[int, np.ndarray] = field(default_factory=dict)
-    support: np.ndarray | None = None
+    read: Callable[[], Layers]
 
 
-def write_scan_report(entries: Iterable[ScanEntry], names: Mapping[int, str], path: Path, *, title: str,
+def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], path: Path, *, title: str,
                       facts: Mapping[str, str] | None = None, colours: Mapping[int, str] | None = None,
                       problems: Sequence[str] = ()) -> None:
-    """Write the report.
+    """Write the report. The least trusted scans are embedded, one after the other, until the page has its size.
 
     Args:
-        entries: taken one at a time, so that only one scan need be in memory.
+        entries: those that cannot be read become problems.
         names: of the labels, by value.
         path: of the HTML file.
         title: of the page.
@@ -57,19 +49,25 @@ def write_scan_report(entries: Iterable[ScanEntry], names: Mapping[int, str], pa
     Raises:
         OSError: the file cannot be written.
     """
-    volumes, shown = Volumes(list(names)), []
-    for entry in entries:
-        layers = Layers(entry.image, entry.affine, {"whole": entry.label_map}, entry.probabilities, entry.support)
-        shown.append((volumes.view(entry.name, layers), _rows(entry, names)))
-    rows = [row for _, of_entry in shown for row in of_entry]
-    known = [column for column in NUMBERS if any(row.get(column.key) is not None for row in rows)]
+    numbers = [row for entry in entries for row in _rows(entry, names)]
+    known = [column for column in NUMBERS if any(row.get(column.key) is not None for row in numbers)]
     order = next((column.key for column in known if column in TRUST), "case")
-    shown.sort(key=lambda entry: _worst(entry[1], order))
+    volumes, views, rows, unread = Volumes(list(names)), [], [], []
+    for entry in progress(sorted(entries, key=lambda entry: _worst(_rows(entry, names), order)), desc="report", unit="scan"):
+        number = None
+        if not volumes.full:
+            try:
+                views.append(volumes.view(entry.name, entry.read()))
+            except InputError as error:
+                unread.append(f"{entry.name}: not shown: {error}")
+                continue
+            number = len(views) - 1
+        rows += [{**row, "view": number} for row in _rows(entry, names)]
+    hint = HINT.get(order, "") + left_out(len(views), len(entries) - len(unread), "least trusted")
     write_page(Content(
         title=title, facts=facts or {}, names=names, colours=colours or {},
-        columns=[Column("case", "scan"), Column("label_name", "label"), *known],
-        rows=[{**row, "view": k} for k, (_, of_entry) in enumerate(shown) for row in of_entry], order=order,
-        hint=HINT.get(order, ""), views=[view for view, _ in shown], problems=problems), volumes, path)
+        columns=[Column("case", "scan"), Column("label_name", "label"), *known], rows=rows, order=order, hint=hint, views=views,
+        problems=[*problems, *unread]), volumes, path)
 
 
 def _rows(entry: ScanEntry, names: Mapping[int, str]) -> list[dict]:

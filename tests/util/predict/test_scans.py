@@ -116,7 +116,8 @@ def test_a_dicom_folder_whatever_its_file_names(tmp_path):
 
 
 def test_which_scans_a_path_stands_for(tmp_path):
-    for name in ("b.nii", "a.nii.gz", "notes.txt", ".hidden.nii.gz", "series/1.dcm", "empty/x/y.txt"):
+    for name in ("b.nii", "a.nii.gz", "notes.txt", ".hidden.nii.gz", "series/1.dcm", "empty/x/y.txt",
+                 "labels/a.nii.gz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in find_scans(tmp_path)] == ["a.nii.gz", "b.nii", "series"]

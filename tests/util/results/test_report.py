@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scripts.tables.report_pictures import drawn, open_report, take_pictures
 from tests.browser import needs_chromium, screen
 from tests.programs import entry_point, run
+from util.results.report import write_report
 
 pytestmark = pytest.mark.whole
 
@@ -29,6 +31,17 @@ def test_one_file_without_anything_from_outside(evaluated):
     head, content = page[:page.index("<style>")], page.split('id="content">')[1].split("</script>")[0]
     assert "default-src 'none'" in head and "unsafe-eval" not in head and "http:" not in head
     assert "NaN" not in content and "<" not in content and json.loads(content)["views"]
+
+
+def test_a_page_that_is_full_shows_the_worst_cases_and_lists_all(evaluated, tmp_path, monkeypatch):
+    monkeypatch.setattr("util.results.page.MOST_EMBEDDED", 1)
+    folder = shutil.copytree(evaluated, tmp_path / "1")
+    page = write_report(str(folder)).read_text(encoding="utf-8")
+    content = json.loads(page.split('id="content">')[1].split("</script>")[0])
+    worst = min(content["rows"], key=lambda row: row["dice"])
+    assert [view["title"] for view in content["views"]] == [f"{worst['query_case']}, from support {worst['support_case']}"]
+    assert worst["view"] == 0 and {row["view"] for row in content["rows"]} == {0, None}
+    assert "of the 1 worst cases of 2, as a page" in content["hint"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -12,19 +13,24 @@ import pytest
 from scripts.tables.report_pictures import open_report
 from tests.browser import needs_chromium, screen
 from tests.toy import AFFINE, toy_case
+from util.base.errors import InputError
 from util.results import page
-from util.results.page import Volumes
+from util.results.page import Layers, Volumes
 from util.results.scan_report import ScanEntry, write_scan_report
 
 NAMES = {1: "liver", 700: "spleen"}
 HOSTILE = """</script><script>document.title = "broken"</script><img src=x onerror='document.title="broken"'>"""
 
 
-def entry(name, number=1, confidence=(0.5, 0.5), **more):
+def layers(number=1, probabilities=None, support=None):
     image, label_map, _ = toy_case(number)
-    return ScanEntry(name, image, AFFINE, np.where(label_map == 4, 700, label_map == 1).astype(np.int16),
-                     {1: {"confidence": confidence[0], "volume_ml": 12.5}, 700: {"confidence": confidence[1], "volume_ml": None}},
-                     **more)
+    whole = np.where(label_map == 4, 700, label_map == 1).astype(np.int16)
+    return Layers(image, AFFINE, {"whole": whole}, probabilities or {}, support)
+
+
+def entry(name, number=1, confidence=(0.5, 0.5)):
+    return ScanEntry(name, {1: {"confidence": confidence[0], "volume_ml": 12.5},
+                            700: {"confidence": confidence[1], "volume_ml": None}}, lambda: layers(number))
 
 
 def content_of(path):
@@ -53,8 +59,8 @@ def test_the_least_trusted_scans_come_first_and_nothing_is_said_of_truth(tmp_pat
 
 def test_the_embedded_volumes_are_the_scan_and_its_label_map(tmp_path):
     path = tmp_path / "report.html"
-    made = entry("a", probabilities={1: np.full((8, 64, 64), 0.6)}, support=np.full((8, 64, 64), 77, np.uint8))
-    write_scan_report([made], NAMES, path, title="mine")
+    made = layers(probabilities={1: np.full((8, 64, 64), 0.6)}, support=np.full((8, 64, 64), 77, np.uint8))
+    write_scan_report([ScanEntry("a", {}, lambda: made)], NAMES, path, title="mine")
     (view,) = content_of(path)["views"]
     image, label_map = volume(path, view["image"]), volume(path, view["maps"]["whole"])
     np.testing.assert_allclose(image.affine, AFFINE)
@@ -62,7 +68,7 @@ def test_the_embedded_volumes_are_the_scan_and_its_label_map(tmp_path):
     step = np.ptp(made.image) / 255
     np.testing.assert_allclose(image.get_fdata().transpose(2, 1, 0)[inside], made.image[inside], atol=step)
     np.testing.assert_array_equal(label_map.get_fdata().transpose(2, 1, 0),
-                                  np.select([made.label_map == 1, made.label_map == 700], [1, 2]))
+                                  np.select([made.maps["whole"] == 1, made.maps["whole"] == 700], [1, 2]))
     probability = volume(path, view["probabilities"]["1"])
     assert probability.shape == (32, 32, 8) and np.allclose(probability.get_fdata(), 0.6)      # every second pixel
     np.testing.assert_allclose(probability.affine, AFFINE @ np.diag([2, 2, 1, 1]))
@@ -81,16 +87,41 @@ def test_directions_of_a_turned_scan():
 
 
 def test_what_is_the_same_is_embedded_once():
-    volumes, made = Volumes([1, 700]), entry("a")
-    layers = page.Layers(made.image, made.affine, {"whole": made.label_map, "truth": made.label_map}, {})
-    first, second = volumes.view("a", layers), volumes.view("b", layers)
+    volumes, made = Volumes([1, 700]), layers()
+    twice = replace(made, maps={**made.maps, "truth": made.maps["whole"]})
+    first, second = volumes.view("a", twice), volumes.view("b", twice)
     assert len(volumes.texts) == 2 and first["image"] == second["image"] and first["maps"]["whole"] == first["maps"]["truth"]
 
 
+def test_a_page_that_is_full_shows_the_least_trusted_and_lists_all(tmp_path, monkeypatch):
+    path, read = tmp_path / "report.html", []
+
+    def scan(name, number, confidence):
+        def read_it():
+            read.append(name)
+            if name == "damaged":
+                raise InputError("damaged.nii.gz: cut short")
+            return layers(number)
+        return ScanEntry(name, {1: {"confidence": confidence}}, read_it)
+
+    volumes = Volumes([1, 700])
+    volumes.view("a", layers())
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 1.5 * sum(map(len, volumes.texts)))
+    scans = [scan("sure", 1, 0.9), scan("worst", 2, 0.1), scan("damaged", 2, 0.2), scan("bad", 3, 0.3), scan("middling", 4, 0.5)]
+    write_scan_report(scans, NAMES, path, title="mine")
+    content = content_of(path)
+    assert read == ["worst", "damaged", "bad"] and [view["title"] for view in content["views"]] == ["worst", "bad"]
+    views = {row["case"]: row["view"] for row in content["rows"]}
+    assert views == {"worst": 0, "bad": 1, "middling": None, "sure": None}
+    assert content["problems"] == ["damaged: not shown: damaged.nii.gz: cut short"]
+    assert content["hint"].endswith("Slices are shown of the 2 least trusted of 4, as a page with all of them would be too large "
+                                    "to open; the tables are complete.")
+
+
 def test_numbers_that_are_not_finite_and_scans_without_confidence(tmp_path):
-    path, made = tmp_path / "report.html", entry("a")
-    odd = [ScanEntry("z", made.image, AFFINE, made.label_map, {1: {"margin": float("nan"), "volume_ml": 3.0}}),
-           ScanEntry("b", np.zeros((2, 4, 4)), AFFINE, np.zeros((2, 4, 4), np.uint8), {})]      # constant, and without any label
+    path = tmp_path / "report.html"
+    constant = Layers(np.zeros((2, 4, 4)), AFFINE, {"whole": np.zeros((2, 4, 4), np.uint8)}, {})
+    odd = [ScanEntry("z", {1: {"margin": float("nan"), "volume_ml": 3.0}}, layers), ScanEntry("b", {}, lambda: constant)]
     write_scan_report(odd, NAMES, path, title="mine")
     content = content_of(path)
     assert content["rows"][0]["margin"] is None and [view["title"] for view in content["views"]] == ["z", "b"]
@@ -99,13 +130,13 @@ def test_numbers_that_are_not_finite_and_scans_without_confidence(tmp_path):
 @pytest.mark.whole
 @needs_chromium
 def test_the_less_probable_the_fainter(tmp_path):
-    path, made = tmp_path / "report.html", entry("a")
+    path = tmp_path / "report.html"
     probability = np.zeros((8, 64, 64))
     probability[:, :, 20:32], probability[:, :, 32:44] = 0.6, 1
-    flat = np.full_like(made.image, 100)
+    flat = np.full((8, 64, 64), 100.0)
     flat[0] = np.arange(64) * 5
-    write_scan_report([ScanEntry("a", flat, AFFINE, np.zeros_like(made.label_map), {}, {1: probability})], NAMES, path,
-                      title="mine")
+    made = Layers(flat, AFFINE, {"whole": np.zeros((8, 64, 64), np.int16)}, {1: probability})
+    write_scan_report([ScanEntry("a", {}, lambda: made)], NAMES, path, title="mine")
     browser = open_report(path)
     try:
         before = screen(browser).astype(int)
@@ -120,16 +151,21 @@ def test_the_less_probable_the_fainter(tmp_path):
 
 @pytest.mark.whole
 @needs_chromium
-def test_a_hostile_name_stays_text(tmp_path):
+def test_a_hostile_name_stays_text_and_a_scan_that_is_not_embedded_is_no_button(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    write_scan_report([entry(HOSTILE)], {1: HOSTILE, 700: "<!--<script>"}, path, title=f"{HOSTILE} @@SCRIPT@@",
-                      facts={HOSTILE: HOSTILE}, problems=[HOSTILE])
+    monkeypatch.setattr(page, "MOST_EMBEDDED", 1)
+    write_scan_report([entry("second", 2, (0.9, 0.9)), entry(HOSTILE)], {1: HOSTILE, 700: "<!--<script>"}, path,
+                      title=f"{HOSTILE} @@SCRIPT@@", facts={HOSTILE: HOSTILE}, problems=[HOSTILE])
     browser = open_report(path)
     try:
         assert browser.title.startswith("</script>") and browser.find_element("id", "title").text.endswith("@@SCRIPT@@")
         assert not browser.find_elements("tag name", "img")
         assert browser.find_element("css selector", "#problems p").text == HOSTILE
-        assert browser.find_element("css selector", "#cases tbody button").text == HOSTILE
+        assert [button.text for button in browser.find_elements("css selector", "#cases tbody button")] == 2 * [HOSTILE]
+        unseen = browser.find_elements("css selector", "#cases tr.unseen")
+        assert [row.text.split()[0] for row in unseen] == ["second", "second"]
+        unseen[0].click()
+        assert not browser.find_elements("css selector", "#cases tr.chosen")
         assert browser.find_element("css selector", "#legend li").text == HOSTILE
         assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
         browser.execute_script("const s = document.createElement('script'); s.textContent = 'document.title = \"broken\"';"
