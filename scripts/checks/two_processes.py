@@ -8,11 +8,11 @@ The parts:
     stages        steps of the work, and plain loops, in a process alone and while a second process does the same
     supervoxels   of all cases: `--jobs 1`, `--jobs 2` and with torchrun
     predict       `guided` with two stepping stones, without training; the first case outlines the next --scans
-    evaluate      the first half of the cases, the small encoder without training, whole volumes
+    evaluate      the first ten cases, the small encoder without training, whole volumes
 
-Each process computes with one thread. Commands are run in turn, and medians are taken. A start is the same command when it has
-nothing left to do: processes cannot share it out. One process and two must write the same files, or the exit status is 1. The
-tables are Markdown, as those in docs/scale.md.
+Each process computes with one thread. Commands are run in turn, and medians are taken. A small job tells what processes cannot
+share out: the same with two cases, or `predict` with nothing left to do. The ratio of the rest is that without the small jobs.
+One process and two must write the same files, or the exit status is 1. The tables are Markdown, as those in docs/scale.md.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ from util.options.sections import dataset_spec
 SPEC = dataset_spec("CHAOST2", load_config()["datasets"]["CHAOST2"])
 PYTHON = [sys.executable]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SACRED_FORMS: Mapping[str, tuple[list[str], list[str]]] = {"one process": (PYTHON, []), "two, torchrun": (TORCHRUN, [])}
+N_CASES = 20          # of CHAOST2
 STAGES_HEADER = ["step", "alone, s", "beside another, s", "ratio"]
-COMMANDS_HEADER = ["what", "how", "s", "ratio", "start, s", "ratio without starts"]
+COMMANDS_HEADER = ["what", "how", "s", "ratio", "small job, s", "ratio of the rest"]
 STEP_REPEATS = 3      # in each of the rounds
 Steps = Mapping[str, Callable[[], object]]
 
@@ -139,13 +142,13 @@ class Command:
         forms: their names, and their words before and after `words`.
         words: the program and its arguments, for a folder to write to.
         written: pattern of the files that must be the same.
-        goes_on: whether the command, run again, finds its work done.
+        small: as `words`, for a small job. None: the command once more.
     """
 
     forms: Mapping[str, tuple[list[str], list[str]]]
     words: Callable[[Path], list[str]]
     written: str
-    goes_on: bool = True
+    small: Callable[[Path], list[str]] | None = None
 
     def run(self, form: str, folder: Path) -> float:
         """Run a form of it, and return its seconds.
@@ -153,8 +156,15 @@ class Command:
         Raises:
             InputError: it failed.
         """
+        return self._timed(form, self.words(folder))
+
+    def run_small(self, form: str, folder: Path) -> float:
+        """Do the small job, after `run` with the same folder; return its seconds. Raises InputError, as `run`."""
+        return self._timed(form, self.small(folder / "small") if self.small else self.words(folder))
+
+    def _timed(self, form: str, words: list[str]) -> float:
         before, after = self.forms[form]
-        line = [*before, *self.words(folder), *after]
+        line = [*before, *words, *after]
         began = time.monotonic()
         done = subprocess.run(line, cwd=ROOT, capture_output=True, encoding="utf-8",
                               env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
@@ -169,9 +179,11 @@ class Command:
 
 def supervoxels(options: argparse.Namespace, folder: Path) -> Command:
     """Make the supervoxels of all cases."""
-    program = ["data/supervoxels/generate_supervoxels.py", "CHAOST2", "--data-dir", str(options.data_dir), "--output"]
+    program = ["data/supervoxels/generate_supervoxels.py", "CHAOST2", "--data-dir", str(options.data_dir)]
+    two_cases = [case.name for case in _cases(options.data_dir)[:2]]
     return Command({"one process": (PYTHON, ["--jobs", "1"]), "two, --jobs 2": (PYTHON, ["--jobs", "2"]),
-                    "two, torchrun": (TORCHRUN, ["--jobs", "1"])}, lambda output: [*program, str(output)], "superpix-*.nii.gz")
+                    "two, torchrun": (TORCHRUN, ["--jobs", "1"])}, lambda output: [*program, "--output", str(output)],
+                   "superpix-*.nii.gz", lambda output: [*program, "--output", str(output), "--cases", *two_cases])
 
 
 def predict(options: argparse.Namespace, folder: Path) -> Command:
@@ -183,19 +195,16 @@ def predict(options: argparse.Namespace, folder: Path) -> Command:
         (scans / case.image.name).symlink_to(case.image)
     program = ["test.py", "predict", "with", "guided", "registration.stones=2", f"support_image={support.image}",
                f"support_label={support.label}", f"query={scans}", "device=cpu"]
-    return _sacred(program, "output", "image_*.nii.gz", goes_on=True)
+    return Command(SACRED_FORMS, lambda output: [*program, f"output={output}"], "image_*.nii.gz")
 
 
 def evaluate(options: argparse.Namespace, folder: Path) -> Command:
-    """Evaluate half of the cases."""
-    program = ["test.py", "with", "chaost2_setting1_scratch", "datasets.CHAOST2.n_folds=2", "supp_idx=0", "device=cpu",
-               "reload_model_path=untrained", f"path.CHAOST2.data_dir={options.data_dir}"]
-    return _sacred(program, "path.log_dir", "scores.csv", goes_on=False)
+    """Evaluate ten of the cases."""
+    def words(n_folds: int, output: Path) -> list[str]:
+        return ["test.py", "with", "chaost2_setting1_scratch", f"datasets.CHAOST2.n_folds={n_folds}", "supp_idx=0", "device=cpu",
+                "reload_model_path=untrained", f"path.CHAOST2.data_dir={options.data_dir}", f"path.log_dir={output}"]
 
-
-def _sacred(program: list[str], output_key: str, written: str, goes_on: bool) -> Command:
-    return Command({"one process": (PYTHON, []), "two, torchrun": (TORCHRUN, [])},
-                   lambda output: [*program, f"{output_key}={output}"], written, goes_on)
+    return Command(SACRED_FORMS, partial(words, 2), "scores.csv", partial(words, N_CASES // 2))
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace, Path], Command]] = {
@@ -205,21 +214,18 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Path], Command]] = {
 def measure_command(name: str, command: Command, n_rounds: int, folder: Path) -> tuple[list[list[str]], bool]:
     """Run the forms of a command in turn, and return its rows under COMMANDS_HEADER, and whether all forms wrote the same."""
     taken: dict[str, list[float]] = {form: [] for form in command.forms}
-    starts: dict[str, list[float]] = {form: [] for form in command.forms}
+    small: dict[str, list[float]] = {form: [] for form in command.forms}
     contents = []
     for k in progress(range(n_rounds), desc=name, unit="round"):
         for n, form in enumerate(command.forms):
             output = folder / f"{name}_{k}_{n}"
             taken[form].append(command.run(form, output))
             contents.append(command.contents(output))
-            if command.goes_on:
-                starts[form].append(command.run(form, output))
-    total, start = ({form: statistics.median(seconds) for form, seconds in of_forms.items() if seconds}
-                    for of_forms in (taken, starts))
-    first = next(iter(total))
-    rest = {form: total[form] - start[form] for form in start}
-    rows = [[name, form, f"{total[form]:.1f}", f"{total[first] / total[form]:.2f}",
-             *([f"{start[form]:.1f}", f"{rest[first] / rest[form]:.2f}"] if rest else ["", ""])] for form in total]
+            small[form].append(command.run_small(form, output))
+    total, of_small = ({form: statistics.median(seconds) for form, seconds in of_forms.items()} for of_forms in (taken, small))
+    first, rest = next(iter(total)), {form: total[form] - of_small[form] for form in total}
+    rows = [[name, form, f"{total[form]:.1f}", f"{total[first] / total[form]:.2f}", f"{of_small[form]:.1f}",
+             f"{rest[first] / rest[form]:.2f}"] for form in total]
     return rows, bool(contents[0]) and all(content == contents[0] for content in contents)
 
 
@@ -230,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(parts)}; default: all")
     parser.add_argument("--data-dir", type=Path, required=True, help="a CHAOST2 folder")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken; default: %(default)s")
-    parser.add_argument("--scans", type=int, default=4, help="that `predict` outlines; default: %(default)s")
+    parser.add_argument("--scans", type=int, default=10, help="that `predict` outlines; default: %(default)s")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(parts):
         parser.error(f"part: got {', '.join(sorted(unknown))}, allowed: {', '.join(parts)}")

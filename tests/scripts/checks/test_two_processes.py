@@ -20,12 +20,12 @@ if not folder.exists():
 """
 
 
-def command(written="map.txt", goes_on=True, **forms):
+def command(written="map.txt", small=None, **forms):
     python = [sys.executable, "-c", PROGRAM]
-    return Command({name: (python, words) for name, words in forms.items()}, lambda folder: [str(folder)], written, goes_on)
+    return Command({name: (python, words) for name, words in forms.items()}, lambda folder: [str(folder)], written, small)
 
 
-def test_a_command_is_timed_with_and_without_its_start(tmp_path):
+def test_a_command_is_timed_with_and_without_what_it_takes_once_more(tmp_path):
     (one, two), same = measure_command("toy", command(one=["a", "0.9"], two=["a", "0.3"]), 2, tmp_path)
     assert same and one[:2] == ["toy", "one"] and two[:2] == ["toy", "two"] and len(one) == len(two) == len(COMMANDS_HEADER)
     assert one[3] == one[5] == "1.00" and float(one[2]) >= 0.9 > float(two[2]) >= 0.3 > float(two[4]) >= 0
@@ -34,8 +34,16 @@ def test_a_command_is_timed_with_and_without_its_start(tmp_path):
 
 def test_files_that_differ_or_are_missing_are_told(tmp_path):
     assert not measure_command("toy", command(one=["a", "0"], two=["b", "0"]), 1, tmp_path)[1]
-    rows, same = measure_command("none", command("other.txt", goes_on=False, one=["a", "0"]), 1, tmp_path)
-    assert not same and rows[0][4:] == ["", ""]
+    assert not measure_command("none", command("other.txt", one=["a", "0"]), 1, tmp_path)[1]
+
+
+def test_a_small_job_has_words_of_its_own(tmp_path):
+    def words(folder):
+        assert folder.parent.is_dir()
+        return [str(folder)]
+
+    (row,), same = measure_command("toy", command(small=words, one=["a", "0.3"]), 1, tmp_path)
+    assert same and float(row[4]) >= 0.3 and (tmp_path / "toy_0_0/small/map.txt").is_file()
 
 
 def test_a_command_that_fails_is_named(tmp_path):
