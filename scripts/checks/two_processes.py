@@ -25,11 +25,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ N_CASES = 20          # of CHAOST2
 STAGES_HEADER = ["step", "alone, s", "beside another, s", "ratio"]
 COMMANDS_HEADER = ["what", "how", "s", "ratio", "small job, s", "ratio of the rest"]
 STEP_REPEATS = 3      # in each of the rounds
+_barrier: Barrier
 Steps = Mapping[str, Callable[[], object]]
 
 
@@ -94,33 +96,37 @@ def _registered(query: Volume, support: Volume) -> Registration:
     return register(first, second, query.spacing_mm, support.spacing_mm)
 
 
-def time_steps(make: Callable[[Path, Path], Steps], data_dir: Path, barrier: Any, results: Any) -> None:
-    """Time the steps, in one of the processes that begin each of them together, and put the seconds by name into `results`."""
+def _begin(barrier: Barrier) -> None:
+    global _barrier     # of this process, one of several that begin each step together
+    _barrier = barrier
     torch.set_num_threads(1)
     resolve_device("cpu")       # the process keeps its memory, as programs do
+
+
+def time_steps(make: Callable[[Path, Path], Steps], data_dir: Path) -> dict[str, float]:
+    """Return the median seconds of the steps by name, in one of the processes of `of_processes`."""
     taken: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, step in make(data_dir, Path(folder)).items():
-            step()
-            for _ in range(STEP_REPEATS):
-                barrier.wait()
-                began = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, step in make(data_dir, Path(folder)).items():
                 step()
-                taken.setdefault(name, []).append(time.perf_counter() - began)
-            barrier.wait()
-    results.put({name: statistics.median(seconds) for name, seconds in taken.items()})
+                for _ in range(STEP_REPEATS):
+                    _barrier.wait()
+                    began = time.perf_counter()
+                    step()
+                    taken.setdefault(name, []).append(time.perf_counter() - began)
+                _barrier.wait()
+    except BaseException:
+        _barrier.abort()        # or the other would wait for this one
+        raise
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def of_processes(n: int, data_dir: Path, make: Callable[[Path, Path], Steps] = steps_of) -> dict[str, float]:
     """Return the seconds of each step, where `n` processes do it at the same time: the mean of their medians."""
     context = get_context("spawn")
-    barrier, results = context.Barrier(n), context.Queue()
-    workers = [context.Process(target=time_steps, args=(make, data_dir, barrier, results)) for _ in range(n)]
-    for worker in workers:
-        worker.start()
-    of_each = [results.get() for _ in workers]
-    for worker in workers:
-        worker.join()
+    with ProcessPoolExecutor(n, context, _begin, (context.Barrier(n),)) as pool:
+        of_each = [job.result() for job in [pool.submit(time_steps, make, data_dir) for _ in range(n)]]
     return {name: statistics.mean(taken[name] for taken in of_each) for name in of_each[0]}
 
 

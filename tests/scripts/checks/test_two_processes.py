@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from scripts.checks.two_processes import COMMANDS_HEADER, STAGES_HEADER, Command, main, measure_command, measure_stages
+from scripts.checks.two_processes import (
+    COMMANDS_HEADER,
+    STAGES_HEADER,
+    Command,
+    main,
+    measure_command,
+    measure_stages,
+    of_processes,
+)
 from util.base.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -61,6 +69,16 @@ def test_steps_that_need_no_processor_take_no_longer_beside_others(tmp_path):
                               for line in measure_stages(tmp_path, 1, naps).splitlines()]
     assert header == STAGES_HEADER and short[0] == "short" and long[0] == "long"
     assert 0.05 <= float(long[1]) < 0.2 and 0.5 < float(long[3]) < 2
+
+
+def no_case(data_dir, folder):
+    raise InputError(f"{data_dir}: no case")
+
+
+@pytest.mark.whole
+def test_steps_that_cannot_be_made_end_all_processes(tmp_path):
+    with pytest.raises(InputError, match="no case"):
+        of_processes(2, tmp_path, no_case)
 
 
 @pytest.mark.slow
