@@ -67,11 +67,15 @@ def let_first_tell() -> None:
 
     If the first has no such error, this returns after `ANOTHER_TELLS_S` seconds, so that this process tells its own.
     """
-    if local_rank() > 0:
+    if not _is_first():
         try:
             time.sleep(ANOTHER_TELLS_S)
         except Interrupted as error:
             raise SystemExit(error.exit_status) from None
+
+
+def _is_first() -> bool:
+    return world_size() == 1 or int(os.environ.get("LOCAL_RANK", 0)) == 0     # errors are told also where it was forgotten
 
 
 @contextlib.contextmanager
@@ -79,7 +83,7 @@ def first_tells() -> Iterator[None]:
     """Let one process of each machine print what is wrong with the command line, which is the same for all."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said if local_rank() > 0 else sys.stderr):
+        with contextlib.redirect_stderr(sys.stderr if _is_first() else said):
             yield
     except SystemExit:
         let_first_tell()

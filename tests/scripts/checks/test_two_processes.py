@@ -64,18 +64,23 @@ def naps(data_dir, folder):
 
 
 @pytest.mark.whole
-def test_steps_that_need_no_processor_take_no_longer_beside_others(tmp_path):
-    header, _, short, long = [[cell.strip() for cell in line.strip("|").split("|")]
-                              for line in measure_stages(tmp_path, 1, naps).splitlines()]
-    assert header == STAGES_HEADER and short[0] == "short" and long[0] == "long"
-    assert 0.05 <= float(long[1]) < 0.2 and 0.5 < float(long[3]) < 2
+def test_steps_are_timed_in_processes_that_do_them_together(tmp_path):
+    taken = of_processes(2, tmp_path, naps)
+    assert list(taken) == ["short", "long"] and 0.01 <= taken["short"] < 0.05 <= taken["long"] < 0.2
+
+
+def test_steps_alone_and_beside_another_are_medians_of_the_rounds(tmp_path, monkeypatch):
+    given = iter([1.0, 2.0, 3.0, 3.0, 2.0, 9.0])      # alone and beside another, in turn
+    monkeypatch.setattr("scripts.checks.two_processes.of_processes", lambda n, *_: {"step": next(given)})
+    header, _, row = [[cell.strip() for cell in line.strip("|").split("|")] for line in measure_stages(tmp_path, 3).splitlines()]
+    assert header == STAGES_HEADER and row == ["step", "2", "3", "1.50"]
 
 
 def no_case(data_dir, folder):
     raise InputError(f"{data_dir}: no case")
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_steps_that_cannot_be_made_end_all_processes(tmp_path):
     with pytest.raises(InputError, match="no case"):
         of_processes(2, tmp_path, no_case)
