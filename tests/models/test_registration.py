@@ -230,6 +230,7 @@ def test_ways_that_agree_count_more():
     torch.testing.assert_close(fuse([here, here], 10.0), here)
 
 
+@pytest.mark.whole
 def test_several_supports_of_one_query_are_registered_as_each_alone():
     """At the same time, in threads of their own."""
     fixed = Fixed(phantom()[0], SPACING, FAST)

@@ -11,6 +11,7 @@ import pytest
 from scripts.checks.scale import HEADER, PREPARATION_HEADER, PeakMemory, family, main, pss_kb
 
 
+@pytest.mark.whole
 def test_memory_of_a_process_and_its_children_is_the_largest_sum():
     held = "import time; kept = b'1' * {} * 1024 * 1024; time.sleep(1.5)"
     parent = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', {!r}])\n{}\nchild.wait()"
