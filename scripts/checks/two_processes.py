@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -44,6 +43,7 @@ from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS, markdown_table
 from util.base.checksums import sha256
 from util.base.device import resolve_device
 from util.base.errors import InputError
+from util.base.pool import processes
 from util.base.progress import progress
 from util.base.root import ROOT
 from util.options.config import load_config
@@ -124,8 +124,7 @@ def time_steps(make: Callable[[Path, Path], Steps], data_dir: Path) -> dict[str,
 
 def of_processes(n: int, data_dir: Path, make: Callable[[Path, Path], Steps] = steps_of) -> dict[str, float]:
     """Return the seconds of each step, where `n` processes do it at the same time: the mean of their medians."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(n, context, _begin, (context.Barrier(n),)) as pool:
+    with processes(n, partial(_begin, get_context("spawn").Barrier(n))) as pool:
         of_each = [job.result() for job in [pool.submit(time_steps, make, data_dir) for _ in range(n)]]
     return {name: statistics.mean(taken[name] for taken in of_each) for name in of_each[0]}
 

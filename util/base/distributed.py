@@ -85,8 +85,9 @@ def first_tells() -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(sys.stderr if _is_first() else said):
             yield
-    except SystemExit:
-        let_first_tell()
+    except SystemExit as end:
+        if end.code:        # --help ends without an error
+            let_first_tell()
         print(said.getvalue(), end="", file=sys.stderr)
         raise
 

@@ -49,11 +49,11 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
     Raises:
         OSError: the file cannot be written.
     """
-    numbers = [row for entry in entries for row in _rows(entry, names)]
-    known = [column for column in NUMBERS if any(row.get(column.key) is not None for row in numbers)]
+    found = [(entry, _rows(entry, names)) for entry in entries]
+    known = [column for column in NUMBERS if any(row.get(column.key) is not None for _, of_entry in found for row in of_entry)]
     order = next((column.key for column in known if column in TRUST), "case")
     volumes, views, rows, unread = Volumes(list(names)), [], [], []
-    for entry in progress(sorted(entries, key=lambda entry: _worst(_rows(entry, names), order)), desc="report", unit="scan"):
+    for entry, of_entry in progress(sorted(found, key=lambda one: _worst(one[1], order)), desc="report", unit="scan"):
         number = None
         if not volumes.full:
             try:
@@ -62,7 +62,7 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
                 unread.append(f"{entry.name}: not shown: {error}")
                 continue
             number = len(views) - 1
-        rows += [{**row, "view": number} for row in _rows(entry, names)]
+        rows += [{**row, "view": number} for row in of_entry]
     hint = HINT.get(order, "") + left_out(len(views), len(entries) - len(unread), "least trusted")
     write_page(Content(
         title=title, facts=facts or {}, names=names, colours=colours or {},

@@ -195,8 +195,10 @@ def run_commandline(experiment: Experiment) -> None:
     words = {"true": "True", "false": "False", "null": "None"}
     pairs = (argument.partition("=") for argument in sys.argv)
     arguments = [name + equals + words.get(value, value) for name, equals, value in pairs]
-    with first_tells(), one_line_errors():
-        for update in docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]:
+    with first_tells():
+        updates = docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]
+    with one_line_errors():
+        for update in updates:
             check_update(update, sorted(experiment.named_configs))
     raise_on_signals()
     try:

@@ -231,9 +231,11 @@ def test_a_process_that_is_ended_while_it_waits_for_the_first_says_nothing(waite
     assert ended.value.code == 143 and capsys.readouterr().err == ""
 
 
-def test_a_command_that_is_right_waits_for_nobody(waited, capsys):
+def test_a_command_that_is_right_or_asks_for_help_waits_for_nobody(waited, capsys):
     with first_tells(), one_line_errors():
         pass
+    with pytest.raises(SystemExit), first_tells():
+        raise SystemExit(0)
     assert waited == []
 
 
