@@ -1,89 +1,109 @@
 """Outlines from a registered label map and the query's own appearance. Nothing is trained.
 
-The registered map says where a class lies, to within a centimetre. Where it is sure, the query's own voxels say how the class
-looks in this very scan, and how its surroundings look; a linear discriminant between the two, with the blurred map as prior,
-draws the border. A guided filter (He, Sun and Tang 2013) then lets the border follow the edges of the image.
+The registered map says where a class lies. Where it is sure, the query's own voxels say how the class looks in this very scan, and
+how its surroundings look; a linear discriminant between the two, with the blurred map as prior, draws the border. A guided filter
+(He, Sun and Tang 2013) then lets the border follow the edges of the image. All lengths follow the thickness of the class.
+
+Not every class gains by this. So it is tried on the outlined scan first, whose truth is known (`tried`): the truth is displaced as
+registrations are displaced, and drawn again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
-from models.registration import BODY_LEVEL, Registration, RegistrationModel, RegistrationSettings, scaled
-from models.volume import VolumeSegmentation
+from models.contents import CONTENT_LEVEL
+from models.sampling import bounds_of, column, grid_mm, margin_box, sample
 from util.base.shapes import expect_shape
 
 MIN_VOXELS = 20        # fewer sure voxels than this say nothing about a class
 PRIOR_EPS = 0.01       # the prior's probabilities are clipped to this … 1 − this
 FAR_LOGIT = -20.0      # outside the neighbourhood of a class
 MIN_WIDTH = 0.15       # in voxels; a narrower blur is none
+SCALES = (0.3, 0.6, 1.2)     # of the blurs that describe the appearance, in widths of the prior's blur
+WIDEST_BLUR = 1.6      # in spacings of the registration's wide grid: no blur is wider than a registration errs
+AMPLITUDES = (1.0, 2.0, 4.0, 6.0)   # of the displacements that are tried, in spacings of the wide grid (root mean square)
+SMOOTH_FIELD = 4.0     # their smoothness, in the same unit
+TRIED_MARGIN = 8.0     # around the class, in the same unit
+LEAST_GAIN = 0.002     # of Dice where it was tried; less is no gain
 
 
 @dataclass(frozen=True)
 class GuidedSettings:
-    """Settings of `outline`; lengths in mm, along (D, H, W).
+    """Settings of `outline`.
 
-    Foreground of a class are the voxels where the registered map is above `sure`; background those where the blurred map is
-    above `near` but the map below `clear`. The logit is (discriminant, clipped to ±`clip`) + `prior_weight` · logit(blurred
-    map) + `bias`.
+    The prior is the registered map, blurred by `blur` of the thickness of the class. Foreground of a class are the voxels where the
+    registered map is above `sure`; background those where the prior is above `near` but the map below `clear`. The logit is
+    (discriminant, clipped to ±`clip`) + `prior_weight` · logit(prior) + `bias`. The guided filter is `filter` times as wide as the blur.
     """
 
-    blur_mm: tuple[float, float, float] = (4.0, 5.0, 5.0)
+    blur: float = 0.15
     sure: float = 0.6
     near: float = 0.02
     clear: float = 0.2
     clip: float = 4.0
     prior_weight: float = 1.5
     bias: float = 0.5
-    filter_mm: float = 4.0
+    filter: float = 0.8
     filter_eps: float = 0.05
-    margin_mm: float = 30.0
+
+    @property
+    def milder(self) -> GuidedSettings:
+        """The same with half the blur, an unchanged filter and twice the weight of the prior."""
+        return replace(self, blur=self.blur / 2, filter=2 * self.filter, prior_weight=2 * self.prior_weight)
 
 
-def outline(query: Tensor, registered: Tensor, spacing_mm: Sequence[float], settings: GuidedSettings | None = None,
+def thickness_mm(mask: Tensor, spacing_mm: Sequence[float]) -> float:
+    """Return how thick a (D, H, W) mask is: twice the 95th percentile of the distance to its border inside it; 0 of an empty one."""
+    spans = bounds_of(mask.bool())
+    if spans is None:
+        return 0.0
+    inside = F.pad(mask.bool()[tuple(slice(*span) for span in spans)], [1] * 6).cpu().numpy()
+    distance = ndimage.distance_transform_edt(inside, sampling=list(spacing_mm))
+    return 2 * float(np.percentile(distance[inside], 95))
+
+
+def blur_mm(thickness: float, wide_mm: float, settings: GuidedSettings) -> float:
+    """Return the width (σ) of the prior's blur for a class of a thickness, where the wide grid of the registration has a spacing."""
+    return min(settings.blur * thickness, WIDEST_BLUR * wide_mm)
+
+
+def outline(image: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigma_mm: float, settings: GuidedSettings | None = None,
             features: Tensor | None = None) -> Tensor:
-    """Outline K classes in a query volume.
+    """Outline a class in a scan, or in a box of it.
 
     Args:
-        query: (D, H, W) volume, any intensity range.
-        registered: (K, D, H, W) probabilities of the classes, carried over from the support.
+        image: (D, H, W) of a scan, black to white as 0 to 1.
+        registered: (D, H, W) probability of the class, carried over from the support.
         spacing_mm: (D, H, W).
+        sigma_mm: width of the prior's blur (`blur_mm`), which all other lengths follow.
         features: (C, D, H, W) features beside the intensities at several scales, such as an encoder's; None: no others.
     Returns:
-        (K, D, H, W) probabilities, each class against its surroundings; `label_map` chooses among them. A class of which the
-        map is nowhere sure keeps its blurred map; an empty map stays empty.
+        (D, H, W) probability. A class of which the map is nowhere sure keeps its blurred map; an empty map stays empty.
     Raises:
         ValueError: the axes are wrong or disagree.
     """
     settings = settings or GuidedSettings()
-    n = expect_shape("query", query, "D H W")
-    expect_shape("registered", registered, "K D H W", **n)
+    n = expect_shape("image", image, "D H W")
+    expect_shape("registered", registered, "D H W", **n)
     if features is not None:
         expect_shape("features", features, "C D H W", **n)
-    probs = torch.zeros_like(registered)
-    box = neighbourhood(registered, spacing_mm, settings.margin_mm)
-    if box is not None:
-        probs[(slice(None), *box)] = _outline_in_box(query, registered, spacing_mm, settings, features, box)
-    return probs
-
-
-def _outline_in_box(query: Tensor, registered: Tensor, spacing_mm: Sequence[float], settings: GuidedSettings,
-                    features: Tensor | None, box: tuple[slice, ...]) -> Tensor:
-    image = scaled(query)
-    body = image > BODY_LEVEL
-    X = standardised(appearance(image[box], spacing_mm), body[box])
+    content = image > CONTENT_LEVEL
+    X = standardised(appearance(image, spacing_mm, sigma_mm), content)
     if features is not None:
-        X = torch.cat([X, standardised(features[(slice(None), *box)].float(), body[box])])
-    near = registered[(slice(None), *box)]
-    probs = class_logits(X, near, blur(near, settings.blur_mm, spacing_mm), settings).sigmoid()
-    return guided_filter(probs, X[0], settings.filter_mm, settings.filter_eps, spacing_mm).clamp(0, 1)
+        X = torch.cat([X, standardised(features.float(), content)])
+    prior = blur(registered[None], (sigma_mm,) * 3, spacing_mm)
+    probs = class_logits(X, registered[None], prior, settings).sigmoid()
+    return guided_filter(probs, X[0], settings.filter * sigma_mm, settings.filter_eps, spacing_mm).clamp(0, 1)[0]
 
 
 def class_logits(X: Tensor, registered: Tensor, prior: Tensor, settings: GuidedSettings) -> Tensor:
@@ -114,21 +134,28 @@ def discriminant(background: Tensor, foreground: Tensor, shrinkage: float = 0.02
     return weights, -(weights * (means[0] + means[1])).sum() / 2
 
 
-def appearance(image: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """(7, D, H, W): the image, itself blurred in the plane by 1.5, 3 and 6 mm, its deviation within 3 mm, a blur across slices,
-    and the slope of the 1.5 mm blur."""
+def appearance(image: Tensor, spacing_mm: Sequence[float], sigma_mm: float) -> Tensor:
+    """(6, D, H, W): the image, itself blurred at three scales, its deviation within the middle one, and the slope of the finest.
+
+    Args:
+        sigma_mm: what the scales are multiples of (`SCALES`).
+    """
     image = image[None]
-    fine, middle, coarse = (blur(image, (0, s, s), spacing_mm) for s in (1.5, 3.0, 6.0))
-    deviation = (blur(image.square(), (0, 3.0, 3.0), spacing_mm) - middle.square()).clamp_min(0).sqrt()
-    across = blur(image, (8.0, 2.0, 2.0), spacing_mm)
-    return torch.cat([image, fine, middle, coarse, deviation, across, slope(fine)])
+    fine, middle, coarse = (blur(image, (scale * sigma_mm,) * 3, spacing_mm) for scale in SCALES)
+    deviation = (blur(image.square(), (SCALES[1] * sigma_mm,) * 3, spacing_mm) - middle.square()).clamp_min(0).sqrt()
+    return torch.cat([image, fine, middle, coarse, deviation, slope(fine, spacing_mm)])
 
 
-def slope(maps: Tensor) -> Tensor:
-    """Length of the in-plane gradient of (K, D, H, W) maps, by central differences; per pixel."""
-    dy, dx = (F.pad(maps, pad, mode="replicate").diff(n=1, dim=axis) for axis, pad in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))))
-    dy, dx = (dy[:, :, 1:] + dy[:, :, :-1]) / 2, (dx[..., 1:] + dx[..., :-1]) / 2
-    return (dy.square() + dx.square()).sqrt()
+def slope(maps: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Length of the gradient of (K, D, H, W) maps, by central differences; per mm."""
+    total = torch.zeros_like(maps)
+    for axis, spacing in enumerate(spacing_mm, start=1):
+        pad = [0] * 6
+        pad[2 * (3 - axis)] = pad[2 * (3 - axis) + 1] = 1
+        steps = F.pad(maps, pad, mode="replicate").diff(n=1, dim=axis)
+        n = maps.shape[axis]
+        total += ((steps.narrow(axis, 1, n) + steps.narrow(axis, 0, n)) / (2 * float(spacing))).square()
+    return total.sqrt()
 
 
 def standardised(maps: Tensor, body: Tensor) -> Tensor:
@@ -139,9 +166,9 @@ def standardised(maps: Tensor, body: Tensor) -> Tensor:
 
 
 def guided_filter(maps: Tensor, image: Tensor, radius_mm: float, eps: float, spacing_mm: Sequence[float]) -> Tensor:
-    """Guided filter of (K, D, H, W) maps by a standardised (D, H, W) image, slice by slice, with Gaussian windows."""
+    """Guided filter of (K, D, H, W) maps by a standardised (D, H, W) image, with Gaussian windows."""
     def mean(x: Tensor) -> Tensor:
-        return blur(x, (0, radius_mm, radius_mm), spacing_mm)
+        return blur(x, (radius_mm,) * 3, spacing_mm)
 
     image = image[None]
     mean_image, mean_maps = mean(image), mean(maps)
@@ -168,40 +195,81 @@ def _blur_matrix(n: int, width: float) -> Tensor:
     return torch.zeros(n, n).scatter_add_(1, sources, (kernel / kernel.sum()).expand(n, -1))
 
 
-def neighbourhood(registered: Tensor, spacing_mm: Sequence[float], margin_mm: float) -> tuple[slice, ...] | None:
-    """The box around all classes, with a margin; None where no class is."""
-    anywhere = registered.sum(dim=0) > 0.1
-    if not anywhere.any():
-        return None
-    box = []
-    for axis, spacing in enumerate(spacing_mm):
-        others = [other for other in range(3) if other != axis]
-        found = torch.nonzero(anywhere.any(dim=others[1]).any(dim=others[0])).flatten()
-        margin = math.ceil(margin_mm / float(spacing))
-        box.append(slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1))
-    return tuple(box)
+def displaced(mask: Tensor, spacing_mm: Sequence[float], field_mm: Tensor) -> Tensor:
+    """(D, H, W) soft map of a mask, each point taken from a place that lies (3, D, H, W) mm away."""
+    places = grid_mm(mask.shape, spacing_mm, mask.device) + field_mm
+    return sample(mask.float()[None], places / column(spacing_mm, places))[0]
+
+
+def smooth_field(shape: Sequence[int], spacing_mm: Sequence[float], smooth_mm: float, seed: int) -> Tensor:
+    """(3, D, H, W) random displacements, smooth over `smooth_mm`, of root mean square length 1."""
+    noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
+    field = blur(noise, (smooth_mm,) * 3, spacing_mm)
+    return field / field.square().sum(dim=0).mean().sqrt().clamp_min(1e-9)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What drawing the border did to a displaced truth.
+
+    Attributes:
+        before: Dice of the displaced truth.
+        gains: by the name of the settings, what Dice gained.
+    """
+
+    before: float
+    gains: Mapping[str, float]
+
+
+def tried(image: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: float, settings: Mapping[str, GuidedSettings]) -> list[Trial]:
+    """Draw the border of a class anew on the scan where it is known, from displaced truths, by several settings.
+
+    Args:
+        image: (D, H, W) of the outlined scan, 0 to 1.
+        mask: (D, H, W) of the class.
+        wide_mm: spacing of the wide grid, which displacements follow.
+    Returns:
+        A trial for each of `AMPLITUDES`, less and less of Dice before.
+    """
+    spans = bounds_of(mask.bool())
+    assert spans is not None
+    box = margin_box(spans, spacing_mm, (TRIED_MARGIN * wide_mm,) * 3, mask.shape)
+    image, truth = image[box], mask[box].bool()
+    thickness = thickness_mm(truth, spacing_mm)
+    trials = []
+    field = smooth_field(truth.shape, spacing_mm, SMOOTH_FIELD * wide_mm, seed=0).to(image)
+    for amplitude in AMPLITUDES:
+        moved = displaced(truth, spacing_mm, amplitude * wide_mm * field)
+        before = _dice(moved > 0.5, truth)
+        gains = {}
+        for name, of_one in settings.items():
+            drawn = outline(image, moved, spacing_mm, blur_mm(thickness, wide_mm, of_one), of_one)
+            gains[name] = _dice(drawn > 0.5, truth) - before
+        trials.append(Trial(before, gains))
+    return trials
+
+
+def gain(trials: Sequence[Trial], name: str, expected: float) -> float:
+    """Return what settings gained in Dice where the displaced truth had an expected Dice, between trials linearly."""
+    points = sorted((trial.before, trial.gains[name]) for trial in trials)
+    return _between(points, expected)
+
+
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
+    if x <= points[0][0]:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x <= x1:
+            return y0 + (y1 - y0) * (x - x0) / max(x1 - x0, 1e-9)
+    return points[-1][1]
+
+
+def _dice(first: Tensor, second: Tensor) -> float:
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
 
 
 def label_map(probs: Tensor) -> Tensor:
     """(D, H, W): k + 1 where class k of (K, D, H, W) is the most probable and above ½, else 0."""
     best, which = probs.max(dim=0)
     return torch.where(best > 0.5, which + 1, 0)
-
-
-class GuidedModel(RegistrationModel):
-    """The registered label map, its border drawn by the query's own appearance (`outline`).
-
-    Args:
-        registration: settings of the registration.
-        settings: of the outline.
-    """
-
-    def __init__(self, registration: RegistrationSettings | None = None, settings: GuidedSettings | None = None):
-        super().__init__(registration)
-        self.guided = settings or GuidedSettings()
-
-    def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
-                       ways: Sequence[Sequence[Registration]]) -> VolumeSegmentation:
-        """See VolumeModel. The confidence is that of the registration."""
-        carried = super().segment_volume(query, support, support_masks, query_spacing_mm, ways)
-        return replace(carried, probs=outline(query, carried.registered, query_spacing_mm, self.guided))

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from models.guided import PRIOR_EPS, GuidedSettings, blur
+from models.guided import PRIOR_EPS, GuidedSettings, blur, blur_mm, thickness_mm
 from util.base.shapes import expect_shape
 
 
-def prior_logits(registered: Tensor, spacing_mm: Sequence[float], settings: GuidedSettings) -> Tensor:
+def prior_logits(registered: Tensor, spacing_mm: Sequence[float], wide_mm: float, settings: GuidedSettings) -> Tensor:
     """Return the (K, D, H, W) logits that a registered label map adds: `prior_weight` · logit(blurred map) + `bias`.
 
     Args:
         registered: (K, D, H, W) probabilities of the classes, carried over from the support.
         spacing_mm: (D, H, W).
+        wide_mm: spacing of the grid on which the whole query was registered.
     Raises:
         ValueError: the axes are wrong.
     """
     expect_shape("registered", registered, "K D H W")
-    return settings.prior_weight * blur(registered, settings.blur_mm, spacing_mm).logit(PRIOR_EPS) + settings.bias
+    prior = torch.stack([blur(of_class[None], (blur_mm(thickness_mm(of_class > 0.5, spacing_mm), wide_mm, settings),) * 3, spacing_mm)[0]
+                         for of_class in registered])
+    return settings.prior_weight * prior.logit(PRIOR_EPS) + settings.bias
 
 
 def with_prior(probs: Tensor, logits: Tensor) -> Tensor:

@@ -5,14 +5,75 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from models.registration import Fixed, Registration
+from models.guided import Trial
+from models.registration import ZOOM_MARGIN, ZOOM_MARGIN_CELLS, PreparedScan, Registration
+from models.sampling import bounds_of, column, grid_mm, margin_box, sample
+from util.base.shapes import expect_shape
 
-    Way = Sequence[Registration]
+Box = tuple[Tensor, Tensor]      # lower and upper corner (3,) in mm
+PRESENT = 0.1                    # a class may be where its carried map is above this
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Maps of K classes on a scan, to be carried over to others: the outlined scan's, or those that were found on a stone.
+
+    Args:
+        scan: the scan.
+        maps: (K, d, h, w) uint8, 255 inside, in a box of it.
+        box: the voxels of the box.
+        chain: the registration from this scan to the outlined one; empty for that one itself.
+    """
+
+    scan: PreparedScan
+    maps: Tensor
+    box: tuple[slice, slice, slice]
+    chain: tuple[Registration, ...] = ()
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return the maps, (K, …) of 0 to 1, at (3, …) places in mm; 0 outside the box."""
+        first = column([of_axis.start for of_axis in self.box], places)
+        return sample(self.maps.float() / 255, places / column(self.scan.spacing_mm, places) - first)
+
+
+@dataclass(frozen=True)
+class Support:
+    """An outlined scan.
+
+    Args:
+        scan: the scan.
+        masks: (K, D, H, W) bool.
+        outlines: the masks, in a box around them.
+        trials: of each class, what drawing its border does to displaced truths (`models.guided.tried`).
+        thickness_mm: of each class (`models.guided.thickness_mm`).
+    """
+
+    scan: PreparedScan
+    masks: Tensor
+    outlines: Outlines
+    trials: Sequence[Sequence[Trial]]
+    thickness_mm: Sequence[float]
+
+
+class Way(NamedTuple):
+    """A way by which outlines reach a query: outlines, and the registration from the query to their scan, wide or zoomed."""
+
+    outlines: Outlines
+    registration: Registration
+
+    def places(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, …) places in the scan of the outlines and in the outlined scan, of points in the query."""
+        places = self.registration.places(points)
+        of_support = places
+        for registration in self.outlines.chain:
+            of_support = registration.places(of_support)
+        return places, of_support
 
 
 @dataclass(frozen=True)
@@ -22,45 +83,156 @@ class VolumeSegmentation:
     Attributes:
         probs: (K, D, H, W) probability of each class.
         registered: (K, D, H, W) probabilities carried over from the support.
-        confidence: (K,) in 0…1; a low one means that the outline of the class is not to be trusted.
+        confidence: (K,) expected Dice, 0 to 1; 0 for a class of which nothing is left.
         warped: (D, H, W) image of the support, carried over to the query, 0…1.
+        borders: of each class, how its border was drawn.
+        evidence: (K, …) the numbers that the confidence is made of, `models.confidence.EVIDENCE`.
     """
 
     probs: Tensor
     registered: Tensor
     confidence: Tensor
     warped: Tensor
+    borders: tuple[str, ...]
+    evidence: Tensor
 
 
 class VolumeModel(nn.Module, ABC):
     """A method that segments a query volume from one support volume. It has no weights that are trained.
 
-    It registers scans, and then segments the query from one or several ways to the support. A way is a chain of registrations.
-    The first is the direct one, from the query to the support. Others go over stepping stones, which are unlabelled scans:
-    from the query to the stone, and from there to the support (Wolz et al. 2010).
+    The support's outlines reach the query by one or several ways: the direct one, from the query to the support, and others over
+    stepping stones, which are unlabelled scans (Wolz et al. 2010; Chakravarty et al. 2013). Each registration is made twice: wide,
+    over all contents of the query, and then zoomed, in a box around what the wide ones carried over.
     """
 
     @abstractmethod
-    def fixed(self, query: Tensor, spacing_mm: Sequence[float]) -> Fixed:
-        """Return a query to which supports can be registered. Axes of both run the same anatomical way; sizes are free.
+    def prepared(self, volume: Tensor, spacing_mm: Sequence[float]) -> PreparedScan:
+        """Return a scan that can be registered. Axes of all scans run the same anatomical way; sizes are free.
 
         Args:
-            query: (D, H, W), of any intensity range.
+            volume: (D, H, W), of any intensity range.
             spacing_mm: (z, y, x).
         Raises:
             ValueError: the axes are wrong, the volume is empty or not finite, or a spacing is not positive.
         """
 
     @abstractmethod
-    def segment_volume(self, query: Tensor, support: Tensor, support_masks: Tensor, query_spacing_mm: Sequence[float],
-                       ways: Sequence[Way]) -> VolumeSegmentation:
+    def support(self, scan: PreparedScan, masks: Tensor) -> Support:
+        """Return an outlined scan.
+
+        Args:
+            masks: (K, D, H, W) of 0 and 1. None of them is empty.
+        Raises:
+            ValueError: the axes are wrong, or a mask is empty.
+        """
+
+    @abstractmethod
+    def on_stone(self, stone: PreparedScan, support: Support, found: Registration) -> Outlines | None:
+        """Outline a stepping stone, from which the outlines are carried on; None if no class reaches it.
+
+        Args:
+            found: the wide registration from the stone to the support.
+        """
+
+    @abstractmethod
+    def box(self, scan: PreparedScan, ways: Sequence[Way]) -> Box | None:
+        """Return the box of a scan, with a margin, that holds all classes which some ways carry there; None if there are none."""
+
+    @abstractmethod
+    def back(self, query: PreparedScan, support: Support) -> Registration:
+        """Return the registration from a support to a query, zoomed into the support's classes: the way back."""
+
+    @abstractmethod
+    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box, back: Registration) -> VolumeSegmentation:
         """Segment a query from a support.
 
         Args:
-            query, support: (D, H, W), as they were registered.
-            support_masks: (K, D, H, W) of 0 and 1, on the support's grid.
-            query_spacing_mm: (z, y, x).
-            ways: from the query to the support; the direct one comes first.
+            ways: with registrations that are zoomed into `box`; the direct one comes first.
+            box: of the query, which holds all classes.
+            back: from the support to the query, zoomed into the support's classes; it tells how far the outlines are to be trusted.
         Raises:
-            ValueError: the axes are wrong, or there is no way.
+            ValueError: there is no way.
         """
+
+
+def outlines_of(scan: PreparedScan, masks: Tensor) -> Outlines:
+    """Return the outlines of an outlined scan. ValueError: the axes are wrong, or a mask is empty."""
+    n = expect_shape("masks", masks, "K D H W", **dict(zip("DHW", scan.image.shape, strict=True)))
+    if not n["K"] or not masks.flatten(1).any(dim=1).all():
+        raise ValueError("masks: expected at least one class, and no empty one")
+    spans = bounds_of(masks.any(dim=0))
+    assert spans is not None
+    box = margin_box(spans, scan.spacing_mm, scan.spacing_mm, scan.image.shape)
+    return Outlines(scan, masks[(slice(None), *box)].byte() * 255, box)
+
+
+def region(scan: PreparedScan, box: Box) -> tuple[tuple[slice, slice, slice], Tensor]:
+    """Return the voxels of a scan in a box, and their (3, d, h, w) positions in mm."""
+    spans = []
+    for low, high, spacing, n in zip(box[0].tolist(), box[1].tolist(), scan.spacing_mm, scan.image.shape, strict=True):
+        first = min(max(0, round(low / spacing)), n - 1)
+        spans.append(slice(first, max(first + 1, min(n, round(high / spacing) + 1))))
+    d, h, w = spans
+    shape = [s.stop - s.start for s in spans]
+    points = grid_mm(shape, scan.spacing_mm, scan.image.device)
+    return (d, h, w), points + column([s.start * mm for s, mm in zip(spans, scan.spacing_mm, strict=True)], points)
+
+
+def box_of(scan: PreparedScan, ways: Sequence[Way], power: float) -> Box | None:
+    """Return the box of a scan, with a margin, to which the classes are carried by some ways; None if they are carried nowhere.
+
+    Every second voxel is looked at, and the classes are taken a voxel larger.
+    """
+    steps = [2 if n > 8 else 1 for n in scan.image.shape]
+    spacing = [mm * step for mm, step in zip(scan.spacing_mm, steps, strict=True)]
+    points = grid_mm([-(-n // step) for n, step in zip(scan.image.shape, steps, strict=True)], spacing, scan.image.device)
+    maps = []
+    for way in ways:
+        anywhere = F.max_pool3d(way.outlines.maps.amax(dim=0)[None].float(), 3, stride=1, padding=1).byte()
+        grown = Outlines(way.outlines.scan, anywhere, way.outlines.box)
+        maps.append(grown.at(way.registration.places(points)))
+    spans = bounds_of(fuse(maps, power)[0] > PRESENT)
+    if spans is None:
+        return None
+    low, high = ((torch.tensor([span[k] for span in spans]) + shift) * torch.tensor(spacing) for k, shift in ((0, -0.5), (1, -0.5)))
+    margin = ZOOM_MARGIN * (high - low) + ZOOM_MARGIN_CELLS * torch.tensor(ways[0].registration.spacing_mm)
+    edge = torch.tensor(scan.spacing_mm) / 2
+    field = torch.tensor(scan.image.shape) * torch.tensor(scan.spacing_mm) - edge
+    return torch.maximum(low - margin, -edge), torch.minimum(high + margin, field)
+
+
+def join_boxes(boxes: Sequence[Box]) -> Box:
+    """Return the box around some boxes."""
+    lows, highs = zip(*boxes, strict=True)
+    return torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
+
+
+def fuse(maps: Sequence[Tensor], power: float, n_rounds: int = 3, local: Tensor | None = None) -> Tensor:
+    """Return the mean of several (K, D, H, W) maps of the same classes, those that agree with the others counting more.
+
+    The weight of a map, for each class, is its soft Dice with the mean so far to the power `power`. That leaves out what a
+    registration that failed says, as in SIMPLE (Langerak et al. 2010), without a threshold. It is taken at half the resolution
+    in the plane. Power 0 gives the plain mean.
+
+    Args:
+        local: (n, D, H, W) further weights of the voxels of each map, above 0.
+    """
+    if len(maps) == 1:
+        return maps[0].float()
+    small = torch.stack([F.avg_pool3d(of_one.float(), (1, 2, 2), ceil_mode=True) for of_one in maps])
+    weights = torch.full(small.shape[:2], 1 / len(maps), device=small.device)
+    for _ in range(n_rounds if power else 0):
+        weights = soft_dice(small, torch.einsum("nk,nkdhw->kdhw", weights, small)) ** power
+        weights = weights / weights.sum(dim=0)
+    mean, total = (torch.zeros_like(maps[0], dtype=torch.float32) for _ in range(2))
+    for k, (of_one, weight) in enumerate(zip(maps, weights, strict=True)):
+        by_voxel = weight.view(-1, 1, 1, 1) if local is None else weight.view(-1, 1, 1, 1) * local[k]
+        mean += by_voxel * of_one
+        total += by_voxel
+    return mean / total
+
+
+def soft_dice(maps: Tensor, other: Tensor) -> Tensor:
+    """Soft Dice of (…, D, H, W) maps with others: twice the sum of the smaller over the sum of both; 1 where both are empty."""
+    shared = torch.minimum(maps, other).sum((-3, -2, -1))
+    return (2 * shared + 1) / (maps.sum((-3, -2, -1)) + other.sum((-3, -2, -1)) + 1)

@@ -98,8 +98,7 @@ class RegistrationOptions:
     """How a support is registered to a query: the section `registration`."""
 
     affine: bool
-    affine_mm: tuple[float, float, float]
-    search_mm: tuple[float, float, float]
+    zoom: bool
     mind_radius: int
     mind_dilation: int
     intensity_weight: float
@@ -113,14 +112,14 @@ class RegistrationOptions:
 class GuidedOptions:
     """How the query's own intensities refine a registered label map: the section `guided`."""
 
-    blur_mm: tuple[float, float, float]
+    blur: float
     sure: float
     clear: float
     near: float
     clip: float
     prior_weight: float
     bias: float
-    filter_mm: float
+    filter: float
     filter_eps: float
 
 

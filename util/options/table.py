@@ -119,13 +119,13 @@ OPTIONS: dict[str, Option] = {
         Role.SHAPES, Role.TRAINED_WITH),
     "outside": _option({"network": optional(text()), "weights": optional(text())}, Role.RESUME),
     "registration": _option({
-        "affine": boolean(), "affine_mm": lengths_mm(0.1), "search_mm": lengths_mm(0.1), "mind_radius": whole(1, 10),
+        "affine": boolean(), "zoom": boolean(), "mind_radius": whole(1, 10),
         "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000),
         "stones": whole(0, 1000), "agreement_power": number(0, 1000)},
         Role.TASK, Role.RESUME),
     "guided": _option({
-        "blur_mm": lengths_mm(0), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
-        "prior_weight": number(0), "bias": number(-100, 100), "filter_mm": number(0, 1000), "filter_eps": number(0, above=True)},
+        "blur": number(0, 10), "sure": number(0, 1), "clear": number(0, 1), "near": number(0, 1), "clip": number(0),
+        "prior_weight": number(0), "bias": number(-100, 100), "filter": number(0, 10), "filter_eps": number(0, above=True)},
         Role.TASK, Role.RESUME),
     "spatial_prior": _option(one_of("none", "registration"), Role.TASK, Role.RESUME),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),

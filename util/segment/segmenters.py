@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ import tqdm
 from dataloaders.folds import Part, parts
 from dataloaders.volumes import Volume
 from models.guided import GuidedSettings
-from models.registration import Registration
+from models.registration import PreparedScan, Registration
 from models.spatial_prior import prior_logits, with_prior
-from models.volume import VolumeModel
+from models.volume import Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
 from util.base.distributed import share, shared
 from util.base.pool import side_by_side
 from util.base.progress import progress
@@ -32,6 +32,9 @@ from util.segment.task import Task, label_map_of
 from util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Member:
     """The segmentation of a query from one support.
@@ -41,12 +44,18 @@ class Member:
         probs: by label that the support holds, the (D, H, W) probability.
         confidence: by label, 0 to 1; empty if the model has none.
         warped: (D, H, W) uint8 image of the support, registered to the query; None if the model registers nothing.
+        borders: by label, how the border was drawn; empty unless the model registers scans.
+        evidence: by label, the numbers that the confidence is made of (`models.confidence.EVIDENCE`).
+        wide_mm: spacing of the grid on which the whole query was registered.
     """
 
     support: Volume
     probs: Mapping[int, np.ndarray]
     confidence: Mapping[int, float] = field(default_factory=dict)
     warped: np.ndarray | None = None
+    borders: Mapping[int, str] = field(default_factory=dict)
+    evidence: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    wide_mm: float | None = None
 
 
 class Segmenter(ABC):
@@ -154,7 +163,8 @@ class SliceSegmenter(Segmenter):
 class VolumeSegmenter(Segmenter):
     """Segments whole volumes without training. The protocol's slices are taken from the same label map.
 
-    A support is registered to the stepping stones once for all queries, and the stones to a query once for all supports.
+    What concerns supports and stepping stones alone is computed once for all queries, and what concerns a query once for all
+    supports.
 
     Args:
         model: segments a volume from a volume.
@@ -167,11 +177,13 @@ class VolumeSegmenter(Segmenter):
         self.model, self.device = model.to(device).eval(), device
         self._last: tuple[Task, list[Member]] | None = None
         self._predicted: tuple[Task, list[WholePrediction]] | None = None
-        self._registered: dict[tuple[str, str], Registration] = {}      # by names, from a scan to another
+        self._scans: dict[str, PreparedScan] = {}
+        self._supports: dict[str, tuple[list[int], Support | None]] = {}         # each with its labels
+        self._stones: dict[tuple[str, str], Outlines | None] = {}                # by names of stone and support
 
     def n_units(self, task: Task, options: EvaluationOptions) -> int:
-        """Return the number of registrations to the query."""
-        return len(task.supports) + len(task.stones)
+        """Return the number of registrations with the query: wide and zoomed ones to it, and those back to the supports."""
+        return 2 * (len(task.supports) + len(task.stones)) + len(task.supports)
 
     def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
@@ -185,14 +197,11 @@ class VolumeSegmenter(Segmenter):
                                                only_slices(prediction.mask, of_query)))
         return found
 
+    @torch.no_grad()
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
         """See Segmenter. Those of the last task are kept until `release`: protocol and whole volume both need them."""
         if self._last is None or self._last[0] is not task:
-            onto = [(task.query, task.supports + task.stones), *((stone, task.supports) for stone in task.stones)]
-            new = {(fixed.name, moving.name): (fixed, moving) for fixed, others in onto for moving in others
-                   if (fixed.name, moving.name) not in self._registered}
-            self._registered |= zip(new, self._registrations(new.values(), bar), strict=True)
-            self._last = task, [self._member(task, support) for support in task.supports]
+            self._last = task, self._members(task, bar)
         return self._last[1]
 
     def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
@@ -206,54 +215,104 @@ class VolumeSegmenter(Segmenter):
         return {member.support.name: member.warped for member in self.members(task, whole) if member.warped is not None}
 
     def keep(self, support: Volume) -> None:
-        """Do nothing: nothing is kept of supports."""
+        """Do nothing: supports are kept anyway."""
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
-        """Register the supports to the stepping stones. Of several processes, each does so for its share of the stones."""
+        """Outline the stepping stones. Of several processes, each does so for its share of them."""
         pairs = [(stone, support) for stone in stones for support, _ in supports]
         own = share(pairs)      # which each process takes in turn, as `shared` asks for them
-        with progress(total=len(own), desc="stepping stones", unit=self.unit, disable=not own) as bar:
-            found = self._registrations(own, bar)
-            for (stone, support), registration in zip(pairs, shared([found.__next__] * len(pairs), self.device), strict=True):
-                self._registered[stone.name, support.name] = registration
+        with progress(total=len(own), desc="stepping stones", unit="stone", disable=not own) as bar:
+            found = self._together((partial(self._on_stone, *pair) for pair in own), bar)
+            jobs = [found.__next__] * len(pairs)
+            for pair, outlines in zip(pairs, shared(jobs, self.device), strict=True):
+                self._stones[self._key(*pair)] = outlines
 
     def release(self, query: Volume) -> None:
-        """Drop what was found of a query, and its registrations."""
+        """Drop what was found of a query."""
         self._last = self._predicted = None
-        self._registered = {names: found for names, found in self._registered.items() if names[0] != query.name}
+        if query.name not in self._supports:
+            self._scans.pop(query.name, None)
 
-    @torch.no_grad()
-    def _member(self, task: Task, support: Volume) -> Member:
-        label_map = label_map_of(support)
-        labels = [label for label in task.labels if (label_map == label).any()]
-        if not labels:
-            return Member(support, {})
-        chains = [[task.query, support], *([task.query, stone, support] for stone in task.stones)]
-        ways = [[self._registered[one.name, other.name] for one, other in pairwise(chain)] for chain in chains]
-        masks = torch.from_numpy(np.stack([label_map == label for label in labels]))
-        found = self.model.segment_volume(self._tensor(task.query), self._tensor(support), masks.to(self.device),
-                                          task.query.spacing_mm, ways)
+    def _members(self, task: Task, bar: tqdm.tqdm | None) -> list[Member]:
+        query, supports = self._scan(task.query), [self._support(support, task.labels) for support in task.supports]
+        known = [(volume, support) for volume, support in zip(task.supports, supports, strict=True) if support is not None]
+        missing = [(stone, volume) for volume, _ in known for stone in task.stones if self._key(stone, volume) not in self._stones]
+        self._stones |= zip((self._key(*pair) for pair in missing),
+                            self._together(partial(self._on_stone, *pair) for pair in missing), strict=True)
+        others = [volume for volume, _ in known] + list(task.stones)
+        wide = self._by_name(others, (partial(query.register, self._scan(other)) for other in others), bar)
+        boxes = [box for volume, _ in known if (box := self.model.box(query, self._ways(volume, task.stones, wide)))]
+        if not boxes:
+            return [self._nothing(task, volume) for volume in task.supports]
+        box = join_boxes(boxes)
+        zoomed = self._by_name(others, (partial(query.zoom, self._scan(other), wide[other.name], box) for other in others), bar)
+        back = self._by_name([volume for volume, _ in known], (partial(self.model.back, query, support) for _, support in known), bar)
+        query.release()
+        of_supports = dict(zip((volume.name for volume in task.supports), supports, strict=True))
+        return [self._member(task, volume, self.model.segment(
+                    query, support, self._ways(volume, task.stones, zoomed), box, back[volume.name]))
+                if (support := of_supports[volume.name]) is not None else self._nothing(task, volume) for volume in task.supports]
+
+    def _by_name(self, volumes: Sequence[Volume], jobs: Iterable[Callable[[], Registration]],
+                 bar: tqdm.tqdm | None) -> dict[str, Registration]:
+        return dict(zip((volume.name for volume in volumes), self._together(jobs, bar), strict=True))
+
+    def _ways(self, support: Volume, stones: Sequence[Volume], found: Mapping[str, Registration]) -> list[Way]:
+        """Return the ways from a query to a support, by its registrations to the scans: the direct one, and those over stones."""
+        direct = self._support(support)
+        assert direct is not None
+        over = [(stone.name, self._stones[self._key(stone, support)]) for stone in stones]
+        return [Way(direct.outlines, found[support.name]),
+                *(Way(outlines, found[name]) for name, outlines in over if outlines is not None)]
+
+    def _on_stone(self, stone: Volume, support: Volume) -> Outlines | None:
+        outlined, scan = self._support(support), self._scan(stone)
+        if outlined is None:
+            return None
+        try:
+            return self.model.on_stone(scan, outlined, scan.register(outlined.scan))
+        finally:
+            scan.release()
+
+    def _support(self, volume: Volume, labels: Sequence[int] | None = None) -> Support | None:
+        """Return an outlined scan; None if it has none of the labels. Without labels: with all that it has, or as it was first."""
+        if volume.name not in self._supports:
+            label_map = label_map_of(volume)
+            held = [label for label in (np.unique(label_map[label_map > 0]).tolist() if labels is None else labels)
+                    if (label_map == label).any()]
+            masks = torch.from_numpy(np.stack([label_map == label for label in held])).to(self.device) if held else None
+            self._supports[volume.name] = (held, None if masks is None else self.model.support(self._scan(volume), masks))
+        return self._supports[volume.name][1]
+
+    def _scan(self, volume: Volume) -> PreparedScan:
+        if volume.name not in self._scans:
+            image = torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
+            self._scans[volume.name] = self.model.prepared(image, volume.spacing_mm)
+        return self._scans[volume.name]
+
+    @staticmethod
+    def _key(stone: Volume, support: Volume) -> tuple[str, str]:
+        return stone.name, support.name
+
+    def _member(self, task: Task, support: Volume, found: VolumeSegmentation) -> Member:
+        labels = self._supports[support.name][0]
         return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
                       dict(zip(labels, found.confidence.tolist(), strict=True)),
-                      (255 * found.warped).round().to(torch.uint8).cpu().numpy())
+                      (255 * found.warped).round().to(torch.uint8).cpu().numpy(),
+                      dict(zip(labels, found.borders, strict=True)), dict(zip(labels, found.evidence.tolist(), strict=True)),
+                      self._scan(task.query).wide_mm)
 
-    def _registrations(self, pairs: Iterable[tuple[Volume, Volume]], bar: tqdm.tqdm | None) -> Iterator[Registration]:
-        """Yield the registration of the second scan of each pair to the first. Pairs of the same first follow one another."""
-        registrations = (job() for job in self._jobs(pairs)) if self.device.type != "cpu" else side_by_side(self._jobs(pairs))
-        for registration in registrations:
+    def _nothing(self, task: Task, support: Volume) -> Member:
+        """The member of a support whose outlines reach the query nowhere."""
+        labels = self._supports[support.name][0]
+        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0))
+
+    def _together(self, jobs: Iterable[Callable[[], T]], bar: tqdm.tqdm | None = None) -> Iterator[T]:
+        """Do jobs, on a CPU side by side, and yield the results in their order."""
+        for result in (job() for job in jobs) if self.device.type != "cpu" else side_by_side(jobs):
             if bar is not None:
                 bar.update(1)
-            yield registration
-
-    def _jobs(self, pairs: Iterable[tuple[Volume, Volume]]) -> Iterator[Callable[[], Registration]]:
-        last = None
-        for first, moving in pairs:
-            if first is not last:
-                fixed, last = self.model.fixed(self._tensor(first), first.spacing_mm), first
-            yield partial(fixed.register, self._tensor(moving), moving.spacing_mm)
-
-    def _tensor(self, volume: Volume) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
+            yield result
 
 
 class PriorSegmenter(SliceSegmenter):
@@ -307,7 +366,7 @@ class PriorSegmenter(SliceSegmenter):
         if not member.probs:
             return {}
         registered = torch.from_numpy(np.stack(list(member.probs.values()))).to(self.encoder.device)
-        return dict(zip(member.probs, prior_logits(registered, query.spacing_mm, self.settings), strict=True))
+        return dict(zip(member.probs, prior_logits(registered, query.spacing_mm, member.wide_mm, self.settings), strict=True))
 
 
 def only_slices(mask: np.ndarray, of_query: Sequence[Part]) -> np.ndarray:

@@ -18,10 +18,11 @@ from models.alpnet import ALPNet
 from models.base import FewShotModel
 from models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
 from models.gmrd import GMRD, GMRDSettings
-from models.guided import GuidedModel, GuidedSettings
+from models.carrying import GuidedModel, RegistrationModel
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
-from models.registration import RegistrationModel, RegistrationSettings, Search
+from models.guided import GuidedSettings
+from models.registration import RegistrationSettings
 from models.rpt import RPT
 from models.tpm import TPM, QNetTPM
 from models.volume import VolumeModel
@@ -101,11 +102,15 @@ def single_path(options: ModelOptions) -> SinglePathEncoder:
 
 def build_registration(options: ModelOptions) -> RegistrationModel:
     """Return the model that carries the support's label map over to the query."""
-    of = options.registration
-    return RegistrationModel(RegistrationSettings(
-        affine=Search(of.affine_mm, cell=4, reach=5) if of.affine else None, search=Search(of.search_mm, cell=6, reach=5),
-        mind_radius=of.mind_radius, mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight,
-        smoothness=of.smoothness, n_steps=of.n_steps, agreement_power=of.agreement_power))
+    return RegistrationModel(registration_settings(options), options.registration.agreement_power)
+
+
+def registration_settings(options: ModelOptions) -> RegistrationSettings:
+    """Return the settings of the section `registration`."""
+    of, given = options.registration, RegistrationSettings()
+    return RegistrationSettings(
+        affine=given.affine if of.affine else None, zoom=given.zoom if of.zoom else None, mind_radius=of.mind_radius,
+        mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight, smoothness=of.smoothness, n_steps=of.n_steps)
 
 
 def guided_settings(options: ModelOptions) -> GuidedSettings:
@@ -127,5 +132,6 @@ BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
     "registration": build_registration,
-    "guided": lambda options: GuidedModel(build_registration(options).settings, guided_settings(options)),
+    "guided": lambda options: GuidedModel(
+        registration_settings(options), guided_settings(options), options.registration.agreement_power),
 }

@@ -1,0 +1,192 @@
+"""The methods `registration` and `guided`: outlines of a support, carried over to a query; `guided` draws their borders anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.confidence import VANISHED, contrast, expected_dice, local_correlation, returned
+from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
+from models.registration import PreparedScan, Registration, RegistrationSettings
+from models.sampling import column, sample
+from models.volume import Box, Outlines, Support, VolumeModel, VolumeSegmentation, Way, box_of, fuse, outlines_of, region, soft_dice
+
+CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
+UNSURE = 2.0                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
+FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
+FIT_POWER = 4.0               # of (1 + correlation) / 2: how much more a way counts where its image fits better
+AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
+
+
+class RegistrationModel(VolumeModel):
+    """The support's outlines, carried over by registration, and `fuse` of several ways.
+
+    Args:
+        settings: of the registration.
+        agreement_power: a way's weight is its soft Dice with the mean of all to this power; see `fuse`.
+    """
+
+    def __init__(self, settings: RegistrationSettings | None = None, agreement_power: float = 10.0):
+        super().__init__()
+        self.settings, self.agreement_power = settings or RegistrationSettings(), agreement_power
+
+    @property
+    def borders(self) -> Mapping[str, GuidedSettings]:
+        """The settings, by name, by which borders are drawn anew on stepping stones (STRONG) and on a query (MILD); none: they are not."""
+        return {}
+
+    def prepared(self, volume: Tensor, spacing_mm: Sequence[float]) -> PreparedScan:
+        """See VolumeModel."""
+        return PreparedScan(volume, spacing_mm, self.settings)
+
+    def support(self, scan: PreparedScan, masks: Tensor) -> Support:
+        """See VolumeModel."""
+        outlines = outlines_of(scan, masks)
+        wide_mm = scan.wide_mm
+        trials = [tried(scan.image, mask, scan.spacing_mm, wide_mm, self.borders) for mask in masks.bool()]
+        return Support(scan, masks.bool(), outlines, trials, [thickness_mm(mask, scan.spacing_mm) for mask in masks.bool()])
+
+    def box(self, scan: PreparedScan, ways: Sequence[Way]) -> Box | None:
+        """See VolumeModel."""
+        return box_of(scan, ways, self.agreement_power)
+
+    def back(self, query: PreparedScan, support: Support) -> Registration:
+        """See VolumeModel."""
+        box = self.box(support.scan, [Way(support.outlines, _identity(support.scan))])
+        assert box is not None
+        return support.scan.zoom(query, support.scan.register(query), box)
+
+    @torch.no_grad()
+    def on_stone(self, stone: PreparedScan, support: Support, found: Registration) -> Outlines | None:
+        """See VolumeModel. How sure the map is, is taken from how far the zoomed registration differs from the wide one."""
+        box = self.box(stone, [Way(support.outlines, found)])
+        if box is None:
+            return None
+        zoomed = stone.zoom(support.scan, found, box)
+        voxels, points = region(stone, box)
+        wide, maps = (support.outlines.at(registration.places(points)) for registration in (found, zoomed))
+        expected = 1 - UNSURE * (1 - soft_dice(wide, maps))
+        drawn, _ = self.drawn(stone, maps, expected, support, voxels, STRONG)
+        return Outlines(stone, drawn.mul(255).round().byte(), voxels, (zoomed,))
+
+    def drawn(self, scan: PreparedScan, maps: Tensor, expected: Tensor, support: Support,
+              voxels: tuple[slice, slice, slice], border: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Return (K, d, h, w) maps in a box of a scan with their borders drawn anew where that pays, and how each was drawn.
+
+        Args:
+            maps: carried over, in the voxels of the box.
+            expected: (K,) Dice of the maps.
+            border: the settings, among `borders`, that may be taken.
+        """
+        names, drawn = [], maps.clone()
+        for k, (of_class, trials, thickness) in enumerate(zip(maps, support.trials, support.thickness_mm, strict=True)):
+            pays = border in self.borders and gain(trials, border, float(expected[k])) > LEAST_GAIN
+            names.append(border if pays else CARRIED)
+            if pays:
+                settings = self.borders[border]
+                sigma = blur_mm(thickness, scan.wide_mm, settings)
+                drawn[k] = outline(scan.image[voxels], of_class, scan.spacing_mm, sigma, settings)
+        return drawn, tuple(names)
+
+    @torch.no_grad()
+    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box, back: Registration) -> VolumeSegmentation:
+        """See VolumeModel."""
+        if not ways:
+            raise ValueError("ways: got none, expected at least the direct one")
+        voxels, points = region(query, box)
+        image = query.image[voxels]
+        maps, images = [], []
+        for way in ways:
+            places, of_support = way.places(points)
+            maps.append(way.outlines.at(places).mul(255).round().byte())
+            images.append(sample(support.scan.image[None], of_support / column(support.scan.spacing_mm, of_support))[0])
+        correlation = local_correlation(image, torch.stack(images), query.spacing_mm, FIT_WINDOW * query.wide_mm)
+        weights = ((1 + correlation) / 2).clamp_min(0.01) ** FIT_POWER
+        carried = torch.stack([fuse([of_way[k:k + 1].float() / 255 for of_way in maps], self.agreement_power, local=weights)[0]
+                               for k in range(len(support.masks))])
+        if len(ways) > 1:
+            agreement = torch.stack([soft_dice(of_way.float() / 255, carried) for of_way in maps]).mean(dim=0)
+        else:
+            wide = ways[0].registration.wide
+            agreement = soft_dice(support.outlines.at(wide.places(points)), carried)
+        drawn, borders = self.drawn(query, carried, agreement, support, voxels, MILD)
+        registered, probs = (torch.zeros(len(carried), *query.image.shape, device=image.device) for _ in range(2))
+        registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried, drawn
+        fit = (correlation * weights).sum(dim=0) / weights.sum(dim=0)
+        evidence = self._evidence(query, support, drawn, carried, agreement, fit, voxels, probs, back)
+        expected = expected_dice(evidence)
+        warped = ways[0].registration.warp(support.scan.image[None])[0]
+        return VolumeSegmentation(probs, registered, expected, warped, borders, evidence)
+
+    def _evidence(self, query: PreparedScan, support: Support, drawn: Tensor, carried: Tensor, agreement: Tensor, fit: Tensor,
+                  voxels: tuple[slice, slice, slice], probs: Tensor, back: Registration) -> Tensor:
+        """(K, …) numbers of `EVIDENCE`; NaN for a class that has vanished."""
+        found = (drawn == drawn.amax(dim=0)) & (drawn > 0.5)
+        whole = torch.zeros(probs.shape, dtype=torch.bool, device=probs.device)
+        whole[(slice(None), *voxels)] = found
+        box = support.outlines.box
+        _, points = region(support.scan, (torch.tensor([s.start * mm for s, mm in zip(box, support.scan.spacing_mm, strict=True)]),
+                                          torch.tensor([(s.stop - 1) * mm for s, mm in zip(box, support.scan.spacing_mm, strict=True)])))
+        again = returned(support, whole, query.spacing_mm, back.places(points), box)
+        voxel_ratio = torch.tensor(query.spacing_mm).prod() / torch.tensor(support.scan.spacing_mm).prod()
+        rows = []
+        for k, mask in enumerate(found):
+            volume = float(mask.sum() * voxel_ratio) / float(support.masks[k].sum()) * float(back_scale(back))
+            if volume < VANISHED:
+                rows.append([float("nan")] * 7)
+                continue
+            near = _grown(mask, query, AROUND)
+            of_query = contrast(query.image[voxels], mask, near & ~found.any(dim=0))
+            truth = support.masks[(k, *box)]
+            of_support = contrast(support.scan.image[box], truth, _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0))
+            same = max(-1.0, min(1.0, of_query / of_support)) if abs(of_support) > 0.3 else 1.0
+            kept = float(soft_dice(mask.float(), (carried[k] > 0.5).float()))
+            rows.append([float(agreement[k]), kept, float(again[k]), float(fit[near].mean()), same,
+                         abs(float(torch.tensor(volume).log())), support.trials[k][1].before if support.trials else 1.0])
+        return torch.tensor(rows)
+
+
+def _identity(scan: PreparedScan) -> Registration:
+    """The registration of a scan to itself."""
+    D, H, W = scan.image.shape
+    affine = torch.eye(3, 4, device=scan.image.device)
+    return Registration(affine, (), (scan.wide_mm,) * 3, (D, H, W), scan.spacing_mm, scan.spacing_mm)
+
+
+def back_scale(registration: Registration) -> float:
+    """How much larger a volume of the query is than it is in the support, by the affine map of the registration back."""
+    return float(torch.linalg.det(registration.affine[:, :3].cpu()).abs().reciprocal())
+
+
+def _grown(mask: Tensor, scan: PreparedScan, n_wide: float) -> Tensor:
+    """A (d, h, w) mask with what lies within `n_wide` spacings of the wide grid."""
+    grown = mask[None, None].float()
+    for axis, mm in enumerate(scan.spacing_mm):
+        reach = max(1, round(n_wide * scan.wide_mm / mm))
+        window, pad = [1, 1, 1], [0, 0, 0]
+        window[axis], pad[axis] = 2 * reach + 1, reach
+        grown = F.max_pool3d(grown, tuple(window), stride=1, padding=tuple(pad)) if reach <= (2 * reach + 1) // 2 else grown
+    return grown[0, 0] > 0
+
+
+class GuidedModel(RegistrationModel):
+    """The carried outlines, their borders drawn by the query's own appearance (`outline`) where that pays.
+
+    Args:
+        registration: settings of the registration.
+        settings: of the outline.
+        agreement_power: as of RegistrationModel.
+    """
+
+    def __init__(self, registration: RegistrationSettings | None = None, settings: GuidedSettings | None = None,
+                 agreement_power: float = 10.0):
+        super().__init__(registration, agreement_power)
+        self.guided = settings or GuidedSettings()
+
+    @property
+    def borders(self) -> Mapping[str, GuidedSettings]:
+        """See RegistrationModel."""
+        return {STRONG: self.guided, MILD: self.guided.milder}

@@ -1,0 +1,66 @@
+"""The confidence of found outlines: the Dice that is to be expected, from numbers that need no truth of the query.
+
+The strongest is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are carried back to
+the outlined scan, whose truth is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.guided import blur
+from models.sampling import column, sample
+from models.volume import Support
+
+EVIDENCE = ("agreement", "kept", "returned", "fit", "contrast", "size", "thinness")
+VANISHED = 0.05        # of the volume that is expected: a class of which less is found has vanished
+
+
+def returned(support: Support, found: Tensor, spacing_mm: Sequence[float], places: Tensor, box: tuple[slice, slice, slice]) -> Tensor:
+    """Dice (K,) of found outlines, carried back to the outlined scan, with the truth there.
+
+    Args:
+        found: (K, D, H, W) of 0 and 1, on the query.
+        places: (3, d, h, w) places in the query, in mm, of the support's voxels in `box`.
+    """
+    back = sample(found.float(), places / column(spacing_mm, places)) > 0.5
+    truth = support.masks[(slice(None), *box)].bool()
+    shared, total = (back & truth).flatten(1).sum(1), back.flatten(1).sum(1) + support.masks.flatten(1).sum(1)
+    return 2 * shared / total.clamp_min(1)
+
+
+def local_correlation(image: Tensor, others: Tensor, spacing_mm: Sequence[float], sigma_mm: float) -> Tensor:
+    """Correlation (n, D, H, W), −1 to 1, of an image (D, H, W) with others (n, D, H, W), in Gaussian windows around each voxel.
+
+    It does not depend on brightness and contrast. Where one of both is constant it is 0.
+    """
+    def mean(maps: Tensor) -> Tensor:
+        return blur(maps, (sigma_mm,) * 3, spacing_mm)
+
+    of_image, square = mean(image[None])[0], mean(image.square()[None])[0]
+    variance = square - of_image.square()
+    found = []
+    for other in others:
+        of_other, of_square, of_both = mean(torch.stack([other, other.square(), other * image]))
+        product = (variance * (of_square - of_other.square())).clamp_min(0)
+        found.append(torch.where(product > 1e-10, (of_both - of_image * of_other) / product.clamp_min(1e-10).sqrt(), 0.0))
+    return torch.stack(found).clamp(-1, 1)
+
+
+def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:
+    """How much brighter a class is than what lies around it, in deviations of both; negative if it is darker."""
+    if not inside.any() or not around.any():
+        return 0.0
+    one, other = image[inside], image[around]
+    deviation = ((one.var(correction=0) + other.var(correction=0)) / 2).sqrt()
+    return float((one.mean() - other.mean()) / deviation.clamp_min(1e-3))
+
+
+def expected_dice(evidence: Tensor) -> Tensor:
+    """Return the Dice (K,) that is to be expected by (K, …) numbers of `EVIDENCE`; 0 for a class that has vanished."""
+    expected = evidence[:, 0] * evidence[:, 2]
+    return expected.nan_to_num(0.0)
