@@ -90,7 +90,7 @@ def as_image(array):
 def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(place, capsys):
     before = everything(place / "my scans")
     assert main([*words(place), "--json", str(place / "out/all.json"), "--names", "1=liver", "2=right kidney"]) == 0
-    assert "4 of 4 scans are outlined" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 scans are outlined"
     for name, number in (("turned scan.nii", 2), ("a series", 3), ("other voxels.nii.gz", 10), ("less is seen.nii.gz", 12)):
         found = sitk.ReadImage(place / f"out/{name.split('.')[0]}.nii.gz")
         if name != "a series":
@@ -103,7 +103,9 @@ def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(plac
     assert len(rows) == 16 and confidences == sorted(confidences)
     assert {row["label_name"] for row in rows} == {"liver", "right kidney", "label 3", "label 4"}
     said = json.loads((place / "out/all.json").read_text(encoding="utf-8"))
-    assert said["failed"] == 0 and [len(scan["labels"]) for scan in said["scans"]] == [4] * 4
+    assert said["failed"] == said["empty"] == 0 and [len(scan["labels"]) for scan in said["scans"]] == [4] * 4
+    assert all(scan["wide_mm"] > 0 for scan in said["scans"])
+    assert all(label["border"] and not label["empty"] for scan in said["scans"] for label in scan["labels"])
     assert min(label["confidence"] for scan in said["scans"] for label in scan["labels"]) == confidences[0]
     assert everything(place / "my scans") == before
 

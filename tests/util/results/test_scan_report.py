@@ -16,7 +16,7 @@ from tests.toy import AFFINE, toy_case
 from util.base.errors import InputError
 from util.results import page
 from util.results.page import Layers, Volumes
-from util.results.scan_report import ScanEntry, write_scan_report
+from util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
 
 NAMES = {1: "liver", 700: "spleen"}
 HOSTILE = """</script><script>document.title = "broken"</script><img src=x onerror='document.title="broken"'>"""
@@ -55,6 +55,26 @@ def test_the_least_trusted_scans_come_first_and_nothing_is_said_of_truth(tmp_pat
     assert content["labels"][1] == {"value": 700, "name": "spleen", "colour": "#0000ff"} and content["classes"] is None
     assert all(set(view["maps"]) == {"whole"} for view in content["views"]) and "Dice" not in json.dumps(content)
     assert content["problems"] == ["query c.nii.gz: damaged"] and content["facts"] == {"method": "guided"}
+
+
+def test_scans_with_an_empty_class_come_first_are_marked_and_named(tmp_path):
+    path = tmp_path / "report.html"
+    lost = ScanEntry("lost", {1: {"agreement": 0.9, "slices": 3.0}, 700: {"agreement": 1.0, "slices": 0.0}}, lambda: layers(2))
+    sure = ScanEntry("sure", {1: {"agreement": 0.4, "slices": 3.0, "border": "registration", "wide_mm": 0.0712}}, layers)
+    write_scan_report([sure, lost], NAMES, path, title="mine")
+    content = content_of(path)
+    assert [view["title"] for view in content["views"]] == ["lost", "sure"]
+    assert {(row["case"], row["label_name"]) for row in content["rows"] if row["empty"]} == {("lost", "spleen")}
+    assert content["facts"] == {"empty": "1 has an empty class: lost (spleen)"}
+    assert [column["key"] for column in content["columns"]][-2:] == ["border", "wide_mm"]
+
+
+def test_what_is_empty_and_how_it_is_said():
+    assert is_empty({"slices": "0", "confidence": ""}) and is_empty({"slices": 2, "confidence": 0.0})
+    assert not is_empty({"slices": "2", "confidence": "0.3"}) and not is_empty({"confidence": None})
+    many = {f"scan {k}": ["liver", "spleen"][:k + 1] for k in range(7)}
+    assert empty_classes(many) == ("7 have an empty class: scan 0 (liver), scan 1 (liver, spleen), scan 2 (liver, spleen), "
+                                   "scan 3 (liver, spleen), scan 4 (liver, spleen), 2 more")
 
 
 def test_the_embedded_volumes_are_the_scan_and_its_label_map(tmp_path):
