@@ -16,8 +16,8 @@ NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 4, significant=True), Colum
            Column("seconds", "seconds", 1), Column("border", "border by"),
            Column("wide_mm", "registered at, mm", 3, significant=True))
 SHOWN_NAMES = 5
-HINT = {"confidence": "Confidence, 0 to 1: the overlap with a correct outline that is to be expected; 0 if nothing, or nearly nothing, "
-                      "was found. Look at the lowest first.",
+HINT = {"confidence": "Confidence, 0 to 1: the overlap with a correct outline that is to be expected; 0 if nothing, or nearly "
+                      "nothing, was found. Look at the lowest first.",
         "agreement": "Agreement: mean Dice of what several supports or altered copies of the scan give.",
         "margin": "Margin: mean distance of the score from the threshold."}
 
