@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -263,7 +263,8 @@ class Predictor:
         read = read_scan(scan, self._grid, self._orientation)
         agreement, registered = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
-        label_map = join_on_scan(on_grid, read, self.options.largest_component)
+        outlined = [label_map_of(support.volume) for support in self.supports] if self.options.largest_component else None
+        label_map = join_on_scan(on_grid, read, outlined)
         return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement,
                             registered)
 
@@ -289,13 +290,13 @@ class Predictor:
         return agreement, registered[0]
 
 
-def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
+def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, outlined: Sequence[np.ndarray] | None) -> np.ndarray:
     """Return the (D, H, W) int16 label map on the scan's own grid.
 
     Args:
         probs: by label, the (D, H, W) probability on the model's grid.
-        largest_component: keep only the largest connected component of each label.
+        outlined: label maps of the supports, to remove stray parts by (`largest_components`); None: none are removed.
     """
     on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
     label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
-    return largest_components(label_map) if largest_component else label_map
+    return label_map if outlined is None else largest_components(label_map, outlined)

@@ -117,7 +117,7 @@ def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) 
     probs = {label: smooth_along_z(class_probs, whole.smooth_z) for label, class_probs in member.probs.items()}
     label_map = to_label_map(probs.items(), query.image.shape)
     if whole.largest_component:
-        label_map = largest_components(label_map)
+        label_map = largest_components(label_map, [label_map_of(member.support)])
     return [WholePrediction(label, member.support, query, probs[label], label_map == label, member.confidence.get(label))
             for label in probs]
 
