@@ -69,7 +69,7 @@ class RegistrationSettings:
 
     affine: Search | None = Search(100_000, cell=4, reach=5)
     wide: Search = Search(800_000, cell=6, reach=5)
-    zoom: Search | None = Search(1_000_000, cell=4, reach=3)
+    zoom: Search | None = Search(1_000_000, cell=4, reach=2)
     finest: float = 0.4
     oversampled: float = 8.0
     mind_radius: int = 1
