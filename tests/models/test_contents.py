@@ -28,6 +28,12 @@ def test_scaled():
     assert scaled(torch.arange(1000.0).view(10, 10, 10) * 7 - 300)[5, 0, 0].item() == pytest.approx(500 / 994)
 
 
+def test_two_values_are_black_and_white():
+    volume = torch.zeros(3, 20, 30)
+    volume[:, 5:15, 10:20] = 7
+    assert torch.equal(scaled(volume), volume / 7)
+
+
 @pytest.mark.parametrize("white", [60.0, 300.0, 1200.0], ids=["soft", "contrast agent", "bone"])
 @pytest.mark.parametrize("filling", [-3024.0, -2000.0])
 def test_what_was_filled_in_is_as_black_as_air(filling, white):
