@@ -46,7 +46,7 @@ def scene(shape, spacing, organs, shift=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, 
         organs: (centre, radii, inner radii or None, level) each, along (D, H, W) in shares of half the scan. Later ones lie on top.
         shift, scale: of the body with all its organs, in shares of half the scan.
     """
-    axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in shape]
+    axes = [(2 * torch.arange(n) + 1) / n - 1 for n in shape]
     points = (torch.stack(torch.meshgrid(*axes, indexing="ij")) - torch.tensor(shift).view(3, 1, 1, 1)) / scale
 
     def ball(centre, radii):
@@ -55,7 +55,7 @@ def scene(shape, spacing, organs, shift=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, 
 
     body = ball((0.0, 0.0, 0.0), (9.0, 0.8, 0.85))
     anatomy = F.grid_sample(texture((24, 24, 24), 99, 4)[None, None], points.flip(0).permute(1, 2, 3, 0)[None], padding_mode="border",
-                            align_corners=True)[0, 0]
+                            align_corners=False)[0, 0]
     image, masks = body * (0.35 + 0.3 * anatomy), []
     for centre, radii, inner, level in organs:
         organ = ball(centre, radii) & (ball(centre, inner).logical_not() if inner else True)
@@ -202,7 +202,7 @@ def test_a_stripped_brain_and_a_crop_that_is_all_organ(kind):
     support, query = (scene((20, 64, 64), (1.5, 1.0, 1.0), deep, shift, seed=seed) for shift, seed in (
         ((0.0, 0.0, 0.0), 0), ((0.08, 0.06, -0.05), 1)))
     if kind == "all organ":
-        inside = slice(0, 20), slice(12, 52), slice(12, 52)
+        inside = slice(0, 20), slice(17, 47), slice(16, 48)
         support, query = support.cut(*inside), query.cut(*inside)
         assert (query.image > 0).all()
     expect_no_loss(segmented(query, support), query, 0.8)
@@ -213,7 +213,6 @@ def test_a_stripped_brain_and_a_crop_that_is_all_organ(kind):
 def test_few_slices(n_slices):
     support, query = (scene((n_slices, 56, 64), (8.0, 3.0, 3.0), TRUNK[:2], shift, seed=seed) for shift, seed in (
         ((0.0, 0.0, 0.0), 0), ((0.0, 0.08, -0.06), 1)))
-    support, query = (replace(one, masks=one.masks) for one in (support, query))
     expect_no_loss(segmented(query, support), query, 0.75)
 
 
@@ -227,12 +226,11 @@ def test_an_organ_that_the_query_lacks_is_less_sure_than_those_that_it_has():
 
 @pytest.mark.whole
 def test_an_organ_outside_the_field_of_view_vanishes_and_has_confidence_0():
-    """The query ends above one of both organs of the support."""
+    """The query ends above one of both organs of the support, which is a third longer."""
     above, below = ((0.55, 0.0, -0.2), (0.3, 0.35, 0.3), None, 0.85), ((-0.65, 0.1, 0.2), (0.25, 0.3, 0.3), None, 0.15)
     support, query = (scene((24, 56, 64), (5.0, 4.0, 4.0), (above, below), seed=seed) for seed in (0, 1))
-    upper = query.cut(slice(12, 24), slice(None), slice(None))
+    upper = query.cut(slice(8, 24), slice(None), slice(None))
     assert not upper.masks[1].any()
     found = segmented(upper, support, way_back=True)
     assert dice(found.probs[0], upper.masks[0]) > 0.7 and found.confidence[0] > 0.5, found.confidence
-    assert found.confidence[1] == 0.0 or (found.probs[1] > 0.5).sum() > 0.05 * support.masks[1].sum(), found.confidence
-    assert found.confidence[1] < 0.3, found.confidence
+    assert (found.probs[1] > 0.5).sum() < 0.05 * support.masks[1].sum() and found.confidence[1] == 0.0, found.confidence
