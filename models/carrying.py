@@ -12,7 +12,19 @@ from models.confidence import VANISHED, contrast, expected_dice, local_correlati
 from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
 from models.registration import PreparedScan, Registration, RegistrationSettings
 from models.sampling import column, sample
-from models.volume import Box, Outlines, Support, VolumeModel, VolumeSegmentation, Way, box_of, fuse, outlines_of, region, soft_dice
+from models.volume import (
+    Box,
+    Outlines,
+    Support,
+    VolumeModel,
+    VolumeSegmentation,
+    Way,
+    box_of,
+    fuse,
+    outlines_of,
+    region,
+    soft_dice,
+)
 
 CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
 UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one

@@ -6,7 +6,6 @@ the outlined scan, whose truth is known.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch

@@ -18,7 +18,7 @@ from util.base.errors import InputError
 from util.base.inputs import expect_file
 from util.base.root import ROOT
 from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
-from util.options.table import RULES, current_names
+from util.options.table import RULES, current_names, gone_options
 
 CONFIG_DIR = ROOT / "configs"
 SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # bounds of a grid
@@ -76,6 +76,13 @@ DATASET_RULES = {"image": _CASE_PATTERN, "label": _CASE_PATTERN, "supervoxels": 
                  "file_values": _FILE_VALUES, "n_folds": whole(1), "grid": _GRID}
 
 
+def of_today(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that a user gives, under the names of today. One printed line names those that are gone."""
+    if gone := gone_options(options):
+        print(f"{', '.join(gone)}: left out; there is no such option any more, as lengths follow the scan now")
+    return current_names(options)
+
+
 def named_configs(folder: Path = CONFIG_DIR) -> dict[str, dict]:
     """Return the content of every experiment file of `configs/`, or of another folder, by file name without the ending.
 
@@ -105,7 +112,7 @@ def load_config(*names: str) -> dict:
     config = base_config()
     for name in names:
         if name.endswith(".json5"):
-            merge(config, current_names(read_json5(Path(name))))
+            merge(config, of_today(read_json5(Path(name))))
         elif name in (known := named_configs()):
             merge(config, known[name])
         else:

@@ -22,7 +22,7 @@ from dataloaders.volumes import Volume
 from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.guard import claim
-from util.options.config import base_config
+from util.options.config import base_config, of_today
 from util.options.sections import PredictorOptions, WholeVolumeOptions
 from util.predict.loading import load_segmenter
 from util.predict.scans import (
@@ -152,7 +152,7 @@ class Predictor:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
         if Path(snapshot).suffix == ENDING:
-            stored = manifest_of(snapshot).options
+            stored = of_today(manifest_of(snapshot).options)
             used = as_trained(base_config() | options, stored, tuple(stored), given=options)
             return cls.of_task(snapshot, PredictorOptions.of(complete(used)))
         config = as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)

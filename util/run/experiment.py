@@ -24,10 +24,9 @@ from util.base.distributed import first_tells, is_main, leave, let_first_tell, m
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import CONFIG_DIR, base_config, check_config, merge, named_configs
+from util.options.config import CONFIG_DIR, base_config, check_config, merge, named_configs, of_today
 from util.options.record import Record
 from util.options.sections import RunOptions, RunPlace
-from util.options.table import current_names
 from util.run.observer import RunFolder
 from util.run.resume import begun_with, is_finished, run_to_continue
 from util.taskfile.task_file import manifest_of
@@ -71,7 +70,7 @@ class _Experiment(Experiment):
         Raises:
             SystemExit: the config is not allowed, or the training to resume is finished.
         """
-        config_updates = current_names(config_updates or {})
+        config_updates = of_today(config_updates or {})
         self.observers.clear()
         self.configurations.clear()
         self.add_config(self.base)
@@ -91,7 +90,7 @@ class _Experiment(Experiment):
             if name in self.of_names:
                 merge(config, copy.deepcopy(self.of_names[name]))
             else:
-                content = current_names(_read_config_file(name))
+                content = of_today(_read_config_file(name))
                 merge(config, copy.deepcopy(content))
                 merge(given, content)      # a file given by its path counts as the command line
         for target in (config, given):
@@ -99,7 +98,7 @@ class _Experiment(Experiment):
         check_config(config)
         used = plain(config)
         if command == "predict" and used["task"] is not None:
-            stored = manifest_of(used["task"]).options
+            stored = of_today(manifest_of(used["task"]).options)
             used = as_trained(used, stored, tuple(stored), plain(given))
         elif self.path == "test":
             used = scored_config(used, plain(given), command)

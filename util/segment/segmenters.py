@@ -31,7 +31,6 @@ from util.segment.slice_encoder import SliceEncoder
 from util.segment.task import Task, label_map_of
 from util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
 
-
 T = TypeVar("T")
 
 

@@ -16,12 +16,12 @@ import torch
 from models.adnet import ADNet
 from models.alpnet import ALPNet
 from models.base import FewShotModel
+from models.carrying import GuidedModel, RegistrationModel
 from models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
 from models.gmrd import GMRD, GMRDSettings
-from models.carrying import GuidedModel, RegistrationModel
+from models.guided import GuidedSettings
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
-from models.guided import GuidedSettings
 from models.registration import RegistrationSettings
 from models.rpt import RPT
 from models.tpm import TPM, QNetTPM
@@ -109,8 +109,9 @@ def registration_settings(options: ModelOptions) -> RegistrationSettings:
     """Return the settings of the section `registration`."""
     of, given = options.registration, RegistrationSettings()
     return RegistrationSettings(
-        affine=given.affine if of.affine else None, zoom=given.zoom if of.zoom else None, mind_radius=of.mind_radius,
-        mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight, smoothness=of.smoothness, n_steps=of.n_steps)
+        affine=given.affine if of.affine else None, zoom=given.zoom if of.zoom else None, finest=of.finest,
+        mind_radius=of.mind_radius, mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight,
+        smoothness=of.smoothness, n_steps=of.n_steps)
 
 
 def guided_settings(options: ModelOptions) -> GuidedSettings:

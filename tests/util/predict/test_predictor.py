@@ -76,7 +76,7 @@ def test_a_result_never_takes_the_place_of_the_scan(predictor, scans, tmp_path):
 
 @pytest.mark.whole
 def test_a_stepping_stone_is_none_when_it_is_segmented_itself(scans, monkeypatch):
-    coarse = {"affine_mm": [16.0, 12.0, 12.0], "search_mm": [8.0, 6.0, 6.0], "n_steps": 5}
+    coarse = {"affine": False, "zoom": False, "finest": 3.0, "n_steps": 1}
     predictor = Predictor.untrained("registration", device="cpu", registration={**base_config()["registration"], **coarse})
     with pytest.raises(InputError, match="add_support comes before add_stone"):
         predictor.add_stone(scans(2))

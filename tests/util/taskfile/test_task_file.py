@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -18,6 +19,8 @@ import SimpleITK as sitk
 import torch
 
 from dataloaders.dicom import read_dicom
+from models.guided import GuidedSettings
+from models.registration import RegistrationSettings
 from tests import damage
 from tests.data.raw_downloads import write_dicom
 from tests.programs import entry_point, predict
@@ -31,6 +34,8 @@ from util.taskfile.archive import EARLIEST, MAX_FILES, sha256_of
 from util.taskfile.manifest import NAME, WEIGHTS, Label, Manifest
 from util.taskfile.task_file import create, manifest_of, opened, options_for
 
+OPTIONS = load_config("guided")
+OPTIONS["registration"]["finest"] = 2.0       # seconds for a scan
 IMAGE, LABELS = "supports/1_image.nii.gz", "supports/1_labels.nii.gz"
 
 
@@ -46,7 +51,7 @@ def scans(tmp_path_factory):
 
 
 def make(path, scans, **changes):
-    manifest = Manifest({1: Label("liver", "#0000ff")}, "CC BY-SA 4.0", options_for(load_config("guided"), None), 0, {})
+    manifest = Manifest({1: Label("liver", "#0000ff")}, "CC BY-SA 4.0", options_for(OPTIONS, None), 0, {})
     create(path, [(scans / "image 1.nii.gz", scans / "labels 1.nii.gz")], manifest, **changes)
     return path
 
@@ -303,10 +308,35 @@ def test_what_it_says_of_itself(made):
         assert image.GetSize() == labels.GetSize() == (64, 64, 8) and content.weights is None
 
 
+def test_a_task_file_of_an_earlier_version_is_read(task, scans, capsys):
+    """It holds lengths in mm, which are left out with one line, and lacks what came later. The other options are as they were."""
+    def as_before(manifest):
+        registration, guided = manifest["options"]["registration"], manifest["options"]["guided"]
+        for key in ("zoom", "finest"):
+            del registration[key]
+        for key in ("blur", "filter"):
+            del guided[key]
+        registration.update(affine_mm=[8.0, 5.0, 5.0], search_mm=[4.0, 2.5, 2.5], smoothness=0.5)
+        guided.update(blur_mm=[4.0, 5.0, 5.0], filter_mm=4.0, prior_weight=1.25)
+
+    with_manifest(as_before)(task)
+    predictor = Predictor.load(task, device="cpu")
+    said = capsys.readouterr().out
+    assert said.startswith("registration.affine_mm, registration.search_mm, guided.blur_mm, guided.filter_mm: left out")
+    assert said.count("\n") == 1
+    settings, given = predictor.segmenter.model.settings, RegistrationSettings()
+    assert (settings.finest, settings.zoom, settings.smoothness) == (given.finest, given.zoom, 0.5)
+    assert predictor.segmenter.model.guided == replace(GuidedSettings(), prior_weight=1.25) and predictor.n_stones == 6
+    with pytest.raises(SystemExit, match="^error: query, output: got null"):
+        predict(task=task)
+    assert capsys.readouterr().out == said
+    assert main(["check", str(task)]) == 0
+
+
 @pytest.mark.whole
 def test_the_outlines_are_those_of_the_scans_themselves(made, scans):
     of_task = Predictor.load(made, device="cpu")
-    of_scans = Predictor.untrained("guided", device="cpu")
+    of_scans = Predictor.untrained("guided", device="cpu", registration=OPTIONS["registration"])
     of_scans.add_support(scans / "image 1.nii.gz", scans / "labels 1.nii.gz")
     a, b = (predictor.segment(scans / "image 2.nii.gz") for predictor in (of_task, of_scans))
     np.testing.assert_array_equal(a.label_map, b.label_map)
