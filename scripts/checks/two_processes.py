@@ -46,6 +46,7 @@ from util.base.errors import InputError
 from util.base.pool import processes
 from util.base.progress import progress
 from util.base.root import ROOT
+from util.base.tables import markdown_table
 from util.options.config import load_config
 from util.options.sections import dataset_spec
 

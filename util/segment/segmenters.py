@@ -46,6 +46,8 @@ class Member:
         borders: by label, how the border was drawn; empty unless the model registers scans.
         evidence: by label, the numbers that the confidence is made of (`models.confidence.EVIDENCE`).
         wide_mm: spacing of the grid on which the whole query was registered.
+        carried: by label, (D, H, W) uint8, 255 times the probability that registration carried over, before borders were drawn;
+            empty unless the model registers scans.
     """
 
     support: Volume
@@ -55,6 +57,7 @@ class Member:
     borders: Mapping[int, str] = field(default_factory=dict)
     evidence: Mapping[int, Sequence[float]] = field(default_factory=dict)
     wide_mm: float | None = None
+    carried: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 class Segmenter(ABC):
@@ -112,13 +115,18 @@ class Segmenter(ABC):
 
 
 def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) -> list[WholePrediction]:
-    """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned."""
+    """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned.
+
+    A class of which nothing is left has the confidence 0, if the member has confidences.
+    """
     probs = {label: smooth_along_z(class_probs, whole.smooth_z) for label, class_probs in member.probs.items()}
     label_map = to_label_map(probs.items(), query.image.shape)
     if whole.largest_component:
         label_map = largest_components(label_map, [label_map_of(member.support)])
-    return [WholePrediction(label, member.support, query, probs[label], label_map == label, member.confidence.get(label))
-            for label in probs]
+    masks = {label: label_map == label for label in probs}
+    return [WholePrediction(label, member.support, query, probs[label], mask,
+                            member.confidence.get(label) if mask.any() or not member.confidence else 0.0)
+            for label, mask in masks.items()]
 
 
 class SliceSegmenter(Segmenter):
@@ -299,7 +307,8 @@ class VolumeSegmenter(Segmenter):
                       dict(zip(labels, found.confidence.tolist(), strict=True)),
                       (255 * found.warped).round().to(torch.uint8).cpu().numpy(),
                       dict(zip(labels, found.borders, strict=True)), dict(zip(labels, found.evidence.tolist(), strict=True)),
-                      self._scan(task.query).wide_mm)
+                      self._scan(task.query).wide_mm,
+                      dict(zip(labels, (255 * found.registered).round().to(torch.uint8).cpu().numpy(), strict=True)))
 
     def _nothing(self, task: Task, support: Volume) -> Member:
         """The member of a support whose outlines reach the query nowhere."""
