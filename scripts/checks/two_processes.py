@@ -39,7 +39,7 @@ from dataloaders.datasets import Case, find_cases
 from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from dataloaders.volumes import Volume, read_volume
 from models.registration import Registration, register
-from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS, markdown_table
+from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
 from util.base.checksums import sha256
 from util.base.device import resolve_device
 from util.base.errors import InputError

@@ -226,6 +226,8 @@ class VolumeSegmenter(Segmenter):
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Outline the stepping stones. Of several processes, each does so for its share of them."""
+        for support, _ in supports:
+            self._support(support)
         pairs = [(stone, support) for stone in stones for support, _ in supports]
         own = share(pairs)      # which each process takes in turn, as `shared` asks for them
         with progress(total=len(own), desc="stepping stones", unit="stone", disable=not own) as bar:
@@ -302,18 +304,21 @@ class VolumeSegmenter(Segmenter):
         return stone.name, support.name
 
     def _member(self, task: Task, support: Volume, found: VolumeSegmentation) -> Member:
-        labels = self._supports[support.name][0]
-        return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
-                      dict(zip(labels, found.confidence.tolist(), strict=True)),
-                      (255 * found.warped).round().to(torch.uint8).cpu().numpy(),
-                      dict(zip(labels, found.borders, strict=True)), dict(zip(labels, found.evidence.tolist(), strict=True)),
-                      self._scan(task.query).wide_mm,
-                      dict(zip(labels, (255 * found.registered).round().to(torch.uint8).cpu().numpy(), strict=True)))
+        def by_label(values: Iterable[T]) -> dict[int, T]:
+            return {label: value for label, value in zip(self._supports[support.name][0], values, strict=True) if label in task.labels}
+
+        def bytes_of(maps: torch.Tensor) -> np.ndarray:
+            return (255 * maps).round().to(torch.uint8).cpu().numpy()
+
+        return Member(support, by_label(found.probs.cpu().numpy()), by_label(found.confidence.tolist()), bytes_of(found.warped),
+                      by_label(found.borders), by_label(found.evidence.tolist()), self._scan(task.query).wide_mm,
+                      by_label(bytes_of(found.registered)))
 
     def _nothing(self, task: Task, support: Volume) -> Member:
         """The member of a support whose outlines reach the query nowhere."""
-        labels = self._supports[support.name][0]
-        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0))
+        labels = [label for label in self._supports[support.name][0] if label in task.labels]
+        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0),
+                      wide_mm=self._scan(task.query).wide_mm)
 
     def _together(self, jobs: Iterable[Callable[[], T]], bar: tqdm.tqdm | None = None) -> Iterator[T]:
         """Do jobs, on a CPU side by side, and yield the results in their order."""
@@ -373,6 +378,7 @@ class PriorSegmenter(SliceSegmenter):
         """Return the (D, H, W) logits of the prior of each label, on the device."""
         if not member.probs:
             return {}
+        assert member.wide_mm is not None      # a method that registers says it
         registered = torch.from_numpy(np.stack(list(member.probs.values()))).to(self.encoder.device)
         return dict(zip(member.probs, prior_logits(registered, query.spacing_mm, member.wide_mm, self.settings), strict=True))
 
