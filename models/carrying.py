@@ -11,7 +11,7 @@ from torch import Tensor
 from models.confidence import VANISHED, contrast, expected_dice, local_correlation, returned
 from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
 from models.registration import PreparedScan, Registration, RegistrationSettings
-from models.sampling import column, sample
+from models.sampling import bounds_of, column, margin_box, sample
 from models.volume import (
     Box,
     Outlines,
@@ -27,6 +27,7 @@ from models.volume import (
 )
 
 CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
+DRAWN_MARGIN = 8.0            # around a class whose border is drawn anew, in widths of its blur
 UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
 FIT_POWER = 4.0               # of (1 + correlation) / 2: how much more a way counts where its image fits better
@@ -93,14 +94,18 @@ class RegistrationModel(VolumeModel):
             expected: (K,) Dice of the maps.
             border: the settings, among `borders`, that may be taken.
         """
-        names, drawn = [], maps.clone()
+        names, drawn, image = list[str](), maps.clone(), scan.image[voxels]
         for k, (of_class, trials, thickness) in enumerate(zip(maps, support.trials, support.thickness_mm, strict=True)):
             pays = border in self.borders and gain(trials, border, float(expected[k])) > LEAST_GAIN
             names.append(border if pays else CARRIED)
             if pays:
                 settings = self.borders[border]
                 sigma = blur_mm(thickness, scan.wide_mm, settings)
-                drawn[k] = outline(scan.image[voxels], of_class, scan.spacing_mm, sigma, settings)
+                spans = bounds_of(of_class > settings.near)
+                if spans is not None:
+                    box = margin_box(spans, scan.spacing_mm, (DRAWN_MARGIN * sigma,) * 3, of_class.shape)
+                    drawn[k] = 0
+                    drawn[(k, *box)] = outline(image[box], of_class[box], scan.spacing_mm, sigma, settings)
         return drawn, tuple(names)
 
     @torch.no_grad()
