@@ -1,0 +1,1 @@
+"""What scripts/tables/organs.py is made of."""
