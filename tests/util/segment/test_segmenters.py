@@ -110,7 +110,8 @@ def test_stepping_stones():
         q, s, a, b = (sums[name] for name in (query, support, "10", "11"))
         assert ways == [(s, ("zoomed", q, s)), ((a, s), ("zoomed", q, a)), ((b, s), ("zoomed", q, b))]
     assert len(model.wide) == len(set(model.wide)) == 2 * (2 + 2) + 2 * 2
-    assert len(model.zoomed) == len(set(model.zoomed)) == 2 * (2 + 2) and len(set(model.turned)) == len(model.turned) == 2 * 2
+    assert len(model.zoomed) == len(set(model.zoomed)) == 2 * (2 + 2)
+    assert len(model.turned) == len(set(model.turned)) == 2 * 2
     assert {sums[name] for name in ("2", "12", "10", "11")} <= set(model.released)      # supports are registered to nothing here
     assert [segmenter.n_units(task, None) for task in tasks] == [2 * 4 + 2] * 2
     _, result = evaluated(Copies(), *supports, stones=stones)
