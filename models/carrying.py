@@ -27,7 +27,7 @@ from models.volume import (
 )
 
 CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
-UNSURE = 2.0                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
+UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
 FIT_POWER = 4.0               # of (1 + correlation) / 2: how much more a way counts where its image fits better
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid

@@ -63,16 +63,17 @@ class RegistrationSettings:
     """Settings of `register` and `zoom`; axes (D, H, W).
 
     `affine` gives the affine map from which `wide` starts; None: the best start as it is. `zoom` is the search around the organs; None:
-    there is none. `smoothness` weighs the squared differences of neighbouring displacements (in cells of two voxels). The
+    there is none. No grid has more than `oversampled` points for each voxel of the scan in its box. `smoothness` weighs the squared differences of neighbouring displacements (in cells of two voxels). The
     intensity, 0…1 and times `intensity_weight`, is one more feature beside the twelve of MIND. No grid is finer than `finest` voxels.
     """
 
     affine: Search | None = Search(100_000, cell=4, reach=5)
-    wide: Search = Search(400_000, cell=6, reach=5)
-    zoom: Search | None = Search(1_000_000, cell=4, reach=3)
+    wide: Search = Search(800_000, cell=6, reach=5)
+    zoom: Search | None = Search(1_000_000, cell=4, reach=2)
     finest: float = 0.4
-    mind_radius: int = 2
-    mind_dilation: int = 3
+    oversampled: float = 8.0
+    mind_radius: int = 1
+    mind_dilation: int = 2
     intensity_weight: float = 2.0
     smoothness: float = 1.0
     n_steps: int = 40
@@ -190,7 +191,7 @@ class PreparedScan:
     def wide_mm(self) -> float:
         """The finest spacing of the grid on which `register` compares: about how far a registration errs."""
         extent, finest = self.box[1] - self.box[0], self.settings.finest * torch.tensor(self.spacing_mm)
-        return float(spacing_over(extent.double().cpu(), finest.double(), self.settings.wide.points).min())
+        return float(spacing_over(extent.double().cpu(), finest.double(), self._n_points(self.settings.wide, self.box)).min())
 
     @torch.no_grad()
     def register(self, support: PreparedScan) -> Registration:
@@ -198,7 +199,7 @@ class PreparedScan:
         affine = self._affine(support)
         search = self.settings.wide
         grid, query = self.prepared(search, self.box)
-        displacement = self._displaced(grid, query, search, support.features(mapped(affine, grid.points), self.settings), True)
+        displacement = self._displaced(grid, query, search, support.features(mapped(affine, grid.points), self.settings, self._more(grid)), True)
         D, H, W = self.image.shape
         return Registration(affine, (displacement,), displacement.spacing_mm, (D, H, W), self.spacing_mm, support.spacing_mm)
 
@@ -209,7 +210,7 @@ class PreparedScan:
         if search is None:
             return found
         grid, query = self.prepared(search, box)
-        moved = support.features(found.places(grid.points), self.settings)
+        moved = support.features(found.places(grid.points), self.settings, self._more(grid))
         finer = self._displaced(grid, query, search, moved, False)
         return replace(found, displacements=(finer, *found.displacements))
 
@@ -221,13 +222,13 @@ class PreparedScan:
         search = self.settings.affine or Search(100_000, cell=4, reach=5)
         grid, query = self.prepared(search, self.box)
         affines = [self._fitted(support, start, search) for start in starts] if self.settings.affine else starts
-        misfits = [(support.features(mapped(affine, grid.points), self.settings) - query).square().mean() for affine in affines]
+        misfits = [(support.features(mapped(affine, grid.points), self.settings, self._more(grid)) - query).square().mean() for affine in affines]
         return affines[int(torch.stack(misfits).argmin())]
 
     def _fitted(self, support: PreparedScan, start: Tensor, search: Search) -> Tensor:
         """The affine map that fits the displacements of a coarse search best, distant ones counting less."""
         grid, query = self.prepared(search, self.box)
-        voxels = discrete_search(query, support.features(mapped(start, grid.points), self.settings), search, grid.shape)
+        voxels = discrete_search(query, support.features(mapped(start, grid.points), self.settings, self._more(grid)), search, grid.shape)
         places = mapped(start, Displacement.on(grid, voxels, True)(grid.points))
         content = sample((self.image > CONTENT_LEVEL).float()[None], grid.points / column(self.spacing_mm, query))[0] > 0.5
         if content.sum() <= MIN_CONTENT_POINTS:
@@ -244,18 +245,28 @@ class PreparedScan:
         key = search, *box[0].tolist(), *box[1].tolist()
         with self._preparing:
             if key not in self._prepared:
-                grid = WorkingGrid(*box, self.spacing_mm, search.points, self.settings.finest, math.lcm(search.cell, 4),
+                grid = WorkingGrid(*box, self.spacing_mm, self._n_points(search, box), self.settings.finest, math.lcm(search.cell, 4),
                                    self.image.device)
-                self._prepared[key] = grid, self.features(grid.points, self.settings)
+                self._prepared[key] = grid, self.features(grid.points, self.settings, self._more(grid))
             return self._prepared[key]
 
-    def features(self, places: Tensor, settings: RegistrationSettings) -> Tensor:
+    def _more(self, grid: WorkingGrid) -> int:
+        """How many points of a grid a voxel of this scan has along an axis, less one."""
+        return max(0, round((math.prod(self.spacing_mm) / float(grid.spacing.prod())) ** (1 / 3)) - 1)
+
+    def _n_points(self, search: Search, box: tuple[Tensor, Tensor]) -> int:
+        """How many points a search has in a box of this scan."""
+        voxels = float((box[1] - box[0]).prod()) / math.prod(self.spacing_mm)
+        return max(1, min(search.points, round(self.settings.oversampled * voxels)))
+
+    def features(self, places: Tensor, settings: RegistrationSettings, more: int = 0) -> Tensor:
         """Return MIND features and the weighted intensity at (3, d, h, w) places in mm, means over 2×2×2 of them.
 
-        Search and descent take no finer ones.
+        Search and descent take no finer ones. Radius and dilation of MIND are `more` than the settings say where the places are finer
+        than the query's voxels, since there is nothing to compare within a voxel.
         """
         volume = sample(self.image[None], places / column(self.spacing_mm, places))
-        mind = F.avg_pool3d(mind_ssc(volume[0], settings.mind_radius, settings.mind_dilation), 2, stride=2)
+        mind = F.avg_pool3d(mind_ssc(volume[0], settings.mind_radius + more, settings.mind_dilation + more), 2, stride=2)
         return torch.cat([mind, settings.intensity_weight * F.avg_pool3d(volume, 2, stride=2)])[None]
 
     def release(self) -> None:

@@ -26,11 +26,13 @@ from util.predict.batch import Outcome, predict_all, settings_digest
 from util.predict.predictor import Predictor
 from util.predict.scans import ENDINGS, find_scans, scan_name
 from util.predict.task_command import label_name
+from util.results.scan_report import is_empty
 from util.run.experiment import one_line_errors
 from util.training.as_trained import as_trained, complete
 
 SHOWN_NAMES = 5
-JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float}
+JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float,
+              "border": str}
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -151,22 +153,27 @@ def segment(arguments: argparse.Namespace) -> Outcome:
 
 
 def for_machines(outcome: Outcome) -> dict[str, Any]:
-    """Return what came out as JSON can hold it: each scan with its label map and the numbers of each label, or with its error."""
+    """Return what came out as JSON can hold it: each scan with its label map and the numbers of each label, or with its error.
+
+    "empty" is the number of scans with an empty class, and of each label, whether it is one.
+    """
     scans = [{"scan": str(scan), **_result(outcome, scan)} for scan in outcome.targets]
-    return {"scans": scans, "failed": len(outcome.failures)}
+    return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty)}
 
 
 def _result(outcome: Outcome, scan: Path) -> dict[str, Any]:
     if scan in outcome.failures:
         return {"error": outcome.failures[scan]}
-    labels = sorted(map(_numbers, outcome.rows[scan_name(scan)]), key=lambda row: row["label"])
-    return {"label_map": str(outcome.targets[scan]), "labels": labels}
+    rows = outcome.rows[scan_name(scan)]
+    wide_mm = next((float(row["wide_mm"]) for row in rows if row.get("wide_mm")), None)
+    labels = sorted(map(_numbers, rows), key=lambda row: row["label"])
+    return {"label_map": str(outcome.targets[scan]), "wide_mm": wide_mm, "labels": labels}
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a row that describe the label. Rows of an earlier cases.csv are text."""
     numbers = {key: None if row.get(key) in (None, "") else kind(row[key]) for key, kind in JSON_KINDS.items()}
-    return {"label_name": row["label_name"], **numbers}
+    return {"label_name": row["label_name"], **numbers, "empty": is_empty(row)}
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -174,8 +181,7 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(given)
     with one_line_errors():
         outcome = segment(arguments)
-    n_made = len(outcome.targets) - len(outcome.failures)
-    print(f"{n_made} of {len(outcome.targets)} scans are outlined, in {arguments.output}; report.html shows them")
+    print(f"written to {arguments.output}; report.html shows the outlines\n{outcome.summary()}")
     for scan, reason in outcome.failures.items():
         print(f"error: {scan.name}: {reason}", file=sys.stderr)
     return 1 if outcome.failures else 0

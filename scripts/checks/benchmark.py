@@ -42,9 +42,10 @@ from pathlib import Path
 import torch
 
 from scripts.checks.benchmarks import evaluation, fast_tests, formulas, page, registration, training
-from scripts.checks.benchmarks.bench import Bench, Measured, Result, markdown_table
+from scripts.checks.benchmarks.bench import Bench, Measured, Result
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim
+from util.base.tables import markdown_table
 from util.run.experiment import one_line_errors
 
 PARTS: Mapping[str, Callable[[Bench], Measured]] = {

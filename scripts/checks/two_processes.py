@@ -39,13 +39,14 @@ from dataloaders.datasets import Case, find_cases
 from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from dataloaders.volumes import Volume, read_volume
 from models.registration import Registration, register
-from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS, markdown_table
+from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
 from util.base.checksums import sha256
 from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.pool import processes
 from util.base.progress import progress
 from util.base.root import ROOT
+from util.base.tables import markdown_table
 from util.options.config import load_config
 from util.options.sections import dataset_spec
 

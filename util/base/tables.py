@@ -1,4 +1,4 @@
-"""Tables as text and as CSV files."""
+"""Tables as text, in Markdown and as CSV files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["  ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
                        for k, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in [header, *rows]]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown. The first column is aligned to the left, the others to the right."""
+    widths = [max(2, *(len(row[k]) for row in [header, *rows])) for k in range(len(header))]
+    rule = ["-" * width if k == 0 else "-" * (width - 1) + ":" for k, width in enumerate(widths)]
+    lines = [[cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True))]
+             for row in [header, rule, *rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """Return a number rounded to significant digits: what is above 0 stays so."""
+    return float(f"{value:.{digits}g}")
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:

@@ -16,7 +16,7 @@ from util.base.errors import InputError
 from util.base.files import replacing
 from util.base.guard import claim
 from util.base.root import ROOT
-from util.base.tables import write_rows
+from util.base.tables import significant, write_rows
 from util.label.session import Session
 
 COLUMNS = ("scan", "state", "label", "label_name", "volume_ml", "slices", "confidence")
@@ -78,5 +78,5 @@ def rows_of(session: Session, name: str, outlines: Path) -> Iterator[Mapping[str
     for one in session.classes:
         mask = label_map == one["value"]
         yield {"scan": name, "state": overview["state"], "label": one["value"], "label_name": one["name"],
-               "volume_ml": round(mask.sum() * voxel_ml, 2), "slices": int(mask.any(axis=(1, 2)).sum()),
+               "volume_ml": significant(mask.sum() * voxel_ml), "slices": int(mask.any(axis=(1, 2)).sum()),
                "confidence": confidence.get(one["value"])}

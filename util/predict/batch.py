@@ -26,11 +26,13 @@ from util.options.table import Role, with_role
 from util.predict.predictor import Predictor
 from util.predict.report import beside, probability_path, registered_path, report_queries
 from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, to_scan, write_on_scan
+from util.results.scan_report import empty_classes, is_empty
 
-CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "made_from",
-                "sha256")
+CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "border", "wide_mm",
+                "made_from", "sha256")
 EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in later)
-                   for later in (["confidence"], ["confidence", "sha256"])]
+                   for later in (["border", "wide_mm"], ["border", "wide_mm", "confidence"],
+                                 ["border", "wide_mm", "confidence", "sha256"])]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ class Outcome:
     targets: Mapping[Path, Path]
     rows: Mapping[str, Sequence[Mapping]]
     failures: Mapping[Path, str]
+
+    @property
+    def empty(self) -> dict[str, list[str]]:
+        """The names of the classes of which nothing, or nearly nothing, was found, by the name of the query; see `is_empty`."""
+        of_queries = {name: [str(row["label_name"]) for row in self.rows.get(name, ()) if is_empty(row)]
+                      for query in self.targets if query not in self.failures for name in [scan_name(query)]}
+        return {name: classes for name, classes in of_queries.items() if classes}
+
+    def summary(self) -> str:
+        """Return how many queries are outlined. Those with an empty class are counted apart, and named."""
+        n_whole = len(self.targets) - len(self.failures) - len(self.empty)
+        said = f"{n_whole} of {len(self.targets)} scans are outlined"
+        return f"{said}; {empty_classes(self.empty)}" if self.empty else said
 
 
 def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true") -> Outcome:
@@ -234,10 +249,14 @@ def _write_table(plan: Plan, rows: Mapping[str, list[dict]]) -> None:
 
 
 def worst_first(rows: Mapping[str, Sequence[Mapping]]) -> list[Mapping]:
-    """Return the rows of all queries, by ascending confidence, query and label. Those without a confidence come last."""
-    def rank(row: Mapping) -> tuple[float, str, int]:
+    """Return the rows of all queries, by ascending confidence, query and label.
+
+    Empty classes come first, and rows without a confidence last.
+    """
+    def rank(row: Mapping) -> tuple[bool, float, str, int]:
         confidence = row.get("confidence")      # text if the row was read from an earlier table
-        return float("inf") if confidence in (None, "") else float(confidence), row["query"], int(row["label"])
+        certain = float("inf") if confidence in (None, "") else float(confidence)
+        return not is_empty(row), certain, row["query"], int(row["label"])
 
     return sorted((row for same_query in rows.values() for row in same_query), key=rank)
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from dataloaders.volumes import Volume
 from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.guard import claim
+from util.base.tables import significant
 from util.options.config import base_config, of_today
 from util.options.sections import PredictorOptions, WholeVolumeOptions
 from util.predict.loading import load_segmenter
@@ -37,7 +38,7 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
-from util.segment.segmenters import Segmenter, VolumeSegmenter
+from util.segment.segmenters import Member, Segmenter, VolumeSegmenter
 from util.segment.task import Task, label_map_of
 from util.segment.uncertainty import AUGMENTATIONS, Agreement
 from util.segment.whole_volume import largest_components, smooth_along_z
@@ -65,8 +66,7 @@ class Segmentation:
         names: by value.
         on_grid: by value, the (D, H, W) probability on the model's grid, 0 to 1.
         agreement: of the supports, and of augmented copies of the scan.
-        registered: (D, H, W) uint8 image of the first support, registered to the scan, on the model's grid; None if the model
-            registers nothing.
+        members: of the supports, without their probabilities.
     """
 
     scan: Scan
@@ -74,7 +74,12 @@ class Segmentation:
     names: Mapping[int, str]
     on_grid: Mapping[int, np.ndarray]
     agreement: Agreement
-    registered: np.ndarray | None = None
+    members: Sequence[Member] = ()
+
+    @property
+    def registered(self) -> np.ndarray | None:
+        """(D, H, W) uint8 image of the first support, registered to the scan, on the model's grid; None if there is none."""
+        return self.members[0].warped if self.members else None
 
     @cached_property
     def image(self) -> Image:
@@ -94,12 +99,24 @@ class Segmentation:
         return to_scan(self.agreement.disagreement(), self.scan)
 
     def numbers(self) -> list[dict[str, Any]]:
-        """Return for each label its volume in ml, its number of slices, and `Agreement.numbers`."""
+        """Return for each label its volume in ml (4 significant digits), its number of slices, `Agreement.numbers`, and settings.
+
+        The settings are "border" (`Member.borders`) and "wide_mm" (`Member.wide_mm`), None where there are none. A label of
+        which nothing was found has the confidence 0, if the model has confidences.
+        """
         voxel_ml = float(np.prod(self.scan.original.GetSpacing())) / 1000
-        return [{"query": self.scan.name, "label": label, "label_name": name,
-                 "volume_ml": round((self.label_map == label).sum() * voxel_ml, 2),
-                 "slices": int((self.label_map == label).any(axis=(1, 2)).sum()),
-                 **self.agreement.numbers(label, self.on_grid.get(label))} for label, name in self.names.items()]
+        wide_mm = next((member.wide_mm for member in self.members if member.wide_mm is not None), None)
+        rows = []
+        for label, name in self.names.items():
+            mask = self.label_map == label
+            borders = dict.fromkeys(member.borders[label] for member in self.members if label in member.borders)
+            row = {"query": self.scan.name, "label": label, "label_name": name, "volume_ml": significant(mask.sum() * voxel_ml),
+                   "slices": int(mask.any(axis=(1, 2)).sum()), **self.agreement.numbers(label, self.on_grid.get(label)),
+                   "border": "; ".join(borders) or None, "wide_mm": None if wide_mm is None else significant(wide_mm)}
+            if self.agreement.confidences and not mask.any():
+                row["confidence"] = 0.0
+            rows.append(row)
+        return rows
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the label map as NIfTI on the scan's own grid.
@@ -261,18 +278,19 @@ class Predictor:
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
         read = read_scan(scan, self._grid, self._orientation)
-        agreement, registered = self._agreement(read)
+        agreement, members = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
-        label_map = join_on_scan(on_grid, read, self.options.largest_component)
-        return Segmentation(read, label_map.astype(np.uint8 if max(names) < 256 else np.int16), names, on_grid, agreement,
-                            registered)
+        outlined = [label_map_of(support.volume) for support in self.supports] if self.options.largest_component else None
+        label_map = join_on_scan(on_grid, read, outlined)
+        kind = np.uint8 if max(names) < 256 else np.int16
+        return Segmentation(read, label_map.astype(kind), names, on_grid, agreement, members)
 
-    def _agreement(self, scan: Scan) -> tuple[Agreement, np.ndarray | None]:
+    def _agreement(self, scan: Scan) -> tuple[Agreement, list[Member]]:
         """Return the members of a scan, one for each support and, if `augment`, for each augmented copy of the scan.
 
-        The second is the first support's image, registered to the scan.
+        The second are those of the scan itself, without their probabilities.
         """
-        image, agreement, registered = scan.image, Agreement(), []
+        image, agreement, kept = scan.image, Agreement(), list[Member]()
         supports = tuple(support.volume for support in self.supports)
         own = None if scan.path is None else scan.path.resolve()
         stones = tuple(stone for path, stone in self.stones.items() if path != own)
@@ -283,19 +301,20 @@ class Predictor:
                     probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
                              for label, of_label in member.probs.items()}
                     agreement.add(probs, member.confidence)
-                    registered.append(member.warped)
+                    if augmentation is AUGMENTATIONS[0]:
+                        kept.append(replace(member, probs={}))
             finally:        # the next scan must never get the features of one that failed
                 self.segmenter.release(query)
-        return agreement, registered[0]
+        return agreement, kept
 
 
-def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
+def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, outlined: Sequence[np.ndarray] | None) -> np.ndarray:
     """Return the (D, H, W) int16 label map on the scan's own grid.
 
     Args:
         probs: by label, the (D, H, W) probability on the model's grid.
-        largest_component: keep only the largest connected component of each label.
+        outlined: label maps of the supports, to remove stray parts by (`largest_components`); None: none are removed.
     """
     on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
     label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
-    return largest_components(label_map) if largest_component else label_map
+    return label_map if outlined is None else largest_components(label_map, outlined)

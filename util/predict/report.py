@@ -42,7 +42,8 @@ def report_queries(targets: Mapping[Path, Path], rows: Mapping[str, Sequence[Map
 
 
 def _entry(query: Path, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
-    numbers = {int(row["label"]): {column.key: float(row[column.key]) for column in NUMBERS if row.get(column.key)}
+    numbers = {int(row["label"]): {column.key: row[column.key] if column.digits is None else float(row[column.key])
+                                   for column in NUMBERS if row.get(column.key) not in (None, "")}
                for row in rows if int(row["label"]) in names}
     return ScanEntry(scan_name(query), numbers, partial(read_layers, query, target, names))
 

@@ -18,8 +18,10 @@ function element(tag, text, parent, attributes = {}) {
   if (parent) parent.append(node);
   return node;
 }
-function number(value, digits, factor = 1) {
-  return typeof value === "number" ? (factor * value).toFixed(digits).replace("-", "−") : value ?? "–";
+function number(value, digits, factor = 1, significant = false) {
+  if (typeof value !== "number") return value ?? "–";
+  const scaled = factor * value, text = !significant ? scaled.toFixed(digits) : String(Number(scaled.toPrecision(digits)));
+  return text.replaceAll("-", "−");
 }
 function metricNumber(metric, value) { return number(value, 1, PERCENT.has(metric) ? 100 : 1); }
 function meanAndStd(entry, metric) {
@@ -60,6 +62,7 @@ let chosenRow = null;
 function compare(a, b) {
   const missing = value => value === null || value === undefined;
   const x = a[order.column], y = b[order.column];
+  if (order.column === content.order && !a.empty !== !b.empty) return (a.empty ? -1 : 1) * (order.ascending ? 1 : -1);
   if (missing(x) || missing(y)) return missing(x) - missing(y);
   const sign = order.ascending ? 1 : -1;
   return sign * (typeof x === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true}));
@@ -81,10 +84,11 @@ function caseTable() {
   }
   for (const row of [...content.rows].sort(compare)) {
     const shown = row.view !== null, line = element("tr", null, body, {class: row === chosenRow ? "chosen" : shown ? "" : "unseen"});
-    content.columns.forEach(({key, digits, factor}, position) => {
+    content.columns.forEach(({key, digits, factor, significant}, position) => {
       const cell = element("td", null, line, {class: digits === null ? "text" : ""});
-      if (position || !shown) cell.textContent = number(row[key], digits, factor);
+      if (position || !shown) cell.textContent = number(row[key], digits, factor, significant);
       else element("button", row[key], cell, {type: "button", title: "show " + row[key]}).onclick = () => showRow(row, line);
+      if (key === "label_name" && row.empty) element("b", "empty", cell, {class: "empty", title: "nothing, or nearly nothing, was found"});
     });
     if (shown) line.onclick = event => { if (event.target.tagName !== "BUTTON") showRow(row, line); };
   }
@@ -248,9 +252,9 @@ function choosePlanes(planes) {
 }
 /** The first number of each label, as its Dice or its confidence. */
 function scoresOfView() {
-  const {key, title, digits, factor} = content.columns.find(column => column.digits !== null) ?? {};
+  const {key, title, digits, factor, significant} = content.columns.find(column => column.digits !== null) ?? {};
   const numbers = content.rows.filter(row => row.view === state.view && (!$("map").value || row.map === chosenMap()))
-    .map(row => `${row.label_name} ${number(row[key], digits, factor)}`);
+    .map(row => `${row.label_name} ${number(row[key], digits, factor, significant)}`);
   return !title || !numbers.length ? "" : `${title[0].toUpperCase()}${title.slice(1)}: ${numbers.join(", ")}`;
 }
 function showRow(row, line) {

@@ -34,12 +34,17 @@ STORED, SHOWN = (0, 99.9), (1, 99.5)      # percentiles of the intensities that 
 
 
 class Column(NamedTuple):
-    """A column of the table of cases. `digits` after the point, None for text; numbers are shown times `factor`."""
+    """A column of the table of cases. Numbers are shown times `factor`.
+
+    Attributes:
+        digits: after the point, or significant ones if `significant`; None for text.
+    """
 
     key: str
     title: str
     digits: int | None = None
     factor: int = 1
+    significant: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,9 @@ class Content:
         names: of the labels, by value.
         colours: as "#rrggbb" by label value; others get one of COLOURS.
         columns: of the table of cases.
-        rows: of it: its columns, "view" (number of the view, or None), "label" (its value) and "map" (as in `Layers.maps`).
-        order: column that the rows are sorted by at first, smallest first.
+        rows: of it: its columns, "view" (number of the view, or None), "label" (its value), "map" (as in `Layers.maps`) and, if
+            nothing was found of the label, "empty".
+        order: column that the rows are sorted by at first, smallest first; empty labels come before all others.
         hint: what the columns mean.
         views: as from `Volumes.view`, in the order of the viewer's list.
         classes: None, or the summaries of an evaluation: "metrics", "protocol" and "whole".

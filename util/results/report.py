@@ -41,7 +41,7 @@ COLUMNS = (Column("query_case", "query"), Column("support_case", "support"), Col
            Column("volume_difference_ml", "ΔV, ml", 1))
 TRUST_COLUMNS = (Column("agreement", "agreement", 2), Column("margin", "margin", 1), Column("confidence", "confidence", 2))
 HINT = ("Known without labels: agreement, the mean Dice with what the other supports give; margin, the mean distance of the "
-        "anomaly score from the threshold; confidence, how much the registered support looks like the scan where the class lies.")
+        "anomaly score from the threshold; confidence, the Dice that is to be expected.")
 
 
 def write_report(run: str | None, overwrite: bool = False) -> Path:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from util.base.errors import InputError
 from util.base.progress import progress
 from util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 
 TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement", 2), Column("margin", "margin", 1))
-NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 1), Column("slices", "slices", 0), Column("seconds", "seconds", 1))
-HINT = {"confidence": "Confidence, 0 to 1: how much the registered support looks like the scan where the label lies. It ranks; "
-                      "look at the lowest first.",
+NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0),
+           Column("seconds", "seconds", 1), Column("border", "border by"),
+           Column("wide_mm", "registered at, mm", 3, significant=True))
+SHOWN_NAMES = 5
+HINT = {"confidence": "Confidence, 0 to 1: the Dice that is to be expected; 0 if nothing, or nearly nothing, was found. "
+                      "Look at the lowest first.",
         "agreement": "Agreement: mean Dice of what several supports or altered copies of the scan give.",
         "margin": "Margin: mean distance of the score from the threshold."}
 
@@ -29,7 +33,7 @@ class ScanEntry:
     """
 
     name: str
-    numbers: Mapping[int, Mapping[str, float | None]]
+    numbers: Mapping[int, Mapping[str, float | str | None]]
     read: Callable[[], Layers]
 
 
@@ -50,6 +54,8 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
         OSError: the file cannot be written.
     """
     found = [(entry, _rows(entry, names)) for entry in entries]
+    empty = {entry.name: classes for entry, rows in found if (classes := [row["label_name"] for row in rows if row["empty"]])}
+    facts = {**(facts or {}), **({"empty": empty_classes(empty)} if empty else {})}
     known = [column for column in NUMBERS if any(row.get(column.key) is not None for _, of_entry in found for row in of_entry)]
     order = next((column.key for column in known if column in TRUST), "case")
     volumes, views, rows, unread = Volumes(list(names)), [], [], []
@@ -65,16 +71,33 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
         rows += [{**row, "view": number} for row in of_entry]
     hint = HINT.get(order, "") + left_out(len(views), len(entries) - len(unread), "least trusted")
     write_page(Content(
-        title=title, facts=facts or {}, names=names, colours=colours or {},
+        title=title, facts=facts, names=names, colours=colours or {},
         columns=[Column("case", "scan"), Column("label_name", "label"), *known], rows=rows, order=order, hint=hint, views=views,
         problems=[*problems, *unread]), volumes, path)
 
 
 def _rows(entry: ScanEntry, names: Mapping[int, str]) -> list[dict]:
-    return [{**numbers, "case": entry.name, "label": label, "label_name": names[label], "map": "whole"}
-            for label, numbers in entry.numbers.items()]
+    return [{**numbers, "case": entry.name, "label": label, "label_name": names[label], "map": "whole",
+             "empty": is_empty(numbers)} for label, numbers in entry.numbers.items()]
+
+
+def is_empty(row: Mapping[str, Any]) -> bool:
+    """Return whether nothing of a class was found, or so little that the confidence is 0. Numbers may be text, of a table."""
+    return any(row.get(key) not in (None, "") and float(row[key]) == 0 for key in ("slices", "confidence"))
+
+
+def empty_classes(empty: Mapping[str, Sequence[str]]) -> str:
+    """Return which scans have empty classes, in words.
+
+    Args:
+        empty: the names of the classes by the scan's; at least one.
+    """
+    named = [f"{name} ({', '.join(classes)})" for name, classes in list(empty.items())[:SHOWN_NAMES]]
+    more = [f"{len(empty) - SHOWN_NAMES} more"] if len(empty) > SHOWN_NAMES else []
+    return f"{len(empty)} {'has' if len(empty) == 1 else 'have'} an empty class: {', '.join(named + more)}"
 
 
 def _worst(rows: Sequence[Mapping], order: str) -> float:
-    """Return the lowest number of a scan's labels; infinity if none is known."""
-    return min((row[order] for row in rows if isinstance(row.get(order), (int, float))), default=float("inf"))
+    """Return the lowest number of a scan's labels: −1 if one is empty, infinity if none is known."""
+    known = [row[order] for row in rows if isinstance(row.get(order), (int, float))]
+    return -1.0 if any(row["empty"] for row in rows) else min(known, default=float("inf"))

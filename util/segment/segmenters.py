@@ -46,6 +46,8 @@ class Member:
         borders: by label, how the border was drawn; empty unless the model registers scans.
         evidence: by label, the numbers that the confidence is made of (`models.confidence.EVIDENCE`).
         wide_mm: spacing of the grid on which the whole query was registered.
+        carried: by label, (D, H, W) uint8, 255 times the probability that registration carried over, before borders were drawn;
+            empty unless the model registers scans.
     """
 
     support: Volume
@@ -55,6 +57,7 @@ class Member:
     borders: Mapping[int, str] = field(default_factory=dict)
     evidence: Mapping[int, Sequence[float]] = field(default_factory=dict)
     wide_mm: float | None = None
+    carried: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 class Segmenter(ABC):
@@ -112,13 +115,18 @@ class Segmenter(ABC):
 
 
 def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) -> list[WholePrediction]:
-    """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned."""
+    """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned.
+
+    A class of which nothing is left has the confidence 0, if the member has confidences.
+    """
     probs = {label: smooth_along_z(class_probs, whole.smooth_z) for label, class_probs in member.probs.items()}
     label_map = to_label_map(probs.items(), query.image.shape)
     if whole.largest_component:
-        label_map = largest_components(label_map)
-    return [WholePrediction(label, member.support, query, probs[label], label_map == label, member.confidence.get(label))
-            for label in probs]
+        label_map = largest_components(label_map, [label_map_of(member.support)])
+    masks = {label: label_map == label for label in probs}
+    return [WholePrediction(label, member.support, query, probs[label], mask,
+                            member.confidence.get(label) if mask.any() or not member.confidence else 0.0)
+            for label, mask in masks.items()]
 
 
 class SliceSegmenter(Segmenter):
@@ -218,6 +226,8 @@ class VolumeSegmenter(Segmenter):
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Outline the stepping stones. Of several processes, each does so for its share of them."""
+        for support, _ in supports:
+            self._support(support)
         pairs = [(stone, support) for stone in stones for support, _ in supports]
         own = share(pairs)      # which each process takes in turn, as `shared` asks for them
         with progress(total=len(own), desc="stepping stones", unit="stone", disable=not own) as bar:
@@ -294,17 +304,21 @@ class VolumeSegmenter(Segmenter):
         return stone.name, support.name
 
     def _member(self, task: Task, support: Volume, found: VolumeSegmentation) -> Member:
-        labels = self._supports[support.name][0]
-        return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
-                      dict(zip(labels, found.confidence.tolist(), strict=True)),
-                      (255 * found.warped).round().to(torch.uint8).cpu().numpy(),
-                      dict(zip(labels, found.borders, strict=True)), dict(zip(labels, found.evidence.tolist(), strict=True)),
-                      self._scan(task.query).wide_mm)
+        def by_label(values: Iterable[T]) -> dict[int, T]:
+            return {label: value for label, value in zip(self._supports[support.name][0], values, strict=True) if label in task.labels}
+
+        def bytes_of(maps: torch.Tensor) -> np.ndarray:
+            return (255 * maps).round().to(torch.uint8).cpu().numpy()
+
+        return Member(support, by_label(found.probs.cpu().numpy()), by_label(found.confidence.tolist()), bytes_of(found.warped),
+                      by_label(found.borders), by_label(found.evidence.tolist()), self._scan(task.query).wide_mm,
+                      by_label(bytes_of(found.registered)))
 
     def _nothing(self, task: Task, support: Volume) -> Member:
         """The member of a support whose outlines reach the query nowhere."""
-        labels = self._supports[support.name][0]
-        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0))
+        labels = [label for label in self._supports[support.name][0] if label in task.labels]
+        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0),
+                      wide_mm=self._scan(task.query).wide_mm)
 
     def _together(self, jobs: Iterable[Callable[[], T]], bar: tqdm.tqdm | None = None) -> Iterator[T]:
         """Do jobs, on a CPU side by side, and yield the results in their order."""
@@ -364,6 +378,7 @@ class PriorSegmenter(SliceSegmenter):
         """Return the (D, H, W) logits of the prior of each label, on the device."""
         if not member.probs:
             return {}
+        assert member.wide_mm is not None      # a method that registers says it
         registered = torch.from_numpy(np.stack(list(member.probs.values()))).to(self.encoder.device)
         return dict(zip(member.probs, prior_logits(registered, query.spacing_mm, member.wide_mm, self.settings), strict=True))
 

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,15 +68,6 @@ class Measured:
 
     results: dict[str, Result]
     more: list[str] = field(default_factory=list)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown. The first column is aligned to the left, the others to the right."""
-    widths = [max(2, *(len(row[k]) for row in [header, *rows])) for k in range(len(header))]
-    rule = ["-" * width if k == 0 else "-" * (width - 1) + ":" for k, width in enumerate(widths)]
-    lines = [[cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths, strict=True))]
-             for row in [header, rule, *rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 class Bench:

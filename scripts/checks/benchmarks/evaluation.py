@@ -13,9 +13,10 @@ from dataloaders.folds import parts
 from dataloaders.volumes import Volume
 from models.encoder import Features
 from models.qnet import QNet
-from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back, markdown_table
+from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
 from tests.reference import qnet as reference
 from tests.toy import names_of, tasks_of
+from util.base.tables import markdown_table
 from util.segment.metrics import dice
 from util.segment.protocol import segment_by_protocol
 from util.segment.slice_encoder import SliceEncoder

@@ -12,8 +12,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, markdown_table
+from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result
 from tests.labelling import nifti
+from util.base.tables import markdown_table
 from util.label.client import Client, running, scan_path
 
 N_SCANS = 8                 # an outlined one, one that is drawn on, and those that the run outlines

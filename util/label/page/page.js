@@ -88,12 +88,19 @@ function rowOf(name) {
   return rows.get(name);
 }
 
+/** What a scan that the computer outlined says of classes of which nothing, or nearly nothing, was found. */
+function emptyText(word, numbers) {
+  const names = Object.fromEntries(state.classes.map(one => [one.value, one.name]));
+  const empty = ['found', 'accepted'].includes(word) ? numbers.filter(row => row.slices === 0 || row.confidence === 0) : [];
+  return empty.length ? ` · empty: ${empty.map(row => names[row.label] ?? row.label_name).join(', ')}` : '';
+}
+
 function showScans() {
   at('where').textContent = `${short(state.folder)} · everything is kept in ${short(state.session)}`;
   at('where').title = at('where').textContent;
-  const items = state.scans.map(({ name, state: word, confidence, problem }) => {
+  const items = state.scans.map(({ name, state: word, confidence, problem, rows: numbers }) => {
     const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
-    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words };
+    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words + emptyText(word, numbers) };
     for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
     button.disabled = word === 'unreadable';
     button.ariaCurrent = String(name === open);
@@ -130,7 +137,7 @@ function showOpen() {
   const names = Object.fromEntries(state.classes.map(one => [one.value, one.name]));
   const cell = (tag, text) => made(tag, { textContent: text });
   at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...['class', 'ml', 'slices', 'conf.'].map(text => cell('th', text)))),
-    made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', row.volume_ml.toFixed(1)),
+    made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', String(Number(row.volume_ml.toPrecision(4)))),
       cell('td', row.slices), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
 }
 
