@@ -43,7 +43,7 @@ def scene(shape, spacing, organs, shift=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, 
     """A body that fills most of the scan, with organs in it, and another noise for each seed.
 
     Args:
-        organs: (centre, radii, inner radii or None, level) each, along (D, H, W) in shares of half the scan. Later ones lie on top.
+        organs: (centre, radii, inner radii or None, level) each, along (D, H, W) in shares of half the scan; later ones on top.
         shift, scale: of the body with all its organs, in shares of half the scan.
     """
     axes = [(2 * torch.arange(n) + 1) / n - 1 for n in shape]
@@ -54,8 +54,8 @@ def scene(shape, spacing, organs, shift=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, 
         return distance.square().sum(dim=0) < 1
 
     body = ball((0.0, 0.0, 0.0), (9.0, 0.8, 0.85))
-    anatomy = F.grid_sample(texture((24, 24, 24), 99, 4)[None, None], points.flip(0).permute(1, 2, 3, 0)[None], padding_mode="border",
-                            align_corners=False)[0, 0]
+    places = points.flip(0).permute(1, 2, 3, 0)[None]
+    anatomy = F.grid_sample(texture((24, 24, 24), 99, 4)[None, None], places, padding_mode="border", align_corners=False)[0, 0]
     image, masks = body * (0.35 + 0.3 * anatomy), []
     for centre, radii, inner, level in organs:
         organ = ball(centre, radii) & (ball(centre, inner).logical_not() if inner else True)

@@ -42,7 +42,8 @@ def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
     image = torch.zeros(SHAPE)
     support = support_of(image, bar(5, 9))
     stone = Outlines(support.scan, 255 * bar(6, 10).byte(), EVERYWHERE, (moved_by(0.0),))
-    found = segment(RegistrationModel(SMALL, 0.0), image, support, Way(support.outlines, moved_by(0.0)), Way(stone, moved_by(0.0)))
+    model, direct = RegistrationModel(SMALL, 0.0), Way(support.outlines, moved_by(0.0))
+    found = segment(model, image, support, direct, Way(stone, moved_by(0.0)))
     torch.testing.assert_close(found.probs, (bar(5, 9).float() + bar(6, 10).float()) / 2)
     assert torch.equal(found.registered, found.probs) and found.borders == (CARRIED,)
     assert torch.equal(found.warped, support.scan.image)
@@ -55,7 +56,8 @@ def test_the_way_whose_image_fits_counts_more():
     image = torch.rand(SHAPE)
     support = support_of(image, bar(5, 9))
     shifted = Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),))     # of which the image does not fit
-    found = segment(RegistrationModel(SMALL, 0.0), image, support, Way(support.outlines, moved_by(0.0)), Way(shifted, moved_by(0.0)))
+    model, direct = RegistrationModel(SMALL, 0.0), Way(support.outlines, moved_by(0.0))
+    found = segment(model, image, support, direct, Way(shifted, moved_by(0.0)))
     assert found.probs[bar(5, 9)].mean() > 0.7 > 0.3 > found.probs[bar(9, 13)].mean()
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.contents import scaled
 from models.registration import (
     Displacement,
     PreparedScan,
@@ -187,7 +186,7 @@ def test_starts_lay_boxes_fields_of_view_and_centres_of_mass_on_each_other():
     query, support = torch.zeros(8, 40, 40), torch.zeros(8, 40, 60)
     query[:, 4:24, 4:14], support[:, 4:24, 10:30] = 1, 1
     boxes, fields, masses = starts_of(*(PreparedScan(volume, (2.0,) * 3, FAST) for volume in (query, support)))
-    torch.testing.assert_close(boxes, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2, 19 - 2 * 7]]))     # edges in mm: 7, 19
+    torch.testing.assert_close(boxes, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2, 19 - 2 * 7]]))     # 7, 19: edges
     torch.testing.assert_close(fields, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 20]]))
     torch.testing.assert_close(masses, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 39 - 17]]))
     box = torch.zeros(3), torch.full((3,), 80.0)

@@ -48,7 +48,7 @@ def test_outlines_are_kept_in_a_box_and_read_anywhere():
 def test_a_way_over_a_stone_begins_at_the_query():
     outlined = outlines_of(scan(), column_at(5).bool())
     torch.testing.assert_close(carried(Way(outlined, moved_by(2.0))), column_at(3))
-    on_stone = Outlines(scan(), (255 * column_at(6)).byte(), tuple(map(lambda n: slice(0, n), SHAPE)), (moved_by(-1.0),))
+    on_stone = Outlines(scan(), (255 * column_at(6)).byte(), tuple(slice(0, n) for n in SHAPE), (moved_by(-1.0),))
     way = Way(on_stone, moved_by(2.0))
     torch.testing.assert_close(carried(way), column_at(4))          # what was found on the stone, not the support's
     place, of_support = way.places(torch.full((3, 1, 1, 1), 1.0))

@@ -77,7 +77,7 @@ GONE = {"registration": ("affine_mm", "search_mm"), "guided": ("blur_mm", "filte
 
 
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options, by name, with those that had another name before under the one of today, and without those that are GONE."""
+    """Return options, by name: those that had another name before under the one of today, and without those that are GONE."""
     gone = gone_options(options)
     current: dict[str, Any] = {}
     for key, value in options.items():

@@ -31,7 +31,8 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
         given: the options of the command line, in sections as in a config.
     """
     trained, given = trained or {}, given or {}
-    known = {key: _with_later_keys(key, copy.deepcopy(trained[key]), config[key]) for key in keys if key in config and key in trained}
+    known = {key: _with_later_keys(key, copy.deepcopy(trained[key]), config[key])
+             for key in keys if key in config and key in trained}
     merged = {**config, **known}
     if "datasets" in known:
         merged["datasets"] = {**config["datasets"], **{

@@ -110,7 +110,8 @@ def test_stepping_stones():
         q, s, a, b = (sums[name] for name in (query, support, "10", "11"))
         assert ways == [(s, ("zoomed", q, s)), ((a, s), ("zoomed", q, a)), ((b, s), ("zoomed", q, b))]
     assert len(model.wide) == len(set(model.wide)) == 2 * (2 + 2) + 2 * 2
-    assert len(model.zoomed) == len(set(model.zoomed)) == 2 * (2 + 2) and len(set(model.turned)) == len(model.turned) == 2 * 2
+    assert len(model.zoomed) == len(set(model.zoomed)) == 2 * (2 + 2)
+    assert len(model.turned) == len(set(model.turned)) == 2 * 2
     assert {sums[name] for name in ("2", "12", "10", "11")} <= set(model.released)      # supports are registered to nothing here
     assert [segmenter.n_units(task, None) for task in tasks] == [2 * 4 + 2] * 2
     _, result = evaluated(Copies(), *supports, stones=stones)
@@ -119,9 +120,11 @@ def test_stepping_stones():
 
 def test_outlines_that_reach_the_query_nowhere_are_empty_with_confidence_0():
     model = Copies(reaches=False)
-    segmenter, task = VolumeSegmenter(model, torch.device("cpu")), Task(toy_volume(2), (toy_volume(1),), (1, 2), (toy_volume(10),))
+    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    task = Task(toy_volume(2), (toy_volume(1),), (1, 2), (toy_volume(10),))
     member, = segmenter.members(task, WHOLE)
-    assert {label: (probs.shape, probs.any()) for label, probs in member.probs.items()} == dict.fromkeys((1, 2), (task.query.image.shape, False))
+    nothing = task.query.image.shape, False
+    assert {label: (probs.shape, probs.any()) for label, probs in member.probs.items()} == {1: nothing, 2: nothing}
     assert member.confidence == {1: 0.0, 2: 0.0} and member.warped is None and not model.zoomed and not model.ways
     assert not any(prediction.mask.any() for prediction in segmenter.over_whole_volume(task, WHOLE))
 
