@@ -11,6 +11,7 @@ import pytest
 from scripts.label import main, outlined_pairs
 from tests.labelling import drawing, nifti, write_scans
 from tests.toy import write
+from util.base.own_folder import OwnFolder
 from util.base.root import ROOT
 from util.label.serve import load_outlined, open_browser
 from util.label.session import Session
@@ -62,11 +63,12 @@ def test_the_same_command_again_keeps_what_was_drawn_since(folder):
 def test_the_address_reaches_the_browser_by_a_file_that_others_cannot_read(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    way = tmp_path / "open.html"
+    folder = OwnFolder(tmp_path / "own")
+    way = folder.path / "open.html"
     way.write_text("of a server that was killed", encoding="utf-8")
-    open_browser("http://127.0.0.1:1/?token=secret", way)
+    open_browser("http://127.0.0.1:1/#token=secret", folder)
     assert opened == [way.as_uri()] and "secret" not in opened[0]
-    assert stat.S_IMODE(way.stat().st_mode) == 0o600 and "http://127.0.0.1:1/?token=secret" in way.read_text(encoding="utf-8")
+    assert stat.S_IMODE(way.stat().st_mode) == 0o600 and "http://127.0.0.1:1/#token=secret" in way.read_text(encoding="utf-8")
 
 
 def test_help_from_any_folder(tmp_path):

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from util.base.errors import InputError
 from util.base.files import made_in, replacing
 from util.base.guard import is_made
+from util.options.config import stored_options
 from util.options.record import Record
-from util.options.table import Role, current_names, with_role
+from util.options.table import Role, with_role
 from util.training.weights import load_state, read_weights
 
 SHAPES = with_role(Role.SHAPES)
@@ -72,17 +73,13 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        snapshot = Snapshot(path, **fields, config=_options(content["config"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        snapshot = Snapshot(path, **fields, config=stored_options(content["config"], f"{path}: its options"))
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
     _expect_kinds(snapshot)
     return snapshot
-
-
-def _options(text: str) -> Any:
-    """Return the options that a snapshot stores, under the names of today. `_expect_kinds` refuses what is no section."""
-    stored = json.loads(text)
-    return current_names(stored) if isinstance(stored, Mapping) else stored
 
 
 def _expect_kinds(snapshot: Snapshot) -> None:

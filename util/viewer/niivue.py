@@ -13,7 +13,7 @@ from util.base.inputs import expect_file
 
 VERSION = "0.69.0"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
-SCRIPT, LICENSE = (Path(__file__).with_name(name) for name in ("niivue.umd.js", "niivue.LICENSE"))
+SCRIPT, LICENSE, NOTICES = (Path(__file__).with_name(f"niivue.{ending}") for ending in ("umd.js", "LICENSE", "NOTICES"))
 
 
 def niivue_script(path: Path = SCRIPT) -> str:

@@ -12,6 +12,7 @@ import pytest
 from tests.labelling import TOKEN, drawing, head, nifti, refusal, send_raw, served, write_scans
 from tests.toy import AFFINE
 from util.label.app import MAX_HEADER, MAX_JSON, ROUTES
+from util.label.gate import is_code
 from util.label.session import Session
 
 SECRET = b"what no page may read"
@@ -52,11 +53,9 @@ EVERY_ROUTE = [(method, path.replace("{name}", "a_1")) for method, path, _ in RO
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
 @pytest.mark.parametrize(("changed", "word"), [
-    ({"Cookie": None}, "token"),
-    ({"Cookie": "label-1={token}"}, "token"),                                    # of another port
-    ({"Cookie": "{cookie}=" + TOKEN[:-1]}, "token"),
-    ({"Cookie": "{cookie}="}, "token"),
-    ({"Cookie": ';;="=é{cookie}'}, "token"),
+    ({"Label-Token": None}, "token"), ({"Label-Token": TOKEN[:-1]}, "token"), ({"Label-Token": ""}, "token"),
+    ({"Label-Token": None, "Cookie": f"label-token={TOKEN}; token={TOKEN}"}, "token"),
+    ({"Label-Token": "é" + TOKEN}, "token"),
     ({"Host": "evil.example"}, "host"), ({"Host": "evil.example:{port}"}, "host"),     # DNS rebinding
     ({"Host": "localhost:{port}"}, "host"), ({"Host": "127.0.0.1"}, "host"), ({"Host": "127.0.0.1:1"}, "host"),
     ({"Host": "127.0.0.1.evil.example:{port}"}, "host"),
@@ -65,8 +64,9 @@ EVERY_ROUTE = [(method, path.replace("{name}", "a_1")) for method, path, _ in RO
 ], ids=lambda value: str(value)[:40])
 def test_strangers(method, path, changed, word, client):
     port = client.host.split(":")[1]
-    filled = {name: value and value.replace("{port}", port).replace("{cookie}", f"label-{port}").replace("{token}", TOKEN)
-              for name, value in changed.items()}
+    filled = {name: value and value.replace("{port}", port) for name, value in changed.items()}
+    if word == "token" and is_code(path):
+        return
     status, _, body = send_raw(client, head(client, method, path, **filled))
     assert status == 403 and refusal(status, body).startswith(f"{word}: ")
 
@@ -77,16 +77,16 @@ def test_what_changes_something_needs_an_origin(method, path, client):
     assert status == 403 and refusal(status, body).startswith("origin: ")
 
 
-@pytest.mark.parametrize("path", ["/?token=", "/?token=wrong", "/?token=%00", f"/api/state?token={TOKEN}", f"/?Token={TOKEN}"])
-def test_a_token_in_an_address_counts_for_the_first_page_alone(path, client):
-    status, headers, body = send_raw(client, head(client, "GET", path, Cookie=None))
-    assert status == 403 and "token" in refusal(status, body) and "set-cookie" not in headers
+@pytest.mark.parametrize("path", [f"/api/state?token={TOKEN}", f"/api/state?Label-Token={TOKEN}", f"/api/scans/a_1/image?token={TOKEN}"])
+def test_a_token_in_an_address_counts_for_nothing(path, client):
+    status, headers, body = send_raw(client, head(client, "GET", path, Label_Token=None))
+    assert status == 403 and "token" in refusal(status, body)
 
 
-def test_the_right_token_becomes_a_cookie_that_no_script_and_no_other_page_has(client):
-    status, headers, body = send_raw(client, head(client, "GET", f"/?token={TOKEN}", Cookie=None, Origin=None))
-    assert status == 200 and b"<title>Labelling page</title>" in body
-    assert headers["set-cookie"] == f"label-{client.host.split(':')[1]}={TOKEN}; HttpOnly; SameSite=Strict; Path=/"
+@pytest.mark.parametrize("path", [f"/?token={TOKEN}", "/", "/page/requests.js", "/niivue.js"])
+def test_the_page_itself_needs_no_token_and_gives_no_cookie_that_would_go_to_every_port(path, client):
+    status, headers, body = send_raw(client, head(client, "GET", path, Label_Token=None, Origin=None))
+    assert status == 200 and "set-cookie" not in headers and TOKEN.encode() not in body
 
 
 @pytest.mark.parametrize("path", ["/", "/api/state", "/niivue.js", "/nothing"])

@@ -99,11 +99,10 @@ def fresh(browser, client):
     return browser
 
 
-def test_the_token_leaves_the_address_and_scripts_cannot_read_it(browser, client):
+def test_the_token_leaves_the_address_and_is_in_no_cookie(browser, client):
     assert client.token not in browser.current_url
-    assert browser.execute_script("return document.cookie") == ""
-    (cookie,) = browser.get_cookies()
-    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and cookie["value"] == client.token
+    assert browser.execute_script("return document.cookie") == "" and browser.get_cookies() == []
+    assert browser.execute_script("return sessionStorage.getItem('label-token')") == client.token
 
 
 def test_a_filled_stroke_is_on_disk_at_once_and_undone(fresh, place):
