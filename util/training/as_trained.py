@@ -39,7 +39,20 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
         of_paths = trained["path"] if isinstance(trained.get("path"), Mapping) else {}     # the folders of its data sets
         merged["path"] = {**{name: of_paths[name] for name in known["datasets"] if name in of_paths}, **config.get("path", {})}
     merge(merged, {key: given[key] for key in known if key in given})
+    if "dataset" in known:
+        _without_others_labels(merged, given)
     return merged
+
+
+def _without_others_labels(config: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Drop test classes that the data set of the snapshot does not have. Only evaluations use them, of a data set that they name."""
+    entry = config["datasets"].get(config["dataset"], {})
+    names = entry.get("labels")
+    known = [int(value) for value in names if str(value).isdecimal()] if isinstance(names, Mapping) else []
+    if known and "test_label" not in given and isinstance(config.get("test_label"), (list, tuple)):
+        config["test_label"] = [label for label in config["test_label"] if label in known] or known
+    if known and "exclude_label" not in given and isinstance(config.get("exclude_label"), (list, tuple)):
+        config["exclude_label"] = [label for label in config["exclude_label"] if label in known] or None
 
 
 def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: str) -> dict[str, Any]:
