@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Return a text on one line that a terminal only shows: line breaks, escapes and what turns the direction become \\n, \\x1b, …."""
+    """Return a text on one line that a terminal only shows: line breaks and escapes become letters, as \\n and \\x1b."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)

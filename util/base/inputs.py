@@ -91,7 +91,8 @@ def parse_json(content: bytes, origin: str, schema: Any = dict[str, Any], *, lim
     """
     n_values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
     if len(content) > limits.n_bytes or n_values > limits.n_values:
-        raise InputError(f"{origin}: holds {len(content)} bytes and {n_values} values, allowed: {limits.n_bytes} and {limits.n_values}")
+        raise InputError(f"{origin}: holds {len(content)} bytes and {n_values} values, allowed: at most {limits.n_bytes} and "
+                         f"{limits.n_values}")
     try:
         found = loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -43,6 +43,7 @@ class OwnFolder:
 
     def __init__(self, path: Path, parent: OwnFolder | None = None):
         self.path = path
+        self.descriptor: int
         within = None if parent is None else parent.descriptor
         name = path if parent is None else path.name
         with contextlib.suppress(FileExistsError):
@@ -77,12 +78,15 @@ class OwnFolder:
 
     def names(self) -> list[str]:
         """Return the names of its files, without links, folders and devices."""
+        return sorted(entry.name for entry in self._entries() if entry.is_file(follow_symlinks=False))
+
+    def _entries(self) -> list[os.DirEntry[str]]:
         with os.scandir(self.descriptor) as entries:
-            return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+            return list(entries)
 
     def is_empty(self) -> bool:
         """Return whether nothing but a lock is in it."""
-        return not {*os.listdir(self.descriptor)} - {LOCK}
+        return all(entry.name == LOCK for entry in self._entries())
 
     def has(self, name: str) -> bool:
         """Return whether it has a file.
@@ -209,7 +213,7 @@ class OwnFolder:
 
     def remove_leftovers(self) -> None:
         """Remove the work folders and temporary files that killed processes left. No other may be at work here."""
-        for name in os.listdir(self.descriptor):
+        for name in [entry.name for entry in self._entries()]:
             if name.startswith(WORK):
                 shutil.rmtree(name, ignore_errors=True, dir_fd=self.descriptor)
             elif name.startswith(PARTIAL):

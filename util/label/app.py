@@ -44,7 +44,8 @@ def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp
     """
     niivue_script()     # its check sum
     app = Starlette(routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
-                    exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path, ClientDisconnect: _leave})
+                    exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path,
+                                        ClientDisconnect: _leave})
     app.state.session, app.state.runner = session, runner
     return Gate(app, port, token)
 

@@ -32,7 +32,8 @@ def export(session: Session) -> list[Path]:
     """
     folder = session.export_folder
     with session.work_folder() as work:
-        maps = {name: work / f"{name}.nii.gz" for name in session.usable() if _copy(session.outlines(name), work / f"{name}.nii.gz")}
+        maps = {name: work / f"{name}.nii.gz" for name in session.usable()
+                if _copy(session.outlines(name), work / f"{name}.nii.gz")}
         files = [*(path.name for path in maps.values()), TABLE]
         claim([folder.path / file for file in (*files, TASK)], remedy=f"moving {folder.path} away")
         write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], COLUMNS, work / TABLE)

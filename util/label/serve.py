@@ -25,7 +25,7 @@ CLOSE_S = 2                 # for requests under way when the server is stopped
 
 def serve(session: Session, port: int, said: Callable[[str], None], *, browser: bool,
           registration: Mapping[str, Any] | None = None) -> None:
-    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM, which is raised as `util.base.signals.Interrupted` if that was asked for.
+    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM, which is raised anew (`util.base.signals.raise_on_signals`).
 
     Args:
         port: 0 takes one that is free.

@@ -448,7 +448,8 @@ class Session:
 
     def next_run(self) -> int:
         """Return the number of a run that no file has."""
-        numbers = [int(match[1]) for file in self._found_folder.names() if (match := re.fullmatch(r".*\.(\d{1,9})\.nii\.gz", file))]
+        numbers = [int(match[1]) for file in self._found_folder.names()
+                   if (match := re.fullmatch(r".*\.(\d{1,9})\.nii\.gz", file))]
         return max(numbers, default=0) + 1
 
     def add_found(self, name: str, label_map: Path, rows: Sequence[Mapping[str, Any]]) -> None:

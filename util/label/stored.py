@@ -26,7 +26,7 @@ class _Class(Struct, forbid_unknown_fields=True):
 
 
 class _Session(Struct):
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     classes: Any = field(default_factory=lambda: [FIRST_CLASS])
     done: list[str] = []
     left_out: list[str] = []
@@ -122,8 +122,8 @@ def expect_classes(classes: Any) -> list[dict[str, Any]]:
     for one in found:
         if not one.name.strip() or not one.name.isprintable():
             raise InputError(f"classes: name: got {one.name!r}, allowed: 1 to {MAX_NAME} letters on one line")
-    checked = sorted(({"value": one.value, "name": one.name.strip(), "colour": one.colour.lower()} for one in found),
-                     key=lambda one: one["value"])
+    checked = [{"value": one.value, "name": one.name.strip(), "colour": one.colour.lower()}
+               for one in sorted(found, key=lambda one: one.value)]
     for key in ("value", "name"):
         if len({one[key] for one in checked}) < len(checked):
             raise InputError(f"classes: two have the same {key}; allowed: a {key} once")

@@ -112,7 +112,8 @@ def load_config(*names: str) -> dict:
         elif name in (known := named_configs()):
             merge(config, known[name])
         else:
-            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(sorted(known))}, or a file that ends in .json5 or .json")
+            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(sorted(known))}, or a file that "
+                             f"ends in {' or '.join(FILE_ENDINGS)}")
     return config
 
 

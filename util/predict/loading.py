@@ -12,7 +12,14 @@ from util.options.sections import ModelOptions
 from util.options.table import OUTSIDE_MODELS, UNTRAINED_MODELS
 from util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
-from util.training.building import build_model, build_registration, expect_fitting, expect_no_weights, guided_settings, load_weights
+from util.training.building import (
+    build_model,
+    build_registration,
+    expect_fitting,
+    expect_no_weights,
+    guided_settings,
+    load_weights,
+)
 
 
 def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, batch_size: int, *, whole: bool,

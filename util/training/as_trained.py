@@ -45,7 +45,7 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
 
 
 def _without_others_labels(config: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Drop test classes that the data set of the snapshot does not have. Only evaluations use them, of a data set that they name."""
+    """Drop test classes that the snapshot's data set does not have. Only evaluations use them."""
     entry = config["datasets"].get(config["dataset"], {})
     names = entry.get("labels")
     known = [int(value) for value in names if str(value).isdecimal()] if isinstance(names, Mapping) else []

@@ -1,7 +1,8 @@
 """NiiVue 0.69.0 (https://github.com/niivue/niivue, BSD-2: niivue.LICENSE): the file that its package ships, unchanged.
 
 niivue.NOTICES has the licences of the libraries that are in it. To take a newer one: `npm pack @niivue/niivue`, copy
-dist/niivue.umd.js here, and change VERSION, SHA256 and the notices: dist/metafile-esm.json of the package lists what it is made of.
+dist/niivue.umd.js here, and change VERSION, SHA256 and the notices: dist/metafile-esm.json of the package lists what it is
+made of.
 """
 
 from __future__ import annotations

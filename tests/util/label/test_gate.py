@@ -77,7 +77,8 @@ def test_what_changes_something_needs_an_origin(method, path, client):
     assert status == 403 and refusal(status, body).startswith("origin: ")
 
 
-@pytest.mark.parametrize("path", [f"/api/state?token={TOKEN}", f"/api/state?Label-Token={TOKEN}", f"/api/scans/a_1/image?token={TOKEN}"])
+@pytest.mark.parametrize("path", [f"/api/state?token={TOKEN}", f"/api/state?Label-Token={TOKEN}",
+                                  f"/api/scans/a_1/image?token={TOKEN}"])
 def test_a_token_in_an_address_counts_for_nothing(path, client):
     status, headers, body = send_raw(client, head(client, "GET", path, Label_Token=None))
     assert status == 403 and "token" in refusal(status, body)

