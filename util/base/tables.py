@@ -45,7 +45,7 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """
     with expect_file(path).open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        columns = tuple(next(reader, ()))
+        columns = tuple(map(_as_given, next(reader, ())))
         return columns, [
             dict.fromkeys(columns) | dict(zip(columns, map(_as_given, row), strict=False)) for row in reader if row]
 
