@@ -464,6 +464,7 @@ class Session:
         content = found_to_json(label_map.name, rows)
         found = read_found(content, name, name)
         with self._of_scan[name]:
+            self._take_back(name, name not in self._hand and name not in self._found)      # of nothing: it was not looked at
             self._found_folder.take(label_map, label_map.name)
             self._found_folder.write(f"{name}.json", content)
             earlier = self._found.get(name, found)["map"]

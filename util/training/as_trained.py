@@ -46,8 +46,7 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
 
 def _without_others_labels(config: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Drop test classes that the snapshot's data set does not have. Only evaluations use them."""
-    entry = config["datasets"].get(config["dataset"], {})
-    names = entry.get("labels")
+    names = config["datasets"].get(str(config["dataset"]), {}).get("labels")       # what is no text is refused later
     known = [int(value) for value in names if str(value).isdecimal()] if isinstance(names, Mapping) else []
     if known and "test_label" not in given and isinstance(config.get("test_label"), (list, tuple)):
         config["test_label"] = [label for label in config["test_label"] if label in known] or known
@@ -71,8 +70,6 @@ def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: 
     if trained is None:
         return dict(config)
     check_options(trained, [key for key in SHAPES if key in trained], Path(path))
-    if command == "predict" and not isinstance(trained.get("datasets", {}), Mapping):
-        raise InputError(f"{path}: datasets: got a {type(trained['datasets']).__name__}, allowed: a section {{…}}")
     merged = as_trained(config, trained, TRAINED_WITH if command == "predict" else SHAPES, given)
     check_config(merged)
     taken = [f"{key}={merged[key]}".replace(" ", "") for key in SHAPES if merged[key] != config[key]]

@@ -2,7 +2,10 @@
 
 import os
 import socket
+import struct
 import threading
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -11,9 +14,10 @@ import pytest
 
 from tests.labelling import TOKEN, drawing, head, nifti, refusal, send_raw, served, write_scans
 from tests.toy import AFFINE
+from util.base.errors import InputError
 from util.label.app import MAX_HEADER, MAX_JSON, ROUTES
 from util.label.gate import is_code
-from util.label.session import Session
+from util.label.session import Session, read_labels
 
 SECRET = b"what no page may read"
 
@@ -235,6 +239,37 @@ def test_two_hundred_at_once(client):
 
     with ThreadPoolExecutor(200) as pool:
         assert set(pool.map(ask, range(200))) == {200}
+
+
+def test_clients_that_leave_in_the_middle_are_no_matter_for_the_log(client, capfd, caplog):
+    host, port = client.host.split(":")
+    for path, said in (("/api/classes", b'{"classes": '), ("/api/scans/a_2/outlines?drawn=0", b"\x5c\x01"), ("/api/run", b"")):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head(client, "POST" if "run" in path else "PUT", path, Content_Length="1000") + said)
+            time.sleep(0.1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))      # gone without a farewell
+    assert client.ask("GET", "/api/state")[0] == 200
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out and not [one for one in caplog.records if one.exc_info]
+
+
+def test_hostile_headers_of_a_label_map_warn_of_nothing(client, folder):
+    content, rng = bytearray(nifti(drawing())), np.random.default_rng(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for values in ([3e38] * 24, [-1e38, 1e38] * 12, [np.nan] * 24, [np.inf] * 24, *(10.0 ** rng.uniform(30, 38.5, 24) for _ in range(60))):
+            sent = bytearray(content)
+            sent[76:108] = np.array(values[:8], "<f4").tobytes()            # pixdim
+            sent[252:256] = np.array([1, 1], "<i2").tobytes()               # qform, sform
+            sent[256:328] = np.array(values[6:24], "<f4").tobytes()
+            sent[112:120] = np.array(values[:2], "<f4").tobytes()           # slope and intercept
+            with pytest.raises(InputError):
+                read_labels(folder / "a_2.nii.gz", _written(folder.parent / "sent.nii", bytes(sent)))
+
+
+def _written(path, content):
+    path.write_bytes(content)
+    return path
 
 
 def test_requests_that_never_end_keep_nobody_waiting(client):
