@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from util.base.device import resolve_device, resolve_precision
-from util.base.errors import InputError
 from util.options.config import check_config, check_options, merge
 from util.options.table import Role, with_role
 from util.training.snapshots import SHAPES, read_snapshot

@@ -254,7 +254,7 @@ def test_clients_that_leave_in_the_middle_are_no_matter_for_the_log(client, capf
 
 
 def test_hostile_headers_of_a_label_map_warn_of_nothing(client, folder):
-    content, rng = bytearray(nifti(drawing())), np.random.default_rng(3)
+    content, rng = bytearray(nifti(drawing() * 1e300)), np.random.default_rng(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for values in ([3e38] * 24, [-1e38, 1e38] * 12, [np.nan] * 24, [np.inf] * 24, *(10.0 ** rng.uniform(30, 38.5, 24) for _ in range(60))):

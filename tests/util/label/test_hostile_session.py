@@ -60,10 +60,11 @@ def write_found(folder, content, name="a_1"):
 def test_a_found_map_is_a_name_of_that_scan_alone(place, folder, tmp_path):
     filled = place.replace("{tmp}", str(tmp_path))
     write_found(folder, {"map": filled, "rows": ROWS})
+    write(own(folder, "found/a_2.1.nii.gz"), drawing())
     session = Session(folder)
     assert session.outlines("a_1") is None and session.state_of("a_1") == "empty"
     found_by(session)       # the next run removes what was found before
-    assert session.outlines("a_1") and session.state_of("a_1") == "found"
+    assert session.outlines("a_1") and session.state_of("a_1") == "found" and own(folder, "found/a_2.1.nii.gz").exists()
     session.close()
 
 
