@@ -254,17 +254,19 @@ def test_clients_that_leave_in_the_middle_are_no_matter_for_the_log(client, capf
 
 
 def test_hostile_headers_of_a_label_map_warn_of_nothing(client, folder):
-    content, rng = bytearray(nifti(drawing() * 1e300)), np.random.default_rng(3)
+    huge, rng = nifti(drawing() * 1e300), np.random.default_rng(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for values in ([3e38] * 24, [-1e38, 1e38] * 12, [np.nan] * 24, [np.inf] * 24, *(10.0 ** rng.uniform(30, 38.5, 24) for _ in range(60))):
-            sent = bytearray(content)
-            sent[76:108] = np.array(values[:8], "<f4").tobytes()            # pixdim
-            sent[252:256] = np.array([1, 1], "<i2").tobytes()               # qform, sform
-            sent[256:328] = np.array(values[6:24], "<f4").tobytes()
-            sent[112:120] = np.array(values[:2], "<f4").tobytes()           # slope and intercept
-            with pytest.raises(InputError):
-                read_labels(folder / "a_2.nii.gz", _written(folder.parent / "sent.nii", bytes(sent)))
+        for values in ([3e38] * 24, [-1e38, 1e38] * 12, [np.nan] * 24, [np.inf] * 24, *(10 ** rng.uniform(30, 38.5, (30, 24)))):
+            for with_place in (False, True):
+                sent = bytearray(huge)
+                sent[112:120] = np.array(values[:2], "<f4").tobytes()               # slope and intercept
+                if with_place:
+                    sent[76:108] = np.array(values[:8], "<f4").tobytes()            # pixdim
+                    sent[252:256] = np.array([1, 1], "<i2").tobytes()               # codes of qform and sform
+                    sent[256:328] = np.array(values[6:24], "<f4").tobytes()
+                with pytest.raises(InputError):
+                    read_labels(folder / "a_2.nii.gz", _written(folder.parent / "sent.nii", bytes(sent)))
 
 
 def _written(path, content):
