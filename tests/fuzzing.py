@@ -1,7 +1,7 @@
 """Damaged and hostile inputs by the thousand: each must be read, or refused in one line.
 
     python -c "from tests.fuzzing import fuzz_nifti; print(fuzz_nifti(5000, seed=1))"
-    python -m tests.fuzzing         # 5,000 each of what is JSON: sessions, found results, configs, options of snapshots, manifests
+    python -m tests.fuzzing     # 5,000 of each kind of JSON: sessions, found results, configs, options of snapshots, manifests
 
 Input i of a seed is always the same. A failure is: any exception but InputError, a message of several lines, more than TIME_S
 seconds, more than MEMORY_MB of new memory, a value that the reader promises not to return, or code run by a pickle.
@@ -104,7 +104,8 @@ def fuzz_session(n: int, seed: int) -> list[str]:
 
 def fuzz_found(n: int, seed: int) -> list[str]:
     """Try n contents of found/<scan>.json; return a line per failure."""
-    row = {"query": "a_1", "label": 1, "label_name": "liver", "volume_ml": 12.5, "slices": 3, "confidence": 0.7, "agreement": None,
+    row = {"query": "a_1", "label": 1, "label_name": "liver", "volume_ml": 12.5, "slices": 3, "confidence": 0.7,
+           "agreement": None,
            "margin": 2.25}
     return _fuzz_session_file("found/a_1.json", {"map": "a_1.1.nii.gz", "rows": [row, {**row, "label": 2}]}, n, seed)
 
@@ -163,7 +164,8 @@ def fuzz_manifest(n: int, seed: int) -> list[str]:
     """Try n manifests of task files; return a line per failure."""
     guided = load_config("guided")
     options = {key: guided[key] for key in stored_options("guided")}
-    sound = json.loads(Manifest({1: Label("liver", "#e6194b")}, "none", options, 1, {"supports/1_image.nii.gz": "0" * 64}).to_json())
+    sound = json.loads(Manifest({1: Label("liver", "#e6194b")}, "none", options, 1,
+                                {"supports/1_image.nii.gz": "0" * 64}).to_json())
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
         manifest = read_manifest(_altered_json(rng, sound), "x.task: task.json")

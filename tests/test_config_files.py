@@ -35,9 +35,11 @@ class Evil:
 
 
 FILES = {
-    "c.json": lambda canary: json.dumps(by_reduce(canary)).encode(), "d.json": lambda canary: json.dumps(by_object(canary)).encode(),
+    "c.json": lambda canary: json.dumps(by_reduce(canary)).encode(),
+    "d.json": lambda canary: json.dumps(by_object(canary)).encode(),
     "c.json5": lambda canary: json.dumps(by_reduce(canary)).encode(),
-    "c.pickle": lambda canary: pickle.dumps({"seed": Evil(canary)}), "pickle.json": lambda canary: pickle.dumps({"seed": Evil(canary)}),
+    "c.pickle": lambda canary: pickle.dumps({"seed": Evil(canary)}),
+    "pickle.json": lambda canary: pickle.dumps({"seed": Evil(canary)}),
     "c.yaml": lambda canary: f"seed: !!python/object/apply:os.system ['touch {canary}']\n".encode(),
     "c.yml": lambda canary: b"seed: 1\n", "c.py": lambda canary: f"open({str(canary)!r}, 'w')\n".encode(),
     "guided": lambda canary: pickle.dumps({"seed": Evil(canary)}),
@@ -97,7 +99,8 @@ def test_a_file_in_this_folder_takes_no_named_configs_place(tmp_path, monkeypatc
     assert run.config["model"] == "guided" and not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.json", '{"seed": 5, "optim": {"lr": 0.5}}'), ("a.json5", "{seed: 5, optim: {lr: 0.5,}}")])
+@pytest.mark.parametrize(("name", "text"),
+                         [("a.json", '{"seed": 5, "optim": {"lr": 0.5}}'), ("a.json5", "{seed: 5, optim: {lr: 0.5,}}")])
 def test_what_is_sound_is_read_as_ever(name, text, tmp_path):
     (tmp_path / name).write_text(text, encoding="utf-8")
     run = entry_point("train").experiment.run("print_config", {"n_steps": 7}, ["cmr_setting1", str(tmp_path / name)])
@@ -107,12 +110,16 @@ def test_what_is_sound_is_read_as_ever(name, text, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    (b"[" * 10000, r"a\.json: not valid JSON"), (b"[1]", r"a\.json: got \[1\], allowed: an object"), (b"\xff{}", "not valid JSON"),
-    (b'{"a":' * 20 + b"1" + b"}" * 20, "is nested more than 16 levels deep"), (b'{"seed": ' + b"1" * 5000 + b"}", "not valid JSON"),
-    (b" " * (LIMITS.n_bytes + 1), f"has more than {LIMITS.n_bytes} bytes"), (b"[" + b"1," * 50000 + b"1]", "holds .* values, allowed")])
+    (b"[" * 10000, r"a\.json: not valid JSON"), (b"[1]", r"a\.json: got \[1\], allowed: an object"),
+    (b"\xff{}", "not valid JSON"),
+    (b'{"a":' * 20 + b"1" + b"}" * 20, "is nested more than 16 levels deep"),
+    (b'{"seed": ' + b"1" * 5000 + b"}", "not valid JSON"),
+    (b" " * (LIMITS.n_bytes + 1), f"has more than {LIMITS.n_bytes} bytes"),
+    (b"[" + b"1," * 50000 + b"1]", "holds .* values, allowed")])
 def test_limits(content, said, tmp_path):
     for ending in ("json", "json5"):
         (tmp_path / f"a.{ending}").write_bytes(content)
-        with pytest.raises(InputError, match=said.replace(r"\.json", rf"\.{ending}").replace("valid JSON", "valid JSON5?")) as caught:
+        with pytest.raises(InputError,
+                           match=said.replace(r"\.json", rf"\.{ending}").replace("valid JSON", "valid JSON5?")) as caught:
             read_config_file(str(tmp_path / f"a.{ending}"))
         assert re.fullmatch("[^\n]*", str(caught.value))

@@ -32,7 +32,8 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def nothing_outside_changes(folder, tmp_path):
     def outside():
-        return {path: path.read_bytes() for path in (tmp_path / "secret.txt", *(tmp_path / "elsewhere").rglob("*"), *folder.rglob("*"))
+        places = tmp_path / "secret.txt", *(tmp_path / "elsewhere").rglob("*"), *folder.rglob("*")
+        return {path: path.read_bytes() for path in places
                 if path.is_file() and not path.is_symlink() and "label_page" not in path.parts}
 
     before = outside()
@@ -55,7 +56,8 @@ def write_found(folder, content, name="a_1"):
 
 
 @pytest.mark.parametrize("place", [
-    "{tmp}/secret.txt", "../../../secret.txt", "../../a_1.nii.gz", "../hand/a_1.nii.gz", "../session.json", ".", "..", "", "a_2.1.nii.gz",
+    "{tmp}/secret.txt", "../../../secret.txt", "../../a_1.nii.gz", "../hand/a_1.nii.gz", "../session.json", ".", "..", "",
+    "a_2.1.nii.gz",
     "a_1.1.nii.gz/../../../a_1.nii.gz", "a_1.nii.gz", "a_1.-1.nii.gz", "a_1.x.nii.gz", "a_1.1.nii.gz\0", "a_1.1.nii.gz\n"])
 def test_a_found_map_is_a_name_of_that_scan_alone(place, folder, tmp_path):
     filled = place.replace("{tmp}", str(tmp_path))
@@ -71,7 +73,8 @@ def test_a_found_map_is_a_name_of_that_scan_alone(place, folder, tmp_path):
 @pytest.mark.parametrize("content", [
     "{", "[]", "7", '{"map": 7, "rows": []}', {"map": "a_1.1.nii.gz"}, {"map": "a_1.1.nii.gz", "rows": {}},
     {"map": "a_1.1.nii.gz", "rows": [7]}, {"map": "a_1.1.nii.gz", "rows": [[]]}, {"map": "a_1.1.nii.gz", "rows": [{}]},
-    {"map": "a_1.1.nii.gz", "rows": [{**ROWS[0], "confidence": "high"}]}, {"map": "a_1.1.nii.gz", "rows": [{**ROWS[0], "label": 0}]},
+    {"map": "a_1.1.nii.gz", "rows": [{**ROWS[0], "confidence": "high"}]},
+    {"map": "a_1.1.nii.gz", "rows": [{**ROWS[0], "label": 0}]},
     {"map": "a_1.1.nii.gz", "rows": [{**ROWS[0], "label_name": "\ud800"}]}, {"map": "a_1.1.nii.gz", "rows": 300 * ROWS},
     '{"map": "a_1.1.nii.gz", "rows": [{"label": 1, "label_name": "x", "confidence": NaN}]}',
     '{"map": "a_1.1.nii.gz", "rows": [{"label": 1, "label_name": "x", "volume_ml": 1e999}]}', "[" * 10**5], ids=range(16))
@@ -83,9 +86,12 @@ def test_a_found_result_that_is_none_is_found_again(content, folder):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    ({"version": 99}, "version: got 99, allowed"), ({"version": "1"}, "version: got '1', allowed"), ({"version": True}, "version: got True"),
-    ({"version": 1, "done": [{}]}, r"done\[0\]: got {}, allowed: a text"), ({"version": 1, "left_out": "a_1"}, "left_out: got 'a_1', allowed"),
-    ({"version": 1, "classes": [7]}, "classes: "), ({"version": 1, "classes": [{"value": 1, "name": 5, "colour": "#000000"}]}, "classes: "),
+    ({"version": 99}, "version: got 99, allowed"), ({"version": "1"}, "version: got '1', allowed"),
+    ({"version": True}, "version: got True"),
+    ({"version": 1, "done": [{}]}, r"done\[0\]: got {}, allowed: a text"),
+    ({"version": 1, "left_out": "a_1"}, "left_out: got 'a_1', allowed"),
+    ({"version": 1, "classes": [7]}, "classes: "),
+    ({"version": 1, "classes": [{"value": 1, "name": 5, "colour": "#000000"}]}, "classes: "),
     ({"version": 1, "classes": [{"value": 1, "name": "\x1b[31m", "colour": "#000000"}]}, "classes: name: got"),
     ([], "session.json: got"), ("\ud800", "session.json")], ids=range(10))
 def test_a_session_that_is_none_is_refused_and_left_as_it_is(content, said, folder):
@@ -130,7 +136,8 @@ def in_place_of(path, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_other_links_in_it_serve_and_change_nothing(kind, folder, tmp_path):
-    for name in ("run.log", "open.html", "hand/a_1.nii.gz", "found/a_2.json", "found/a_2.1.nii.gz", "export/a_2.nii.gz", "export/cases.csv",
+    for name in ("run.log", "open.html", "hand/a_1.nii.gz", "found/a_2.json", "found/a_2.1.nii.gz", "export/a_2.nii.gz",
+                 "export/cases.csv",
                  "hand/.made.jsonl", "examples.task", ".partial-1-session.json", "hand/.partial-1-a_2.nii.gz"):
         if not (kind == "folder" and name in ("run.log", "hand/.made.jsonl")):
             own(folder, name).unlink(missing_ok=True)
@@ -210,11 +217,13 @@ def test_a_sound_session_of_before_is_read(tmp_path):
     for name in ("hand", "found"):
         (path / name).mkdir(parents=True)
     classes = [{"value": 1, "name": "liver", "colour": "#e69f00"}]
-    (path / "session.json").write_text(json.dumps({"version": 1, "classes": classes, "done": ["a_1", "a_2"], "left_out": ["a_3"]}),
+    (path / "session.json").write_text(json.dumps({"version": 1, "classes": classes, "done": ["a_1", "a_2"],
+                                                   "left_out": ["a_3"]}),
                                        encoding="utf-8")
     write(path / "hand/a_1.nii.gz", drawing())
     write(path / "found/a_2.3.nii.gz", drawing())
-    row = {"query": "a_2", "label": 1, "label_name": "label 1", "volume_ml": 3.14, "slices": 2, "confidence": 0.71, "agreement": None,
+    row = {"query": "a_2", "label": 1, "label_name": "label 1", "volume_ml": 3.14, "slices": 2, "confidence": 0.71,
+           "agreement": None,
            "margin": 2.5}
     (path / "found/a_2.json").write_text(json.dumps({"map": "a_2.3.nii.gz", "rows": [row]}), encoding="utf-8")
     session = Session(scans)

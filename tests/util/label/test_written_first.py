@@ -96,7 +96,8 @@ def test_a_session_is_private_and_so_is_what_it_makes_of_slices_that_others_may_
             assert client.ask("GET", "/api/scans/series/image")[0] == 200
             client.draw("a_1", nifti(drawing()))
             client.tell("POST", "/api/export")
-            found = {path: stat.S_IMODE(path.lstat().st_mode) for path in (scans / "label_page", *(scans / "label_page").rglob("*"))
+            own = scans / "label_page"
+            found = {path: stat.S_IMODE(path.lstat().st_mode) for path in (own, *own.rglob("*"))
                      if ".work-" not in str(path.parent)}
         assert {path.name for path in found} >= {"series.nii.gz", "a_1.nii.gz", "session.json", "cases.csv", ".lock", "export"}
         for path, mode in found.items():

@@ -20,7 +20,8 @@ from util.base.checksums import sha256
 from util.base.files import LIST
 from util.base.root import ROOT
 from util.options.config import base_config
-from util.options.sections import PredictOptions, section
+from util.options.sections import PredictOptions
+from util.options.sections import section as section_of
 from util.predict import batch
 from util.predict.batch import Plan, output_path
 from util.predict.predictor import Predictor
@@ -333,10 +334,11 @@ def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path)
         def segment(self, _):
             return Found()
 
-    options = section(PredictOptions, base_config())
+    options = section_of(PredictOptions, base_config())
     plan = Plan({query: target}, [(query, target)], 0, table, tmp_path / "report.html", {}, "settings")
     (table / "in the way").mkdir(parents=True)
     outcome = batch._predict_waiting(Predicts(), plan, options)
     assert list(outcome.failures) == [query] and outcome.rows == {}
     shutil.rmtree(table)
-    assert list(batch._predict_waiting(Predicts(), plan, options).rows) == ["image_2"] and list(batch._earlier_rows(table)) == ["image_2"]
+    assert list(batch._predict_waiting(Predicts(), plan, options).rows) == ["image_2"]
+    assert list(batch._earlier_rows(table)) == ["image_2"]

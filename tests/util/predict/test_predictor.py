@@ -113,7 +113,8 @@ def of_two_labels():
     base = base_config()
     entry = {**base["datasets"]["CHAOST2"], "labels": {"1": "LV", "2": "RV"}, "file_values": {},
              "grid": {"spacing_mm": [2.0, 2.0, 8.0], "size_px": 64, "orientation": None, "window": None}}
-    return {**base, "encoder": "small", "dataset": "HEART", "datasets": {"HEART": entry}, "test_label": [1, 2], "exclude_label": [2],
+    return {**base, "encoder": "small", "dataset": "HEART", "datasets": {"HEART": entry}, "test_label": [1, 2],
+            "exclude_label": [2],
             "path": {**base["path"], "HEART": {"data_dir": "data/HEART"}}}
 
 
@@ -135,8 +136,10 @@ def test_a_snapshot_of_two_labels_is_sound(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "value", "said"), [
-    ("datasets", [], r"datasets: got \[\], allowed: an object"), ("datasets", {"CHAOST2": [1]}, r"datasets\[\.\.\.\]: got .*, allowed"),
-    ("datasets", None, "datasets: got None"), ("path", 7, "path: got 7, allowed: an object"), ("dataset", ["CHAOST2"], "dataset: got"),
+    ("datasets", [], r"datasets: got \[\], allowed: an object"),
+    ("datasets", {"CHAOST2": [1]}, r"datasets\[\.\.\.\]: got .*, allowed"),
+    ("datasets", None, "datasets: got None"), ("path", 7, "path: got 7, allowed: an object"),
+    ("dataset", ["CHAOST2"], "dataset: got"),
     ("datasets", {"CHAOST2": {"labels": 7}}, "datasets.CHAOST2.labels: got 7")])
 def test_a_snapshot_with_other_options_than_ours_is_one_line(key, value, said, tmp_path):
     path = snapshot_of({**base_config(), "encoder": "small"}, tmp_path / "1.pth")

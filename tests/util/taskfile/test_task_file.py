@@ -304,7 +304,8 @@ def test_a_hostile_archive_is_refused_in_one_line(case, task, tmp_path, capsys):
 def test_a_giant_network_costs_nothing_until_its_weights_are_there(task):
     """A name of some 700 million weights in a file of 25 kB."""
     spoilt = options_for({**base_config(), "encoder": "small"}, None)
-    with_entry(options={**spoilt, "datasets": {"CHAOST2": spoilt["datasets"]["CHAOST2"]}, "encoder": "timm/resnetv2_152x4_bit"})(task)
+    with_entry(options={**spoilt, "datasets": {"CHAOST2": spoilt["datasets"]["CHAOST2"]},
+                        "encoder": "timm/resnetv2_152x4_bit"})(task)
     with_file(WEIGHTS, saved({"a": torch.zeros(2)}))(task)
     command = [sys.executable, "-m", "util.predict.task_command", "check", str(task)]
     before_kb, begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
@@ -318,7 +319,8 @@ def test_more_labels_than_a_task_file_holds_are_told_when_it_is_made(scans, tmp_
     values = np.zeros_like(toy_case(1)[1], dtype=np.int16)
     values.ravel()[:MAX_LABELS + 1] = range(1, MAX_LABELS + 2)
     write(tmp_path / "many.nii.gz", values)
-    assert main(["create", str(tmp_path / "x.task"), "--support", str(scans / "image 1.nii.gz"), str(tmp_path / "many.nii.gz")]) == 1
+    assert main(["create", str(tmp_path / "x.task"), "--support", str(scans / "image 1.nii.gz"),
+                 str(tmp_path / "many.nii.gz")]) == 1
     assert f"hold {MAX_LABELS + 1} labels, allowed in a task file: {MAX_LABELS}" in capsys.readouterr().err
 
 
