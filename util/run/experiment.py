@@ -74,10 +74,11 @@ class _Experiment(Experiment):
         self.observers.clear()
         with one_line_errors():
             used, given = self._named(named_configs)
-            asked = copy.deepcopy(used)
+            asked, of_files = copy.deepcopy(used), copy.deepcopy(given)
             for target in (asked, given):
                 merge(target, convert_to_nested_dict(config_updates))
             check_config(asked)
+            expect_no_code(of_files, convert_to_nested_dict(config_updates))
             if (command := command_name or self.default_command) in ("main", "predict"):
                 used, config_updates = self._used(command, plain(asked), plain(given)), {}
         self.configurations.clear()
@@ -129,6 +130,18 @@ class _Experiment(Experiment):
         config = {**config, "precision": precision}
         self.observers[:] = [RunFolder(options.place.folders(self.path), folder, Record(config))] if is_main() else []
         return config
+
+
+def expect_no_code(of_files: Mapping[str, Any], of_command_line: Mapping[str, Any]) -> None:
+    """Check that no file of options, which may be anyone's, decides what code runs: `outside.network` is named by hand.
+
+    Raises:
+        InputError: one does.
+    """
+    network = (of_files.get("outside") or {}).get("network")
+    if network is not None and "network" not in of_command_line.get("outside", {}):
+        raise InputError(f"outside.network: a config file says {network!r}, whose code would run; allowed: to name it on the "
+                         "command line")
 
 
 def make_experiment(mode: str, description: str, configs: Path = CONFIG_DIR) -> Experiment:
