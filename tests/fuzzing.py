@@ -138,7 +138,7 @@ def _use_session(session: Session) -> None:
     session.leave_out("a_1", False)
     session.close()
     with closing(Session(session.folder)) as again:
-        left_out = [scan["name"] for scan in json.loads(before)["scans"] if scan["state"] == "left out"]
+        left_out = [scan["name"] for scan in json.loads(bytes(before))["scans"] if scan["state"] == "left out"]
         _hold("a_1" in left_out or JSONResponse(again.overview()).body == before, "state read back")
 
 
@@ -169,7 +169,7 @@ def fuzz_manifest(n: int, seed: int) -> list[str]:
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
         manifest = read_manifest(_altered_json(rng, sound), "x.task: task.json")
-        _hold(manifest.names and manifest.files and read_manifest(manifest.to_json(), "again") == manifest, "manifest")
+        _hold(bool(manifest.names and manifest.files) and read_manifest(manifest.to_json(), "again") == manifest, "manifest")
         stored = manifest.options
         PredictorOptions.of(complete(as_trained(copy.deepcopy(BASE), stored, tuple(stored))))
 
@@ -319,7 +319,7 @@ def _use_config(config: dict, folder: Path) -> None:
 
 # ---- JSON ----
 
-TAGS = ({"py/reduce": [{"py/function": "posix.system"}, {"py/tuple": ["exit 1"]}]}, {"py/object": "x"}, "../../a_2.nii.gz",
+TAGS: tuple[Any, ...] = ({"py/reduce": [{"py/function": "posix.system"}, {"py/tuple": ["exit 1"]}]}, {"py/object": "x"}, "../../a_2.nii.gz",
         "/etc/passwd", "a_1.2.nii.gz", "\x1b[2J", "\u202e", 10**4000, -1, 256, 99, [7], [{}], {"a": {"a": {}}})
 
 
@@ -342,7 +342,7 @@ def _alter_value(rng: np.random.Generator, content: Any) -> Any:
             del content[key]
         elif kind < 0.2 and isinstance(content, dict):
             content[str(_odd_value(rng))[:20]] = copy.deepcopy(content[key])
-        elif kind < 0.2:
+        elif kind < 0.2 and isinstance(content, list):
             content.append(copy.deepcopy(content[key]))
         else:
             content[key] = _alter_value(rng, content[key])
