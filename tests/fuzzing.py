@@ -319,8 +319,9 @@ def _use_config(config: dict, folder: Path) -> None:
 
 # ---- JSON ----
 
-TAGS: tuple[Any, ...] = ({"py/reduce": [{"py/function": "posix.system"}, {"py/tuple": ["exit 1"]}]}, {"py/object": "x"}, "../../a_2.nii.gz",
-        "/etc/passwd", "a_1.2.nii.gz", "\x1b[2J", "\u202e", 10**4000, -1, 256, 99, [7], [{}], {"a": {"a": {}}})
+TAGS: tuple[Any, ...] = (
+    {"py/reduce": [{"py/function": "posix.system"}, {"py/tuple": ["exit 1"]}]}, {"py/object": "x"}, "../../a_2.nii.gz",
+    "/etc/passwd", "a_1.2.nii.gz", "\x1b[2J", "\u202e", 10**4000, -1, 256, 99, [7], [{}], {"a": {"a": {}}})
 
 
 def _altered_json(rng: np.random.Generator, sound: Any) -> bytes:

@@ -123,12 +123,12 @@ def test_what_is_sound_is_read_as_ever(name, text, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    (b"[" * 10000, r"a\.json: not valid JSON"), (b"[1]", r"a\.json: got \[1\], allowed: an object"),
+    (b"[" * 10000, r"a\.json: not valid JSON"), (b"[1]", r"a\.json: holds a list, expected an object"),
     (b"\xff{}", "not valid JSON"),
     (b'{"a":' * 20 + b"1" + b"}" * 20, "is nested more than 16 levels deep"),
     (b'{"seed": ' + b"1" * 5000 + b"}", "not valid JSON"),
     (b" " * (LIMITS.n_bytes + 1), f"has more than {LIMITS.n_bytes} bytes"),
-    (b"[" + b"1," * 50000 + b"1]", "holds .* values, allowed")])
+    (b"[" + b"1," * 50000 + b"1]", "with .* values; allowed: at most")])
 def test_limits(content, said, tmp_path):
     for ending in ("json", "json5"):
         (tmp_path / f"a.{ending}").write_bytes(content)

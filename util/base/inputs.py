@@ -91,13 +91,15 @@ def parse_json(content: bytes, origin: str, schema: Any = dict[str, Any], *, lim
     """
     n_values = sum(content.count(sign) for sign in (b",", b"[", b"{"))
     if len(content) > limits.n_bytes or n_values > limits.n_values:
-        raise InputError(f"{origin}: holds {len(content)} bytes and {n_values} values, allowed: at most {limits.n_bytes} and "
-                         f"{limits.n_values}")
+        raise InputError(f"{origin}: not valid {language} here: {len(content)} bytes with {n_values} values; allowed: at most "
+                         f"{limits.n_bytes} with {limits.n_values}")
     try:
         found = loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid {language} ({' '.join(str(error).split())})") from None
     _expect_flat(found, origin, limits.depth, plain)
+    if schema == dict[str, Any] and not isinstance(found, dict):
+        raise InputError(f"{origin}: holds a {type(found).__name__}, expected an object {{…}}")
     return as_schema(found, schema, origin)
 
 

@@ -8,6 +8,7 @@ folder, whose name nobody else can know.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -107,11 +108,12 @@ class OwnFolder:
         try:
             descriptor = os.open(_plain(name), flags | _PLAIN, PRIVATE_FILE, dir_fd=self.descriptor)
         except OSError as error:
-            if error.errno != 2:
+            if error.errno != errno.ENOENT:
                 self.has(name)
             error.filename = str(self.path / name)
             raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status, writes = os.fstat(descriptor), flags & (os.O_WRONLY | os.O_RDWR)
+        if not stat.S_ISREG(status.st_mode) or writes and status.st_nlink > 1:
             os.close(descriptor)
             raise InputError(f"{self.path / name}: is a link, a folder or a device; allowed: a plain file")
         with contextlib.suppress(PermissionError):
@@ -185,7 +187,11 @@ class OwnFolder:
         with os.fdopen(self._open(LIST, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as listed:
             listed.write(b"\n" + json.dumps(entry).encode())
         os.rename(made, _plain(name), src_dir_fd=source, dst_dir_fd=self.descriptor)
-        os.fsync(self.descriptor)
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):      # a file system that syncs no folders
+                raise
 
     def lend(self, name: str, to: Path) -> Path:
         """Give a file a second name in a work folder, for a library that reads paths, and return that path.

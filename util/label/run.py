@@ -142,7 +142,7 @@ class Runner:
                 process.kill()
         if status:
             lines = self.session.own.read(LOG).decode("utf-8", errors="replace").splitlines()
-            return f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else f'status {status}'}"
+            return self.session.told(f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else status}")
         return f"{self.progress.done - len(self.progress.failures)} of {self.progress.total} scans outlined."
 
     def _begin(self, process: subprocess.Popen[str], job: Mapping[str, Any]) -> None:
@@ -162,7 +162,8 @@ class Runner:
             self.session.add_found(str(name), Path(targets[str(name)]), event["rows"])
             change = {"done": self.progress.done + 1}
         elif event["event"] == "failed":
-            change = {"done": self.progress.done + 1, "failures": (*self.progress.failures, f"{name}: {event['message']}")}
+            said = self.session.told(f"{name}: {event['message']}")
+            change = {"done": self.progress.done + 1, "failures": (*self.progress.failures, said)}
         elif event["event"] == "begun":
             change = {"current": name}
         with self._lock:

@@ -195,6 +195,10 @@ class Session:
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
+    def told(self, text: str) -> str:
+        """Return what another program said, with the names of files in the place of their paths in work folders."""
+        return re.sub(rf"{re.escape(str(self._work))}/[^/\s]+/", "", text)
+
     @contextmanager
     def _lend(self, folder: OwnFolder, name: str) -> Iterator[Path]:
         """Yield a path of a file of the session, for a library. What it says of it is told of the file itself."""

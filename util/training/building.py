@@ -23,6 +23,7 @@ from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
 from models.registration import RegistrationModel, RegistrationSettings, Search
 from models.rpt import RPT
+from models.timm_backbone import PREFIX
 from models.tpm import TPM, QNetTPM
 from models.volume import VolumeModel
 from util.base.errors import InputError
@@ -48,7 +49,7 @@ def initialise(model: FewShotModel, options: ModelOptions) -> str:
 
 
 def expect_fitting(options: ModelOptions, weights: str | None) -> Snapshot | str | None:
-    """Return a snapshot that fits the network which the options describe, before that network takes any memory.
+    """Return a snapshot. One for an encoder of timm, which may be a giant, must fit before that network takes any memory.
 
     Args:
         weights: the path of a snapshot; "untrained" or None are returned as they are.
@@ -58,8 +59,9 @@ def expect_fitting(options: ModelOptions, weights: str | None) -> Snapshot | str
     if weights is None or weights == "untrained":
         return weights
     snapshot = read_snapshot(weights)
-    with torch.device("meta"):      # shapes alone, so that a name from a file of others costs no gigabytes
-        expect_model_fits(build_model(options), snapshot)
+    if options.encoder.startswith(PREFIX):      # the others are small enough
+        with torch.device("meta"):      # shapes alone, so that a name from a file of others costs no gigabytes
+            expect_model_fits(build_model(options), snapshot)
     return snapshot
 
 

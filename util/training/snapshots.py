@@ -73,7 +73,8 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        snapshot = Snapshot(path, **fields, config=stored_options(content["config"], f"{path}: its options"))
+        options = stored_options(content["config"], f"{path}: not a snapshot of train.py: options")
+        snapshot = Snapshot(path, **fields, config=options)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:

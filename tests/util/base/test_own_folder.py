@@ -78,6 +78,16 @@ def test_a_link_is_replaced_and_never_followed(folder, tmp_path):
         folder.inner("b")
 
 
+@pytest.mark.parametrize("name", [".made.jsonl", ".lock"])
+def test_another_name_of_a_file_elsewhere_is_not_written_to(name, folder, tmp_path):
+    (tmp_path / "outside").write_bytes(b"outside")
+    (folder.path / name).hardlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="is a link"):
+        folder.write("a", b"x")
+        folder.lock("held")
+    assert (tmp_path / "outside").read_bytes() == b"outside"
+
+
 def test_a_file_is_whole_or_as_it_was(folder, full_disk):
     folder.write("a", b"before")
     with full_disk, pytest.raises(OSError, match="File too large") as caught:

@@ -273,7 +273,7 @@ HOSTILE = {
     "weights of another network": (needing_weights(saved({"a": torch.zeros(2)})), rf": {WEIGHTS}: "),
     "weights that claim more than they have": (
         needing_weights(claiming_weights), rf": {WEIGHTS}: its weights claim \d+ bytes, the file has \d+"),
-    "labels by the thousand": (with_entry(labels=many_labels(20000)), r"task.json: (labels: got|holds|has more)"),
+    "labels by the thousand": (with_entry(labels=many_labels(20000)), r"task.json: (labels: got|not valid JSON here|has more)"),
     "labels too many": (with_entry(labels=many_labels(MAX_LABELS + 1)), rf"task.json: labels: got .*, at most {MAX_LABELS}"),
 }
 
