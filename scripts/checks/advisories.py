@@ -3,7 +3,7 @@
     python scripts/checks/advisories.py         # exit status 1 if there is one
 
 Asked about are the packages of requirements.txt, in the versions that are installed. Where no index of advisories can be reached,
-or it knows none of them, this says so and ends with 0.
+this says so and ends with 0. The tests ask, too, and are skipped there.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from util.base.root import ROOT
 
 COMMAND = (sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "10",
            "--format", "json", "--requirement")
-LIMIT_S = 120
+LIMIT_S = 60
 
 
 def installed(requirements: Path) -> list[str]:
@@ -32,8 +31,16 @@ def installed(requirements: Path) -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
-def main(command: Sequence[str] = COMMAND) -> int:
-    """Run the check and return its exit status. `command` is given a file of exact versions, and prints what pip-audit does."""
+class NotAskedError(Exception):
+    """No index of advisories could be asked. The message says why."""
+
+
+def advisories(command: Sequence[str] = COMMAND) -> list[str]:
+    """Return a line for each advisory. `command` is given a file of exact versions, and prints what pip-audit does.
+
+    Raises:
+        NotAskedError: no index answers, or it knows none of the packages.
+    """
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder) / "asked.txt"
         asked.write_text("\n".join(installed(ROOT / "requirements.txt")) + "\n", encoding="utf-8")
@@ -41,24 +48,22 @@ def main(command: Sequence[str] = COMMAND) -> int:
             done = subprocess.run([*command, str(asked)], capture_output=True, encoding="utf-8", check=False, timeout=LIMIT_S)
             answers = json.loads(done.stdout)["dependencies"]
         except (subprocess.TimeoutExpired, ValueError, KeyError):
-            return skipped("no index of them answers")
+            raise NotAskedError("no index of advisories can be reached") from None
     known = [answer for answer in answers if "vulns" in answer]
     if not known:
-        return skipped("the index that answers knows none of the packages")
-    return told(known)
+        raise NotAskedError("the index that can be reached has no advisories")
+    return [f"{answer['name']} {answer['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'no release'}"
+            for answer in known for found in answer["vulns"]]
 
 
-def skipped(why: str) -> int:
-    """Say that nothing was found out, and return 0."""
-    print(f"advisories: skipped, as {why}")
-    return 0
-
-
-def told(known: Sequence[Any]) -> int:
-    """Print a line for each advisory, and return 1 if there is one."""
-    lines = [f"{answer['name']} {answer['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'no release'}"
-             for answer in known for found in answer["vulns"]]
-    print("\n".join(lines) or f"advisories: none for {len(known)} packages")
+def main(command: Sequence[str] = COMMAND) -> int:
+    """Run the check and return its exit status."""
+    try:
+        lines = advisories(command)
+    except NotAskedError as reason:
+        print(f"skipped: {reason}")
+        return 0
+    print("\n".join(lines) or "no advisory is known")
     return 1 if lines else 0
 
 
