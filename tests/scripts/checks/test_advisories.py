@@ -24,7 +24,8 @@ UNKNOWN = {"name": "h11", "skip_reason": "not found"}
 
 @pytest.mark.parametrize(("answer", "status", "said"), [
     (as_json(SOUND), 0, "no advisory is known"), (as_json(SOUND, BAD), 1, "h11 0.14.0: CVE-1, mended in 0.16.0"),
-    (as_json(UNKNOWN), 0, "skipped: the index that can be reached has no"), ("", 0, "skipped: no index of advisories can be reached"),
+    (as_json(UNKNOWN), 0, "skipped: the index that can be reached has no"),
+    ("", 0, "skipped: no index of advisories can be reached"),
     ("a traceback", 0, "skipped: no index of advisories can be reached")])
 def test_answers(answer, status, said, capsys):
     assert main(answering(answer)) == status
