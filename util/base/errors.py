@@ -19,3 +19,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def in_utf8(text: str) -> str:
+    """Return a text that files and pages can hold: of a path, bytes that are no UTF-8 become letters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
 
 T = TypeVar("T")
 
@@ -35,9 +35,9 @@ def expect_file(path: Path | str) -> Path:
     """Return the path of a file that can be read.
 
     Raises:
-        InputError: it is missing, a folder, a pipe or a broken link, or may not be read.
+        InputError: it is missing, a folder, a pipe or a broken link, may not be read, or its name is no UTF-8.
     """
-    path = Path(path)
+    path = expect_utf8(Path(path))
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -50,6 +50,13 @@ def expect_file(path: Path | str) -> Path:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:      # an InputError is one too
         raise error if isinstance(error, InputError) else InputError(f"{str(path)!r}: cannot be read ({error})") from None
+    return path
+
+
+def expect_utf8(path: Path) -> Path:
+    """Return a path. Raises InputError if its name is no UTF-8: libraries that read images end the program then."""
+    if in_utf8(str(path)) != str(path):
+        raise InputError(f"{path}: its name is no UTF-8; allowed: another name")
     return path
 
 

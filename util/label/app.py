@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dataloaders.nifti import read_header
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
 from util.base.inputs import SMALL, parse_json
 from util.label.export import export
 from util.label.gate import Gate, TooLargeError, read_body
@@ -60,7 +60,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"could not be saved or read: {error}"}, 507)
+    return JSONResponse({"error": in_utf8(f"could not be saved or read: {error}")}, 507)
 
 
 def _session(request: Request) -> Session:
@@ -220,7 +220,7 @@ def stop(request: Request) -> Response:
 def write_export(request: Request) -> Response:
     """Write what the person takes away, and answer where it is."""
     written = export(_session(request))
-    return JSONResponse({"folder": str(written[-1].parent), "files": [path.name for path in written]})
+    return JSONResponse({"folder": in_utf8(str(written[-1].parent)), "files": [path.name for path in written]})
 
 
 ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (

@@ -34,7 +34,7 @@ import SimpleITK as sitk
 from dataloaders.dicom import read_dicom
 from dataloaders.itk import check_image, labels_on
 from dataloaders.nifti import read_array, read_nifti, save, write_like
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
 from util.base.inputs import LIMITS, SMALL, expect_file
 from util.base.own_folder import OwnFolder
 from util.label.listing import Scan, expect_inside, label_files, list_scans
@@ -254,7 +254,8 @@ class Session:
         """Return all that the page shows, as JSON can hold it: classes, and the scans, those to look at first in front."""
         with self._lock:
             scans = [self._overview_of(name) for name in self.scans]
-        return {"folder": str(self.folder), "session": str(self.path), "home": str(Path.home()), "classes": self.classes,
+        places = {"folder": self.folder, "session": self.path, "home": Path.home()}
+        return {**{key: in_utf8(str(place)) for key, place in places.items()}, "classes": self.classes,
                 "scans": sorted(scans, key=_urgency)}
 
     def _overview_of(self, name: str) -> dict[str, Any]:

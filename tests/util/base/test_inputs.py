@@ -1,14 +1,18 @@
 """The one reader of JSON: limits, schemas, and messages that name the key, the value and what is allowed."""
 
 import ast
+import os
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from msgspec import Meta, Struct
 
+from tests.toy import write
 from util.base.errors import InputError, printable
-from util.base.inputs import Limits, parse_json
+from util.base.inputs import Limits, expect_file, parse_json
 from util.base.root import ROOT
+from util.predict.scans import read_original, scan_name
 
 
 class Inner(Struct):
@@ -49,6 +53,19 @@ def test_what_is_allowed():
 def test_text_that_moves_no_cursor():
     assert printable("liver, Niere, \u7532") == "liver, Niere, \u7532"
     assert printable("a\n\r\t\x1b[2J\x9b\u202e\ud800") == r"a\n\r\t\x1b[2J\x9b\u202e\ud800"
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_a_library_ends_the_program(tmp_path):
+    name = os.fsdecode(b"a_\xff.nii.gz")
+    write(tmp_path / name, np.ones((8, 64, 64), np.uint8))
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / os.fsdecode(b"\xff")).write_bytes(bytes(2000))
+    for read in (lambda: expect_file(tmp_path / name), lambda: read_original(tmp_path / name),
+                 lambda: read_original(tmp_path / "series")):
+        with pytest.raises(InputError, match="its name is no UTF-8; allowed: another name") as caught:
+            read()
+        assert r"\udcff" in str(caught.value)
+    assert scan_name(tmp_path / name) == r"a_\udcff"
 
 
 # what they read comes from this program itself, down a pipe or a moment before; `util.base.inputs` and lists of lines

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -231,3 +232,17 @@ def test_a_sound_session_of_before_is_read(tmp_path):
     assert {name: scan["state"] for name, scan in shown.items()} == {"a_1": "outlined", "a_2": "accepted", "a_3": "left out"}
     assert shown["a_2"]["rows"] == [row] and session.classes == classes and session.next_run() == 4
     session.close()
+
+
+def test_names_that_are_no_utf8_are_told_and_crash_nothing(folder):
+    """A library that reads images ends the program when it is given one."""
+    path = folder / os.fsdecode(b"b_\xff.nii.gz")
+    shutil.copy(folder / "a_2.nii.gz", path)
+    with served(Session(folder)) as client:
+        scan = client.scan("b_\\udcff")
+        assert scan["state"] == "unreadable" and scan["problem"].endswith("its name is no UTF-8; allowed: another name")
+        assert "its name is no UTF-8" in refusal(*client.ask("GET", f"/api/scans/{quote(scan['name'])}/image"))
+        files = client.tell("GET", "/api/files")["files"]
+        (strange,) = [file for file in files if "udcff" in file]
+        assert "its name is no UTF-8" in refusal(*client.ask("POST", "/api/scans/a_1/load", {"labels": strange}))
+    path.unlink()
