@@ -54,7 +54,7 @@ def served(session: Session, registration: dict | None = None) -> Iterator[Clien
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        yield Client(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        yield Client(f"http://127.0.0.1:{port}/#token={TOKEN}")
     finally:
         server.should_exit = True
         thread.join()
