@@ -66,7 +66,8 @@ def predict(_config: Mapping[str, Any]) -> None:
     if is_main():
         print(outcome.summary())
     if outcome.failures:
-        raise SystemExit("\n".join(printable(f"error: query {query.name}: {reason}") for query, reason in outcome.failures.items()))
+        failures = outcome.failures.items()
+        raise SystemExit("\n".join(printable(f"error: query {query.name}: {reason}") for query, reason in failures))
 
 
 @experiment.command

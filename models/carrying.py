@@ -22,6 +22,7 @@ from models.volume import (
     box_of,
     fuse,
     outlines_of,
+    points_of,
     region,
     soft_dice,
 )
@@ -48,7 +49,7 @@ class RegistrationModel(VolumeModel):
 
     @property
     def borders(self) -> Mapping[str, GuidedSettings]:
-        """The settings, by name, by which borders are drawn anew on stepping stones (STRONG) and on a query (MILD); none: they are not."""
+        """The settings by which borders are drawn anew, on stepping stones (STRONG) and on a query (MILD); none: they are not."""
         return {}
 
     def prepared(self, volume: Tensor, spacing_mm: Sequence[float]) -> PreparedScan:
@@ -109,7 +110,8 @@ class RegistrationModel(VolumeModel):
         return drawn, tuple(names)
 
     @torch.no_grad()
-    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box, back: Registration) -> VolumeSegmentation:
+    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box,
+                back: Registration) -> VolumeSegmentation:
         """See VolumeModel."""
         if not ways:
             raise ValueError("ways: got none, expected at least the direct one")
@@ -145,9 +147,7 @@ class RegistrationModel(VolumeModel):
         whole = torch.zeros(probs.shape, dtype=torch.bool, device=probs.device)
         whole[(slice(None), *voxels)] = found
         box = support.outlines.box
-        _, points = region(support.scan, (torch.tensor([s.start * mm for s, mm in zip(box, support.scan.spacing_mm, strict=True)]),
-                                          torch.tensor([(s.stop - 1) * mm for s, mm in zip(box, support.scan.spacing_mm, strict=True)])))
-        again = returned(support, whole, query.spacing_mm, back.places(points), box)
+        again = returned(support, whole, query.spacing_mm, back.places(points_of(support.scan, box)), box)
         voxel_ratio = torch.tensor(query.spacing_mm).prod() / torch.tensor(support.scan.spacing_mm).prod()
         rows = []
         for k, mask in enumerate(found):
@@ -158,7 +158,8 @@ class RegistrationModel(VolumeModel):
             near = _grown(mask, query, AROUND)
             of_query = contrast(query.image[voxels], mask, near & ~found.any(dim=0))
             truth = support.masks[(k, *box)]
-            of_support = contrast(support.scan.image[box], truth, _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0))
+            around = _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0)
+            of_support = contrast(support.scan.image[box], truth, around)
             same = max(-1.0, min(1.0, of_query / of_support)) if abs(of_support) > 0.3 else 1.0
             kept = float(soft_dice(mask.float(), (carried[k] > 0.5).float()))
             rows.append([float(agreement[k]), kept, float(again[k]), float(fit[near].mean()), same,

@@ -1,7 +1,7 @@
 """The confidence of found outlines: the Dice that is to be expected, from numbers that need no truth of the query.
 
-The strongest is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are carried back to
-the outlined scan, whose truth is known.
+One is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are carried back to the
+outlined scan, whose truth is known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ EVIDENCE = ("agreement", "kept", "returned", "fit", "contrast", "size", "thinnes
 VANISHED = 0.05        # of the volume that is expected: a class of which less is found has vanished
 
 
-def returned(support: Support, found: Tensor, spacing_mm: Sequence[float], places: Tensor, box: tuple[slice, slice, slice]) -> Tensor:
+def returned(support: Support, found: Tensor, spacing_mm: Sequence[float], places: Tensor,
+             box: tuple[slice, slice, slice]) -> Tensor:
     """Dice (K,) of found outlines, carried back to the outlined scan, with the truth there.
 
     Args:

@@ -23,7 +23,16 @@ from util.base.distributed import first_tells, is_main, leave, let_first_tell, m
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import CONFIG_DIR, FILE_ENDINGS, base_config, check_config, merge, named_configs, of_today, read_config_file
+from util.options.config import (
+    CONFIG_DIR,
+    FILE_ENDINGS,
+    base_config,
+    check_config,
+    merge,
+    named_configs,
+    of_today,
+    read_config_file,
+)
 from util.options.record import Record
 from util.options.sections import RunOptions, RunPlace
 from util.run.observer import RunFolder

@@ -245,7 +245,8 @@ class VolumeSegmenter(Segmenter):
     def _members(self, task: Task, bar: tqdm.tqdm | None) -> list[Member]:
         query, supports = self._scan(task.query), [self._support(support, task.labels) for support in task.supports]
         known = [(volume, support) for volume, support in zip(task.supports, supports, strict=True) if support is not None]
-        missing = [(stone, volume) for volume, _ in known for stone in task.stones if self._key(stone, volume) not in self._stones]
+        missing = [(stone, volume) for volume, _ in known for stone in task.stones
+                   if self._key(stone, volume) not in self._stones]
         self._stones |= zip((self._key(*pair) for pair in missing),
                             self._together(partial(self._on_stone, *pair) for pair in missing), strict=True)
         others = [volume for volume, _ in known] + list(task.stones)
@@ -255,7 +256,8 @@ class VolumeSegmenter(Segmenter):
             return [self._nothing(task, volume) for volume in task.supports]
         box = join_boxes(boxes)
         zoomed = self._by_name(others, (partial(query.zoom, self._scan(other), wide[other.name], box) for other in others), bar)
-        back = self._by_name([volume for volume, _ in known], (partial(self.model.back, query, support) for _, support in known), bar)
+        back = self._by_name([volume for volume, _ in known],
+                             (partial(self.model.back, query, support) for _, support in known), bar)
         query.release()
         of_supports = dict(zip((volume.name for volume in task.supports), supports, strict=True))
         return [self._member(task, volume, self.model.segment(
@@ -284,7 +286,7 @@ class VolumeSegmenter(Segmenter):
             scan.release()
 
     def _support(self, volume: Volume, labels: Sequence[int] | None = None) -> Support | None:
-        """Return an outlined scan; None if it has none of the labels. Without labels: with all that it has, or as it was first."""
+        """Return an outlined scan, as it was asked for first; None if it has none of the labels. Without labels: with all."""
         if volume.name not in self._supports:
             label_map = label_map_of(volume)
             held = [label for label in (np.unique(label_map[label_map > 0]).tolist() if labels is None else labels)
@@ -305,7 +307,8 @@ class VolumeSegmenter(Segmenter):
 
     def _member(self, task: Task, support: Volume, found: VolumeSegmentation) -> Member:
         def by_label(values: Iterable[T]) -> dict[int, T]:
-            return {label: value for label, value in zip(self._supports[support.name][0], values, strict=True) if label in task.labels}
+            held = zip(self._supports[support.name][0], values, strict=True)
+            return {label: value for label, value in held if label in task.labels}
 
         def bytes_of(maps: torch.Tensor) -> np.ndarray:
             return (255 * maps).round().to(torch.uint8).cpu().numpy()
@@ -317,8 +320,8 @@ class VolumeSegmenter(Segmenter):
     def _nothing(self, task: Task, support: Volume) -> Member:
         """The member of a support whose outlines reach the query nowhere."""
         labels = [label for label in self._supports[support.name][0] if label in task.labels]
-        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0),
-                      wide_mm=self._scan(task.query).wide_mm)
+        empty = {label: np.zeros(task.query.image.shape, np.float32) for label in labels}
+        return Member(support, empty, dict.fromkeys(labels, 0.0), wide_mm=self._scan(task.query).wide_mm)
 
     def _together(self, jobs: Iterable[Callable[[], T]], bar: tqdm.tqdm | None = None) -> Iterator[T]:
         """Do jobs, on a CPU side by side, and yield the results in their order."""

@@ -122,8 +122,8 @@ def to_label_map(probs: Iterable[tuple[int, np.ndarray]], shape: Sequence[int]) 
 def largest_components(label_map: np.ndarray, outlined: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Remove stray parts (6-connected) of each label of a (D, H, W) label map; they become 0.
 
-    The largest part stays. Others stay where the outlined scans have the label in several parts (both halves of a brain, ventricles):
-    those that hold at least half as much of the label as the smallest part there. Parts of less than 1 % are no parts.
+    The largest part stays. Others stay where the outlined scans have the label in several parts (both halves of a brain,
+    ventricles): those that hold at least half as much of the label as the smallest part there. Parts of less than 1 % are none.
 
     Args:
         outlined: (D, H, W) label maps of the supports.

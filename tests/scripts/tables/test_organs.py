@@ -52,7 +52,8 @@ def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys):
     assert "| all together" in text and "**small**" in text and "label 4" in text
     written = page.read_text(encoding="utf-8")
     assert text.strip() in written and "old" not in written and written.endswith("The end.\n")
-    assert "](pictures/organs_large.png)" in written and (tmp_path / "pictures/organs_small.png").read_bytes().startswith(b"\x89PNG")
+    assert "](pictures/organs_large.png)" in written
+    assert (tmp_path / "pictures/organs_small.png").read_bytes().startswith(b"\x89PNG")
 
     (output / "label_maps/large/from scan_1/scan_3.nii.gz").unlink()
     before = {(row["set"], row["query"]): row["seconds"] for row in rows}
