@@ -21,6 +21,7 @@ from dataloaders.store import FOLDER as STORE
 from dataloaders.store import Store
 from util.base.device import resolve_device
 from util.base.distributed import is_main, main_first, meet, of_main, share
+from util.base.errors import printable
 from util.options.record import Record
 from util.options.sections import (
     DataOptions,
@@ -65,7 +66,8 @@ def predict(_config: Mapping[str, Any]) -> None:
     if is_main():
         print(outcome.summary())
     if outcome.failures:
-        raise SystemExit("\n".join(f"error: query {query.name}: {reason}" for query, reason in outcome.failures.items()))
+        failures = outcome.failures.items()
+        raise SystemExit("\n".join(printable(f"error: query {query.name}: {reason}") for query, reason in failures))
 
 
 @experiment.command

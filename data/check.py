@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a key of the dataset table: CHAOST2, CMR, SABS, PHANTOM or one of your own")
-    parser.add_argument("--config", metavar="NAME", help="a file of configs/, or any .json5 file; it may add your dataset")
+    parser.add_argument("--config", metavar="NAME", help="a file of configs/, or any .json5 or .json file, as of your dataset")
     parser.add_argument("--data-dir", type=Path, help="its folder (default: as path.<dataset>.data_dir in the config)")
     parser.add_argument("--n-sv", type=positive, help="which supervoxels (default: as the dataset's configs say)")
     parser.add_argument("--sheet", type=Path, help="the contact sheet (default: runs/check_<dataset>.png)")

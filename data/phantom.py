@@ -30,6 +30,7 @@ from dataloaders.nifti import write_like
 from util.base.errors import InputError
 from util.base.files import LIST, replacing, write_text
 from util.base.guard import claim
+from util.base.inputs import SMALL, parse_json, read_small
 
 VERSION = 1                        # increase it if the same parameters give other voxels
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels
@@ -248,10 +249,8 @@ def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
     if not output.exists() or output.is_dir() and not any(output.iterdir()):
         return False
     try:
-        found = json.loads((output / "phantom.json").read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not all(isinstance(value, int) for value in found.values()):
-            raise ValueError("no parameters")
-    except (OSError, ValueError):
+        found = parse_json(read_small(output / "phantom.json", SMALL.n_bytes), "", dict[str, int], limits=SMALL)
+    except InputError:
         raise InputError(f"--output: {output} holds no phantom data set; allowed: a new or an empty folder, or one "
                          "that this command made") from None
     if found != parameters and not overwrite:

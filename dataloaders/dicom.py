@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from dataloaders.itk import last_line, plain_spacing, quiet
 from dataloaders.nifti import GZIP_RATIO, MAX_VOXELS
 from util.base.errors import InputError
+from util.base.inputs import expect_utf8
 
 
 def read_dicom(folder: Path) -> sitk.Image:
@@ -73,7 +74,7 @@ def read_series(paths: list[Path]) -> sitk.Image:
 @quiet()
 def _read_header(path: Path) -> sitk.ImageFileReader:
     header = sitk.ImageFileReader()
-    header.SetFileName(path)
+    header.SetFileName(expect_utf8(path))
     header.SetImageIO("GDCMImageIO")
     try:
         header.ReadImageInformation()

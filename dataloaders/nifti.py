@@ -27,6 +27,7 @@ imageglobals.logger.setLevel(logging.CRITICAL)      # its messages about headers
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error, HeaderDataError)
 
 
+@np.errstate(all="ignore")       # what a hostile header makes of its numbers is checked, and no warning
 def read_header(path: Path) -> Nifti1Header:
     """Return the header of a NIfTI file (.nii or .nii.gz, version 1 or 2) that can hold the volume it claims.
 
@@ -63,6 +64,7 @@ def read_header(path: Path) -> Nifti1Header:
     return header
 
 
+@np.errstate(all="ignore")
 def read_array(path: Path) -> np.ndarray:
     """Return a NIfTI file's values as (D, H, W) in the stored type, scaled if the header says so.
 

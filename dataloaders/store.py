@@ -16,7 +16,9 @@ import numpy as np
 
 from util.base.checksums import digest, sha256
 from util.base.distributed import is_main
+from util.base.errors import InputError
 from util.base.files import STALE_S, partial_name, remove_partial_files, write_synced
+from util.base.inputs import read_json
 from util.base.kept import Kept
 
 FOLDER, RECORD = "store", "record.json"      # the first in the log folder
@@ -113,7 +115,6 @@ class Store:
 def _read(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; {} if the file is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -11,11 +11,25 @@ from torch import Tensor
 from models.confidence import VANISHED, contrast, expected_dice, local_correlation, returned
 from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
 from models.registration import PreparedScan, Registration, RegistrationSettings
-from models.sampling import column, sample
-from models.volume import Box, Outlines, Support, VolumeModel, VolumeSegmentation, Way, box_of, fuse, outlines_of, region, soft_dice
+from models.sampling import bounds_of, column, margin_box, sample
+from models.volume import (
+    Box,
+    Outlines,
+    Support,
+    VolumeModel,
+    VolumeSegmentation,
+    Way,
+    box_of,
+    fuse,
+    outlines_of,
+    points_of,
+    region,
+    soft_dice,
+)
 
 CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
-UNSURE = 2.0                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
+DRAWN_MARGIN = 8.0            # around a class whose border is drawn anew, in widths of its blur
+UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
 FIT_POWER = 4.0               # of (1 + correlation) / 2: how much more a way counts where its image fits better
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
@@ -35,7 +49,7 @@ class RegistrationModel(VolumeModel):
 
     @property
     def borders(self) -> Mapping[str, GuidedSettings]:
-        """The settings, by name, by which borders are drawn anew on stepping stones (STRONG) and on a query (MILD); none: they are not."""
+        """The settings by which borders are drawn anew, on stepping stones (STRONG) and on a query (MILD); none: they are not."""
         return {}
 
     def prepared(self, volume: Tensor, spacing_mm: Sequence[float]) -> PreparedScan:
@@ -81,18 +95,23 @@ class RegistrationModel(VolumeModel):
             expected: (K,) Dice of the maps.
             border: the settings, among `borders`, that may be taken.
         """
-        names, drawn = [], maps.clone()
+        names, drawn, image = list[str](), maps.clone(), scan.image[voxels]
         for k, (of_class, trials, thickness) in enumerate(zip(maps, support.trials, support.thickness_mm, strict=True)):
             pays = border in self.borders and gain(trials, border, float(expected[k])) > LEAST_GAIN
             names.append(border if pays else CARRIED)
             if pays:
                 settings = self.borders[border]
                 sigma = blur_mm(thickness, scan.wide_mm, settings)
-                drawn[k] = outline(scan.image[voxels], of_class, scan.spacing_mm, sigma, settings)
+                spans = bounds_of(of_class > settings.near)
+                if spans is not None:
+                    box = margin_box(spans, scan.spacing_mm, (DRAWN_MARGIN * sigma,) * 3, of_class.shape)
+                    drawn[k] = 0
+                    drawn[(k, *box)] = outline(image[box], of_class[box], scan.spacing_mm, sigma, settings)
         return drawn, tuple(names)
 
     @torch.no_grad()
-    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box, back: Registration) -> VolumeSegmentation:
+    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box,
+                back: Registration) -> VolumeSegmentation:
         """See VolumeModel."""
         if not ways:
             raise ValueError("ways: got none, expected at least the direct one")
@@ -128,9 +147,7 @@ class RegistrationModel(VolumeModel):
         whole = torch.zeros(probs.shape, dtype=torch.bool, device=probs.device)
         whole[(slice(None), *voxels)] = found
         box = support.outlines.box
-        _, points = region(support.scan, (torch.tensor([s.start * mm for s, mm in zip(box, support.scan.spacing_mm, strict=True)]),
-                                          torch.tensor([(s.stop - 1) * mm for s, mm in zip(box, support.scan.spacing_mm, strict=True)])))
-        again = returned(support, whole, query.spacing_mm, back.places(points), box)
+        again = returned(support, whole, query.spacing_mm, back.places(points_of(support.scan, box)), box)
         voxel_ratio = torch.tensor(query.spacing_mm).prod() / torch.tensor(support.scan.spacing_mm).prod()
         rows = []
         for k, mask in enumerate(found):
@@ -141,7 +158,8 @@ class RegistrationModel(VolumeModel):
             near = _grown(mask, query, AROUND)
             of_query = contrast(query.image[voxels], mask, near & ~found.any(dim=0))
             truth = support.masks[(k, *box)]
-            of_support = contrast(support.scan.image[box], truth, _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0))
+            around = _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0)
+            of_support = contrast(support.scan.image[box], truth, around)
             same = max(-1.0, min(1.0, of_query / of_support)) if abs(of_support) > 0.3 else 1.0
             kept = float(soft_dice(mask.float(), (carried[k] > 0.5).float()))
             rows.append([float(agreement[k]), kept, float(again[k]), float(fit[near].mean()), same,

@@ -1,12 +1,11 @@
 """The confidence of found outlines: the Dice that is to be expected, from numbers that need no truth of the query.
 
-The strongest is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are carried back to
-the outlined scan, whose truth is known.
+One is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are carried back to the
+outlined scan, whose truth is known.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -16,11 +15,20 @@ from models.guided import blur
 from models.sampling import column, sample
 from models.volume import Support
 
+# agreement: mean soft Dice of the maps of all ways with their mean; of a single way, of its zoomed map with its wide one.
+# kept: Dice of what is found with what was carried over. returned: Dice of what is found, carried back to the outlined scan.
+# fit: local correlation of the carried image with the query's, around what is found. contrast: that of what is found to its
+# surroundings, as a share of the outlined organ's. size: how far its volume is from the expected one, as absolute logarithm.
+# thinness: Dice of the outlined organ with itself, displaced by twice the spacing of the wide grid (root mean square).
 EVIDENCE = ("agreement", "kept", "returned", "fit", "contrast", "size", "thinness")
+TERMS = ("one", "agreement, logit", "returned, logit", "fit", "contrast, 0 to 1")
+WEIGHTS = (-2.6, 1.27, 0.6, 1.15, 0.21)     # of the terms
+CLIPPED = 0.02         # Dice nearer to 0 or 1 count as this in the logistic model
 VANISHED = 0.05        # of the volume that is expected: a class of which less is found has vanished
 
 
-def returned(support: Support, found: Tensor, spacing_mm: Sequence[float], places: Tensor, box: tuple[slice, slice, slice]) -> Tensor:
+def returned(support: Support, found: Tensor, spacing_mm: Sequence[float], places: Tensor,
+             box: tuple[slice, slice, slice]) -> Tensor:
     """Dice (K,) of found outlines, carried back to the outlined scan, with the truth there.
 
     Args:
@@ -61,6 +69,16 @@ def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:
 
 
 def expected_dice(evidence: Tensor) -> Tensor:
-    """Return the Dice (K,) that is to be expected by (K, …) numbers of `EVIDENCE`; 0 for a class that has vanished."""
-    expected = evidence[:, 0] * evidence[:, 2]
-    return expected.nan_to_num(0.0)
+    """Return the Dice (K,) that is to be expected by (K, …) numbers of `EVIDENCE`; 0 for a class that has vanished.
+
+    A logistic model, whose weights `scripts/tables/confidence.py` finds.
+    """
+    inputs = terms(evidence)
+    return (inputs @ torch.tensor(WEIGHTS, dtype=inputs.dtype, device=inputs.device)).sigmoid().nan_to_num(0.0)
+
+
+def terms(evidence: Tensor) -> Tensor:
+    """(K, 5) inputs of the logistic model, of (K, …) numbers of `EVIDENCE`: 1, and those of TERMS."""
+    of = dict(zip(EVIDENCE, evidence.unbind(dim=1), strict=True))
+    return torch.stack([torch.ones_like(of["fit"]), of["agreement"].logit(CLIPPED), of["returned"].logit(CLIPPED), of["fit"],
+                        of["contrast"].clamp(0, 1)], dim=1)

@@ -38,7 +38,7 @@ def black(volume: Tensor, white: Tensor) -> Tensor:
     low = volume.min()
     for _ in range(3):      # filling may lie below filling
         above = _above_gap(volume, low, white) if white > low else None
-        if above is None:
+        if above is None or above >= white:     # a scan of two values would be left with none
             break
         low = above
     return low

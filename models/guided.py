@@ -1,11 +1,11 @@
 """Outlines from a registered label map and the query's own appearance. Nothing is trained.
 
-The registered map says where a class lies. Where it is sure, the query's own voxels say how the class looks in this very scan, and
-how its surroundings look; a linear discriminant between the two, with the blurred map as prior, draws the border. A guided filter
-(He, Sun and Tang 2013) then lets the border follow the edges of the image. All lengths follow the thickness of the class.
+The registered map says where a class lies. Where it is sure, the query's own voxels say how the class looks in this scan, and
+how its surroundings look; a linear discriminant between the two, with the blurred map as prior, draws the border. A guided
+filter (He, Sun and Tang 2013) then lets the border follow the edges of the image. All lengths follow the thickness of the class.
 
-Not every class gains by this. So it is tried on the outlined scan first, whose truth is known (`tried`): the truth is displaced as
-registrations are displaced, and drawn again.
+Not every class gains by this. So it is tried on the outlined scan first, whose truth is known (`tried`): the truth is displaced
+as registrations are displaced, and drawn again.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ LEAST_GAIN = 0.002     # of Dice where it was tried; less is no gain
 class GuidedSettings:
     """Settings of `outline`.
 
-    The prior is the registered map, blurred by `blur` of the thickness of the class. Foreground of a class are the voxels where the
-    registered map is above `sure`; background those where the prior is above `near` but the map below `clear`. The logit is
-    (discriminant, clipped to ±`clip`) + `prior_weight` · logit(prior) + `bias`. The guided filter is `filter` times as wide as the blur.
+    The prior is the registered map, blurred by `blur` of the thickness of the class. Foreground of a class are the voxels where
+    the registered map is above `sure`; background those where the prior is above `near` but the map below `clear`. The logit is
+    (discriminant, clipped to ±`clip`) + `prior_weight` · logit(prior) + `bias`. The guided filter is `filter` times as wide as
+    the blur.
     """
 
     blur: float = 0.15
@@ -63,7 +64,7 @@ class GuidedSettings:
 
 
 def thickness_mm(mask: Tensor, spacing_mm: Sequence[float]) -> float:
-    """Return how thick a (D, H, W) mask is: twice the 95th percentile of the distance to its border inside it; 0 of an empty one."""
+    """Return how thick a (D, H, W) mask is: twice the 95th percentile of the distance to its border; 0 of an empty one."""
     spans = bounds_of(mask.bool())
     if spans is None:
         return 0.0
@@ -73,12 +74,12 @@ def thickness_mm(mask: Tensor, spacing_mm: Sequence[float]) -> float:
 
 
 def blur_mm(thickness: float, wide_mm: float, settings: GuidedSettings) -> float:
-    """Return the width (σ) of the prior's blur for a class of a thickness, where the wide grid of the registration has a spacing."""
+    """Return the width (σ) of the prior's blur for a class of a thickness, in a scan whose wide grid has a spacing."""
     return min(settings.blur * thickness, WIDEST_BLUR * wide_mm)
 
 
-def outline(image: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigma_mm: float, settings: GuidedSettings | None = None,
-            features: Tensor | None = None) -> Tensor:
+def outline(image: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigma_mm: float,
+            settings: GuidedSettings | None = None, features: Tensor | None = None) -> Tensor:
     """Outline a class in a scan, or in a box of it.
 
     Args:
@@ -221,7 +222,8 @@ class Trial:
     gains: Mapping[str, float]
 
 
-def tried(image: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: float, settings: Mapping[str, GuidedSettings]) -> list[Trial]:
+def tried(image: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: float,
+          settings: Mapping[str, GuidedSettings]) -> list[Trial]:
     """Draw the border of a class anew on the scan where it is known, from displaced truths, by several settings.
 
     Args:

@@ -4,9 +4,9 @@ ConvexAdam on MIND-SSC features (Siebert, Hansen and Heinrich 2024). Its discret
 continuous step is written here, because the package's own starts from whole volumes of one size, without an affine start, and
 optimises one displacement per feature cell. Here the displacement lives on a grid half as fine, which makes it smoother.
 
-No length is given in mm. Grids have a number of points, so their spacing follows the contents of the scan, from a mouse's brain to
-a patient's trunk. `register` looks wide and coarse, over all contents; `zoom` then looks again in a box around what was outlined,
-on a finer grid, from where the wide one ends. docs/guided_notes.md says what each step is worth.
+No length is given in mm. Grids have a number of points, so their spacing follows the contents of the scan, from a mouse's brain
+to a patient's trunk. `register` looks wide and coarse, over all contents; `zoom` then looks again in a box around what was
+outlined, on a finer grid, from where the wide one ends. docs/guided_notes.md says what each step is worth.
 """
 
 from __future__ import annotations
@@ -62,17 +62,19 @@ class Search:
 class RegistrationSettings:
     """Settings of `register` and `zoom`; axes (D, H, W).
 
-    `affine` gives the affine map from which `wide` starts; None: the best start as it is. `zoom` is the search around the organs; None:
-    there is none. `smoothness` weighs the squared differences of neighbouring displacements (in cells of two voxels). The
-    intensity, 0…1 and times `intensity_weight`, is one more feature beside the twelve of MIND. No grid is finer than `finest` voxels.
+    `affine` gives the affine map from which `wide` starts; None: the best start as it is. `zoom` is the search around the organs;
+    None: there is none. No grid is finer than `finest` voxels of the query, or has more than `oversampled` points for each voxel
+    in its box. `smoothness` weighs the squared differences of neighbouring displacements (in cells of two voxels). The
+    intensity, 0…1 and times `intensity_weight`, is one more feature beside the twelve of MIND.
     """
 
     affine: Search | None = Search(100_000, cell=4, reach=5)
-    wide: Search = Search(400_000, cell=6, reach=5)
-    zoom: Search | None = Search(1_000_000, cell=4, reach=3)
+    wide: Search = Search(800_000, cell=6, reach=5)
+    zoom: Search | None = Search(1_000_000, cell=4, reach=2)
     finest: float = 0.4
-    mind_radius: int = 2
-    mind_dilation: int = 3
+    oversampled: float = 8.0
+    mind_radius: int = 1
+    mind_dilation: int = 2
     intensity_weight: float = 2.0
     smoothness: float = 1.0
     n_steps: int = 40
@@ -156,7 +158,9 @@ def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], 
     Raises:
         ValueError: wrong axes, an empty volume, a spacing that is not positive, or values that are not finite.
     """
-    return PreparedScan(query, query_spacing_mm, settings, "query").register(PreparedScan(support, support_spacing_mm, settings, "support"))
+    fixed, moving = (PreparedScan(volume, spacing_mm, settings, name) for volume, spacing_mm, name in (
+        (query, query_spacing_mm, "query"), (support, support_spacing_mm, "support")))
+    return fixed.register(moving)
 
 
 class PreparedScan:
@@ -174,7 +178,8 @@ class PreparedScan:
         ValueError: as `register`.
     """
 
-    def __init__(self, volume: Tensor, spacing_mm: Sequence[float], settings: RegistrationSettings | None = None, name: str = "scan"):
+    def __init__(self, volume: Tensor, spacing_mm: Sequence[float], settings: RegistrationSettings | None = None,
+                 name: str = "scan"):
         self.image, self.settings = _checked(name, volume, spacing_mm), settings or RegistrationSettings()
         self.spacing_mm = _triple(spacing_mm)
         self.box = content_box_mm(self.image, self.spacing_mm)
@@ -190,7 +195,7 @@ class PreparedScan:
     def wide_mm(self) -> float:
         """The finest spacing of the grid on which `register` compares: about how far a registration errs."""
         extent, finest = self.box[1] - self.box[0], self.settings.finest * torch.tensor(self.spacing_mm)
-        return float(spacing_over(extent.double().cpu(), finest.double(), self.settings.wide.points).min())
+        return float(spacing_over(extent.double().cpu(), finest.double(), self._n_points(self.settings.wide, self.box)).min())
 
     @torch.no_grad()
     def register(self, support: PreparedScan) -> Registration:
@@ -198,7 +203,7 @@ class PreparedScan:
         affine = self._affine(support)
         search = self.settings.wide
         grid, query = self.prepared(search, self.box)
-        displacement = self._displaced(grid, query, search, support.features(mapped(affine, grid.points), self.settings), True)
+        displacement = self._displaced(grid, query, search, self._of(support, mapped(affine, grid.points), grid), True)
         D, H, W = self.image.shape
         return Registration(affine, (displacement,), displacement.spacing_mm, (D, H, W), self.spacing_mm, support.spacing_mm)
 
@@ -209,8 +214,7 @@ class PreparedScan:
         if search is None:
             return found
         grid, query = self.prepared(search, box)
-        moved = support.features(found.places(grid.points), self.settings)
-        finer = self._displaced(grid, query, search, moved, False)
+        finer = self._displaced(grid, query, search, self._of(support, found.places(grid.points), grid), False)
         return replace(found, displacements=(finer, *found.displacements))
 
     def _affine(self, support: PreparedScan) -> Tensor:
@@ -221,13 +225,13 @@ class PreparedScan:
         search = self.settings.affine or Search(100_000, cell=4, reach=5)
         grid, query = self.prepared(search, self.box)
         affines = [self._fitted(support, start, search) for start in starts] if self.settings.affine else starts
-        misfits = [(support.features(mapped(affine, grid.points), self.settings) - query).square().mean() for affine in affines]
+        misfits = [(self._of(support, mapped(affine, grid.points), grid) - query).square().mean() for affine in affines]
         return affines[int(torch.stack(misfits).argmin())]
 
     def _fitted(self, support: PreparedScan, start: Tensor, search: Search) -> Tensor:
         """The affine map that fits the displacements of a coarse search best, distant ones counting less."""
         grid, query = self.prepared(search, self.box)
-        voxels = discrete_search(query, support.features(mapped(start, grid.points), self.settings), search, grid.shape)
+        voxels = discrete_search(query, self._of(support, mapped(start, grid.points), grid), search, grid.shape)
         places = mapped(start, Displacement.on(grid, voxels, True)(grid.points))
         content = sample((self.image > CONTENT_LEVEL).float()[None], grid.points / column(self.spacing_mm, query))[0] > 0.5
         if content.sum() <= MIN_CONTENT_POINTS:
@@ -244,18 +248,32 @@ class PreparedScan:
         key = search, *box[0].tolist(), *box[1].tolist()
         with self._preparing:
             if key not in self._prepared:
-                grid = WorkingGrid(*box, self.spacing_mm, search.points, self.settings.finest, math.lcm(search.cell, 4),
-                                   self.image.device)
-                self._prepared[key] = grid, self.features(grid.points, self.settings)
+                grid = WorkingGrid(*box, self.spacing_mm, self._n_points(search, box), self.settings.finest,
+                                   math.lcm(search.cell, 4), self.image.device)
+                self._prepared[key] = grid, self.features(grid.points, self.settings, self._more(grid))
             return self._prepared[key]
 
-    def features(self, places: Tensor, settings: RegistrationSettings) -> Tensor:
+    def _of(self, support: PreparedScan, places: Tensor, grid: WorkingGrid) -> Tensor:
+        """Return the features of a support at the places where the points of a grid of this scan lie in it."""
+        return support.features(places, self.settings, self._more(grid))
+
+    def _more(self, grid: WorkingGrid) -> int:
+        """How many points of a grid a voxel of this scan has along an axis, less one."""
+        return max(0, round((math.prod(self.spacing_mm) / float(grid.spacing.prod())) ** (1 / 3)) - 1)
+
+    def _n_points(self, search: Search, box: tuple[Tensor, Tensor]) -> int:
+        """How many points a search has in a box of this scan."""
+        voxels = float((box[1] - box[0]).prod()) / math.prod(self.spacing_mm)
+        return max(1, min(search.points, round(self.settings.oversampled * voxels)))
+
+    def features(self, places: Tensor, settings: RegistrationSettings, more: int = 0) -> Tensor:
         """Return MIND features and the weighted intensity at (3, d, h, w) places in mm, means over 2×2×2 of them.
 
-        Search and descent take no finer ones.
+        Search and descent take no finer ones. Radius and dilation of MIND are `more` than the settings say where the places are
+        finer than the query's voxels, since there is nothing to compare within a voxel.
         """
         volume = sample(self.image[None], places / column(self.spacing_mm, places))
-        mind = F.avg_pool3d(mind_ssc(volume[0], settings.mind_radius, settings.mind_dilation), 2, stride=2)
+        mind = F.avg_pool3d(mind_ssc(volume[0], settings.mind_radius + more, settings.mind_dilation + more), 2, stride=2)
         return torch.cat([mind, settings.intensity_weight * F.avg_pool3d(volume, 2, stride=2)])[None]
 
     def release(self) -> None:

@@ -25,8 +25,9 @@ def prior_logits(registered: Tensor, spacing_mm: Sequence[float], wide_mm: float
         ValueError: the axes are wrong.
     """
     expect_shape("registered", registered, "K D H W")
-    prior = torch.stack([blur(of_class[None], (blur_mm(thickness_mm(of_class > 0.5, spacing_mm), wide_mm, settings),) * 3, spacing_mm)[0]
-                         for of_class in registered])
+    widths = [blur_mm(thickness_mm(of_class > 0.5, spacing_mm), wide_mm, settings) for of_class in registered]
+    prior = torch.cat([blur(of_class[None], (width,) * 3, spacing_mm)
+                       for of_class, width in zip(registered, widths, strict=True)])
     return settings.prior_weight * prior.logit(PRIOR_EPS) + settings.bias
 
 

@@ -101,8 +101,8 @@ class VolumeModel(nn.Module, ABC):
     """A method that segments a query volume from one support volume. It has no weights that are trained.
 
     The support's outlines reach the query by one or several ways: the direct one, from the query to the support, and others over
-    stepping stones, which are unlabelled scans (Wolz et al. 2010; Chakravarty et al. 2013). Each registration is made twice: wide,
-    over all contents of the query, and then zoomed, in a box around what the wide ones carried over.
+    stepping stones, which are unlabelled scans (Wolz et al. 2010; Chakravarty et al. 2013). Each registration is made twice:
+    wide, over all contents of the query, and then zoomed, in a box around what the wide ones carried over.
     """
 
     @abstractmethod
@@ -143,13 +143,14 @@ class VolumeModel(nn.Module, ABC):
         """Return the registration from a support to a query, zoomed into the support's classes: the way back."""
 
     @abstractmethod
-    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box, back: Registration) -> VolumeSegmentation:
+    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box,
+                back: Registration) -> VolumeSegmentation:
         """Segment a query from a support.
 
         Args:
             ways: with registrations that are zoomed into `box`; the direct one comes first.
             box: of the query, which holds all classes.
-            back: from the support to the query, zoomed into the support's classes; it tells how far the outlines are to be trusted.
+            back: from the support to the query, zoomed into the support's classes; it tells how far to trust the outlines.
         Raises:
             ValueError: there is no way.
         """
@@ -173,9 +174,13 @@ def region(scan: PreparedScan, box: Box) -> tuple[tuple[slice, slice, slice], Te
         first = min(max(0, round(low / spacing)), n - 1)
         spans.append(slice(first, max(first + 1, min(n, round(high / spacing) + 1))))
     d, h, w = spans
-    shape = [s.stop - s.start for s in spans]
-    points = grid_mm(shape, scan.spacing_mm, scan.image.device)
-    return (d, h, w), points + column([s.start * mm for s, mm in zip(spans, scan.spacing_mm, strict=True)], points)
+    return (d, h, w), points_of(scan, (d, h, w))
+
+
+def points_of(scan: PreparedScan, voxels: tuple[slice, slice, slice]) -> Tensor:
+    """Return the (3, d, h, w) positions in mm of the voxels in a box of a scan."""
+    points = grid_mm([of_axis.stop - of_axis.start for of_axis in voxels], scan.spacing_mm, scan.image.device)
+    return points + column([of_axis.start * mm for of_axis, mm in zip(voxels, scan.spacing_mm, strict=True)], points)
 
 
 def box_of(scan: PreparedScan, ways: Sequence[Way], power: float) -> Box | None:
@@ -194,7 +199,7 @@ def box_of(scan: PreparedScan, ways: Sequence[Way], power: float) -> Box | None:
     spans = bounds_of(fuse(maps, power)[0] > PRESENT)
     if spans is None:
         return None
-    low, high = ((torch.tensor([span[k] for span in spans]) + shift) * torch.tensor(spacing) for k, shift in ((0, -0.5), (1, -0.5)))
+    low, high = ((torch.tensor(ends) - 0.5) * torch.tensor(spacing) for ends in zip(*spans, strict=True))
     margin = ZOOM_MARGIN * (high - low) + ZOOM_MARGIN_CELLS * torch.tensor(ways[0].registration.spacing_mm)
     edge = torch.tensor(scan.spacing_mm) / 2
     field = torch.tensor(scan.image.shape) * torch.tensor(scan.spacing_mm) - edge

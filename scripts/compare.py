@@ -9,7 +9,6 @@ Runs of one method are pooled over folds and supports. Writes comparison.txt, .c
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim
-from util.base.tables import format_table
+from util.base.tables import format_table, write_cells
 from util.options.config import read_json5
 from util.results.comparison import (
     ALL,
@@ -151,9 +150,7 @@ def _latex_text(text: str) -> str:
 def as_csv(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str], p_values: Mapping[tuple[str, str], float],
            published: Sequence[Sequence[str]]) -> str:
     """Return a line for each method and class as CSV. The class "mean" is the mean of classes. Its p is that of all volumes."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", "class", "mean_percent", "std_percent", "n_supports", "n_volumes", "p_holm"])
+    rows: list[list[Any]] = [["method", "class", "mean_percent", "std_percent", "n_supports", "n_volumes", "p_holm"]]
 
     def text(value: float, factor: float = 1.0) -> str:
         return "" if np.isnan(value) else f"{factor * value:.6g}"
@@ -163,10 +160,12 @@ def as_csv(methods: Mapping[str, Mapping[Scored, float]], classes: Sequence[str]
             mean, std = mean_and_std(column)
             n_volumes = len(scores) if label == "mean" else sum(volume.label == label for volume in scores)
             p = p_values.get((method, ALL if label == "mean" else label), np.nan)
-            writer.writerow([method, label, text(mean, 100), text(std, 100), np.isfinite(column).sum(), n_volumes, text(p)])
+            rows.append([method, label, text(mean, 100), text(std, 100), np.isfinite(column).sum(), n_volumes, text(p)])
     for method, *cells in published:
         of_classes = zip((*classes, "mean"), cells, strict=True)
-        writer.writerows([method, label, cell, "", "", "", ""] for label, cell in of_classes if cell)
+        rows += [[method, label, cell, "", "", "", ""] for label, cell in of_classes if cell]
+    file = io.StringIO()
+    write_cells(rows, file, lineterminator="\n")
     return file.getvalue()
 
 

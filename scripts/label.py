@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
-from util.base.errors import InputError
+from util.base.errors import InputError, printable
+from util.base.signals import Interrupted, raise_on_signals
 from util.label.serve import load_outlined, load_task, serve
 from util.label.session import Session
 from util.predict.scans import scan_name
@@ -51,18 +53,22 @@ def outlined_pairs(given: list[str], folder: Path) -> list[tuple[str, Path]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = parse_arguments(arguments)
+    raise_on_signals()
     try:
-        session = Session(options.folder, options.scans)
-        if options.task is not None:
-            load_task(session, options.task)
-        for line in load_outlined(session, outlined_pairs(options.outlined, options.folder)):
-            print(line)
-        print(f"{len(session.scans)} scans in {options.folder}; all outlines are kept in {session.path}")
-        serve(session, options.port, lambda address: print(f"open {address}\nCtrl-C ends it", flush=True),
-              browser=not options.no_browser)
+        with closing(Session(options.folder, options.scans)) as session:
+            if options.task is not None:
+                load_task(session, options.task)
+            for line in load_outlined(session, outlined_pairs(options.outlined, options.folder)):
+                print(printable(line))
+            print(printable(f"{len(session.scans)} scans in {options.folder}; all outlines are kept in {session.path}"))
+            serve(session, options.port, lambda address: print(f"open {address}\nCtrl-C ends it", flush=True),
+                  browser=not options.no_browser)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"stopped by {error}; the same command goes on", file=sys.stderr)
+        return error.exit_status
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from util.base.checksums import digest
 from util.base.distributed import world_size
-from util.base.errors import InputError
+from util.base.errors import InputError, printable
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
 from util.base.inputs import expect_file
@@ -183,7 +183,7 @@ def main(given: Sequence[str] | None = None) -> int:
         outcome = segment(arguments)
     print(f"written to {arguments.output}; report.html shows the outlines\n{outcome.summary()}")
     for scan, reason in outcome.failures.items():
-        print(f"error: {scan.name}: {reason}", file=sys.stderr)
+        print(printable(f"error: {scan.name}: {reason}"), file=sys.stderr)
     return 1 if outcome.failures else 0
 
 

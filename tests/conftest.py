@@ -1,6 +1,8 @@
 """The fixtures that tests of several modules share."""
 
+import contextlib
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,20 @@ def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs_do_not_warn_of_encodings() -> None:
     """What scripts/run_tests.sh sets is for the tests' own process; a program that a test starts would print the warnings."""
     os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
+
+
+@pytest.fixture
+def full_disk() -> contextlib.AbstractContextManager[None]:
+    """A block in which no file can grow, as on a full disk."""
+    @contextlib.contextmanager
+    def block() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return block()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Damaged and hostile inputs by the thousand: each must be read, or refused in one line.
 
     python -c "from tests.fuzzing import fuzz_nifti; print(fuzz_nifti(5000, seed=1))"
+    python -m tests.fuzzing     # 5,000 of each kind of JSON: sessions, found results, configs, options of snapshots, manifests
 
 Input i of a seed is always the same. A failure is: any exception but InputError, a message of several lines, more than TIME_S
 seconds, more than MEMORY_MB of new memory, a value that the reader promises not to return, or code run by a pickle.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 import gzip
 import io
+import json
 import logging
 import os
 import pickle
@@ -22,7 +24,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,16 +33,20 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 import torch
+from starlette.responses import JSONResponse
 
 from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import Grid, find_cases
 from dataloaders.folds import supports_and_queries
 from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
+from tests.labelling import drawing, write_scans
+from tests.toy import write
 from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.progress import progress
-from util.options.config import CONFIG_DIR, base_config, check_config, named_configs, read_json5
+from util.label.session import Session
+from util.options.config import CONFIG_DIR, base_config, check_config, load_config, merge, named_configs, read_config_file
 from util.options.record import Record
 from util.options.sections import (
     DataOptions,
@@ -48,6 +54,7 @@ from util.options.sections import (
     EvaluationOptions,
     ModelOptions,
     PredictOptions,
+    PredictorOptions,
     RunPlace,
     TrainOptions,
     WholeVolumeOptions,
@@ -56,7 +63,8 @@ from util.options.sections import (
 )
 from util.predict.scans import read_scan
 from util.run.experiment import check_update, plain
-from util.training.as_trained import as_trained
+from util.taskfile.manifest import Label, Manifest, read_manifest, stored_options
+from util.training.as_trained import as_trained, complete, scored_config
 from util.training.snapshots import Snapshot, load_model, read_snapshot, save_snapshot
 from util.training.weights import load_pretrained
 
@@ -75,13 +83,97 @@ def fuzz_config(n: int, seed: int) -> list[str]:
         if rng.random() < 0.5:
             config = _alter_config(rng, copy.deepcopy(BASE))
         else:
-            (folder / "x.json5").write_bytes(_alter_bytes(rng, texts[rng.integers(len(texts))]))
-            config = {**BASE, **read_json5(folder / "x.json5")}
+            ending = rng.choice(["json5", "json"])
+            content = texts[rng.integers(len(texts))] if ending == "json5" else json.dumps(BASE).encode()
+            (folder / f"x.{ending}").write_bytes(_alter_bytes(rng, content))
+            config = copy.deepcopy(BASE)
+            merge(config, read_config_file(str(folder / f"x.{ending}")))
         check_update(f"{rng.choice(list(BASE))}={_odd_value(rng)!r}", [])
         check_config(config)
         _use_config(config, folder)
 
     return _run("configs", n, seed, attempt)
+
+
+def fuzz_session(n: int, seed: int) -> list[str]:
+    """Try n contents of session.json; return a line per failure."""
+    sound = {"version": 1, "done": ["a_1"], "left_out": ["a_2"], "classes": [
+        {"value": 1, "name": "liver", "colour": "#e69f00"}, {"value": 2, "name": "label 2", "colour": "#56b4e9"}]}
+    return _fuzz_session_file("session.json", sound, n, seed)
+
+
+def fuzz_found(n: int, seed: int) -> list[str]:
+    """Try n contents of found/<scan>.json; return a line per failure."""
+    row = {"query": "a_1", "label": 1, "label_name": "liver", "volume_ml": 12.5, "slices": 3, "confidence": 0.7,
+           "agreement": None,
+           "margin": 2.25}
+    return _fuzz_session_file("found/a_1.json", {"map": "a_1.1.nii.gz", "rows": [row, {**row, "label": 2}]}, n, seed)
+
+
+def _fuzz_session_file(name: str, sound: dict, n: int, seed: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as root:
+        scans = write_scans(Path(root) / "scans", [1, 2])
+        secret = Path(root) / "secret.txt"
+        secret.write_bytes(b"secret")
+        Session(scans).close()
+        session_json = (scans / "label_page/session.json").read_bytes()
+        found = drawing()
+
+        def attempt(rng: np.random.Generator, folder: Path) -> None:
+            (scans / "label_page/session.json").write_bytes(session_json)
+            write(scans / "label_page/found/a_1.1.nii.gz", found)
+            (scans / f"label_page/{name}").write_bytes(_altered_json(rng, sound))
+            with closing(Session(scans)) as session:
+                _use_session(session)
+            _hold(secret.read_bytes() == b"secret" and (scans / "a_2.nii.gz").exists(), "file outside")
+
+        return _run(name, n, seed, attempt)
+
+
+def _use_session(session: Session) -> None:
+    """Do what the page does."""
+    before = JSONResponse(session.overview()).body
+    session.supports(), session.waiting(), session.usable(), session.next_run(), session.outlines("a_1")
+    session.leave_out("a_1", True)
+    session.leave_out("a_1", False)
+    session.close()
+    with closing(Session(session.folder)) as again:
+        left_out = [scan["name"] for scan in json.loads(bytes(before))["scans"] if scan["state"] == "left out"]
+        _hold("a_1" in left_out or JSONResponse(again.overview()).body == before, "state read back")
+
+
+def fuzz_options(n: int, seed: int) -> list[str]:
+    """Try n options that a snapshot stores, as predict and evaluation use them; return a line per failure."""
+    model = _small_model()
+    state = {"model": model.state_dict(), "step": 1, "optimizer": {}, "scheduler": {}, "history": torch.zeros(1, 2)}
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        content = _altered_json(rng, BASE)
+        odd = rng.random() < 0.05
+        torch.save({**state, "config": content if odd else content.decode("utf-8", "replace")}, folder / "w.pth")
+        trained = read_snapshot(folder / "w.pth").config
+        for command in ("main", "predict"):
+            with _refused(), redirect_stdout(io.StringIO()):
+                scored_config({**copy.deepcopy(BASE), "reload_model_path": str(folder / "w.pth")}, {}, command)
+        PredictorOptions.of(complete(as_trained(copy.deepcopy(BASE), trained)))
+
+    return _run("options of snapshots", n, seed, attempt)
+
+
+def fuzz_manifest(n: int, seed: int) -> list[str]:
+    """Try n manifests of task files; return a line per failure."""
+    guided = load_config("guided")
+    options = {key: guided[key] for key in stored_options("guided")}
+    sound = json.loads(Manifest({1: Label("liver", "#e6194b")}, "none", options, 1,
+                                {"supports/1_image.nii.gz": "0" * 64}).to_json())
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        manifest = read_manifest(_altered_json(rng, sound), "x.task: task.json")
+        _hold(bool(manifest.names and manifest.files) and read_manifest(manifest.to_json(), "again") == manifest, "manifest")
+        stored = manifest.options
+        PredictorOptions.of(complete(as_trained(copy.deepcopy(BASE), stored, tuple(stored))))
+
+    return _run("manifests", n, seed, attempt)
 
 
 def fuzz_nifti(n: int, seed: int, readers: Sequence[Callable[[Path], object]] | None = None) -> list[str]:
@@ -223,6 +315,41 @@ def _use_config(config: dict, folder: Path) -> None:
                 lambda: supports_and_queries(20, spec.n_folds, config["eval_fold"], config["protocol"], config["supp_idx"])):
         with _refused():
             use()
+
+
+# ---- JSON ----
+
+TAGS: tuple[Any, ...] = (
+    {"py/reduce": [{"py/function": "posix.system"}, {"py/tuple": ["exit 1"]}]}, {"py/object": "x"}, "../../a_2.nii.gz",
+    "/etc/passwd", "a_1.2.nii.gz", "\x1b[2J", "\u202e", 10**4000, -1, 256, 99, [7], [{}], {"a": {"a": {}}})
+
+
+def _altered_json(rng: np.random.Generator, sound: Any) -> bytes:
+    """Alter values, the text, or both."""
+    content, kind = copy.deepcopy(sound), rng.random()
+    if kind < 0.7:
+        for _ in range(rng.integers(1, 4)):
+            content = _alter_value(rng, content)
+    text = json.dumps(content, default=str, ensure_ascii=bool(rng.integers(2))).encode("utf-8", "surrogatepass")
+    return text if kind < 0.6 else _alter_bytes(rng, text)
+
+
+def _alter_value(rng: np.random.Generator, content: Any) -> Any:
+    """Replace, remove or add something somewhere in parsed JSON."""
+    if isinstance(content, (dict, list)) and content and rng.random() < 0.85:
+        key = list(content)[rng.integers(len(content))] if isinstance(content, dict) else int(rng.integers(len(content)))
+        kind = rng.random()
+        if kind < 0.1:
+            del content[key]
+        elif kind < 0.2 and isinstance(content, dict):
+            content[str(_odd_value(rng))[:20]] = copy.deepcopy(content[key])
+        elif kind < 0.2 and isinstance(content, list):
+            content.append(copy.deepcopy(content[key]))
+        else:
+            content[key] = _alter_value(rng, content[key])
+        return content
+    of_all = (*ODD_VALUES, *TAGS)
+    return copy.deepcopy(of_all[rng.integers(len(of_all))])
 
 
 # ---- bytes ----
@@ -429,3 +556,14 @@ def _use_snapshot(path: Path, model: torch.nn.Module, read: Callable[[Path], Sna
 
 def _use_pretrained(path: Path, model: torch.nn.Module) -> None:
     load_pretrained(model, "small", str(path), path.parent)
+
+
+OF_JSON = (fuzz_session, fuzz_found, fuzz_config, fuzz_options, fuzz_manifest)
+
+if __name__ == "__main__":
+    import sys
+
+    number, first = (int(text) for text in (*sys.argv[1:], "5000", "1")[:2])
+    failed = [line for fuzz in OF_JSON for line in fuzz(number, first)]
+    print("\n".join(failed) or f"{number} inputs of each of {', '.join(fuzz.__name__ for fuzz in OF_JSON)}: no failure")
+    sys.exit(bool(failed))

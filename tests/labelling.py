@@ -20,7 +20,7 @@ from util.label.serve import listen, make_server
 from util.label.session import Session
 
 TOKEN = "a-token-of-tests"
-FAST = {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [6.0, 3.5, 3.5], "n_steps": 10}      # registration, a second for a scan
+FAST = {"affine": False, "finest": 2.0, "n_steps": 10}      # registration, a second or two for a scan
 
 
 def write_scans(folder: Path, numbers: Sequence[int] = (1, 2, 3)) -> Path:
@@ -54,7 +54,7 @@ def served(session: Session, registration: dict | None = None) -> Iterator[Clien
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        yield Client(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        yield Client(f"http://127.0.0.1:{port}/#token={TOKEN}")
     finally:
         server.should_exit = True
         thread.join()

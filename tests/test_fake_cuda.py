@@ -135,8 +135,7 @@ def test_whole_volumes(variant):
 def test_whole_volumes_without_training(name):
     def of_classes(device):
         options = {**load_config(), "model": name}
-        options["registration"] = {**options["registration"], "affine_mm": [16.0, 12.0, 12.0],
-                                   "search_mm": [16.0, 12.0, 12.0], "n_steps": 0}     # no backward pass
+        options["registration"] = {**options["registration"], "finest": 3.0, "n_steps": 0}     # no backward pass
         segmenter = VolumeSegmenter(build_model(ModelOptions.of(options)), device)
         pair = Task(toy_volume(2), (toy_volume(1),), (1, 4))
         (member,) = segmenter.members(pair, WholeVolumeOptions(0, 0, 0, False, 1))

@@ -13,10 +13,18 @@ from util.options.config import check_config
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize(("fuzz", "n"), [(fuzzing.fuzz_config, 400), (fuzzing.fuzz_nifti, 100), (fuzzing.fuzz_checkpoint, 100)],
-                         ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(("fuzz", "n"), [
+    (fuzzing.fuzz_config, 400), (fuzzing.fuzz_nifti, 100), (fuzzing.fuzz_checkpoint, 100), (fuzzing.fuzz_session, 200),
+    (fuzzing.fuzz_found, 100), (fuzzing.fuzz_options, 150), (fuzzing.fuzz_manifest, 400)],
+    ids=lambda value: getattr(value, "__name__", str(value)))
 def test_nothing_but_one_line_errors(fuzz, n):
     assert fuzz(n, seed=0) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fuzz", fuzzing.OF_JSON, ids=lambda value: value.__name__)
+def test_five_thousand_of_each_kind_of_json(fuzz):
+    assert fuzz(5000, seed=1) == []
 
 
 def test_what_a_reader_does_wrong_is_found():

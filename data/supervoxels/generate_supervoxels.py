@@ -77,7 +77,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a key of the dataset table in configs/base.json5, such as CHAOST2")
-    parser.add_argument("--config", metavar="NAME", help="a file of configs/, or any .json5 file, that changes datasets or n_sv")
+    parser.add_argument("--config", metavar="NAME",
+                        help="a file of configs/, or a .json5 or .json file, that changes datasets or n_sv")
     parser.add_argument("--data-dir", type=Path, help="the dataset's folder; default: path.<dataset>.data_dir")
     parser.add_argument("--output", type=Path, help="a folder to write to in place of --data-dir")
     parser.add_argument("--cases", nargs="+", metavar="CASE", help="only these cases; default: all that have an image")

@@ -23,6 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.itk import with_geometry
+from dataloaders.nifti import read_array
 from util.base.errors import InputError
 from util.base.tables import format_table
 from util.options.table import UNTRAINED_MODELS
@@ -77,12 +78,13 @@ def check(method: Path | str, support: Path, support_label: Path, query: Path, c
     files, rows = {"support": support, "support_label": support_label, "query": query}, []
     found = outlined(files)
     plain, labels = on_original(found), list(found.names)
+    cleaned_by = [read_array(support_label)] if options.get("largest_component", True) else None
     for condition in conditions:
         with tempfile.TemporaryDirectory() as folder:
             turned = {what: turn(path, what, condition, Path(folder)) for what, path in files.items()}
             of_turned = outlined(turned)
         original = of_turned.scan.original
-        undisturbed = join_on_scan(found.on_grid, replace(found.scan, original=original), options.get("largest_component", True))
+        undisturbed = join_on_scan(found.on_grid, replace(found.scan, original=original), cleaned_by)
         rows.append([*condition, *overlaps(plain, on_original(of_turned), labels),
                      *overlaps(plain, with_geometry(undisturbed, original), labels)])
     return list(found.names.values()), rows

@@ -38,7 +38,7 @@ from data.supervoxels.felzenszwalb import mask_background, segment_volume
 from dataloaders.datasets import Case, find_cases
 from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from dataloaders.volumes import Volume, read_volume
-from models.registration import Registration, carry, register
+from models.registration import Registration, register
 from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
 from util.base.checksums import sha256
 from util.base.device import resolve_device
@@ -75,7 +75,7 @@ def steps_of(data_dir: Path, folder: Path) -> Steps:
     image, spacing_mm = read_array(path), read_spacing_mm(path)
     segments = segment_volume(image, spacing_mm, CHAOS_N_SV)
     support, query = (read_volume(case, SPEC) for case in cases[:2])
-    masks, way = torch.from_numpy(np.stack([support.labels == label for label in LABELS])).float(), [_registered(query, support)]
+    masks, found = torch.from_numpy(np.stack([support.labels == label for label in LABELS])).float(), _registered(query, support)
     return {"loop: sums in the cache": lambda: [small.sum() for _ in range(100_000)],
             "loop: sums of 64 MB": lambda: [large.sum() for _ in range(20)],
             "loop: random reads in 64 MB": lambda: [large[places].sum() for _ in range(5)],
@@ -85,7 +85,7 @@ def steps_of(data_dir: Path, folder: Path) -> Steps:
             "supervoxels: body": lambda: mask_background(segments, image),
             "supervoxels: map written": lambda: write_like(path, segments, folder / "map.nii.gz"),
             "predict: registration": lambda: _registered(query, support),
-            "predict: labels carried along": lambda: carry(masks, way)}
+            "predict: labels carried along": lambda: found.warp(masks)}
 
 
 def _cases(data_dir: Path) -> list[Case]:

@@ -53,11 +53,12 @@ GUIDED_DIRECT = Variant("no stones", options=(DIRECT,))
 REPORTED = [Variant("registration", "registration"), GUIDED_DIRECT, GUIDED]
 ABLATIONS = [
     Variant("no affine map", options=(DIRECT, "registration.affine=false")),
+    Variant("no zoom", options=(DIRECT, "registration.zoom=false")),
     Variant("no intensity in the registration", options=(DIRECT, "registration.intensity_weight=0")),
     Variant("MIND radius 1", options=(DIRECT, "registration.mind_radius=1")),
     Variant("no appearance of the query", options=(DIRECT, "guided.clip=0")),
     Variant("prior weight 1", options=(DIRECT, "guided.prior_weight=1")),
-    Variant("no guided filter", options=(DIRECT, "guided.filter_mm=0")),
+    Variant("no guided filter", options=(DIRECT, "guided.filter=0")),
     Variant("stones of equal weight", options=("registration.agreement_power=0",)),
 ]
 

@@ -183,8 +183,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="of sets, or one set")
     parser.add_argument("--sets", nargs="+", default=[], metavar="NAME", help="sub-folders of FOLDER; default: all")
     parser.add_argument("--chaos", type=Path, metavar="DIR", help="CHAOS-T2 in its own layout, as one more set")
-    parser.add_argument("--outlined", type=int, nargs="+", default=[1], metavar="N", help="positions of cases, each in turn the "
-                        "only outlined one; default: the first")
+    parser.add_argument("--outlined", type=int, nargs="+", default=[1], metavar="N", help="positions of cases; each in turn is "
+                        "the only outlined one; default: the first")
     parser.add_argument("--stones", type=int, default=6, help="so many of the others are stepping stones; default: %(default)s")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/organs", help="default: %(default)s")
     parser.add_argument("--picture-dir", type=Path, metavar="DIR", help="draw a picture of each set")

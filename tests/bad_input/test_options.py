@@ -8,7 +8,6 @@ from util.options.table import RULES
 
 WHOLE, NUMBER, SWITCH, TEXT = ([-1, 1.5, "1", True, [1], 2**31], [-1, "1", True, [1.0], float("nan"), float("inf")],
                                [0, 1, "true", []], ["", 3, ["a"], "a\nb"])
-LENGTHS = [1.0, [1.0, 1.0], [1.0, 1.0, -1], [1.0, 1.0, "1"], [1.0, 1.0, 1001], [1.0, 1.0, True]]
 WRONG_OPTIONS = {
     "dataset": [*TEXT, "chaos"],
     "eval_fold": WHOLE,
@@ -51,8 +50,9 @@ WRONG_OPTIONS = {
     "precision": ["fp16", 32, ""],
     "seed": [-1, 1.5, "1", True, 2**32],
     "n_steps": [0, 10**8 + 1, *WHOLE],
-    **{f"registration.{key}": [0, *LENGTHS] for key in ("affine_mm", "search_mm")},
     "registration.affine": SWITCH,
+    "registration.zoom": SWITCH,
+    "registration.finest": [0, 101, *NUMBER],
     "registration.mind_radius": [0, 11, *WHOLE],
     "registration.mind_dilation": [0, 11, *WHOLE],
     "registration.intensity_weight": NUMBER,
@@ -60,12 +60,12 @@ WRONG_OPTIONS = {
     "registration.n_steps": [10001, *WHOLE],
     "registration.stones": [1001, *WHOLE],
     "registration.agreement_power": [1001, *NUMBER],
-    "guided.blur_mm": LENGTHS,
+    "guided.blur": [11, *NUMBER],
     **{f"guided.{key}": [1.5, *NUMBER] for key in ("sure", "clear", "near")},
     "guided.clip": NUMBER,
     "guided.prior_weight": NUMBER,
     "guided.bias": [-101, 101, *NUMBER[1:]],
-    "guided.filter_mm": [1001, *NUMBER],
+    "guided.filter": [11, *NUMBER],
     "guided.filter_eps": [0, *NUMBER],
     "spatial_prior": ["registered", True, 1],
     "optim.lr": [0, *NUMBER],

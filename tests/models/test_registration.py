@@ -2,30 +2,28 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.registration import (
-    Fixed,
+    Displacement,
+    PreparedScan,
     Registration,
-    RegistrationModel,
     RegistrationSettings,
+    Search,
     _Adam,
-    body_box_mm,
-    carry,
+    distinct,
     fit_affine,
-    fuse,
-    grid_mm,
-    misfit,
     register,
-    scaled,
+    starts_of,
 )
+from models.sampling import WorkingGrid, grid_mm
 from util.base.root import ROOT
 
-FAST = RegistrationSettings(max_voxels=120_000)
+FAST = RegistrationSettings(affine=Search(20_000, cell=4, reach=5), wide=Search(60_000, cell=6, reach=5),
+                            zoom=Search(40_000, cell=4, reach=3))
 SPACING = (6.0, 3.0, 3.0)
 
 
@@ -55,16 +53,10 @@ def warped_dice(query, support, query_spacing=SPACING, support_spacing=SPACING):
     return [dice(*pair) for pair in zip(found.warp(support[1]), query[1], strict=True)], found
 
 
-def misfit_of(query, support, support_organs):
-    """The misfit of each class after registration, as RegistrationModel has it."""
-    found = register(query, support, SPACING, SPACING, FAST)
-    return misfit(query, found.warp(scaled(support)[None])[0], found.warp(support_organs), SPACING)
-
-
 def test_a_scan_registered_to_itself_stays_where_it_is():
     overlaps, found = warped_dice(phantom(), phantom())
     assert min(overlaps) > 0.95
-    assert (misfit_of(phantom()[0], *phantom()) < 0.05).all()
+    assert found.spacing_mm == found.displacements[0].spacing_mm and found.wide.displacements == found.displacements
 
 
 @pytest.mark.whole
@@ -101,27 +93,26 @@ def test_a_flip_of_both_scans_flips_the_result():
     assert all(dice(*pair) > 0.95 for pair in zip(straight, flipped, strict=True))
 
 
-def test_larger_scans_get_a_coarser_grid():
-    query, support = phantom()[0], phantom()[0]
-    found = register(query, support, SPACING, SPACING, RegistrationSettings(n_steps=1, max_voxels=20_000))
-    assert found.support_mm[0].numel() <= 20_000
-    assert all(wide > fine for wide, fine in zip(found.spacing_mm, (4.0, 2.5, 2.5), strict=True))
-
-
 @pytest.mark.whole
-def test_another_image_has_a_larger_misfit_than_a_shifted_one():
-    torch.manual_seed(0)
-    noise = F.interpolate(torch.rand(1, 1, 10, 16, 16), size=(20, 64, 64), mode="trilinear")[0, 0]
-    shifted = misfit_of(phantom(shift=(0.0, 9.0, 0.0))[0], *phantom())
-    other = misfit_of(phantom()[0], noise, phantom()[1])
-    assert (shifted < 0.6 * other).all()
+def test_zooming_looks_again_in_a_box_and_leaves_the_rest():
+    (query, truth), (support, organs) = phantom(shift=(6.0, 9.0, -9.0)), phantom()
+    fixed, moving = PreparedScan(query, SPACING, FAST), PreparedScan(support, SPACING, FAST)
+    wide = fixed.register(moving)
+    box = torch.tensor([24.0, 96.0, 96.0]), torch.tensor([102.0, 168.0, 162.0])       # around organ 1, in mm
+    zoomed = fixed.zoom(moving, wide, box)
+    assert zoomed.wide.displacements == wide.displacements and len(zoomed.displacements) == 2
+    assert max(zoomed.displacements[0].spacing_mm) < min(wide.spacing_mm)
+    assert dice(zoomed.warp(organs)[1], truth[1]) > max(0.85, dice(wide.warp(organs)[1], truth[1]) - 0.02)
+    far = torch.tensor([60.0, 40.0, 40.0]).view(3, 1, 1, 1)
+    torch.testing.assert_close(zoomed.places(far), wide.places(far))
+    without = PreparedScan(query, SPACING, RegistrationSettings(zoom=None))
+    assert without.zoom(moving, wide, box) is wide
 
 
 @pytest.mark.parametrize("query", [torch.zeros(20, 64, 64), torch.full((20, 64, 64), 7.0)])
-def test_a_constant_query_gives_finite_places_and_no_small_misfit(query):
+def test_a_constant_query_gives_finite_places(query):
     found = register(query, phantom()[0], SPACING, SPACING, FAST)
-    assert found.support_mm.isfinite().all()
-    assert (misfit_of(query, *phantom()) > 0.3).all()
+    assert found.places(grid_mm(query.shape, SPACING)).isfinite().all()
 
 
 def test_one_slice_of_each():
@@ -146,40 +137,15 @@ def test_bad_input_is_named(volume, spacing, message):
         register(volume, torch.ones(4, 5, 5), spacing, SPACING)
 
 
-def test_misfit_is_local_and_low_only_where_the_warped_support_looks_like_the_query():
-    volume, organs = phantom()
-    spoiled = volume.clone()
-    spoiled[:, 32:] = volume[:, 32:].roll(7, dims=2)         # organ 1 lies there, organs 0 and 2 do not
-    good, bad = misfit(volume, volume, organs, SPACING), misfit(volume, spoiled, organs, SPACING)
-    assert torch.equal(good, torch.zeros(3))
-    assert bad[1] > 3 * bad[2]
-    assert (misfit(torch.zeros_like(volume), volume, organs, SPACING) > 0.3).all()
-    assert misfit(volume, volume, organs * 0, SPACING).isinf().all()
-
-
-def test_body_box_and_its_fallback():
-    volume = torch.zeros(3, 20, 30)
-    volume[:, 5:15, 10:20] = 1
-    low, high = body_box_mm(volume, (5.0, 2.0, 1.0))
-    assert torch.equal(low, torch.tensor([-2.5, 9.0, 9.5]))
-    assert torch.equal(high, torch.tensor([12.5, 29.0, 19.5]))
-    assert torch.equal(body_box_mm(volume * 0, (5.0, 2.0, 1.0))[1], torch.tensor([12.5, 39.0, 29.5]))
-
-
 def test_affine_fit_is_exact_and_shrugs_off_outliers():
     torch.manual_seed(0)
     points = torch.rand(3, 500) * 200
     affine = torch.tensor([[1.1, 0.1, 0.0, 5.0], [0.0, 0.9, 0.0, -8.0], [0.05, 0.0, 1.0, 0.0]])
     targets = affine[:, :3] @ points + affine[:, 3:]
-    assert torch.allclose(fit_affine(points, targets), affine, atol=1e-3)
+    assert torch.allclose(fit_affine(points, targets, 10.0), affine, atol=1e-3)
     targets[:, :50] += 80
-    assert torch.allclose(fit_affine(points, targets, n_rounds=20) @ F.pad(points, (0, 0, 0, 1), value=1.0)[:, 100:],
+    assert torch.allclose(fit_affine(points, targets, 10.0, n_rounds=20) @ F.pad(points, (0, 0, 0, 1), value=1.0)[:, 100:],
                           targets[:, 100:], atol=4)
-
-
-def test_scaled():
-    assert torch.equal(scaled(torch.full((2, 3, 4), 5)), torch.zeros(2, 3, 4))
-    assert scaled(torch.arange(1000.0).view(10, 10, 10))[5, 0, 0].item() == pytest.approx(500 / 994)
 
 
 def test_the_package_does_not_silence_warnings():
@@ -188,58 +154,66 @@ def test_the_package_does_not_silence_warnings():
     assert ("ignore", None, Warning, None, 0) not in warnings.filters
 
 
-def moved_by(voxels, shape=(4, 8, 8)):
-    """A registration by hand: the place in the support is that in the query, moved along W."""
-    affine = torch.cat([torch.eye(3), torch.tensor([[0.0], [0.0], [voxels]])], dim=1)
-    return Registration(affine, torch.zeros(1, 3, 2, 4, 4), shape, (0.0,) * 3, (1.0,) * 3, shape, (1.0,) * 3, (1.0,) * 3)
+def along_w(mm, scale=1.0):
+    """An affine map by hand: w → scale · w + mm."""
+    affine = torch.eye(3, 4)
+    affine[2, 2], affine[2, 3] = scale, mm
+    return affine
 
 
-def column(x):
-    masks = torch.zeros(1, 4, 8, 8)
-    masks[..., x] = 1
-    return masks
+def test_a_displacement_moves_points_and_those_beyond_it_with_its_edge_or_not():
+    grid = WorkingGrid(torch.zeros(3), torch.full((3,), 24.0), (1.0, 1.0, 1.0), 24 ** 3, 0.4, 4, torch.device("cpu"))
+    voxels = torch.zeros(1, 3, 6, 6, 6)
+    voxels[:, 2] = 5.0                                            # voxels of the grid along W, everywhere
+    inside, outside = (torch.full((3, 1, 1, 1), place) for place in (12.0, 60.0))
+    for beyond, moved in ((True, 5.0 * grid.spacing[2].item()), (False, 0.0)):
+        displacement = Displacement.on(grid, voxels, beyond)
+        assert (displacement(inside) - inside).flatten().tolist() == pytest.approx([0, 0, 5 * grid.spacing[2].item()])
+        assert (displacement(outside) - outside).flatten().tolist() == pytest.approx([0, 0, moved])
 
 
-def test_a_chain_of_registrations_begins_at_the_query():
-    torch.testing.assert_close(carry(column(5), [moved_by(2.0)]), column(3))
-    torch.testing.assert_close(carry(column(5), [moved_by(2.0), moved_by(-1.0)]), column(4))
-    doubled = moved_by(0.0)
-    doubled = replace(doubled, affine=doubled.affine * torch.tensor([[1.0], [1.0], [2.0]]))
-    torch.testing.assert_close(carry(column(6), [doubled, moved_by(2.0)]), column(2))      # 2 → 4 → 6
-    assert carry(column(6), [moved_by(2.0), doubled])[..., 1].max() == 1                   # 1 → 3 → 6
+def test_displacements_come_one_after_the_other_and_before_the_affine_map():
+    grid = WorkingGrid(torch.zeros(3), torch.full((3,), 24.0), (1.0, 1.0, 1.0), 24 ** 3, 0.4, 4, torch.device("cpu"))
+    left, right = (Displacement.on(grid, torch.full((1, 3, 6, 6, 6), 1.0) * voxels, True) for voxels in (2.0, -1.0))
+    found = Registration(along_w(10.0, 2.0), (left, right), (1.0,) * 3, (4, 8, 8), (1.0,) * 3, (1.0,) * 3)
+    point = torch.full((3, 1, 1, 1), 12.0)
+    moved = 12.0 + grid.spacing[2].item()
+    torch.testing.assert_close(found.places(point).flatten(), torch.tensor([moved, moved, 2 * moved + 10]))
 
 
-def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
-    image = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
-    ways = [[moved_by(0.0)], [moved_by(1.0), moved_by(0.0)]]
-    found = RegistrationModel().segment_volume(image, image, column(5), (1.0,) * 3, ways)
-    torch.testing.assert_close(found.probs, (column(5) + column(4)) / 2)
-    torch.testing.assert_close(found.warped, scaled(image))
-    with pytest.raises(ValueError, match="ways: got none"):
-        RegistrationModel().segment_volume(image, image, column(5), (1.0,) * 3, [])
-
-
-def test_ways_that_agree_count_more():
-    """Two maps agree, the third lies elsewhere; of the second class there is nothing."""
-    here, there = torch.zeros(2, 2, 8, 8), torch.zeros(2, 2, 8, 8)
-    here[0, :, :4, :4], there[0, :, 4:, 4:] = 1, 1
-    torch.testing.assert_close(fuse([here, here, there], 0.0), (2 * here + there) / 3)
-    fused = fuse([here.half(), here.half(), there.half()], 10.0)
-    assert fused.dtype == torch.float32 and fused[0, :, :4, :4].min() > 0.999 and fused[0, :, 4:, 4:].max() < 0.001
-    assert not fused[1].any() and torch.equal(fuse([there], 10.0), there)
-    torch.testing.assert_close(fuse([here, here], 10.0), here)
+def test_starts_lay_boxes_fields_of_view_and_centres_of_mass_on_each_other():
+    """A block in one corner, and one in the middle that is twice as wide; voxels of 2 mm."""
+    query, support = torch.zeros(8, 40, 40), torch.zeros(8, 40, 60)
+    query[:, 4:24, 4:14], support[:, 4:24, 10:30] = 1, 1
+    boxes, fields, masses = starts_of(*(PreparedScan(volume, (2.0,) * 3, FAST) for volume in (query, support)))
+    torch.testing.assert_close(boxes, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2, 19 - 2 * 7]]))     # 7, 19: edges
+    torch.testing.assert_close(fields, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 20]]))
+    torch.testing.assert_close(masses, torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 39 - 17]]))
+    box = torch.zeros(3), torch.full((3,), 80.0)
+    assert distinct([fields, along_w(20.5), masses], 1.0, box) == [fields, masses]
 
 
 @pytest.mark.whole
 def test_several_supports_of_one_query_are_registered_as_each_alone():
     """At the same time, in threads of their own."""
-    fixed = Fixed(phantom()[0], SPACING, FAST)
+    fixed = PreparedScan(phantom()[0], SPACING, FAST)
     supports = [phantom(shift=shift)[0] for shift in ((12.0, 9.0, -12.0), (-6.0, 0.0, 6.0), (3.0, 3.0, 0.0))]
     with ThreadPoolExecutor(len(supports), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
-        together = list(pool.map(lambda support: fixed.register(support, SPACING), supports))
+        together = list(pool.map(lambda support: fixed.register(PreparedScan(support, SPACING, FAST)), supports))
     for support, found in zip(supports, together, strict=True):
         alone = register(phantom()[0], support, SPACING, SPACING, FAST)
-        assert torch.equal(found.support_mm, alone.support_mm) and not found.voxels.requires_grad
+        assert torch.equal(found.affine, alone.affine)
+        assert torch.equal(found.displacements[0].voxels, alone.displacements[0].voxels)
+        assert not found.displacements[0].voxels.requires_grad
+    fixed.release()
+    again = fixed.register(PreparedScan(supports[0], SPACING, FAST))
+    assert torch.equal(again.displacements[0].voxels, together[0].displacements[0].voxels)
+
+
+@pytest.mark.parametrize("wrong", [{"points": 0}, {"cell": 3}, {"cell": 0}, {"reach": 0}])
+def test_a_search_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="Search: points, cell and reach"):
+        Search(**{"points": 1000, "cell": 4, "reach": 3, **wrong})
 
 
 def test_adam_is_that_of_torch():
@@ -257,9 +231,10 @@ def test_adam_is_that_of_torch():
 @pytest.mark.whole
 def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
     """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB. Nor is there a word of warning."""
-    program = ("import sys, torch; from scripts import segment; from models.registration import register\n"
+    program = ("import sys, torch; from scripts import segment; from models.registration import RegistrationSettings, register\n"
                "from util.base.device import resolve_device\n"
-               "resolve_device('cpu'); register(torch.rand(8, 40, 40), torch.rand(8, 40, 40), (4., 4., 4.), (4., 4., 4.))\n"
+               "resolve_device('cpu'); scan, spacing = torch.rand(8, 40, 40), (4., 4., 4.)\n"
+               "register(scan, scan, spacing, spacing, RegistrationSettings(finest=2.0))\n"
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stderr.strip() == ""

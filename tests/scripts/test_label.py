@@ -1,17 +1,22 @@
 """scripts/label.py: what it refuses in one line, and existing outlines from the command line."""
 
 import os
+import re
+import signal
 import socket
 import stat
 import subprocess
+import sys
 import webbrowser
 
 import pytest
 
 from scripts.label import main, outlined_pairs
-from tests.labelling import drawing, nifti, write_scans
+from tests.labelling import drawing, nifti, wait_until, write_scans
 from tests.toy import write
+from util.base.own_folder import OwnFolder
 from util.base.root import ROOT
+from util.label.client import Client
 from util.label.serve import load_outlined, open_browser
 from util.label.session import Session
 
@@ -30,6 +35,7 @@ def folder(tmp_path):
     (["{folder}", "--port", "99999"], "--port: 99999 cannot be had"),
     (["{folder}", "--port", "{taken}"], "--port: {taken} cannot be had"),
 ])
+@pytest.mark.usefixtures("handlers_stay")
 def test_refused_in_one_line(arguments, said, folder, capsys):
     write(folder / "truth/small.nii.gz", drawing()[:4])
     (folder / "truth/small.nii.gz").rename(folder / "small.nii.gz")
@@ -62,11 +68,32 @@ def test_the_same_command_again_keeps_what_was_drawn_since(folder):
 def test_the_address_reaches_the_browser_by_a_file_that_others_cannot_read(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    way = tmp_path / "open.html"
+    folder = OwnFolder(tmp_path / "own")
+    way = folder.path / "open.html"
     way.write_text("of a server that was killed", encoding="utf-8")
-    open_browser("http://127.0.0.1:1/?token=secret", way)
+    open_browser("http://127.0.0.1:1/#token=secret", folder)
     assert opened == [way.as_uri()] and "secret" not in opened[0]
-    assert stat.S_IMODE(way.stat().st_mode) == 0o600 and "http://127.0.0.1:1/?token=secret" in way.read_text(encoding="utf-8")
+    assert stat.S_IMODE(way.stat().st_mode) == 0o600 and "http://127.0.0.1:1/#token=secret" in way.read_text(encoding="utf-8")
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal_it_leaves_no_way_to_the_page_and_no_traceback(number, folder):
+    command = [sys.executable, str(ROOT / "scripts/label.py"), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BROWSER": "true", "DISPLAY": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment) as process:
+        way = folder / "label_page/open.html"
+        wait_until(way.exists)
+        assert stat.S_IMODE(way.stat().st_mode) == 0o600
+        (address,) = re.findall(r"open (http://127\.0\.0\.1:\d+/#token=\S+)",
+                                process.stdout.readline() + process.stdout.readline())
+        assert Client(address).state()["scans"]
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == f"stopped by {signal.Signals(number).name}; the same command goes on"
+    assert "Traceback" not in errors
+    assert not way.exists() and not list((folder / "label_page").glob(".work-*"))
 
 
 def test_help_from_any_folder(tmp_path):

@@ -1,12 +1,26 @@
-"""The one error type for mistakes that a user can correct."""
+"""The one error type for mistakes that a user can correct, and how text of others is shown."""
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
     """A file, a folder or an option that the user gave is wrong.
 
     The message is one line. It names the file or key, the value, and what is allowed. Entry points print it without a
-    traceback and exit with a non-zero status. Line breaks in it, as in a tensor's name in a damaged file, become \\n.
+    traceback and exit with a non-zero status. It is `printable`: what it quotes from a file moves no cursor.
     """
 
     def __init__(self, message: str):
-        super().__init__(str(message).replace("\n", "\\n").replace("\r", "\\r"))
+        super().__init__(printable(str(message)))
+
+
+def printable(text: str) -> str:
+    """Return a text on one line that a terminal only shows: line breaks and escapes become letters, as \\n and \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def in_utf8(text: str) -> str:
+    """Return a text that files and pages can hold: of a path, bytes that are no UTF-8 become letters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -5,24 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from util.base.errors import InputError
 
 LOCK = ".lock"      # the file that is locked, in the folder
+MODE = 0o622        # of it, less the umask: the owner, and others only if they may write it
 
 
-def lock(folder: Path, refusal: str) -> TextIO:
+def lock(folder: Path, refusal: str) -> BinaryIO:
     """Lock a folder for this process. The lock lasts until the returned file is closed or the process ends.
 
     Args:
         refusal: what the error says after the folder's name.
     Raises:
         InputError: another process has locked it.
+        OSError: it cannot be locked, as when a link has the name of the lock.
     """
-    file = (folder / LOCK).open("a", encoding="utf-8")
+    return held(_opened(folder), folder, refusal)
+
+
+def held(file: BinaryIO, folder: Path, refusal: str) -> BinaryIO:
+    """Lock the open lock file of a folder, and return it. The rest is as `lock`."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not held by children that outlive this process
     except OSError as error:
@@ -38,7 +46,18 @@ def alone(folder: Path) -> Iterator[None]:
 
     On a file system without locks it does not wait.
     """
-    with (folder / LOCK).open("a", encoding="utf-8") as file:
+    with _opened(folder) as file:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield
+
+
+def _opened(folder: Path) -> BinaryIO:
+    """Open a folder's lock file, which only those may read who may write it: whoever can read a file can lock it.
+
+    A link in its place is refused.
+    """
+    descriptor = os.open(folder / LOCK, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+    with contextlib.suppress(OSError):      # of somebody else, or a file system without modes
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & MODE)
+    return os.fdopen(descriptor, "ab")

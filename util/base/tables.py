@@ -1,13 +1,18 @@
-"""Tables as text, in Markdown and as CSV files."""
+"""Tables as text, in Markdown, and as CSV files, which a spreadsheet opens without computing anything."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from util.base.files import replacing
+from util.base.inputs import expect_file
+
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")      # what makes a cell a formula; the last four are wide ones
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -33,8 +38,35 @@ def significant(value: float, digits: int = 4) -> float:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write rows as a CSV file, whole or not at all. Each row maps columns to values."""
+    """Write rows as a CSV file, whole or not at all. Each row maps columns to values. `read_rows` returns the same texts."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        write_cells([columns, *([row.get(column) for column in columns] for row in rows)], file)
+
+
+def write_cells(rows: Iterable[Iterable[Any]], file: TextIO, lineterminator: str = "\r\n") -> None:
+    """Write rows of cells as CSV. Text that a spreadsheet would compute gets a ' in front."""
+    csv.writer(file, lineterminator=lineterminator).writerows([_as_text(cell) for cell in row] for row in rows)
+
+
+def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """Return the columns and the rows of a CSV file, with its texts as they were given to `write_rows`.
+
+    A row that is too short has None.
+
+    Raises:
+        InputError: the file cannot be read.
+        ValueError, csv.Error: it is no CSV file in UTF-8.
+    """
+    with expect_file(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        columns = tuple(map(_as_given, next(reader, ())))
+        return columns, [
+            dict.fromkeys(columns) | dict(zip(columns, map(_as_given, row), strict=False)) for row in reader if row]
+
+
+def _as_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value) else value
+
+
+def _as_given(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dataloaders.nifti import read_header
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
+from util.base.inputs import SMALL, parse_json
 from util.label.export import export
 from util.label.gate import Gate, TooLargeError, read_body
 from util.label.run import Runner
 from util.label.session import ConflictError, MissingError, Session
-from util.viewer.niivue import LICENSE, SCRIPT, niivue_script
+from util.viewer.niivue import LICENSE, NOTICES, SCRIPT, niivue_script
 
+T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
 FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript"}
 MAX_JSON = 2**16            # bytes of a body that is no label map
@@ -42,7 +44,8 @@ def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp
     """
     niivue_script()     # its check sum
     app = Starlette(routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
-                    exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path})
+                    exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path,
+                                        ClientDisconnect: _leave})
     app.state.session, app.state.runner = session, runner
     return Gate(app, port, token)
 
@@ -57,7 +60,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"could not be saved or read: {error}"}, 507)
+    return JSONResponse({"error": in_utf8(f"could not be saved or read: {error}")}, 507)
 
 
 def _session(request: Request) -> Session:
@@ -68,20 +71,47 @@ def _name(request: Request) -> str:
     return request.path_params["name"]
 
 
-async def _json(request: Request, **kinds: type) -> dict[str, Any]:
-    """Return the object in a request's body, which has exactly some keys with values of some types.
+async def _leave(request: Request, error: Exception) -> Response:
+    return Response()       # nobody is there to get it
+
+
+async def _body(request: Request, schema: type[T]) -> T:
+    """Return what the JSON in a request's body says.
 
     Raises:
-        InputError: it has not.
+        InputError: it is not as the schema.
     """
-    try:
-        content = json.loads(await read_body(request, MAX_JSON))
-    except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, InputError) else InputError("body: no JSON; allowed: an object {…}") from None
-    wanted = ", ".join(f"{key}: {kind.__name__}" for key, kind in kinds.items())
-    if not isinstance(content, dict) or {key: type(value) for key, value in content.items()} != kinds:
-        raise InputError(f"body: allowed: an object with {wanted}")
-    return content
+    return parse_json(await read_body(request, MAX_JSON), "body", schema, limits=SMALL, plain=True)
+
+
+class Done(Struct, forbid_unknown_fields=True):
+    """The body of `decide`."""
+
+    done: bool
+
+
+class LeftOut(Struct, forbid_unknown_fields=True):
+    """The body of `leave_out`."""
+
+    left_out: bool
+
+
+class Labels(Struct, forbid_unknown_fields=True):
+    """The body of `load`."""
+
+    labels: str
+
+
+class Classes(Struct, forbid_unknown_fields=True):
+    """The body of `classes`."""
+
+    classes: list[Any]
+
+
+class Run(Struct, forbid_unknown_fields=True):
+    """The body of `run`."""
+
+    careful: bool
 
 
 def page(request: Request) -> Response:
@@ -106,6 +136,11 @@ def niivue_license(request: Request) -> Response:
     return FileResponse(LICENSE, media_type="text/plain")
 
 
+def notices(request: Request) -> Response:
+    """Answer with the notices of the libraries in NiiVue's file."""
+    return FileResponse(NOTICES, media_type="text/plain")
+
+
 def state(request: Request) -> Response:
     """Answer with all that the page shows."""
     return JSONResponse({**_session(request).overview(), "run": request.app.state.runner.as_json()})
@@ -118,8 +153,8 @@ def image(request: Request) -> Response:
 
 def outlines(request: Request) -> Response:
     """Answer with the present outlines of a scan; with nothing (204) if there are none."""
-    path = _session(request).outlines_file(_name(request))
-    return Response(status_code=204) if path is None else Response(path.read_bytes(), media_type="application/octet-stream")
+    content = _session(request).outlines(_name(request))
+    return Response(status_code=204) if content is None else Response(content, media_type="application/octet-stream")
 
 
 async def draw(request: Request) -> Response:
@@ -135,15 +170,15 @@ async def draw(request: Request) -> Response:
 
 async def decide(request: Request) -> Response:
     """Note whether the outlines of a scan are done."""
-    content = await _json(request, done=bool)
-    await run_in_threadpool(_session(request).decide, _name(request), content["done"])
+    body = await _body(request, Done)
+    await run_in_threadpool(_session(request).decide, _name(request), body.done)
     return JSONResponse({})
 
 
 async def leave_out(request: Request) -> Response:
     """Leave a scan out, or take it back."""
-    content = await _json(request, left_out=bool)
-    await run_in_threadpool(_session(request).leave_out, _name(request), content["left_out"])
+    body = await _body(request, LeftOut)
+    await run_in_threadpool(_session(request).leave_out, _name(request), body.left_out)
     return JSONResponse({})
 
 
@@ -154,25 +189,25 @@ def files(request: Request) -> Response:
 
 async def load(request: Request) -> Response:
     """Take the outlines of a scan from a file of the folder."""
-    session, content = _session(request), await _json(request, labels=str)
+    session, labels = _session(request), (await _body(request, Labels)).labels
     found = await run_in_threadpool(session.label_files)
-    if content["labels"] not in found:
-        raise MissingError(f"labels: got {content['labels'][:200]!r}, allowed: a NIfTI file of {session.folder}")
-    await run_in_threadpool(session.load, _name(request), found[content["labels"]])
+    if labels not in found:
+        raise MissingError(f"labels: got {labels[:200]!r}, allowed: a NIfTI file of {session.folder}")
+    await run_in_threadpool(session.load, _name(request), found[labels])
     return JSONResponse({})
 
 
 async def classes(request: Request) -> Response:
     """Take names and colours of the classes."""
-    content = await _json(request, classes=list)
-    await run_in_threadpool(_session(request).set_classes, content["classes"])
+    body = await _body(request, Classes)
+    await run_in_threadpool(_session(request).set_classes, body.classes)
     return JSONResponse({})
 
 
 async def run(request: Request) -> Response:
     """Begin to outline the other scans."""
-    content = await _json(request, careful=bool)
-    await run_in_threadpool(request.app.state.runner.start, content["careful"])
+    body = await _body(request, Run)
+    await run_in_threadpool(request.app.state.runner.start, body.careful)
     return JSONResponse({}, 202)
 
 
@@ -185,12 +220,12 @@ def stop(request: Request) -> Response:
 def write_export(request: Request) -> Response:
     """Write what the person takes away, and answer where it is."""
     written = export(_session(request))
-    return JSONResponse({"folder": str(written[-1].parent), "files": [path.name for path in written]})
+    return JSONResponse({"folder": in_utf8(str(written[-1].parent)), "files": [path.name for path in written]})
 
 
 ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", "/", page), ("GET", "/page/{name}", page_file),
-    ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license),
+    ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license), ("GET", "/notices.txt", notices),
     ("GET", "/api/state", state), ("GET", "/api/files", files), ("PUT", "/api/classes", classes),
     ("GET", "/api/scans/{name}/image", image), ("GET", "/api/scans/{name}/outlines", outlines),
     ("PUT", "/api/scans/{name}/outlines", draw), ("POST", "/api/scans/{name}/done", decide),

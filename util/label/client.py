@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from util.base.root import ROOT
+from util.label.gate import TOKEN_HEADER
 
 PROGRAM = ROOT / "scripts/label.py"
 
@@ -31,8 +32,8 @@ class Client:
 
     def __init__(self, address: str):
         split = urlsplit(address)
-        self.address, self.host, self.token = address, split.netloc, split.query.removeprefix("token=")
-        self.headers = {"Origin": f"http://{self.host}", "Cookie": f"label-{split.port}={self.token}"}
+        self.address, self.host, self.token = address, split.netloc, split.fragment.removeprefix("token=")
+        self.headers = {"Origin": f"http://{self.host}", TOKEN_HEADER: self.token}
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Send a request, and return status and body of the answer. A body that is no bytes is sent as JSON."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import numpy as np
 
 from dataloaders.nifti import read_array, read_spacing_mm
 from util.base.errors import InputError
-from util.base.files import replacing
 from util.base.guard import claim
 from util.base.root import ROOT
 from util.base.tables import significant, write_rows
-from util.label.session import Session
+from util.label.session import TASK, Session
 
+TABLE = "cases.csv"
 COLUMNS = ("scan", "state", "label", "label_name", "volume_ml", "slices", "confidence")
 
 
@@ -31,27 +30,40 @@ def export(session: Session) -> list[Path]:
         InputError: a file of an earlier export was changed since, or a class has a name that a task file cannot hold.
         OSError: a file cannot be written.
     """
-    folder = session.path / "export"
-    maps = {name: outlines for name in session.usable() if (outlines := session.outlines_file(name))}
-    files = {name: folder / f"{name}.nii.gz" for name in maps}
-    table = folder / "cases.csv"
-    claim([*files.values(), table], maps.values(), remedy=f"moving {folder} away")
-    for name, outlines in maps.items():
-        with replacing(files[name]) as partial:
-            shutil.copyfile(outlines, partial)
-    write_rows([row for name in maps for row in rows_of(session, name, files[name])], COLUMNS, table)
-    return [*files.values(), table, *write_task(session, folder / "examples.task")]
+    folder = session.export_folder
+    with session.work_folder() as work:
+        maps = {name: work / f"{name}.nii.gz" for name in session.usable()
+                if _copy(session.outlines(name), work / f"{name}.nii.gz")}
+        files = [*(path.name for path in maps.values()), TABLE]
+        claim([folder.path / file for file in (*files, TASK)], remedy=f"moving {folder.path} away")
+        write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], COLUMNS, work / TABLE)
+        for file in files:
+            folder.take(work / file, file)
+        if session.supports():
+            write_task(session, work)
+            folder.take(work / TASK, TASK)
+            files.append(TASK)
+    return [folder.path / file for file in files]
 
 
-def write_task(session: Session, path: Path) -> list[Path]:
-    """Write the examples as a task file, in a process of its own, which loads PyTorch. Return its path; nothing if there is none.
+def _copy(content: bytes | None, path: Path) -> bool:
+    """Write the content of a file, if there is one, and return whether there is."""
+    if content is not None:
+        path.write_bytes(content)
+    return content is not None
+
+
+def write_task(session: Session, folder: Path) -> None:
+    """Write the examples as a task file into a work folder, in a process of its own, which loads PyTorch.
 
     Raises:
         InputError: what the command `task create` says.
     """
-    supports = session.supports()
-    if not supports:
-        return []
+    with session.work_folder() as lent:
+        _write_task(session, folder / TASK, [(name, session.lend_outlines(name, lent)) for name in session.supports()])
+
+
+def _write_task(session: Session, path: Path, supports: Sequence[tuple[str, Path]]) -> None:
     held = {int(value) for _, labels in supports for value in np.unique(read_array(labels))}
     classes = [one for one in session.classes if one["value"] in held]
     pairs = [text for name, labels in supports for text in ("--support", str(session.image_file(name)), str(labels))]
@@ -62,7 +74,6 @@ def write_task(session: Session, path: Path) -> list[Path]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise InputError(f"{path.name}: {lines[-1].removeprefix('error: ')}")
-    return [path]
 
 
 def rows_of(session: Session, name: str, outlines: Path) -> Iterator[Mapping[str, Any]]:

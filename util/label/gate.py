@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from http.cookies import SimpleCookie
 
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +19,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store"}
 SAFE_METHODS = ("GET", "HEAD")
+TOKEN_HEADER = "Label-Token"
 
 
 class TooLargeError(InputError):
@@ -29,62 +29,54 @@ class TooLargeError(InputError):
 class Gate:
     """ASGI middleware: asks for the right host, origin and token, and adds the headers that keep a browser in.
 
-    A page elsewhere cannot pass: its requests carry another origin, its name, should it lead to this machine (DNS rebinding),
-    is another host, and the cookie is not sent along (SameSite=Strict).
+    The token is in the part of the address that no browser sends, and the page's own code sends it in a header. So no other page
+    and no other server of this machine ever gets it: a cookie would go to every port of 127.0.0.1. A page elsewhere cannot pass:
+    its requests carry another origin, its name, should it lead to this machine (DNS rebinding), is another host, and the header
+    is one that a browser lets no other origin send. Without the token there is nothing but the page's code.
 
     Args:
         app: answers what passes.
         port: of 127.0.0.1.
-        token: of the address that the person opens; a cookie from then on.
+        token: of the address that the person opens, behind "#token=".
     """
 
     def __init__(self, app: ASGIApp, port: int, token: str):
         self.app, self.token = app, token
         self.host, self.origin = f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"
-        self.cookie = f"label-{port}"       # cookies of all ports of a host are in one jar
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
         if scope["type"] != "http":
             return
-        headers = Headers(scope=scope)
-        given = QueryParams(scope["query_string"]).get("token", "") if scope["path"] == "/" else ""
-        refusal = self._refusal(scope, headers, given)
+        refusal = self._refusal(scope, Headers(scope=scope))
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._add_headers(MutableHeaders(scope=message), keep=given if refusal is None else "")
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
             await send(message)
 
         await (self.app if refusal is None else JSONResponse({"error": refusal}, 403))(scope, receive, send_on)
 
-    def _refusal(self, scope: Scope, headers: Headers, given: str) -> str | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> str | None:
         """Return why a request is refused; None if it passes."""
-        origin = headers.get("origin")
+        origin, is_safe = headers.get("origin"), scope["method"] in SAFE_METHODS
         if headers.getlist("host") != [self.host]:
             return f"host: allowed: {self.host}"
-        if origin is not None and origin != self.origin or origin is None and scope["method"] not in SAFE_METHODS:
+        if origin is not None and origin != self.origin or origin is None and not is_safe:
             return f"origin: allowed: {self.origin}"
-        if not (self._is_token(given) or self._is_token(self._in_cookie(headers))):
+        if not (is_safe and is_code(scope["path"])) and not self._has_token(headers):
             return "token: open the address that label.sh printed when it started; each start has a new one"
         return None
 
-    def _in_cookie(self, headers: Headers) -> str:
-        jar = SimpleCookie()
-        try:
-            jar.load(headers.get("cookie", ""))
-        except Exception:       # whatever a stranger sends is no token
-            return ""
-        return jar[self.cookie].value if self.cookie in jar else ""
+    def _has_token(self, headers: Headers) -> bool:
+        return secrets.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.token.encode())
 
-    def _is_token(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), self.token.encode())
 
-    def _add_headers(self, headers: MutableHeaders, keep: str) -> None:
-        for name, value in HEADERS.items():
-            headers[name] = value
-        if keep:
-            headers.append("Set-Cookie", f"{self.cookie}={keep}; HttpOnly; SameSite=Strict; Path=/")
+def is_code(path: str) -> bool:
+    """Return whether a path is of the page's own code, the same for everybody, and of nobody's scans."""
+    return path in ("/", "/niivue.js", "/niivue.LICENSE", "/notices.txt") or path.startswith("/page/")
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -8,7 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from dataloaders.nifti import read_header
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
+from util.base.inputs import expect_utf8
 from util.predict.scans import ENDINGS, find_scans, scan_name
 
 
@@ -62,6 +63,8 @@ def _holds_nifti(path: Path) -> bool:
 
 def _problem(path: Path, folder: Path) -> str | None:
     try:
+        for place in (path, *(path.iterdir() if path.is_dir() else ())):
+            expect_utf8(place)
         expect_inside(path, folder)
         if path.is_file():
             read_header(path)
@@ -87,4 +90,5 @@ def label_files(folder: Path, session: Path) -> dict[str, Path]:
     """Return the NIfTI files of a folder and its sub-folders that may hold outlines, by their path in the folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.name.endswith(ENDINGS) and path.is_file()
              and not path.name.startswith(".") and session not in path.parents)
-    return {path.relative_to(folder).as_posix(): path for path in files if path.resolve().is_relative_to(folder.resolve())}
+    inside = (path for path in files if path.resolve().is_relative_to(folder.resolve()))
+    return {in_utf8(path.relative_to(folder).as_posix()): path for path in inside}

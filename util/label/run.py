@@ -7,16 +7,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dataloaders.folds import stepping_stones
+from util.base.errors import InputError
 from util.base.root import ROOT
 from util.label.session import ConflictError, Session
 
 COMMAND = (sys.executable, "-m", "util.label.worker")
+LOG = "run.log"     # of the last run
 N_STONES = 6        # of a careful run, as configs/guided.json5
 CLOSE_S = 10.0      # for a process that was told to end
 
@@ -71,19 +73,27 @@ class Runner:
         with self._lock:
             if self.progress.state != "idle":
                 raise ConflictError("run: is at work; allowed: to stop it first")
-            job = self._job(careful)
+            stack = ExitStack()
+            try:
+                job = self._job(careful, stack.enter_context(self.session.work_folder()))
+            except BaseException:
+                stack.close()
+                raise
             self.progress = Progress("starting", total=len(job["queries"]))
-            self._thread = threading.Thread(target=self._work, args=(job,), daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(job, stack), daemon=True)
             self._thread.start()
 
-    def _job(self, careful: bool) -> dict[str, Any]:
+    def _job(self, careful: bool, folder: Path) -> dict[str, Any]:
+        """Return the job of the process. What it reads of the session it finds in a work folder."""
         supports, waiting, run = self.session.supports(), self.session.waiting(), self.session.next_run()
-        if not supports and self.session.task is None:
+        has_task = self.session.has_task()
+        if not supports and not has_task:
             raise ConflictError("run: no scan is outlined yet; allowed: with one that is outlined and marked as done, or more")
         if not waiting:
             raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
-        return {"task": None if self.session.task is None else str(self.session.task),
-                "supports": [[str(self.session.image_file(name)), str(labels)] for name, labels in supports],
+        return {"task": str(self.session.lend_task(folder)) if has_task else None,
+                "supports": [[str(self.session.image_file(name)), str(self.session.lend_outlines(name, folder))]
+                             for name in supports],
                 "queries": [[name, str(self.session.image_file(name)), str(self.session.target(name, run))] for name in waiting],
                 "stones": [str(self.session.image_file(name)) for name in self._stones(careful)],
                 "registration": self.registration}
@@ -107,10 +117,11 @@ class Runner:
         if self._thread is not None:
             self._thread.join(CLOSE_S)
 
-    def _work(self, job: Mapping[str, Any]) -> None:
+    def _work(self, job: Mapping[str, Any], stack: ExitStack) -> None:
         try:
-            message = self._watch(job)
-        except OSError as error:
+            with stack:
+                message = self._watch(job)
+        except (OSError, InputError) as error:
             message = f"The run could not be started or saved: {error}"
         with self._lock:
             stopped = self.progress.state == "stopping"
@@ -119,8 +130,7 @@ class Runner:
 
     def _watch(self, job: Mapping[str, Any]) -> str:
         """Start the process, take in its events until it ends, and return how it ended."""
-        log = self.session.path / "run.log"
-        with log.open("w", encoding="utf-8") as errors, subprocess.Popen(
+        with self.session.own.fresh(LOG) as errors, subprocess.Popen(
                 COMMAND, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process:
             assert process.stdin is not None and process.stdout is not None
             try:
@@ -131,8 +141,8 @@ class Runner:
             finally:
                 process.kill()
         if status:
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            return f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else f'status {status}'}"
+            lines = self.session.own.read(LOG).decode("utf-8", errors="replace").splitlines()
+            return self.session.told(f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else status}")
         return f"{self.progress.done - len(self.progress.failures)} of {self.progress.total} scans outlined."
 
     def _begin(self, process: subprocess.Popen[str], job: Mapping[str, Any]) -> None:
@@ -152,7 +162,8 @@ class Runner:
             self.session.add_found(str(name), Path(targets[str(name)]), event["rows"])
             change = {"done": self.progress.done + 1}
         elif event["event"] == "failed":
-            change = {"done": self.progress.done + 1, "failures": (*self.progress.failures, f"{name}: {event['message']}")}
+            said = self.session.told(f"{name}: {event['message']}")
+            change = {"done": self.progress.done + 1, "failures": (*self.progress.failures, said)}
         elif event["event"] == "begun":
             change = {"current": name}
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import webbrowser
@@ -13,10 +12,12 @@ from typing import Any
 import uvicorn
 
 from util.base.errors import InputError
+from util.base.own_folder import OwnFolder
 from util.label.app import make_app
 from util.label.run import Runner
 from util.label.session import ConflictError, Session
 
+WAY = "open.html"           # leads the browser to the page
 HEADER_BYTES = 2**14        # largest head of a request
 BACKLOG = 1024              # requests that wait
 CLOSE_S = 2                 # for requests under way when the server is stopped
@@ -24,7 +25,7 @@ CLOSE_S = 2                 # for requests under way when the server is stopped
 
 def serve(session: Session, port: int, said: Callable[[str], None], *, browser: bool,
           registration: Mapping[str, Any] | None = None) -> None:
-    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM.
+    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM, which is raised anew (`util.base.signals.raise_on_signals`).
 
     Args:
         port: 0 takes one that is free.
@@ -38,17 +39,16 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
     port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
     runner = Runner(session, registration)
     server = make_server(session, runner, port, token)
-    address = f"http://127.0.0.1:{port}/?token={token}"
-    said(address)
-    way = session.path / "open.html"
+    address = f"http://127.0.0.1:{port}/#token={token}"
     try:
+        session.own.remove(WAY)      # of a server that was killed
+        said(address)
         if browser:
-            open_browser(address, way)
-        server.run(sockets=[listening])
+            open_browser(address, session.own)
+        server.run(sockets=[listening])      # raises anew the signal that ended it
     finally:
-        way.unlink(missing_ok=True)
+        session.own.remove(WAY)
         runner.close()
-        session.close()
 
 
 def make_server(session: Session, runner: Runner, port: int, token: str) -> uvicorn.Server:
@@ -80,17 +80,16 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def open_browser(address: str, way: Path) -> None:
+def open_browser(address: str, folder: OwnFolder) -> None:
     """Open the page in a browser, by a file that only this person can read: others see the arguments of programs.
 
     Args:
-        way: path of that file.
+        folder: where that file is made.
     """
-    way.unlink(missing_ok=True)
-    with os.fdopen(os.open(way, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with folder.fresh(WAY) as file:
         file.write(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
-                   f'<title>Opening</title><a href="{address}">the labelling page</a>')
-    webbrowser.open(way.resolve().as_uri())
+                   f'<title>Opening</title><a href="{address}">the labelling page</a>'.encode())
+    webbrowser.open((folder.path.resolve() / WAY).as_uri())
 
 
 def load_task(session: Session, task: Path) -> None:

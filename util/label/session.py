@@ -7,19 +7,24 @@
     label_page/scans/<scan>.nii.gz  a scan of DICOM slices as NIfTI, for the viewer
     label_page/export/              what the person takes away
 
-Every change is one file that is replaced as a whole, so a process that is killed leaves the state before or after it.
+Every change is one file that is replaced as a whole, so a process that is killed leaves the state before or after it. What is on
+disk comes first: a change that could not be written has not been made in memory either.
+
+The folder is private and its files are opened from its descriptor (`util.base.own_folder`). Libraries read and write in a work
+folder in it, from which whole files are taken.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +34,24 @@ import SimpleITK as sitk
 from dataloaders.dicom import read_dicom
 from dataloaders.itk import check_image, labels_on
 from dataloaders.nifti import read_array, read_nifti, save, write_like
-from util.base.errors import InputError
-from util.base.files import partial_name, remove_partial_files, replacing, write_text
-from util.base.inputs import expect_file, read_json
-from util.base.locks import lock
+from util.base.errors import InputError, in_utf8
+from util.base.inputs import LIMITS, SMALL, expect_file
+from util.base.own_folder import OwnFolder
 from util.label.listing import Scan, expect_inside, label_files, list_scans
+from util.label.stored import (
+    FIRST_CLASS,
+    MAX_LABEL,
+    Decisions,
+    expect_classes,
+    found_name,
+    found_to_json,
+    read_decisions,
+    read_found,
+    with_values,
+)
 
-NAME = "label_page"
-VERSION = 1
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#b0b0b0")     # Okabe and Ito
-FIRST_CLASS = {"value": 1, "name": "label 1", "colour": COLOURS[0]}        # until the person names one
+NAME, STATE, TASK = "label_page", "session.json", "examples.task"
 ORDER = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")   # of the list
-MAX_LABEL, MAX_NAME = 255, 60      # NiiVue draws bytes
 
 
 class MissingError(InputError):
@@ -57,8 +68,10 @@ class Session:
     Args:
         folder: of the scans.
         pattern: of the file names that are scans, as "image_*".
+    Attributes:
+        own: the folder of the session.
     Raises:
-        InputError: there is no scan, another process is at work on the folder, or a file of the session is damaged.
+        InputError: there is no scan, another process is at work on the folder, or session.json is damaged.
         OSError: the folder cannot be written to.
     """
 
@@ -66,67 +79,134 @@ class Session:
         self.folder = folder.absolute()
         self.path = self.folder / NAME
         self.scans = list_scans(self.folder, self.path, pattern)
-        _expect_own(self.path)
-        self.path.mkdir(exist_ok=True)
-        self._held = lock(self.path, f"another server is at work on {folder}; allowed: one server a folder")
         self._lock = threading.RLock()
         self._of_scan: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._drawn: dict[str, int] = dict.fromkeys(self.scans, 0)      # how often each scan's drawing was saved
-        self._read()
+        self._problems: dict[str, str] = {}     # of outlines by hand that cannot be read
+        self._lent = count()
+        with ExitStack() as stack:
+            self._open(folder, stack)
+            self._read()
+            self._held = stack.pop_all()
+
+    def _open(self, folder: Path, stack: ExitStack) -> None:
+        self.own = OwnFolder(self.path)
+        stack.callback(self.own.close)
+        if not self.own.is_empty() and not self.own.has(STATE):
+            raise InputError(f"{self.path}: was not made by this program; allowed: to move it away")
+        self.own.make_private()
+        stack.enter_context(self.own.lock(f"another server is at work on {folder}; allowed: one server a folder"))
+        self._decisions = Decisions()
+        if self.own.has(STATE):
+            self._decisions = read_decisions(self.own.read(STATE, LIMITS.n_bytes), str(self.path / STATE))
+        else:       # before anything else is in the folder, which is then known to be ours
+            self.own.write(STATE, self._decisions.to_json())
+        folders = [self.own, *map(self.own.inner, ("hand", "found", "scans", "export"))]
+        _, self._hand_folder, self._found_folder, self._scan_folder, self.export_folder = folders
+        for inner in folders[1:]:
+            stack.callback(inner.close)
+        for one in folders:
+            one.remove_leftovers()
+        self._work = stack.enter_context(self.own.work())
 
     def close(self) -> None:
         """Give the folder free for another server."""
         self._held.close()
 
     def _read(self) -> None:
-        for name in ("hand", "found", "scans"):
-            remove_partial_files(self.path / name)
-        kept = read_json(self.path / "session.json") if (self.path / "session.json").exists() else {}
-        self.classes = expect_classes(kept.get("classes", [FIRST_CLASS]))
-        self._done = self._known(kept.get("done", []), "done")
-        self._left_out = self._known(kept.get("left_out", []), "left_out")
-        self._hand = {name: self._read_hand(name) for name in self.scans if self.hand_file(name).exists()}
+        self._hand: dict[str, bool] = {}        # whether outlines by hand hold a label
+        for name in self.scans:
+            try:
+                if self._hand_folder.has(_file_name(name)):
+                    self._hand[name] = self._read_hand(name)
+            except InputError as error:     # the others can be worked on
+                self._problems[name] = f"{error}; allowed: to move the file away"
         self._found = {name: found for name in self.scans if (found := self._read_found(name))}
-        self._write()
-
-    def _known(self, names: Any, key: str) -> set[str]:
-        if not isinstance(names, list):
-            raise InputError(f"{self.path / 'session.json'}: {key}: got {names!r}, allowed: a list of names")
-        return {name for name in names if name in self.scans}
 
     def _read_hand(self, name: str) -> bool:
         """Return whether outlines by hand hold a label. Values that another program added get a class."""
-        values = np.unique(read_labels(self.image_file(name), self.hand_file(name))).tolist()
-        self.classes = with_values(self.classes, values)
+        with self._lend(self._hand_folder, _file_name(name)) as path:
+            values = np.unique(read_labels(self.image_file(name), path)).tolist()
+        if not 0 <= values[0] <= values[-1] <= MAX_LABEL:
+            raise InputError(f"{self.hand_file(name)}: holds the values {values[0]} to {values[-1]}, allowed: 0 to {MAX_LABEL}")
+        self._change(classes=with_values(self._decisions.classes, values))
         return values != [0]
 
     def _read_found(self, name: str) -> dict[str, Any] | None:
-        with suppress(InputError):      # it is found again
-            found = read_json(self.path / f"found/{name}.json")
-            if (self.path / "found" / str(found.get("map"))).is_file():
+        with suppress(InputError, OSError):      # it is found again
+            file = f"{name}.json"
+            found = read_found(self._found_folder.read(file, SMALL.n_bytes), str(self._found_folder.path / file), name)
+            if self._found_folder.has(found["map"]):
                 return found
         return None
 
-    def _write(self) -> None:
-        content = {"version": VERSION, "classes": self.classes, "done": sorted(self._done), "left_out": sorted(self._left_out)}
-        write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", self.path / "session.json")
+    def _change(self, **changes: Any) -> None:
+        """Change what the person decided: on disk, then in memory."""
+        with self._lock:
+            changed = replace(self._decisions, **changes)
+            if changed != self._decisions:
+                self.own.write(STATE, changed.to_json())
+                self._decisions = changed
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """The classes, each with "value", "name" and "colour", in the order of their values."""
+        return [dict(one) for one in self._decisions.classes]
 
     def hand_file(self, name: str) -> Path:
-        """Return the path of a scan's outlines by hand."""
-        return self.path / f"hand/{name}.nii.gz"
+        """Return the path of a scan's outlines by hand, for people."""
+        return self._hand_folder.path / _file_name(name)
 
-    def found_file(self, name: str) -> Path | None:
-        """Return the path of what the computer found; None if there is nothing."""
-        return self.path / "found" / self._found[name]["map"] if name in self._found else None
-
-    def outlines_file(self, name: str) -> Path | None:
-        """Return the path of a scan's present outlines; None if there are none.
+    def outlines(self, name: str) -> bytes | None:
+        """Return the file of a scan's present outlines; None if there are none.
 
         Raises:
             MissingError: there is no such scan.
         """
         self._expect(name)
-        return self.hand_file(name) if name in self._hand else self.found_file(name)
+        with self._of_scan[name]:
+            place = self._outlines_place(name)
+            return None if place is None else place[0].read(place[1])
+
+    def _outlines_place(self, name: str) -> tuple[OwnFolder, str] | None:
+        if name in self._hand:
+            return self._hand_folder, _file_name(name)
+        return (self._found_folder, self._found[name]["map"]) if name in self._found else None
+
+    def lend_outlines(self, name: str, folder: Path) -> Path:
+        """Return the path of a scan's present outlines in a work folder, for a library or another process.
+
+        Raises:
+            MissingError: there is no such scan, or it has no outlines.
+        """
+        self._expect(name)
+        with self._of_scan[name]:
+            if (place := self._outlines_place(name)) is None:
+                raise MissingError(f"{name}: has no outlines")
+            return place[0].lend(place[1], folder / _file_name(name))
+
+    @contextmanager
+    def work_folder(self) -> Iterator[Path]:
+        """Yield a new, empty folder for other programs' files, which is gone after the block."""
+        path = self._work / str(next(self._lent))
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def told(self, text: str) -> str:
+        """Return what another program said, with the names of files in the place of their paths in work folders."""
+        return re.sub(rf"{re.escape(str(self._work))}/[^/\s]+/", "", text)
+
+    @contextmanager
+    def _lend(self, folder: OwnFolder, name: str) -> Iterator[Path]:
+        """Yield a path of a file of the session, for a library. What it says of it is told of the file itself."""
+        with self.work_folder() as work:
+            try:
+                yield folder.lend(name, work / name)
+            except InputError as error:
+                raise type(error)(str(error).replace(str(work), str(folder.path))) from None
 
     def image_file(self, name: str) -> Path:
         """Return the path of a scan as NIfTI. A scan of DICOM slices is written so once.
@@ -139,11 +219,18 @@ class Session:
         path = expect_inside(self.scans[name].path, self.folder)
         if not path.is_dir():
             return expect_file(path)
-        copy = self.path / f"scans/{name}.nii.gz"
-        with self._of_scan[name]:
+        copy = self._work / "scans" / _file_name(name)
+        with self._of_image(name):
             if not copy.exists():
-                save(check_image(read_dicom(path), path), copy)
+                copy.parent.mkdir(exist_ok=True)
+                if not self._scan_folder.has(copy.name):
+                    save(check_image(read_dicom(path), path), copy)
+                    self._scan_folder.take(copy, copy.name)
+                self._scan_folder.lend(copy.name, copy)
         return copy
+
+    def _of_image(self, name: str) -> threading.Lock:
+        return self._of_scan[f"{name}/"]        # no scan has such a name
 
     def _expect(self, name: str) -> None:
         if name not in self.scans:
@@ -151,38 +238,48 @@ class Session:
 
     def state_of(self, name: str) -> str:
         """Return the state of a scan, a word of ORDER."""
-        if self.scans[name].problem:
+        if self._problem_of(name):
             return "unreadable"
-        if name in self._left_out:
+        if name in self._decisions.left_out:
             return "left out"
-        done = name in self._done
+        done = name in self._decisions.done
         if name in self._hand:
             return ("corrected" if done else "correcting") if name in self._found else ("outlined" if done else "drawing")
         return "empty" if name not in self._found else "accepted" if done else "found"
+
+    def _problem_of(self, name: str) -> str | None:
+        return self.scans[name].problem or self._problems.get(name)
 
     def overview(self) -> dict[str, Any]:
         """Return all that the page shows, as JSON can hold it: classes, and the scans, those to look at first in front."""
         with self._lock:
             scans = [self._overview_of(name) for name in self.scans]
-        return {"folder": str(self.folder), "session": str(self.path), "home": str(Path.home()), "classes": self.classes,
+        places = {"folder": self.folder, "session": self.path, "home": Path.home()}
+        return {**{key: in_utf8(str(place)) for key, place in places.items()}, "classes": self.classes,
                 "scans": sorted(scans, key=_urgency)}
 
     def _overview_of(self, name: str) -> dict[str, Any]:
         found = self._found.get(name, {})
-        return {"name": name, "state": self.state_of(name), "problem": self.scans[name].problem, "drawn": self._drawn[name],
+        return {"name": name, "state": self.state_of(name), "problem": self._problem_of(name), "drawn": self._drawn[name],
                 "found": found.get("map"), "confidence": lowest(found.get("rows", ())), "rows": found.get("rows", [])}
 
-    def supports(self) -> list[tuple[str, Path]]:
-        """Return name and outlines of every scan that is an example: outlined or corrected by hand, and done."""
+    def supports(self) -> list[str]:
+        """Return the scans that are examples: outlined or corrected by hand, and done."""
         with self._lock:
-            return [(name, self.hand_file(name)) for name in self.scans
+            return [name for name in self.scans
                     if self.state_of(name) in ("outlined", "corrected") and self._hand[name]]
 
-    @property
-    def task(self) -> Path | None:
-        """The task file with examples from elsewhere; None if there is none."""
-        path = self.path / "examples.task"
-        return path if path.exists() else None
+    def has_task(self) -> bool:
+        """Return whether there is a task file with examples from elsewhere.
+
+        Raises:
+            InputError: a link, a folder or a device is in its place.
+        """
+        return self.own.has(TASK)
+
+    def lend_task(self, folder: Path) -> Path:
+        """Return the path of that task file in a work folder."""
+        return self.own.lend(TASK, folder / TASK)
 
     def set_task(self, task: Path, labels: Mapping[int, tuple[str, str]]) -> None:
         """Take the examples of a task file besides those of the folder.
@@ -196,10 +293,10 @@ class Session:
         known = {one["value"] for one in self.classes if one != FIRST_CLASS}
         new = [{"value": value, "name": name, "colour": colour} for value, (name, colour) in labels.items() if value not in known]
         checked = expect_classes([*(one for one in self.classes if one["value"] in known), *new])
-        with self._lock, replacing(self.path / "examples.task") as partial:
-            shutil.copyfile(task, partial)
-            self.classes = checked
-            self._write()
+        with self._lock, self.work_folder() as work:
+            shutil.copyfile(task, work / TASK)
+            self._change(classes=tuple(checked))        # first: a class without examples does no harm
+            self.own.take(work / TASK, TASK)
 
     def waiting(self) -> list[str]:
         """Return the scans that the computer may outline: neither touched by hand nor accepted."""
@@ -228,45 +325,57 @@ class Session:
         label_map = self._label_map(content, name, reference)
         self.expect_known_values(label_map)
         with self._of_scan[name]:
+            self._expect_sound(name)
             if drawn != self._drawn[name]:
                 raise ConflictError(f"{name}: was drawn on in another window since; open the scan again")
             self._keep(name, label_map, reference)
             self._drawn[name] += 1
             return self._drawn[name]
 
+    def _expect_sound(self, name: str) -> None:
+        """Raise ConflictError if outlines by hand are there that cannot be read: they are not written over."""
+        if name in self._problems:
+            raise ConflictError(f"{name}: {self._problems[name]}")
+
     def _label_map(self, content: bytes, name: str, reference: Path) -> np.ndarray:
         """Return the (D, H, W) label map in the bytes of a NIfTI file, which fits a scan."""
-        sent = partial_name(self.path / f"hand/{threading.get_ident()}-{name}.nii")
-        sent.parent.mkdir(exist_ok=True)
-        try:
+        with self.work_folder() as work:
+            sent = work / "sent.nii"
             sent.write_bytes(content)
-            return read_labels(reference, sent)
-        except InputError as error:
-            raise InputError(str(error).replace(str(sent), f"outlines of {name}")) from None
-        finally:
-            sent.unlink(missing_ok=True)
+            try:
+                return read_labels(reference, sent)
+            except InputError as error:
+                raise InputError(str(error).replace(str(sent), f"outlines of {name}")) from None
 
     def _keep(self, name: str, label_map: np.ndarray, reference: Path) -> None:
+        """Save outlines by hand. A decision that no longer holds is taken back first."""
         if self._is_no_work(name, label_map):
-            self.hand_file(name).unlink(missing_ok=True)
+            self._take_back(name, name not in self._found)
+            self._hand_folder.remove(_file_name(name))
             with self._lock:
                 self._hand.pop(name, None)
-                self._decide(name, self._done - ({name} if name not in self._found else set()))
-            return
-        write_like(reference, label_map.astype(np.uint8), self.hand_file(name))
+        else:
+            self._take_back(name, name not in self._hand)       # accepted was what is no longer there
+            self._save_hand(name, label_map, reference)
+
+    def _take_back(self, name: str, is_void: bool) -> None:
+        if is_void:
+            with self._lock:
+                self._change(done=self._decisions.done - {name})
+
+    def _save_hand(self, name: str, label_map: np.ndarray, reference: Path) -> None:
+        with self.work_folder() as work:
+            write_like(reference, label_map.astype(np.uint8), work / _file_name(name))
+            self._hand_folder.take(work / _file_name(name), _file_name(name))
         with self._lock:
-            was_accepted = name in self._done and name not in self._hand
             self._hand[name] = bool(label_map.any())
-            self._decide(name, self._done - ({name} if was_accepted else set()))
 
     def _is_no_work(self, name: str, label_map: np.ndarray) -> bool:
-        found = self.found_file(name)
-        return not label_map.any() if found is None else np.array_equal(label_map, read_array(found))
-
-    def _decide(self, name: str, done: set[str]) -> None:
-        if done != self._done:
-            self._done = done
-            self._write()
+        if name not in self._found:
+            return not label_map.any()
+        with suppress(InputError), self._lend(self._found_folder, self._found[name]["map"]) as found:
+            return np.array_equal(label_map, read_array(found))
+        return False
 
     def expect_known_values(self, label_map: np.ndarray) -> None:
         """Raise InputError if a label map has a value above 0 that no class has."""
@@ -286,7 +395,7 @@ class Session:
         with self._lock:
             if done and self.state_of(name) in ("empty", "left out", "unreadable"):
                 raise ConflictError(f"{name}: is {self.state_of(name)}; allowed: a scan with outlines")
-            self._decide(name, self._done | {name} if done else self._done - {name})
+            self._change(done=self._decisions.done | {name} if done else self._decisions.done - {name})
 
     def leave_out(self, name: str, left_out: bool) -> None:
         """Leave a scan out, or take it back. Its outlines stay on disk.
@@ -296,8 +405,7 @@ class Session:
         """
         self._expect(name)
         with self._lock:
-            self._left_out = self._left_out | {name} if left_out else self._left_out - {name}
-            self._write()
+            self._change(left_out=self._decisions.left_out | {name} if left_out else self._decisions.left_out - {name})
 
     def set_classes(self, classes: Any) -> None:
         """Take names and colours of the classes. A class may be added, none may go.
@@ -309,8 +417,7 @@ class Session:
         with self._lock:
             if gone := {one["value"] for one in self.classes} - {one["value"] for one in checked}:
                 raise InputError(f"classes: {min(gone)} is missing, allowed: to rename and to add")
-            self.classes = checked
-            self._write()
+            self._change(classes=tuple(checked))
 
     def label_files(self) -> dict[str, Path]:
         """Return the files of the folder that may hold outlines, by their path in the folder."""
@@ -329,39 +436,51 @@ class Session:
         if not label_map.any() or label_map.max() > MAX_LABEL:
             raise InputError(f"{labels}: largest value is {label_map.max()}, allowed in outlines: 1 to {MAX_LABEL}")
         with self._of_scan[name], self._lock:
+            self._expect_sound(name)
             if name in self._hand:
                 raise ConflictError(f"{name}: has outlines by hand; allowed: a scan without")
-            self.classes = with_values(self.classes, np.unique(label_map).tolist())
-            self._left_out = (self._left_out | _names_of(labels, self.scans)) - {name}
-            self._done = self._done | {name}
-            self._write()
-            write_like(reference, label_map.astype(np.uint8), self.hand_file(name))
-            self._hand[name] = True
+            self._change(classes=with_values(self._decisions.classes, np.unique(label_map).tolist()))
+            self._save_hand(name, label_map, reference)
             self._drawn[name] += 1
+            self._change(left_out=(self._decisions.left_out | _names_of(labels, self.scans)) - {name},
+                         done=self._decisions.done | {name})
 
     def target(self, name: str, run: int) -> Path:
-        """Return the path where a run writes the label map of a scan."""
-        return self.path / f"found/{name}.{run}.nii.gz"
+        """Return the path where a run writes the label map of a scan: in the work folder, from which `add_found` takes it."""
+        folder = self._work / f"run_{run}"
+        folder.mkdir(exist_ok=True)
+        return folder / found_name(name, run)
 
     def next_run(self) -> int:
         """Return the number of a run that no file has."""
-        numbers = [int(match[1]) for path in (self.path / "found").glob("*.nii.gz")
-                   if (match := re.fullmatch(r".*\.(\d+)\.nii\.gz", path.name))]
+        numbers = [int(match[1]) for file in self._found_folder.names()
+                   if (match := re.fullmatch(r".*\.(\d{1,9})\.nii\.gz", file))]
         return max(numbers, default=0) + 1
 
     def add_found(self, name: str, label_map: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take what a run found. The label map is on disk, and counts from here on.
+        """Take what a run found. It counts from here on.
 
         Args:
-            label_map: in the folder of `target`.
+            label_map: as from `target`.
             rows: of `Segmentation.numbers`.
+        Raises:
+            InputError: the rows are none.
         """
-        found = {"map": label_map.name, "rows": [dict(row) for row in rows]}
-        with self._of_scan[name], self._lock:
-            write_text(json.dumps(found, indent=1) + "\n", self.path / f"found/{name}.json")
-            earlier, self._found[name] = self.found_file(name), found
-        if earlier is not None and earlier != label_map:
-            earlier.unlink(missing_ok=True)
+        content = found_to_json(label_map.name, rows)
+        found = read_found(content, name, name)
+        with self._of_scan[name]:
+            self._take_back(name, name not in self._hand and name not in self._found)      # of nothing: it was not looked at
+            self._found_folder.take(label_map, label_map.name)
+            self._found_folder.write(f"{name}.json", content)
+            earlier = self._found.get(name, found)["map"]
+            self._found[name] = found
+            if earlier != found["map"]:
+                self._found_folder.remove(earlier)
+
+
+def _file_name(scan: str) -> str:
+    """Return the name of a file about a scan, in a folder of such files."""
+    return f"{scan}.nii.gz"
 
 
 def read_labels(image: Path, labels: Path) -> np.ndarray:
@@ -382,14 +501,6 @@ def _grid_of(image: Path) -> sitk.Image:
     return grid
 
 
-def _expect_own(path: Path) -> None:
-    """Raise InputError if the folder of the session is there and was not made by this program."""
-    if path.is_symlink() or path.exists() and not path.is_dir():
-        raise InputError(f"{path}: is there and is no folder; allowed: to move it away")
-    if path.is_dir() and any(item.name != ".lock" for item in path.iterdir()) and not (path / "session.json").is_file():
-        raise InputError(f"{path}: was not made by this program; allowed: to move it away")
-
-
 def _names_of(labels: Path, scans: Mapping[str, Scan]) -> set[str]:
     return {name for name, scan in scans.items() if scan.path.resolve() == labels.resolve()}
 
@@ -403,38 +514,3 @@ def _urgency(scan: Mapping[str, Any]) -> tuple[int, float]:
 def lowest(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the lowest confidence of a scan's classes; None if none has one."""
     return min((row["confidence"] for row in rows if row.get("confidence") is not None), default=None)
-
-
-def expect_classes(classes: Any) -> list[dict[str, Any]]:
-    """Return classes in the order of their values.
-
-    Raises:
-        InputError: they are no list of {value, name, colour}; a value is not in 1 to MAX_LABEL; a name is empty or too long; a
-            colour is not as "#e69f00"; or two have the same value or name.
-    """
-    if not isinstance(classes, list) or not classes or not all(isinstance(one, dict) for one in classes):
-        raise InputError("classes: allowed: a list of {value, name, colour}, at least one")
-    checked = sorted((_expect_class(one) for one in classes), key=lambda one: one["value"])
-    for key in ("value", "name"):
-        if len({one[key] for one in checked}) < len(checked):
-            raise InputError(f"classes: two have the same {key}; allowed: a {key} once")
-    return checked
-
-
-def _expect_class(one: Mapping[str, Any]) -> dict[str, Any]:
-    value, name, colour = one.get("value"), one.get("name"), one.get("colour")
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LABEL:
-        raise InputError(f"classes: value: got {value!r}, allowed: a whole number from 1 to {MAX_LABEL}")
-    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-        raise InputError(f"classes: name: got {name!r}, allowed: 1 to {MAX_NAME} letters on one line")
-    if not isinstance(colour, str) or not re.fullmatch("#[0-9a-fA-F]{6}", colour):
-        raise InputError(f"classes: colour: got {colour!r}, allowed: as {COLOURS[0]}")
-    return {"value": value, "name": name.strip(), "colour": colour.lower()}
-
-
-def with_values(classes: Sequence[Mapping[str, Any]], values: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the classes, and a new one for each value above 0 that none has."""
-    known = {one["value"] for one in classes}
-    new = [{"value": value, "name": f"label {value}", "colour": COLOURS[(value - 1) % len(COLOURS)]}
-           for value in values if value > 0 and value not in known]
-    return sorted((*(dict(one) for one in classes), *new), key=lambda one: one["value"])

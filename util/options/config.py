@@ -8,19 +8,22 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import json5
+import msgspec
 
 from util.base.errors import InputError
-from util.base.inputs import expect_file
+from util.base.inputs import Limits, as_schema, parse_json, read_small, shown
 from util.base.root import ROOT
 from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
-from util.options.table import RULES, current_names
+from util.options.table import RULES, current_names, gone_options
 
 CONFIG_DIR = ROOT / "configs"
+FILE_ENDINGS = (".json5", ".json")
+LIMITS = Limits(2**17, 16, 2**15)       # of a config: the largest of this repository has 20 kB
 SPACING_MM, MAX_SIZE_PX = (0.01, 1000), 4096      # bounds of a grid
 
 
@@ -76,6 +79,13 @@ DATASET_RULES = {"image": _CASE_PATTERN, "label": _CASE_PATTERN, "supervoxels": 
                  "file_values": _FILE_VALUES, "n_folds": whole(1), "grid": _GRID}
 
 
+def of_today(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that a user gives, under the names of today. One printed line names those that are gone."""
+    if gone := gone_options(options):
+        print(f"{', '.join(gone)}: left out; there is no such option any more, as lengths follow the scan now")
+    return current_names(options)
+
+
 def named_configs(folder: Path = CONFIG_DIR) -> dict[str, dict]:
     """Return the content of every experiment file of `configs/`, or of another folder, by file name without the ending.
 
@@ -98,18 +108,19 @@ def load_config(*names: str) -> dict:
     """Return the base config with others merged into it, as Sacred does. For programs without Sacred.
 
     Args:
-        names: of files in `configs/`, or paths of files that end in .json5.
+        names: of files in `configs/`, or paths of files that end in .json5 or .json.
     Raises:
         InputError: a name is unknown, or a file cannot be read.
     """
     config = base_config()
     for name in names:
-        if name.endswith(".json5"):
-            merge(config, current_names(read_json5(Path(name))))
+        if name.endswith(FILE_ENDINGS):
+            merge(config, of_today(read_config_file(name)))
         elif name in (known := named_configs()):
             merge(config, known[name])
         else:
-            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(sorted(known))}, or a .json5 file")
+            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(sorted(known))}, or a file that "
+                             f"ends in {' or '.join(FILE_ENDINGS)}")
     return config
 
 
@@ -117,23 +128,50 @@ def read_json5(path: Path) -> dict:
     """Return the object in a JSON5 file.
 
     Raises:
-        InputError: the file is missing, is not JSON5, or does not hold an object {…}.
+        InputError: the file is missing, too large, is not JSON5, or does not hold an object {…}.
     """
-    try:
-        content = copy.deepcopy(_parsed(expect_file(path).read_text(encoding="utf-8")))
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON5: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not valid JSON5 for a config: holds a {type(content).__name__}, expected an object {{…}}")
-    return content
+    return copy.deepcopy(_parsed(read_small(path, LIMITS.n_bytes), str(path)))
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Return the options in a config file that a user names. It is data: nothing in it is run, whatever it says.
+
+    Raises:
+        InputError: it has another ending than .json5 and .json, is missing, too large, damaged, or holds no object {…}.
+    """
+    if not path.endswith(FILE_ENDINGS):
+        raise InputError(f"{path}: cannot be read as a config, allowed: a file that ends in {' or '.join(FILE_ENDINGS)}")
+    if path.endswith(".json5"):
+        return current_names(read_json5(Path(path)))
+    return current_names(parse_json(read_small(Path(path), LIMITS.n_bytes), path, limits=LIMITS))
 
 
 @cache
-def _parsed(text: str) -> object:
+def _parsed(content: bytes, origin: str) -> dict:
     """Parse JSON5. The library takes 60 ms for base.json5, which is read several times in a run."""
-    return json5.loads(text, allow_duplicate_keys=False)
+    return parse_json(content, origin, limits=LIMITS, loads=partial(json5.loads, allow_duplicate_keys=False), language="JSON5")
+
+
+def stored_options(text: Any, origin: str) -> dict[str, Any]:
+    """Return the options that a snapshot stores, under the names of today. Their values are checked where they are used.
+
+    Args:
+        text: JSON.
+    Raises:
+        InputError: it is no JSON, exceeds the limits, or is nothing that `Record.options` can be.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{origin}: got a {type(text).__name__}, allowed: the options as JSON")
+    stored = current_names(parse_json(text.encode("utf-8", "surrogatepass"), origin, limits=LIMITS))
+    as_schema({key: stored[key] for key in ("datasets", "path") if key in stored}, _Sections, origin)
+    return stored
+
+
+class _Sections(msgspec.Struct):
+    """The sections whose keys are names of data sets."""
+
+    datasets: dict[str, dict[str, Any]] = {}
+    path: dict[str, Any] = {}
 
 
 def explanation(key: str) -> str:
@@ -167,7 +205,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_section("", config, {**RULES, "path": None, "datasets": None})
     for name, entry in _section(config, "datasets").items():
         if not _is_file_name(name):
-            raise InputError(f"datasets: got the name {_shown(name)}, allowed: a text fit for a file name")
+            raise InputError(f"datasets: got the name {shown(name)}, allowed: a text fit for a file name")
         _check_section(f"datasets.{name}.", entry, DATASET_RULES)
     if config["dataset"] not in config["datasets"]:
         raise InputError(f"dataset: got {config['dataset']!r}, allowed: one of {sorted(config['datasets'])}")
@@ -216,23 +254,15 @@ def run_dataset(config: Mapping[str, Any], origin: Path) -> tuple[dict[str, Any]
         raise InputError(f"{origin}: {error}") from None
 
 
-def _shown(value: Any) -> str:
-    """Return a value as a message shows it."""
-    try:
-        return repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + "…"
-    except ValueError:      # a whole number with thousands of digits
-        return f"a huge {type(value).__name__}"
-
-
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(config[key], Mapping):
-        raise InputError(f"{key}: got {_shown(config[key])}, allowed: a section {{…}}")
+        raise InputError(f"{key}: got {shown(config[key])}, allowed: a section {{…}}")
     return config[key]
 
 
 def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping[str, Rule] | None]) -> None:
     if not isinstance(values, Mapping):
-        raise InputError(f"{prefix.rstrip('.')}: got {_shown(values)}, allowed: a section with the keys {sorted(rules)}")
+        raise InputError(f"{prefix.rstrip('.')}: got {shown(values)}, allowed: a section with the keys {sorted(rules)}")
     for problem, keys in (("unknown", set(values) - set(rules)), ("missing", set(rules) - set(values))):
         if keys:
             names = ", ".join(prefix + (str(key) if str(key).isprintable() else repr(key)) for key in sorted(keys, key=str))
@@ -246,7 +276,7 @@ def _check_value(name: str, value: Any, rule: Rule | Mapping[str, Rule]) -> None
     if isinstance(rule, Mapping):
         _check_section(f"{name}.", value, rule)
     elif not rule.allows(value):
-        raise InputError(f"{name}: got {_shown(value)}, allowed: {rule.description}")
+        raise InputError(f"{name}: got {shown(value)}, allowed: {rule.description}")
 
 
 def _check_paths(paths: Mapping[str, Any], datasets: Mapping[str, Any]) -> None:

@@ -102,9 +102,3 @@ def device_name() -> Rule:
     """Allow the names of devices (option `device`)."""
     return Rule("'auto', 'cpu', 'cuda' or 'cuda:<number>'",
                 lambda v: isinstance(v, str) and bool(re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", v)))
-
-
-def lengths_mm(low: float) -> Rule:
-    """Allow three lengths in mm, from `low` to 1000, along z, y and x."""
-    return Rule(f"three numbers [z, y, x] of at least {low} and at most 1000",
-                lambda v: isinstance(v, (list, tuple)) and len(v) == 3 and all(is_number(x) and low <= x <= 1000 for x in v))

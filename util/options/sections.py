@@ -99,6 +99,7 @@ class RegistrationOptions:
 
     affine: bool
     zoom: bool
+    finest: float
     mind_radius: int
     mind_dilation: int
     intensity_weight: float

@@ -16,7 +16,6 @@ from util.options.rules import (
     device_name,
     either,
     encoder,
-    lengths_mm,
     list_of,
     number,
     one_of,
@@ -73,9 +72,26 @@ def _option(rule: Rule | Mapping[str, Rule] | None, *roles: Role) -> Option:
 OLD_NAMES = {"paths": "encoder_paths", "max_iters_per_load": "lr_step_every"}      # still read, wherever an option is named
 
 
+# read and left out, with a word, wherever an option is named: lengths follow the scan now
+GONE = {"registration": ("affine_mm", "search_mm"), "guided": ("blur_mm", "filter_mm")}
+
+
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options, by name, with those that had another name before under the one of today."""
-    return {OLD_NAMES.get(key, key): value for key, value in options.items()}
+    """Return options, by name: those that had another name before under the one of today, and without those that are GONE."""
+    gone = gone_options(options)
+    current: dict[str, Any] = {}
+    for key, value in options.items():
+        if key in GONE and isinstance(value, Mapping):
+            value = {name: of_one for name, of_one in value.items() if f"{key}.{name}" not in gone}
+        if key not in gone:
+            current[OLD_NAMES.get(key, key)] = value
+    return current
+
+
+def gone_options(options: Mapping[str, Any]) -> list[str]:
+    """Return the dotted names of the options that are GONE; they are in their sections, or under such a name."""
+    return [f"{section}.{name}" for section, names in GONE.items() for name in names
+            if f"{section}.{name}" in options or isinstance(options.get(section), Mapping) and name in options[section]]
 
 
 def with_role(role: Role) -> tuple[str, ...]:
@@ -119,7 +135,7 @@ OPTIONS: dict[str, Option] = {
         Role.SHAPES, Role.TRAINED_WITH),
     "outside": _option({"network": optional(text()), "weights": optional(text())}, Role.RESUME),
     "registration": _option({
-        "affine": boolean(), "zoom": boolean(), "mind_radius": whole(1, 10),
+        "affine": boolean(), "zoom": boolean(), "finest": number(0.1, 100), "mind_radius": whole(1, 10),
         "mind_dilation": whole(1, 10), "intensity_weight": number(0), "smoothness": number(0), "n_steps": whole(0, 10000),
         "stones": whole(0, 1000), "agreement_power": number(0, 1000)},
         Role.TASK, Role.RESUME),

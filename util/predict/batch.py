@@ -19,7 +19,7 @@ from util.base.files import remove_partial_files
 from util.base.guard import claim, expect_apart, is_same
 from util.base.locks import LOCK, alone
 from util.base.progress import progress
-from util.base.tables import write_rows
+from util.base.tables import read_rows, write_rows
 from util.options.record import Record
 from util.options.sections import PredictOptions
 from util.options.table import Role, with_role
@@ -233,8 +233,9 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
             try:
                 made_from = _made_from(plan.settings, query)
                 made = _predict_one(predictor, query, target, options.save_probs)
-                rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
-                _write_table(plan, rows)
+                of_query = {name: [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]}
+                _write_table(plan, rows | of_query)
+                rows |= of_query        # only now: what is not on disk is not done
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
                 failures[query] = " ".join(str(error).split())
     of_all = dict(join(list(failures.items())))
@@ -301,13 +302,13 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
     """
     rows: dict[str, list[dict]] = {}
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
-                rows.setdefault(row["query"], []).append(row)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, csv.Error) as error:
+        if not table.exists():
+            return {}
+        columns, of_all = read_rows(table)
+        for row in of_all if columns in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
+            int(row["label"]), float(row.get("confidence") or 0)
+            rows.setdefault(row["query"], []).append(row)
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         print(f"warning: {table}: damaged ({error}); all queries are segmented again")
         return {}
     return rows

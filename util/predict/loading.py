@@ -9,10 +9,17 @@ import torch
 from models.volume import VolumeModel
 from util.base.errors import InputError
 from util.options.sections import ModelOptions
-from util.options.table import OUTSIDE_MODELS
+from util.options.table import OUTSIDE_MODELS, UNTRAINED_MODELS
 from util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from util.segment.slice_encoder import SliceEncoder
-from util.training.building import build_model, build_registration, expect_no_weights, guided_settings, load_weights
+from util.training.building import (
+    build_model,
+    build_registration,
+    expect_fitting,
+    expect_no_weights,
+    guided_settings,
+    load_weights,
+)
 
 
 def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, batch_size: int, *, whole: bool,
@@ -27,6 +34,7 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; a spatial
             prior is asked for from a model that is one, or an oracle over whole volumes.
     """
+    trained = weights if options.model in UNTRAINED_MODELS else expect_fitting(options, weights)
     model = build_model(options)
     if isinstance(model, VolumeModel):
         expect_no_weights(options.model, weights)
@@ -40,7 +48,7 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         expect_no_weights(options.model, weights)
         said = f"{options.model}: trained elsewhere"
     else:
-        said = load_weights(model, options, weights)
+        said = load_weights(model, options, trained)
     encoder = SliceEncoder(model, device, batch_size, whole=whole, queries=queries, supports=supports)
     if options.spatial_prior == "none":
         return SliceSegmenter(encoder), said

@@ -23,7 +23,7 @@ from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.guard import claim
 from util.base.tables import significant
-from util.options.config import base_config
+from util.options.config import base_config, of_today
 from util.options.sections import PredictorOptions, WholeVolumeOptions
 from util.predict.loading import load_segmenter
 from util.predict.scans import (
@@ -169,7 +169,7 @@ class Predictor:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
         if Path(snapshot).suffix == ENDING:
-            stored = manifest_of(snapshot).options
+            stored = of_today(manifest_of(snapshot).options)
             used = as_trained(base_config() | options, stored, tuple(stored), given=options)
             return cls.of_task(snapshot, PredictorOptions.of(complete(used)))
         config = as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
@@ -280,7 +280,8 @@ class Predictor:
         read = read_scan(scan, self._grid, self._orientation)
         agreement, members = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
-        label_map = join_on_scan(on_grid, read, self.options.largest_component)
+        outlined = [label_map_of(support.volume) for support in self.supports] if self.options.largest_component else None
+        label_map = join_on_scan(on_grid, read, outlined)
         kind = np.uint8 if max(names) < 256 else np.int16
         return Segmentation(read, label_map.astype(kind), names, on_grid, agreement, members)
 
@@ -307,13 +308,13 @@ class Predictor:
         return agreement, kept
 
 
-def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, largest_component: bool) -> np.ndarray:
+def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, outlined: Sequence[np.ndarray] | None) -> np.ndarray:
     """Return the (D, H, W) int16 label map on the scan's own grid.
 
     Args:
         probs: by label, the (D, H, W) probability on the model's grid.
-        largest_component: keep only the largest connected component of each label.
+        outlined: label maps of the supports, to remove stray parts by (`largest_components`); None: none are removed.
     """
     on_scan = ((label, to_scan(class_probs, scan)) for label, class_probs in probs.items())
     label_map = join_classes(on_scan, scan.original.GetSize()[::-1])
-    return largest_components(label_map) if largest_component else label_map
+    return label_map if outlined is None else largest_components(label_map, outlined)

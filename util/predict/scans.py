@@ -17,7 +17,7 @@ from dataloaders.itk import check_image, labels_on, voxel_to_patient, with_geome
 from dataloaders.nifti import MAX_VOXELS, read_nifti, save, write_like
 from dataloaders.resampling import clip_at_percentile, window_to_255
 from dataloaders.volumes import normalise
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
 from util.base.files import made_in
 from util.base.guard import is_same
 
@@ -94,8 +94,8 @@ def _may_be_dicom(folder: Path) -> bool:
 
 
 def scan_name(path: Path) -> str:
-    """Return the name of a file without its ending, or the name of a folder."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """Return the name of a file without its ending, or of a folder. Bytes that are no UTF-8 become letters."""
+    return in_utf8(path.name.removesuffix(".gz").removesuffix(".nii"))
 
 
 def read_scan(given: Path | str | Image, grid: Grid | None, orientation: str | None = None) -> Scan:

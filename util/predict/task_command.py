@@ -8,14 +8,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from util.base.checksums import sha256
-from util.base.errors import InputError
+from util.base.errors import InputError, printable
 from util.base.guard import OVERWRITE_HELP
 from util.base.tables import format_table
 from util.options.config import load_config
@@ -88,19 +90,21 @@ def make_task(arguments: argparse.Namespace) -> None:
 def described(content: TaskFile) -> str:
     """Return what a task file holds, as text for people."""
     manifest = content.manifest
-    volumes = {value: [_volume_ml(labels, value) for _, labels in content.supports] for value in manifest.labels}
-    rows = [[f"{value} {label.name}", label.colour, *(f"{volume:.1f}" for volume in volumes[value])]
+    volumes = [_volumes_ml(labels) for _, labels in content.supports]
+    rows = [[f"{value} {label.name}", label.colour, *(f"{of_scan.get(value, 0):.1f}" for of_scan in volumes)]
             for value, label in manifest.labels.items()]
     scans = [f"scan {number}: {_times(image.GetSize())} voxels of {_times(image.GetSpacing())} mm"
              for number, (image, _) in enumerate(content.supports, 1)]
     columns = [f"ml in scan {number}" for number in range(1, manifest.n_supports + 1)]
     return "\n".join([format_table(["label", "colour", *columns], rows), "", *scans, f"method: {manifest.options['model']}",
-                      f"grid: {_grid(manifest)}", f"licence: {manifest.licence or 'nothing is said'}"])
+                      f"grid: {_grid(manifest)}", f"licence: {printable(manifest.licence) or 'nothing is said'}"])
 
 
-def _volume_ml(labels: sitk.Image, value: int) -> float:
-    x_mm, y_mm, z_mm = labels.GetSpacing()
-    return int((sitk.GetArrayViewFromImage(labels) == value).sum()) * x_mm * y_mm * z_mm / 1000
+def _volumes_ml(labels: sitk.Image) -> dict[int, float]:
+    """Return the volume of each value."""
+    voxel_ml = math.prod(labels.GetSpacing()) / 1000
+    values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
+    return {int(value): int(count) * voxel_ml for value, count in zip(values, counts, strict=True)}
 
 
 def _times(lengths: Sequence[float]) -> str:

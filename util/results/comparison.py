@@ -13,6 +13,7 @@ from scipy.stats import wilcoxon
 
 from util.base.errors import InputError
 from util.base.inputs import read_json
+from util.base.tables import read_rows
 from util.options.config import check_options
 from util.options.sections import ComparedOptions, section
 from util.options.table import MODELS, Role, with_role
@@ -79,9 +80,8 @@ def read_run(folder: Path, metric: str, name: str = "") -> Run:
         config = read_json(folder / "config.json")
         check_options(config, COMPARED_OPTIONS, folder / "config.json")
         options = section(ComparedOptions, config)
-        with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-            scores = {Scored(options.eval_fold, row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
-                      for row in csv.DictReader(file)}
+        scores = {Scored(options.eval_fold, row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
+                  for row in read_rows(folder / "scores.csv")[1]}
         if wrong := [score for score in scores.values() if not 0 <= score <= 1]:
             raise InputError(f"{folder / 'scores.csv'}: {metric}: got {wrong[0]}, allowed: 0 to 1")
         if not scores:

@@ -182,6 +182,7 @@ def _pieces(content: Content, volumes: Volumes) -> Iterator[str]:
     filled = {"POLICY": policy, "STYLE": STYLE.read_text(encoding="utf-8"), "SCRIPT": script, "NIIVUE": viewer,
               "TITLE": html.escape(content.title), "CONTENT": in_script(_as_data(content)),
               "LICENSE": html.escape(niivue.LICENSE.read_text(encoding="utf-8")), "VERSION": niivue.VERSION,
+              "NOTICES": html.escape(niivue.NOTICES.read_text(encoding="utf-8")),
               "VOLUMES": "\n".join(f'<script type="text/plain" id="volume-{number}">{text}</script>'
                                    for text, number in volumes.texts.items())}
     for piece in TEMPLATE.read_text(encoding="utf-8").split("@@"):

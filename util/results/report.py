@@ -18,8 +18,9 @@ from dataloaders.nifti import read_affine, read_array
 from dataloaders.volumes import read_image, read_label_of
 from util.base.errors import InputError
 from util.base.guard import claim
-from util.base.inputs import expect_file, read_json
+from util.base.inputs import read_json
 from util.base.progress import progress
+from util.base.tables import read_rows as read_table
 from util.options.config import check_options, run_dataset
 from util.options.sections import ShownOptions, dataset_spec, section
 from util.options.table import Role, with_role
@@ -123,9 +124,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         InputError: the file is missing, has no rows, lacks one of `columns`, or has text in place of a number.
     """
     try:
-        with expect_file(path).open(newline="", encoding="utf-8") as file:
-            rows = [{key: _cell(row, key) for key in columns}
-                    for row in csv.DictReader(file)]
+        rows = [{key: _cell(row, key) for key in columns} for row in read_table(path)[1]]
     except (KeyError, csv.Error, ValueError) as error:
         reason = f"lacks the column {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise InputError(f"{path}: {reason}") from None

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from docopt import docopt
 from sacred import SETTINGS, Experiment
-from sacred.config.config_files import load_config_file
 from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
@@ -24,10 +23,18 @@ from util.base.distributed import first_tells, is_main, leave, let_first_tell, m
 from util.base.errors import InputError
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import CONFIG_DIR, base_config, check_config, merge, named_configs
+from util.options.config import (
+    CONFIG_DIR,
+    FILE_ENDINGS,
+    base_config,
+    check_config,
+    merge,
+    named_configs,
+    of_today,
+    read_config_file,
+)
 from util.options.record import Record
 from util.options.sections import RunOptions, RunPlace
-from util.options.table import current_names
 from util.run.observer import RunFolder
 from util.run.resume import begun_with, is_finished, run_to_continue
 from util.taskfile.task_file import manifest_of
@@ -71,38 +78,45 @@ class _Experiment(Experiment):
         Raises:
             SystemExit: the config is not allowed, or the training to resume is finished.
         """
-        config_updates = current_names(config_updates or {})
+        config_updates = of_today(config_updates or {})
         self.observers.clear()
+        with one_line_errors():
+            used, given = self._named(named_configs)
+            asked, of_files = copy.deepcopy(used), copy.deepcopy(given)
+            for target in (asked, given):
+                merge(target, convert_to_nested_dict(config_updates))
+            check_config(asked)
+            expect_no_code(of_files, convert_to_nested_dict(config_updates))
+            if (command := command_name or self.default_command) in ("main", "predict"):
+                used, config_updates = self._used(command, plain(asked), plain(given)), {}
         self.configurations.clear()
-        self.add_config(self.base)
-        if (command := command_name or self.default_command) in ("main", "predict"):
-            with one_line_errors():
-                used = self._used(command, config_updates, named_configs)
-            self.configurations.clear()
-            self.add_config(used)
-            config_updates, named_configs = {}, ()
-        return super().run(command_name, config_updates, named_configs, *rest, **options)
+        self.add_config(used)
+        return super().run(command_name, config_updates, (), *rest, **options)      # no name: sacred would run what a file says
 
-    def _used(self, command: str, config_updates: dict, names: Sequence[str]) -> dict[str, Any]:
-        """Return the complete, checked config of a run. For "main", also find the run folder to continue, if any."""
-        config = copy.deepcopy(self.base)
-        given: dict[str, Any] = {}
+    def _named(self, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the base config with named configs and files merged into it, and what the files say alone."""
+        config, given = copy.deepcopy(self.base), dict[str, Any]()
         for name in names:
             if name in self.of_names:
                 merge(config, copy.deepcopy(self.of_names[name]))
             else:
-                content = current_names(_read_config_file(name))
+                content = of_today(read_config_file(name))
                 merge(config, copy.deepcopy(content))
                 merge(given, content)      # a file given by its path counts as the command line
-        for target in (config, given):
-            merge(target, convert_to_nested_dict(config_updates))
-        check_config(config)
-        used = plain(config)
+        return config, given
+
+    def _used(self, command: str, used: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """Return the complete config of a run. For "main", also find the run folder to continue, if any.
+
+        Args:
+            used: the checked config.
+            given: what the command line says of it, and files on the command line.
+        """
         if command == "predict" and used["task"] is not None:
-            stored = manifest_of(used["task"]).options
-            used = as_trained(used, stored, tuple(stored), plain(given))
+            stored = of_today(manifest_of(used["task"]).options)
+            used = as_trained(used, stored, tuple(stored), given)
         elif self.path == "test":
-            used = scored_config(used, plain(given), command)
+            used = scored_config(used, given, command)
         if command == "main":
             make_writable(RunPlace.of(used).folders(self.path))
             return self._continued(used)
@@ -126,14 +140,16 @@ class _Experiment(Experiment):
         return config
 
 
-def _read_config_file(path: str) -> dict[str, Any]:
-    try:
-        content = load_config_file(path)
-    except Exception as error:      # json, yaml and pickle each raise their own
-        raise InputError(f"{path}: cannot be read as a config ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected an object {{…}}")
-    return content
+def expect_no_code(of_files: Mapping[str, Any], of_command_line: Mapping[str, Any]) -> None:
+    """Check that no file of options, which may be anyone's, decides what code runs: `outside.network` is named by hand.
+
+    Raises:
+        InputError: one does.
+    """
+    network = (of_files.get("outside") or {}).get("network")
+    if network is not None and "network" not in of_command_line.get("outside", {}):
+        raise InputError(f"outside.network: a config file says {network!r}, whose code would run; allowed: to name it on the "
+                         "command line")
 
 
 def make_experiment(mode: str, description: str, configs: Path = CONFIG_DIR) -> Experiment:
@@ -155,14 +171,6 @@ def make_experiment(mode: str, description: str, configs: Path = CONFIG_DIR) -> 
         experiment.base, experiment.of_names = base_config(), named_configs(configs)
         for name, config in experiment.of_names.items():
             experiment.add_named_config(name, config)
-
-    @experiment.config_hook
-    def check(config: dict, command_name: str, logger: Any) -> dict:
-        """Check the config of commands that only print it."""
-        with one_line_errors():
-            check_config(config)
-        return {}
-
     return experiment
 
 
@@ -214,6 +222,8 @@ def check_update(update: str, named: Sequence[str]) -> None:
     key, equals, text = update.partition("=")
     if not equals and update not in named and not Path(update).is_file():
         raise InputError(f"with {update}: neither key=value nor a named config; known: {', '.join(named)}")
+    if not equals and update not in named and not update.endswith(FILE_ENDINGS):
+        raise InputError(f"with {update}: cannot be read as a config, allowed: a file that ends in {' or '.join(FILE_ENDINGS)}")
     try:
         json.dumps(ast.literal_eval(text))
     except TypeError:

@@ -20,7 +20,9 @@ import torch
 from dataloaders.datasets import Case
 from util.base.checksums import code_sha256, sha256
 from util.base.distributed import world_size
+from util.base.errors import InputError
 from util.base.files import replacing
+from util.base.inputs import LIMITS, parse_json, read_small
 from util.base.kept import Kept
 from util.base.root import ROOT
 
@@ -70,15 +72,10 @@ def _packages() -> dict[str, str]:
 
 def _earlier_starts(path: Path) -> list[dict[str, Any]]:
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-            raise ValueError("no list of starts")
-    except FileNotFoundError:
+        return parse_json(read_small(path, LIMITS.n_bytes), str(path), list[dict[str, Any]]) if path.exists() else []
+    except InputError as error:
+        print(f"warning: {path}: damaged ({str(error).removeprefix(f'{path}: ')}); what is known of earlier starts is lost")
         return []
-    except (OSError, ValueError) as error:
-        print(f"warning: {path}: damaged ({' '.join(str(error).split())}); what is known of earlier starts is lost")
-        return []
-    return starts
 
 
 def _device(device: torch.device) -> dict[str, Any]:

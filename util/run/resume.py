@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from util.base.errors import InputError
+from util.base.inputs import read_json
 from util.options.record import Record
 from util.options.sections import RunOptions
 from util.options.table import Role, current_names, with_role
@@ -82,7 +82,6 @@ def snapshot_to_resume(record: Record, options: RunOptions, run_folder: Path) ->
 def _read(path: Path) -> dict:
     """Return the object in a JSON file; {} if the file is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return current_names(read_json(path))
+    except InputError:
         return {}
-    return current_names(content) if isinstance(content, dict) else {}

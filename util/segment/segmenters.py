@@ -122,7 +122,7 @@ def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) 
     probs = {label: smooth_along_z(class_probs, whole.smooth_z) for label, class_probs in member.probs.items()}
     label_map = to_label_map(probs.items(), query.image.shape)
     if whole.largest_component:
-        label_map = largest_components(label_map)
+        label_map = largest_components(label_map, [label_map_of(member.support)])
     masks = {label: label_map == label for label in probs}
     return [WholePrediction(label, member.support, query, probs[label], mask,
                             member.confidence.get(label) if mask.any() or not member.confidence else 0.0)
@@ -226,6 +226,8 @@ class VolumeSegmenter(Segmenter):
 
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
         """Outline the stepping stones. Of several processes, each does so for its share of them."""
+        for support, _ in supports:
+            self._support(support)
         pairs = [(stone, support) for stone in stones for support, _ in supports]
         own = share(pairs)      # which each process takes in turn, as `shared` asks for them
         with progress(total=len(own), desc="stepping stones", unit="stone", disable=not own) as bar:
@@ -243,7 +245,8 @@ class VolumeSegmenter(Segmenter):
     def _members(self, task: Task, bar: tqdm.tqdm | None) -> list[Member]:
         query, supports = self._scan(task.query), [self._support(support, task.labels) for support in task.supports]
         known = [(volume, support) for volume, support in zip(task.supports, supports, strict=True) if support is not None]
-        missing = [(stone, volume) for volume, _ in known for stone in task.stones if self._key(stone, volume) not in self._stones]
+        missing = [(stone, volume) for volume, _ in known for stone in task.stones
+                   if self._key(stone, volume) not in self._stones]
         self._stones |= zip((self._key(*pair) for pair in missing),
                             self._together(partial(self._on_stone, *pair) for pair in missing), strict=True)
         others = [volume for volume, _ in known] + list(task.stones)
@@ -253,7 +256,8 @@ class VolumeSegmenter(Segmenter):
             return [self._nothing(task, volume) for volume in task.supports]
         box = join_boxes(boxes)
         zoomed = self._by_name(others, (partial(query.zoom, self._scan(other), wide[other.name], box) for other in others), bar)
-        back = self._by_name([volume for volume, _ in known], (partial(self.model.back, query, support) for _, support in known), bar)
+        back = self._by_name([volume for volume, _ in known],
+                             (partial(self.model.back, query, support) for _, support in known), bar)
         query.release()
         of_supports = dict(zip((volume.name for volume in task.supports), supports, strict=True))
         return [self._member(task, volume, self.model.segment(
@@ -282,7 +286,7 @@ class VolumeSegmenter(Segmenter):
             scan.release()
 
     def _support(self, volume: Volume, labels: Sequence[int] | None = None) -> Support | None:
-        """Return an outlined scan; None if it has none of the labels. Without labels: with all that it has, or as it was first."""
+        """Return an outlined scan, as it was asked for first; None if it has none of the labels. Without labels: with all."""
         if volume.name not in self._supports:
             label_map = label_map_of(volume)
             held = [label for label in (np.unique(label_map[label_map > 0]).tolist() if labels is None else labels)
@@ -302,18 +306,22 @@ class VolumeSegmenter(Segmenter):
         return stone.name, support.name
 
     def _member(self, task: Task, support: Volume, found: VolumeSegmentation) -> Member:
-        labels = self._supports[support.name][0]
-        return Member(support, dict(zip(labels, found.probs.cpu().numpy(), strict=True)),
-                      dict(zip(labels, found.confidence.tolist(), strict=True)),
-                      (255 * found.warped).round().to(torch.uint8).cpu().numpy(),
-                      dict(zip(labels, found.borders, strict=True)), dict(zip(labels, found.evidence.tolist(), strict=True)),
-                      self._scan(task.query).wide_mm,
-                      dict(zip(labels, (255 * found.registered).round().to(torch.uint8).cpu().numpy(), strict=True)))
+        def by_label(values: Iterable[T]) -> dict[int, T]:
+            held = zip(self._supports[support.name][0], values, strict=True)
+            return {label: value for label, value in held if label in task.labels}
+
+        def bytes_of(maps: torch.Tensor) -> np.ndarray:
+            return (255 * maps).round().to(torch.uint8).cpu().numpy()
+
+        return Member(support, by_label(found.probs.cpu().numpy()), by_label(found.confidence.tolist()), bytes_of(found.warped),
+                      by_label(found.borders), by_label(found.evidence.tolist()), self._scan(task.query).wide_mm,
+                      by_label(bytes_of(found.registered)))
 
     def _nothing(self, task: Task, support: Volume) -> Member:
         """The member of a support whose outlines reach the query nowhere."""
-        labels = self._supports[support.name][0]
-        return Member(support, {label: np.zeros(task.query.image.shape, np.float32) for label in labels}, dict.fromkeys(labels, 0.0))
+        labels = [label for label in self._supports[support.name][0] if label in task.labels]
+        empty = {label: np.zeros(task.query.image.shape, np.float32) for label in labels}
+        return Member(support, empty, dict.fromkeys(labels, 0.0), wide_mm=self._scan(task.query).wide_mm)
 
     def _together(self, jobs: Iterable[Callable[[], T]], bar: tqdm.tqdm | None = None) -> Iterator[T]:
         """Do jobs, on a CPU side by side, and yield the results in their order."""
@@ -373,6 +381,7 @@ class PriorSegmenter(SliceSegmenter):
         """Return the (D, H, W) logits of the prior of each label, on the device."""
         if not member.probs:
             return {}
+        assert member.wide_mm is not None      # a method that registers says it
         registered = torch.from_numpy(np.stack(list(member.probs.values()))).to(self.encoder.device)
         return dict(zip(member.probs, prior_logits(registered, query.spacing_mm, member.wide_mm, self.settings), strict=True))
 

@@ -119,10 +119,27 @@ def to_label_map(probs: Iterable[tuple[int, np.ndarray]], shape: Sequence[int]) 
     return label_map
 
 
-def largest_components(label_map: np.ndarray) -> np.ndarray:
-    """Keep the largest connected component (6-connected) of each label of a (D, H, W) label map; the rest becomes 0."""
+def largest_components(label_map: np.ndarray, outlined: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """Remove stray parts (6-connected) of each label of a (D, H, W) label map; they become 0.
+
+    The largest part stays. Others stay where the outlined scans have the label in several parts (both halves of a brain,
+    ventricles): those that hold at least half as much of the label as the smallest part there. Parts of less than 1 % are none.
+
+    Args:
+        outlined: (D, H, W) label maps of the supports.
+    """
     result = np.zeros_like(label_map)
     for label in np.unique(label_map[label_map > 0]):
         parts, _ = ndimage.label(label_map == label)
-        result[parts == np.bincount(parts.ravel())[1:].argmax() + 1] = label
+        sizes = np.bincount(parts.ravel())[1:]
+        least = min((_least_share(of_support == label) for of_support in outlined), default=1.0)
+        kept = (sizes >= least * sizes.sum()) | (np.arange(len(sizes)) == sizes.argmax())
+        result[np.append(False, kept)[parts]] = label
     return result
+
+
+def _least_share(mask: np.ndarray) -> float:
+    """Return half the share of the smallest part of a mask, without parts of less than 1 %; 1 if it has one part or none."""
+    sizes = np.bincount(ndimage.label(mask)[0].ravel())[1:]
+    shares = sizes[sizes >= 0.01 * sizes.sum()] / max(1, sizes.sum())
+    return float(shares.min()) / 2 if len(shares) > 1 else 1.0

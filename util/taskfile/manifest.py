@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from util.base.errors import InputError
+from util.base.inputs import SMALL, parse_json, shown
 from util.options.rules import text
 from util.options.table import UNTRAINED_MODELS, Role, with_role
 
@@ -16,6 +17,7 @@ FORMAT, VERSION = "few-shot segmentation task", 1
 NAME, WEIGHTS = "task.json", "weights.pth"
 ALLOWED = re.compile(r"task\.json|weights\.pth|supports/[1-9][0-9]?_(?:image|labels)\.nii\.gz")
 MAX_VALUE, MAX_TEXT = 2**15 - 1, 10000
+MAX_LABELS = 512        # each costs a resampling of every support
 COLOUR, SHA256 = re.compile("#[0-9a-f]{6}"), re.compile("[0-9a-f]{64}")
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
 KEYS = {"format", "version", "labels", "licence", "options", "n_supports", "sha256"}
@@ -94,14 +96,11 @@ def read_manifest(content: bytes, origin: str) -> Manifest:
     Raises:
         InputError: it is damaged, of another version, or has other entries.
     """
-    try:
-        stored = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{origin}: not valid JSON ({' '.join(str(error).split())})") from None
+    stored = parse_json(content, origin, Any, limits=SMALL, plain=True)
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise InputError(f"{origin}: format: allowed: {FORMAT!r}")
     if stored.get("version") != VERSION or type(stored["version"]) is not int:
-        raise InputError(f"{origin}: version: got {_shown(stored.get('version'))}, allowed: {VERSION}")
+        raise InputError(f"{origin}: version: got {shown(stored.get('version'))}, allowed: {VERSION}")
     _expect_kinds(stored, origin)
     labels = {int(value): Label(label["name"], label["colour"]) for value, label in stored["labels"].items()}
     return Manifest(labels, stored["licence"], stored["options"], stored["n_supports"], stored["sha256"])
@@ -110,21 +109,21 @@ def read_manifest(content: bytes, origin: str) -> Manifest:
 def _expect_kinds(stored: Mapping[str, Any], origin: str) -> None:
     """Raise InputError if an entry of the manifest is missing, unknown, or not what `Manifest.to_json` writes."""
     if set(stored) != KEYS:
-        raise InputError(f"{origin}: got the keys {_shown(sorted(stored))}, allowed: {sorted(KEYS)}")
+        raise InputError(f"{origin}: got the keys {shown(sorted(stored))}, allowed: {sorted(KEYS)}")
     for key, allowed, is_allowed in (
-            ("labels", "{value from 1: {name, colour}}", _are_labels),
+            ("labels", f"{{value from 1: {{name, colour}}}}, at most {MAX_LABELS}", _are_labels),
             ("licence", f"a text of at most {MAX_TEXT} characters", is_licence),
             ("options", "the options of a method, by name", _are_options),
             ("n_supports", "a whole number from 1 to 99", lambda value: type(value) is int and 1 <= value <= 99),
             ("sha256", "{name of a file: its check sum}", _are_checksums)):
         if not is_allowed(stored[key]):
-            raise InputError(f"{origin}: {key}: got {_shown(stored[key])}, allowed: {allowed}")
+            raise InputError(f"{origin}: {key}: got {shown(stored[key])}, allowed: {allowed}")
 
 
 def _are_labels(value: Any) -> bool:
     if not isinstance(value, dict) or not all(map(is_label_value, value)) or not all(map(_is_label, value.values())):
         return False
-    return 0 < len(value) == len({label["name"].replace(" ", "_") for label in value.values()})
+    return 0 < len(value) <= MAX_LABELS and len(value) == len({label["name"].replace(" ", "_") for label in value.values()})
 
 
 def _is_label(value: Any) -> bool:
@@ -159,7 +158,3 @@ def is_label_name(value: Any) -> bool:
 def is_colour(value: Any) -> bool:
     """Return whether a value is a colour, as "#e6194b"."""
     return isinstance(value, str) and COLOUR.fullmatch(value) is not None
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + "…"

@@ -25,6 +25,7 @@ from util.taskfile.archive import MAX_MANIFEST_BYTES, read_archive, sha256_of, w
 from util.taskfile.manifest import (
     ALLOWED,
     COLOURS,
+    MAX_LABELS,
     NAME,
     WEIGHTS,
     Label,
@@ -186,6 +187,8 @@ def _all_labels(manifest: Manifest, pairs: Sequence[Pair]) -> dict[int, Label]:
         InputError: a named value is in no label file.
     """
     values, named = sorted(_values(pairs)), manifest.labels
+    if len(values) > MAX_LABELS:
+        raise InputError(f"the label files hold {len(values)} labels, allowed in a task file: {MAX_LABELS}")
     if unknown := sorted(set(named) - set(values)):
         raise InputError(f"--names, --colours: {unknown[0]} is in no label file, which hold {values}")
     default = {value: Label(_known_name(manifest.options, value), COLOURS[k % len(COLOURS)]) for k, value in enumerate(values)}

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from util.base.device import resolve_device, resolve_precision
-from util.base.errors import InputError
-from util.options.config import check_config, check_options, merge
-from util.options.table import Role, with_role
+from util.options.config import base_config, check_config, check_options, merge
+from util.options.table import RULES, Role, with_role
 from util.training.snapshots import SHAPES, read_snapshot
 
 TRAINED_WITH = with_role(Role.TRAINED_WITH)
@@ -23,7 +22,7 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
                given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the config with some options of the snapshot's config, unless the command line gives them.
 
-    Snapshots of earlier versions may lack options, or entries of a data set. Those keep the config's value.
+    Snapshots of earlier versions may lack options, keys of a section, or entries of a data set. Those keep the config's value.
 
     Args:
         trained: the snapshot's config. None: the file holds only weights.
@@ -31,7 +30,8 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
         given: the options of the command line, in sections as in a config.
     """
     trained, given = trained or {}, given or {}
-    known = {key: copy.deepcopy(trained[key]) for key in keys if key in config and key in trained}
+    known = {key: _with_later_keys(key, copy.deepcopy(trained[key]), config[key])
+             for key in keys if key in config and key in trained}
     merged = {**config, **known}
     if "datasets" in known:
         merged["datasets"] = {**config["datasets"], **{
@@ -39,7 +39,26 @@ def as_trained(config: Mapping[str, Any], trained: Mapping[str, Any] | None, key
         of_paths = trained["path"] if isinstance(trained.get("path"), Mapping) else {}     # the folders of its data sets
         merged["path"] = {**{name: of_paths[name] for name in known["datasets"] if name in of_paths}, **config.get("path", {})}
     merge(merged, {key: given[key] for key in known if key in given})
+    if "dataset" in known:
+        _without_others_labels(merged, given)
     return merged
+
+
+def _with_later_keys(key: str, stored: Any, of_config: Any) -> Any:
+    """Return the stored value of an option; a section with the keys that later versions added, as the config has them."""
+    if not isinstance(RULES.get(key), Mapping) or not isinstance(stored, Mapping) or not isinstance(of_config, Mapping):
+        return stored
+    return {**base_config()[key], **of_config, **stored}
+
+
+def _without_others_labels(config: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Drop test classes that the snapshot's data set does not have. Only evaluations use them."""
+    names = config["datasets"].get(str(config["dataset"]), {}).get("labels")       # what is no text is refused later
+    known = [int(value) for value in names if str(value).isdecimal()] if isinstance(names, Mapping) else []
+    if known and "test_label" not in given and isinstance(config.get("test_label"), (list, tuple)):
+        config["test_label"] = [label for label in config["test_label"] if label in known] or known
+    if known and "exclude_label" not in given and isinstance(config.get("exclude_label"), (list, tuple)):
+        config["exclude_label"] = [label for label in config["exclude_label"] if label in known] or None
 
 
 def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: str) -> dict[str, Any]:
@@ -58,8 +77,6 @@ def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: 
     if trained is None:
         return dict(config)
     check_options(trained, [key for key in SHAPES if key in trained], Path(path))
-    if command == "predict" and not isinstance(trained.get("datasets", {}), Mapping):
-        raise InputError(f"{path}: datasets: got a {type(trained['datasets']).__name__}, allowed: a section {{…}}")
     merged = as_trained(config, trained, TRAINED_WITH if command == "predict" else SHAPES, given)
     check_config(merged)
     taken = [f"{key}={merged[key]}".replace(" ", "") for key in SHAPES if merged[key] != config[key]]

@@ -16,20 +16,21 @@ import torch
 from models.adnet import ADNet
 from models.alpnet import ALPNet
 from models.base import FewShotModel
+from models.carrying import GuidedModel, RegistrationModel
 from models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
 from models.gmrd import GMRD, GMRDSettings
-from models.carrying import GuidedModel, RegistrationModel
+from models.guided import GuidedSettings
 from models.panet import PANet
 from models.qnet import QNet, SupportThresholdQNet
-from models.guided import GuidedSettings
 from models.registration import RegistrationSettings
 from models.rpt import RPT
+from models.timm_backbone import PREFIX
 from models.tpm import TPM, QNetTPM
 from models.volume import VolumeModel
 from util.base.errors import InputError
 from util.options.sections import ModelOptions
 from util.training.outside import load_outside, load_universeg
-from util.training.snapshots import load_model, read_snapshot
+from util.training.snapshots import Snapshot, expect_model_fits, load_model, read_snapshot
 from util.training.weights import load_pretrained
 
 
@@ -48,21 +49,37 @@ def initialise(model: FewShotModel, options: ModelOptions) -> str:
     return load_pretrained(model.encoder.get_submodule("backbone"), options.encoder, options.pretrained, options.weights_dir)
 
 
-def load_weights(model: FewShotModel, options: ModelOptions, weights: str | None) -> str:
+def expect_fitting(options: ModelOptions, weights: str | None) -> Snapshot | str | None:
+    """Return a snapshot. One for an encoder of timm, which may be a giant, must fit before that network takes any memory.
+
+    Args:
+        weights: the path of a snapshot; "untrained" or None are returned as they are.
+    Raises:
+        InputError: the snapshot is missing, damaged, of another network, or claims more than its file has.
+    """
+    if weights is None or weights == "untrained":
+        return weights
+    snapshot = read_snapshot(weights)
+    if options.encoder.startswith(PREFIX):      # the others are small enough
+        with torch.device("meta"):      # shapes alone, so that a name from a file of others costs no gigabytes
+            expect_model_fits(build_model(options), snapshot)
+    return snapshot
+
+
+def load_weights(model: FewShotModel, options: ModelOptions, weights: Snapshot | str | None) -> str:
     """Load weights into a model, and return a sentence about them.
 
     Args:
-        weights: the path of a snapshot, or "untrained" for the weights that training would start from.
+        weights: as `expect_fitting` returns it; "untrained" stands for the weights that training would start from.
     Raises:
-        InputError: `weights` is None, or the snapshot is missing, damaged or of another network.
+        InputError: `weights` is None, or the snapshot is of another network.
     """
     if weights is None:
         raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
-    if weights == "untrained":
+    if isinstance(weights, str):
         return f"untrained network; {initialise(model, options)}"
-    snapshot = read_snapshot(weights)
-    load_model(model, snapshot)
-    return f"weights of {weights}" + (f", step {snapshot.step}" if snapshot.step else "")
+    load_model(model, weights)
+    return f"weights of {weights.path}" + (f", step {weights.step}" if weights.step else "")
 
 
 def expect_no_weights(model: str, weights: str | None) -> None:
@@ -109,8 +126,9 @@ def registration_settings(options: ModelOptions) -> RegistrationSettings:
     """Return the settings of the section `registration`."""
     of, given = options.registration, RegistrationSettings()
     return RegistrationSettings(
-        affine=given.affine if of.affine else None, zoom=given.zoom if of.zoom else None, mind_radius=of.mind_radius,
-        mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight, smoothness=of.smoothness, n_steps=of.n_steps)
+        affine=given.affine if of.affine else None, zoom=given.zoom if of.zoom else None, finest=of.finest,
+        mind_radius=of.mind_radius, mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight,
+        smoothness=of.smoothness, n_steps=of.n_steps)
 
 
 def guided_settings(options: ModelOptions) -> GuidedSettings:

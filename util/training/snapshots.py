@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from util.base.errors import InputError
 from util.base.files import made_in, replacing
 from util.base.guard import is_made
+from util.options.config import stored_options
 from util.options.record import Record
-from util.options.table import Role, current_names, with_role
-from util.training.weights import load_state, read_weights
+from util.options.table import Role, with_role
+from util.training.weights import expect_state_fits, load_state, read_weights
 
 SHAPES = with_role(Role.SHAPES)
 
@@ -72,17 +73,14 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        snapshot = Snapshot(path, **fields, config=_options(content["config"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        options = stored_options(content["config"], f"{path}: not a snapshot of train.py: options")
+        snapshot = Snapshot(path, **fields, config=options)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
     _expect_kinds(snapshot)
     return snapshot
-
-
-def _options(text: str) -> Any:
-    """Return the options that a snapshot stores, under the names of today. `_expect_kinds` refuses what is no section."""
-    stored = json.loads(text)
-    return current_names(stored) if isinstance(stored, Mapping) else stored
 
 
 def _expect_kinds(snapshot: Snapshot) -> None:
@@ -103,9 +101,22 @@ def load_model(model: nn.Module, snapshot: Snapshot) -> None:
     Raises:
         InputError: tensors do not fit. The message names them, and the options of the snapshot.
     """
+    expect_model_fits(model, snapshot)
+    load_state(model, snapshot.model, snapshot.path)
+
+
+def expect_model_fits(model: nn.Module, snapshot: Snapshot) -> None:
+    """Check that a snapshot's weights fit a model, which may be without memory, on the device "meta".
+
+    Raises:
+        InputError: names or shapes differ, or the weights claim more bytes than their file has. The message names them, and the
+            options of the snapshot.
+    """
     options = ", ".join(f"{key}={snapshot.config[key]}" for key in SHAPES if key in snapshot.config) if snapshot.config else ""
-    hint = f"; it was trained with {options}" if options else ""
-    load_state(model, snapshot.model, snapshot.path, hint)
+    expect_state_fits(model, snapshot.model, snapshot.path, f"; it was trained with {options}" if options else "")
+    claimed = sum(value.numel() * value.element_size() for value in snapshot.model.values())
+    if claimed > (in_file := snapshot.path.stat().st_size):
+        raise InputError(f"{snapshot.path}: its weights claim {claimed} bytes, the file has {in_file}")
 
 
 def newest_snapshot(run_dirs: Path) -> Path | None:

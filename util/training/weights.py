@@ -142,14 +142,27 @@ def _file_of_package(name: str) -> Path:
     return found[0]
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str, hint: str = "") -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
     """Load a state_dict whose names and shapes all agree with the model's.
+
+    Args:
+        origin: the file, for messages.
+    Raises:
+        InputError: names or shapes disagree, or values are not finite. The message names the first three tensors of each kind.
+    """
+    expect_state_fits(model, state, origin)
+    _expect_finite(state, origin)
+    model.load_state_dict(state)
+
+
+def expect_state_fits(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str, hint: str = "") -> None:
+    """Check that names and shapes of a state_dict all agree with a model's, which may be without memory.
 
     Args:
         origin: the file, for messages.
         hint: added to the message about tensors that do not fit.
     Raises:
-        InputError: names or shapes disagree, or values are not finite. The message names the first three tensors of each kind.
+        InputError: they disagree. The message names the first three tensors of each kind.
     """
     wanted = model.state_dict()
     problems = {
@@ -162,8 +175,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: Path | str
                  for kind, names in problems.items() if names]
     if described:
         raise InputError(f"{origin}: weights of another architecture: tensors {'; '.join(described)}{hint}")
-    _expect_finite(state, origin)
-    model.load_state_dict(state)
 
 
 def _shape_in_words(value: object) -> str:

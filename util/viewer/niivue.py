@@ -1,6 +1,8 @@
 """NiiVue 0.69.0 (https://github.com/niivue/niivue, BSD-2: niivue.LICENSE): the file that its package ships, unchanged.
 
-To take a newer one: `npm pack @niivue/niivue`, copy dist/niivue.umd.js here, and change VERSION and SHA256.
+niivue.NOTICES has the licences of the libraries that are in it. To take a newer one: `npm pack @niivue/niivue`, copy
+dist/niivue.umd.js here, and change VERSION, SHA256 and the notices: dist/metafile-esm.json of the package lists what it is
+made of.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from util.base.inputs import expect_file
 
 VERSION = "0.69.0"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
-SCRIPT, LICENSE = (Path(__file__).with_name(name) for name in ("niivue.umd.js", "niivue.LICENSE"))
+SCRIPT, LICENSE, NOTICES = (Path(__file__).with_name(f"niivue.{ending}") for ending in ("umd.js", "LICENSE", "NOTICES"))
 
 
 def niivue_script(path: Path = SCRIPT) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import statistics
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from dataloaders.volumes import Volume, read_volume
-from models.registration import Registration, RegistrationSettings, grid_mm, register, sample, scaled
+from models.contents import scaled
+from models.registration import Registration, RegistrationSettings, register
+from models.sampling import column, grid_mm, mapped, sample
 from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
 from util.predict.predictor import Predictor
 from util.segment.metrics import dice
@@ -21,7 +22,7 @@ with warnings.catch_warnings():   # the package silences all warnings of the pro
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
 # what the package does: one search from the start that it is given, on MIND features alone
-AS_PACKAGE = RegistrationSettings(affine=None, intensity_weight=0.0)
+AS_PACKAGE = RegistrationSettings(affine=None, zoom=None, intensity_weight=0.0)
 SIMILAR, MAY_LOSE = 0.8, 0.02       # of the Dice between the label maps that both carry over, and of that with the truth
 ALLOWED_S = 30.0                    # for a scan
 N_STONES = 6                        # as configs/guided.json5
@@ -70,30 +71,27 @@ def by_package(query: Volume, support: Volume, start: Registration, device: torc
     Args:
         start: its affine map and grid are taken. The package has neither, and wants both volumes on one grid.
     """
-    settings = AS_PACKAGE
-    points = grid_mm(start.shape, start.spacing_mm, device) + _column(start.origin_mm, device)
-    places = torch.tensordot(start.affine[:, :3], points, 1) + start.affine[:, 3].view(3, 1, 1, 1)
-    volumes = (sample(scaled(_tensor(volume, device))[None], at / _column(volume.spacing_mm, device))[0]
+    settings, (on,) = AS_PACKAGE, start.displacements
+    points = grid_mm(on.shape, on.spacing_mm, device) + column(on.origin_mm, start.affine, device)
+    places = mapped(start.affine, points)
+    volumes = (sample(scaled(_tensor(volume, device))[None], at / column(volume.spacing_mm, at))[0]
                for volume, at in ((query, points), (support, places)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)    # it leaves align_corners to its default
         voxels = convex_adam_pt(*volumes, mind_r=settings.mind_radius, mind_d=settings.mind_dilation,
-                                lambda_weight=settings.smoothness, grid_sp=settings.search.cell, disp_hw=settings.search.reach,
+                                lambda_weight=settings.smoothness, grid_sp=settings.wide.cell, disp_hw=settings.wide.reach,
                                 selected_niter=settings.n_steps, dtype=torch.float32, device=device)
-    return replace(start, voxels=torch.from_numpy(voxels).float().movedim(-1, 0)[None].to(device))
+    moved = replace(on, voxels=torch.from_numpy(voxels).float().movedim(-1, 0)[None].to(device))
+    return replace(start, displacements=(moved,))
 
 
 def _tensor(volume: Volume, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(device)
 
 
-def _column(values: Sequence[float], device: torch.device) -> torch.Tensor:
-    return torch.tensor([float(value) for value in values], device=device).view(3, 1, 1, 1)
-
-
 def carried(found: Registration, support: Volume) -> np.ndarray:
     """Return the (D, H, W) label map of the support, carried over to the query."""
-    masks = torch.from_numpy(np.stack([support.labels == label for label in LABELS])).float().to(found.voxels.device)
+    masks = torch.from_numpy(np.stack([support.labels == label for label in LABELS])).float().to(found.affine.device)
     best, which = found.warp(masks).max(dim=0)
     return torch.where(best > 0.5, which + 1, 0).cpu().numpy()
 
@@ -111,7 +109,7 @@ def one_registration(bench: Bench, settings: RegistrationSettings | None = None)
 def one_registration_plainly(bench: Bench) -> None:
     """Register one support by the package. Its start is that of a small search, which needs less memory than the package."""
     query, support = pair(bench)
-    small = replace(AS_PACKAGE, search=replace(AS_PACKAGE.search, reach=1), n_steps=0)
+    small = replace(AS_PACKAGE, wide=replace(AS_PACKAGE.wide, reach=1), n_steps=0)
     _plainly(query, support, _ours(query, support, bench.device, small), bench.device)
 
 

@@ -34,6 +34,7 @@ from util.options.sections import PredictorOptions
 from util.predict.predictor import Predictor, Segmentation, join_on_scan
 from util.predict.scans import write_on_scan
 from util.segment.metrics import dice
+from util.segment.task import label_map_of
 from util.segment.whole_volume import smooth_along_z
 from util.training.as_trained import complete
 
@@ -97,7 +98,8 @@ def carried_over(predictor: Predictor, found: Segmentation) -> np.ndarray:
     options = predictor.options
     probs = {label: smooth_along_z(carried.astype(np.float32) / 255, options.smooth_z)
              for label, carried in found.members[0].carried.items()}
-    return join_on_scan(probs, found.scan, options.largest_component)
+    outlined = [label_map_of(support.volume) for support in predictor.supports] if options.largest_component else None
+    return join_on_scan(probs, found.scan, outlined)
 
 
 def processor() -> str:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -137,7 +138,8 @@ def test_an_evaluation_is_that_of_one_process_and_no_work_is_done_twice(name, n_
     assert [file for file in wanted if found.get(file) != wanted[file]] == []
     assert found.keys() == wanted.keys() and len(found) == n_files + 1
     first, second = shares(together, name)
-    assert first and second and sorted(first + second) == sorted(once) and len(set(once)) == len(once)
+    assert first and second and sorted(first + second) == sorted(once)
+    assert max(Counter(once).values()) == (2 if name == "stones" else 1)      # two supports: there, and as a way back
 
 
 @pytest.mark.whole

@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from models.registration import Fixed
+from models.registration import PreparedScan
 from tests.programs import entry_point, predict, run_experiment
 from util.base.distributed import leave, rank
 from util.base.signals import Interrupted
@@ -46,7 +46,7 @@ def main(data: Path, folder: Path, snapshot: str) -> None:
     leave()
 
 
-SMALL = {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 1, "stones": 2}     # for toy volumes
+SMALL = {"affine": False, "finest": 3.0, "n_steps": 1, "stones": 2}     # for toy volumes
 
 # by the name of a folder; two of the five cases are supports and queries
 EVALUATIONS: dict[str, dict[str, Any]] = {
@@ -83,22 +83,27 @@ def weights(options: Mapping[str, Any], snapshot: str) -> dict[str, str]:
 def counted() -> Iterator[list[str]]:
     """Yield a list that gets a line for every slice that is encoded, registration and scan that is segmented in this process."""
     lines: list[str] = []
-    encode, register, segment = SliceEncoder._through_network, Fixed.register, Predictor.segment
+    encode, segment = SliceEncoder._through_network, Predictor.segment
+    register, zoom = PreparedScan.register, PreparedScan.zoom
 
     def encoded(encoder, volume, slices, bar):
         lines.extend(f"{volume.name} slice {z}" for z in slices)
         return encode(encoder, volume, slices, bar)
 
-    def registered(fixed, support, spacing_mm):
-        lines.append(f"{fixed.query.sum():.3f} {support.max():.6f}")
-        return register(fixed, support, spacing_mm)
+    def registered(query, support):
+        lines.append(f"wide {query.image.sum():.3f} {support.image.sum():.3f}")
+        return register(query, support)
+
+    def zoomed(query, support, *found):
+        lines.append(f"zoomed {query.image.sum():.3f} {support.image.sum():.3f}")
+        return zoom(query, support, *found)
 
     def segmented(predictor, scan):
         lines.append(scan.name)
         return segment(predictor, scan)
 
-    with mock.patch.object(SliceEncoder, "_through_network", encoded), mock.patch.object(Fixed, "register", registered), \
-            mock.patch.object(Predictor, "segment", segmented):
+    with mock.patch.object(SliceEncoder, "_through_network", encoded), mock.patch.object(PreparedScan, "register", registered), \
+            mock.patch.object(PreparedScan, "zoom", zoomed), mock.patch.object(Predictor, "segment", segmented):
         yield lines
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import webbrowser
 
 import nibabel
 import numpy as np
@@ -12,8 +13,10 @@ from scripts.tables.label_pictures import open_page, open_scan, press, wait_for
 from tests.browser import needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
+from util.base.own_folder import OwnFolder
 from util.base.root import ROOT
 from util.label.client import running
+from util.label.serve import open_browser
 from util.label.session import Session
 
 pytestmark = [pytest.mark.whole, needs_chromium]
@@ -99,11 +102,10 @@ def fresh(browser, client):
     return browser
 
 
-def test_the_token_leaves_the_address_and_scripts_cannot_read_it(browser, client):
+def test_the_token_leaves_the_address_and_is_in_no_cookie(browser, client):
     assert client.token not in browser.current_url
-    assert browser.execute_script("return document.cookie") == ""
-    (cookie,) = browser.get_cookies()
-    assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and cookie["value"] == client.token
+    assert browser.execute_script("return document.cookie") == "" and browser.get_cookies() == []
+    assert browser.execute_script("return sessionStorage.getItem('label-token')") == client.token
 
 
 def test_a_filled_stroke_is_on_disk_at_once_and_undone(fresh, place):
@@ -284,6 +286,25 @@ def test_only_this_machine_was_asked_and_nothing_went_wrong(browser, client):
     asked = addresses_of(browser)
     assert asked and all(address.startswith((f"http://{client.host}/", "data:", "blob:")) for address in asked)
     assert errors_of(browser) == []
+
+
+def test_the_file_that_opens_the_browser_leads_to_the_page(browser, client, place, monkeypatch):
+    opened, folder = [], OwnFolder(place / "label_page")
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    browser.execute_script("sessionStorage.clear()")
+    open_browser(client.address, folder)
+    browser.get(*opened)
+    wait_for(browser, "return document.getElementById('position')?.textContent.includes(':')", LIMIT_S)
+    assert client.token not in browser.current_url and status_of(browser, "a_1") == "no outlines yet"
+    (place / "label_page/open.html").unlink()
+    folder.close()
+
+
+def test_the_address_of_a_later_start_counts_in_an_open_tab(browser, client):
+    browser.execute_script("sessionStorage.clear(); location.hash = 'token=of-another-start'")
+    wait_for(browser, "return document.getElementById('status').textContent.startsWith('token: open the address')", LIMIT_S)
+    browser.execute_script(f"location.hash = 'token={client.token}'")
+    wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
 
 
 def test_the_whole_path_killed_on_the_way(tmp_path):

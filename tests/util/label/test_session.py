@@ -62,7 +62,7 @@ def test_from_nothing_to_an_example_and_back(session):
     session.draw("a_1", nifti(drawing()), 0)
     assert states(session)["a_1"] == "drawing" and session.supports() == [] and session.waiting() == ["a_2", "a_3"]
     session.decide("a_1", True)
-    assert states(session)["a_1"] == "outlined" and session.supports() == [("a_1", session.hand_file("a_1"))]
+    assert states(session)["a_1"] == "outlined" and session.supports() == ["a_1"]
     session.draw("a_1", nifti(drawing(slices=slice(2, 5))), 1)
     assert states(session)["a_1"] == "outlined"          # it is an example still, and a better one
     session.decide("a_1", False)
@@ -78,7 +78,7 @@ def test_what_is_found_is_accepted_or_corrected(session):
     session.draw("a_2", nifti(drawing(slices=slice(2, 5))), 0)
     assert states(session)["a_2"] == "correcting" and session.waiting() == ["a_3"]      # no run writes over work by hand
     session.decide("a_2", True)
-    assert states(session)["a_2"] == "corrected" and [name for name, _ in session.supports()] == ["a_2"]
+    assert states(session)["a_2"] == "corrected" and session.supports() == ["a_2"]
     session.draw("a_1", nifti(drawing(slices=slice(2, 5))), 0)
     assert states(session)["a_1"] == "correcting"       # accepted was what is no longer there
 
@@ -115,7 +115,8 @@ def test_a_newer_run_replaces_the_earlier_one(session):
     find(session, "a_1", run=session.next_run())
     find(session, "a_1", drawing(slices=slice(1, 4)), run=session.next_run())
     assert [path.name for path in (session.path / "found").glob("a_1*.gz")] == ["a_1.2.nii.gz"]
-    assert (read(session.outlines_file("a_1")) == drawing(slices=slice(1, 4))).all()
+    (session.path / "now.nii.gz").write_bytes(session.outlines("a_1"))
+    assert (read(session.path / "now.nii.gz") == drawing(slices=slice(1, 4))).all()
     assert session.next_run() == 3
 
 
@@ -197,7 +198,7 @@ def test_the_scans_are_never_written_to(folder):
 
 
 def test_what_half_a_run_left_does_not_count(session):
-    write(session.target("a_1", 1), drawing())                          # killed before the scan's entry was written
+    write(session.path / "found/a_1.1.nii.gz", drawing())               # killed before the scan's entry was written
     (session.path / "found/a_2.json").write_text("{", encoding="utf-8")
     (session.path / "found/a_3.json").write_text('{"map": "gone.nii.gz", "rows": []}', encoding="utf-8")
     (session.path / "found/.partial-1-a_1.nii.gz").write_bytes(b"half")
@@ -214,10 +215,9 @@ def test_outlines_that_another_program_changed_are_taken_as_they_are(session):
 
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda path: (path / "session.json").write_text("{", encoding="utf-8"), "session.json: not valid JSON"),
-    (lambda path: (path / "session.json").write_text('{"done": 1}', encoding="utf-8"), "done: got 1"),
-    (lambda path: (path / "session.json").write_text('{"classes": 1}', encoding="utf-8"), "classes: allowed"),
+    (lambda path: (path / "session.json").write_text('{"done": 1}', encoding="utf-8"), "json: done: got 1, allowed: a list"),
+    (lambda path: (path / "session.json").write_text('{"classes": 1}', encoding="utf-8"), "classes: got 1, allowed: a list"),
     (lambda path: (path / "session.json").unlink(), "was not made by this program"),
-    (lambda path: (path / "hand/a_1.nii.gz").write_bytes(b"none"), "a_1.nii.gz: cannot be read"),
 ])
 def test_a_damaged_session_is_named(damage, said, session):
     session.draw("a_1", nifti(drawing()), 0)

@@ -1,17 +1,31 @@
 """Every option stands in the table with its roles, and who builds a model reads only what a snapshot is scored with."""
 
 import json
+import sys
 from dataclasses import fields
 
 import pytest
 import torch
 
-from tests.programs import run
-from util.options.config import base_config
+from tests.programs import entry_point, run
+from util.options.config import base_config, check_config, load_config
 from util.options.record import Record
 from util.options.sections import ComparedOptions, ModelOptions, RunOptions, ShownOptions
-from util.options.table import MODELS, OLD_NAMES, OPTIONS, OUTSIDE_MODELS, Option, Role, current_names, with_role
+from util.options.table import (
+    GONE,
+    MODELS,
+    OLD_NAMES,
+    OPTIONS,
+    OUTSIDE_MODELS,
+    Option,
+    Role,
+    current_names,
+    gone_options,
+    with_role,
+)
+from util.run.experiment import run_commandline
 from util.run.resume import run_to_continue
+from util.training.as_trained import as_trained
 from util.training.building import build_model
 from util.training.snapshots import read_snapshot
 
@@ -96,3 +110,51 @@ def test_options_under_their_old_names_are_the_same_options(toy_data, tmp_path):
     again = run_to_continue(Record({**config, "n_steps": 4}), RunOptions.of({**config, "n_steps": 4}), "train")
     assert again == by_old_name
     assert current_names({"paths": "fine", "seed": 1}) == {"encoder_paths": "fine", "seed": 1}
+
+
+OLD = {"registration": {"affine": True, "affine_mm": [8.0, 5.0, 5.0], "search_mm": [4.0, 2.5, 2.5], "mind_radius": 2,
+                        "mind_dilation": 3, "intensity_weight": 2.0, "smoothness": 0.5, "n_steps": 40, "stones": 0,
+                        "agreement_power": 10.0},
+       "guided": {"blur_mm": [4.0, 5.0, 5.0], "sure": 0.6, "clear": 0.2, "near": 0.02, "clip": 4.0, "prior_weight": 1.5,
+                  "bias": 0.5, "filter_mm": 4.0, "filter_eps": 0.05}}      # as earlier versions stored them
+SAID = ("registration.affine_mm, registration.search_mm, guided.blur_mm, guided.filter_mm: left out; there is no such option any "
+        "more, as lengths follow the scan now\n")
+
+
+def test_options_that_are_gone_are_left_out_and_those_that_came_later_have_their_defaults():
+    """In a section, under a dotted name, and in a config of which the sections are none."""
+    current = current_names(OLD)
+    assert current["registration"] == {key: value for key, value in OLD["registration"].items() if not key.endswith("_mm")}
+    assert gone_options(OLD) == [f"{section}.{key}" for section, keys in GONE.items() for key in keys]
+    assert gone_options(current) == []
+    assert current_names({"guided.blur_mm": [4, 5, 5], "guided.clip": 3, "guided": 7}) == {"guided.clip": 3, "guided": 7}
+    used = as_trained(base_config(), current, tuple(OLD))
+    check_config(used)
+    later = {section: set(used[section]) - set(OLD[section]) for section in OLD}
+    assert later == {"registration": {"zoom", "finest"}, "guided": {"blur", "filter"}}
+    assert all(used[section][key] == base_config()[section][key] for section, keys in later.items() for key in keys)
+    assert used["registration"]["smoothness"] == 0.5
+
+
+def test_an_old_config_file_and_an_old_snapshot_are_read(trained, tmp_path, capsys):
+    config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "old.json5").write_text(json.dumps({**config, **OLD}), encoding="utf-8")
+    check_config(load_config(str(tmp_path / "old.json5")))
+    assert capsys.readouterr().out == SAID
+    snapshot, earlier = trained / "snapshots/3.pth", tmp_path / "earlier.pth"
+    torch.save({**torch.load(snapshot, weights_only=True), "config": json.dumps({**config, **OLD})}, earlier)
+    stored = read_snapshot(earlier).config
+    assert gone_options(stored) == []
+    check_config(as_trained(base_config(), stored, tuple(OLD)))
+    assert capsys.readouterr().out == ""        # a snapshot's registration is never used
+
+
+@pytest.mark.parametrize("words", [["guided"], []], ids=["named config", "file"])
+def test_gone_options_on_the_command_line_get_one_line(words, tmp_path, monkeypatch, capsys, handlers_stay):
+    (tmp_path / "old.json").write_text(json.dumps(OLD), encoding="utf-8")
+    given = [f"{section}.{key}={OLD[section][key]}".replace(" ", "") for section, keys in GONE.items() for key in keys]
+    words = words + given if words else ["guided", str(tmp_path / "old.json")]
+    monkeypatch.setattr(sys, "argv", ["test.py", "predict", "with", *words, "device=cpu"])
+    with pytest.raises(SystemExit, match="^error: query, output: got null"):
+        run_commandline(entry_point("test").experiment)
+    assert capsys.readouterr().out.count(SAID) == 1

@@ -19,9 +19,13 @@ from tests.programs import predict
 from util.base.checksums import sha256
 from util.base.files import LIST
 from util.base.root import ROOT
+from util.options.config import base_config
+from util.options.sections import PredictOptions
+from util.options.sections import section as section_of
 from util.predict import batch
-from util.predict.batch import output_path
+from util.predict.batch import Plan, output_path
 from util.predict.predictor import Predictor
+from util.predict.scans import read_scan
 from util.training.as_trained import as_trained
 
 
@@ -315,3 +319,26 @@ def test_the_command_line(files, tmp_path):
                            *(f"{key}={value}" for key, value in files.items())], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/image_2.nii.gz").is_file()
+
+
+def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path):
+    query, target, table = toy_data / "chaos_MR_T2_normalized/image_2.nii.gz", tmp_path / "image_2.nii.gz", tmp_path / "cases.csv"
+
+    class Found:
+        scan, label_map, on_grid, registered = read_scan(query, None), np.ones((8, 64, 64), np.uint8), {}, None
+
+        def numbers(self):
+            return [{"query": "image_2", "label": 1, "label_name": "liver"}]
+
+    class Predicts:
+        def segment(self, _):
+            return Found()
+
+    options = section_of(PredictOptions, base_config())
+    plan = Plan({query: target}, [(query, target)], 0, table, tmp_path / "report.html", {}, "settings")
+    (table / "in the way").mkdir(parents=True)
+    outcome = batch._predict_waiting(Predicts(), plan, options)
+    assert list(outcome.failures) == [query] and outcome.rows == {}
+    shutil.rmtree(table)
+    assert list(batch._predict_waiting(Predicts(), plan, options).rows) == ["image_2"]
+    assert list(batch._earlier_rows(table)) == ["image_2"]

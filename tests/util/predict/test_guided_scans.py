@@ -25,7 +25,7 @@ def phantom(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(phantom):
-    coarse = {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [6.0, 3.5, 3.5], "n_steps": 30}      # a second for a scan
+    coarse = {"finest": 1.5, "n_steps": 30}      # seconds for a scan
     predictor = Predictor.untrained("guided", device="cpu", registration={**base_config()["registration"], **coarse})
     predictor.add_support(phantom / "image_1.nii.gz", phantom / "label_1.nii.gz")
     return predictor

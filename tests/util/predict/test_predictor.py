@@ -1,13 +1,22 @@
 """The predictor in Python; tests/util/predict/test_batch.py has what `test.py predict` makes of it."""
 
+import json
+
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
+from tests.programs import predict
+from tests.toy import toy_case, write
 from util.base.errors import InputError
 from util.options.config import base_config
+from util.options.record import Record
+from util.options.sections import ModelOptions
 from util.predict.predictor import Predictor
+from util.training.building import build_model
+from util.training.snapshots import save_snapshot
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ def test_a_result_never_takes_the_place_of_the_scan(predictor, scans, tmp_path):
 
 @pytest.mark.whole
 def test_a_stepping_stone_is_none_when_it_is_segmented_itself(scans, monkeypatch):
-    coarse = {"affine_mm": [16.0, 12.0, 12.0], "search_mm": [8.0, 6.0, 6.0], "n_steps": 5}
+    coarse = {"affine": False, "zoom": False, "finest": 3.0, "n_steps": 1}
     predictor = Predictor.untrained("registration", device="cpu", registration={**base_config()["registration"], **coarse})
     with pytest.raises(InputError, match="add_support comes before add_stone"):
         predictor.add_stone(scans(2))
@@ -90,3 +99,62 @@ def test_a_stepping_stone_is_none_when_it_is_segmented_itself(scans, monkeypatch
         predictor.segment(scan)
     assert [[stone.name for stone in task.stones] for task in tasks] == [["stone 2"], ["stone 1", "stone 2"]]
     assert all(stone.label_map is None for task in tasks for stone in task.stones)
+
+
+def snapshot_of(config, path):
+    """A snapshot of an untrained network with some options."""
+    model = build_model(ModelOptions.of(config))
+    save_snapshot(path, record=Record(config), model=model.state_dict(), step=1, optimizer={}, scheduler={},
+                  history=torch.zeros(1, 2), log=[], refused=[])
+    return path
+
+
+def of_two_labels():
+    base = base_config()
+    entry = {**base["datasets"]["CHAOST2"], "labels": {"1": "LV", "2": "RV"}, "file_values": {},
+             "grid": {"spacing_mm": [2.0, 2.0, 8.0], "size_px": 64, "orientation": None, "window": None}}
+    return {**base, "encoder": "small", "dataset": "HEART", "datasets": {"HEART": entry}, "test_label": [1, 2],
+            "exclude_label": [2],
+            "path": {**base["path"], "HEART": {"data_dir": "data/HEART"}}}
+
+
+@pytest.mark.whole
+def test_a_snapshot_of_two_labels_is_sound(tmp_path):
+    path = snapshot_of(of_two_labels(), tmp_path / "1.pth")
+    for number in (1, 2):
+        image, label_map, _ = toy_case(number)
+        write(tmp_path / f"image_{number}.nii.gz", image)
+        write(tmp_path / f"label_{number}.nii.gz", label_map * (label_map < 3))
+    predictor = Predictor.load(path, device="cpu", precision="float32", n_iters=0)
+    predictor.add_support(tmp_path / "image_1.nii.gz", tmp_path / "label_1.nii.gz")
+    assert predictor.names == {1: "LV", 2: "RV"} and predictor.segment(tmp_path / "image_2.nii.gz").label_map.shape == (8, 64, 64)
+    predict(reload_model_path=path, support_image=tmp_path / "image_1.nii.gz", support_label=tmp_path / "label_1.nii.gz",
+            query=tmp_path / "image_2.nii.gz", output=tmp_path / "out")
+    assert "RV" in (tmp_path / "out/cases.csv").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="test_label: got 3, allowed for HEART"):
+        Predictor.load(path, device="cpu", test_label=[3])
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("datasets", [], r"datasets: got \[\], allowed: an object"),
+    ("datasets", {"CHAOST2": [1]}, r"datasets\[\.\.\.\]: got .*, allowed"),
+    ("datasets", None, "datasets: got None"), ("path", 7, "path: got 7, allowed: an object"),
+    ("dataset", ["CHAOST2"], "dataset: got"),
+    ("datasets", {"CHAOST2": {"labels": 7}}, "datasets.CHAOST2.labels: got 7")])
+def test_a_snapshot_with_other_options_than_ours_is_one_line(key, value, said, tmp_path):
+    path = snapshot_of({**base_config(), "encoder": "small"}, tmp_path / "1.pth")
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "config": json.dumps({**json.loads(content["config"]), key: value})}, path)
+    with pytest.raises(InputError, match=said):
+        Predictor.load(path, device="cpu")
+    with pytest.raises(SystemExit, match=f"^error: .*{said}"):
+        predict(reload_model_path=path, support_image="a", support_label="a", query="a", output="a")
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "7", "[" * 10000, '{"a":' * 40 + "1" + "}" * 40, 7, None, b"{}"], ids=range(8))
+def test_options_of_a_snapshot_that_are_none(text, tmp_path):
+    path = snapshot_of({**base_config(), "encoder": "small"}, tmp_path / "1.pth")
+    torch.save({**torch.load(path, weights_only=True), "config": text}, path)
+    with pytest.raises(InputError, match=r"1\.pth: ") as caught:
+        Predictor.load(path, device="cpu")
+    assert str(caught.value).isprintable()

@@ -24,25 +24,62 @@ from util.segment.task import Task
 WHOLE = WholeVolumeOptions(0, 0, 0, False, 1)
 
 
+class Scan:
+    """A scan that tells a model what is registered to it."""
+
+    def __init__(self, model, volume, spacing_mm):
+        self.model, self.image, self.spacing_mm, self.wide_mm = model, volume, spacing_mm, 1.0
+
+    @property
+    def sum(self):
+        return float(self.image.sum())
+
+    def register(self, support):
+        assert self.image.shape == support.image.shape and self.spacing_mm == support.spacing_mm
+        self.model.wide.append((self.sum, support.sum))
+        return "wide", self.sum, support.sum
+
+    def zoom(self, support, found, box):
+        assert found == ("wide", self.sum, support.sum) and box is not None
+        self.model.zoomed.append((self.sum, support.sum))
+        return "zoomed", self.sum, support.sum
+
+    def release(self):
+        self.model.released.append(self.sum)
+
+
 class Copies(VolumeModel):
     """Says that the query's classes are where the support's are; remembers what was registered, and the ways."""
 
-    def __init__(self):
+    def __init__(self, reaches=True):
         super().__init__()
-        self.registered, self.ways = [], []
+        self.reaches, self.wide, self.zoomed, self.turned, self.released, self.ways = reaches, [], [], [], [], []
 
-    def fixed(self, query, spacing_mm):
-        def register(support, support_spacing_mm):
-            assert query.shape == support.shape and spacing_mm == support_spacing_mm
-            self.registered.append((float(query.sum()), float(support.sum())))
-            return self.registered[-1]
+    def prepared(self, volume, spacing_mm):
+        return Scan(self, volume, spacing_mm)
 
-        return SimpleNamespace(register=register)
+    def support(self, scan, masks):
+        return SimpleNamespace(scan=scan, masks=masks, outlines=scan.sum)
 
-    def segment_volume(self, query, support, support_masks, query_spacing_mm, ways):
+    def on_stone(self, stone, support, found):
+        assert found == ("wide", stone.sum, support.scan.sum)
+        return (stone.sum, support.scan.sum) if self.reaches else None
+
+    def box(self, scan, ways):
+        assert all(kind == "wide" for _, (kind, *_) in ways)
+        return (torch.zeros(3), torch.ones(3)) if self.reaches else None
+
+    def back(self, query, support):
+        self.turned.append((query.sum, support.scan.sum))
+        return self.turned[-1]
+
+    def segment(self, query, support, ways, box, back):
+        assert back == (query.sum, support.scan.sum) and torch.equal(torch.stack(box), torch.tensor([[0.0] * 3, [1.0] * 3]))
         self.ways.append(ways)
-        masks = support_masks.float()
-        return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, len(masks)), query.clamp(0, 1))
+        masks = support.masks.float()
+        n = len(masks)
+        return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, n), query.image.clamp(0, 1), ("as it was",) * n,
+                                  torch.arange(2 * n).view(n, 2))
 
 
 def evaluated(model, *supports, labels=(1, 2, 3, 4), stones=()):
@@ -50,10 +87,12 @@ def evaluated(model, *supports, labels=(1, 2, 3, 4), stones=()):
     task = Task(toy_volume(2), supports, labels, stones)
     segmenter = VolumeSegmenter(model, torch.device("cpu"))
     segmenter.prepare([(support, []) for support in supports], stones)
-    assert len(model.registered) == len(supports) * len(stones)
+    before = len(model.wide)
+    assert before == len(supports) * len(stones) and not model.zoomed
     bar = tqdm.tqdm(disable=None)
     result = evaluate_query(segmenter, task, options, WHOLE, bar)
-    assert len(model.registered) == len(supports) * len(stones) + segmenter.n_units(task, options)
+    done = len(model.wide) - before + len(model.zoomed) + len(model.turned)
+    assert done == (segmenter.n_units(task, options) if result.whole else 0)
     return task, result
 
 
@@ -69,11 +108,31 @@ def test_stepping_stones():
     sums = {volume.name: float(torch.from_numpy(volume.image).float().sum()) for volume in (*queries, *supports, *stones)}
     for ways, (query, support) in zip(model.ways, [("2", "1"), ("2", "3"), ("12", "1"), ("12", "3")], strict=True):
         q, s, a, b = (sums[name] for name in (query, support, "10", "11"))
-        assert ways == [[(q, s)], [(q, a), (a, s)], [(q, b), (b, s)]]
-    assert len(model.registered) == len(set(model.registered)) == 2 * (2 + 2) + 2 * 2
-    assert [segmenter.n_units(task, None) for task in tasks] == [4, 4]
+        assert ways == [(s, ("zoomed", q, s)), ((a, s), ("zoomed", q, a)), ((b, s), ("zoomed", q, b))]
+    assert len(model.wide) == len(set(model.wide)) == 2 * (2 + 2) + 2 * 2
+    assert len(model.zoomed) == len(set(model.zoomed)) == 2 * (2 + 2)
+    assert len(model.turned) == len(set(model.turned)) == 2 * 2
+    assert {sums[name] for name in ("2", "12", "10", "11")} <= set(model.released)      # supports are registered to nothing here
+    assert [segmenter.n_units(task, None) for task in tasks] == [2 * 4 + 2] * 2
     _, result = evaluated(Copies(), *supports, stones=stones)
     assert len(result.by_protocol) == 8 and set(result.warped) == {"1", "3"}
+
+
+def test_outlines_that_reach_the_query_nowhere_are_empty_with_confidence_0():
+    model = Copies(reaches=False)
+    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    task = Task(toy_volume(2), (toy_volume(1),), (1, 2), (toy_volume(10),))
+    member, = segmenter.members(task, WHOLE)
+    nothing = task.query.image.shape, False
+    assert {label: (probs.shape, probs.any()) for label, probs in member.probs.items()} == {1: nothing, 2: nothing}
+    assert member.confidence == {1: 0.0, 2: 0.0} and member.warped is None and not model.zoomed and not model.ways
+    assert not any(prediction.mask.any() for prediction in segmenter.over_whole_volume(task, WHOLE))
+
+
+def test_a_member_tells_how_borders_were_drawn_and_what_the_confidence_is_made_of():
+    member, = VolumeSegmenter(Copies(), torch.device("cpu")).members(Task(toy_volume(2), (toy_volume(1),), (1, 4)), WHOLE)
+    assert member.borders == {1: "as it was", 4: "as it was"} and member.wide_mm == 1.0
+    assert member.evidence == {1: [0, 1], 4: [2, 3]}
 
 
 def test_the_protocol_scores_its_slices_of_the_whole_volumes_label_map():
@@ -100,8 +159,7 @@ def test_a_class_that_the_support_lacks_is_left_out():
 
 
 LEAST_DICE = {"registration": 0.6, "guided": 0.75}      # the query's own contrast is what draws borders
-SMALL = {"registration": {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 20,
-                          "stones": 0}}      # for toy volumes
+SMALL = {"registration": {"finest": 2.0, "n_steps": 20, "stones": 0}}      # for toy volumes
 
 
 @pytest.mark.whole

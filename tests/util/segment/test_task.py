@@ -34,7 +34,7 @@ def living(monkeypatch):
 @pytest.mark.whole
 @pytest.mark.parametrize("model", ["qnet", "registration"])
 def test_an_evaluation_holds_the_supports_and_one_query(model, toy_data, tmp_path, living):
-    small = {"affine_mm": [12.0, 8.0, 8.0], "search_mm": [7.7, 4.0, 4.0], "n_steps": 1, "stones": 0}
+    small = {"affine": False, "zoom": False, "finest": 3.0, "n_steps": 1, "stones": 0}
     weights = {"reload_model_path": "untrained"} if model == "qnet" else {}
     folder = run("test", tmp_path, toy_data, model=model, supp_idx=0, n_iters=1, registration=small, test_label=[1],
                  datasets={"CHAOST2": {**TOY_GRID["CHAOST2"], "n_folds": 1}}, **weights)

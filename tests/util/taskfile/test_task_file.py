@@ -3,12 +3,16 @@
 import gzip
 import io
 import json
+import resource
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -18,19 +22,26 @@ import SimpleITK as sitk
 import torch
 
 from dataloaders.dicom import read_dicom
+from models.guided import GuidedSettings
+from models.registration import RegistrationSettings
 from tests import damage
 from tests.data.raw_downloads import write_dicom
 from tests.programs import entry_point, predict
 from tests.toy import toy_case, write
 from util.base.checksums import sha256
 from util.base.errors import InputError
+from util.base.root import ROOT
 from util.options.config import base_config, load_config
+from util.options.sections import ModelOptions
 from util.predict.predictor import Predictor
 from util.predict.task_command import main
 from util.taskfile.archive import EARLIEST, MAX_FILES, sha256_of
-from util.taskfile.manifest import NAME, WEIGHTS, Label, Manifest
+from util.taskfile.manifest import MAX_LABELS, NAME, WEIGHTS, Label, Manifest
 from util.taskfile.task_file import create, manifest_of, opened, options_for
+from util.training.building import build_model
 
+OPTIONS = load_config("guided")
+OPTIONS["registration"]["finest"] = 2.0       # seconds for a scan
 IMAGE, LABELS = "supports/1_image.nii.gz", "supports/1_labels.nii.gz"
 
 
@@ -46,7 +57,7 @@ def scans(tmp_path_factory):
 
 
 def make(path, scans, **changes):
-    manifest = Manifest({1: Label("liver", "#0000ff")}, "CC BY-SA 4.0", options_for(load_config("guided"), None), 0, {})
+    manifest = Manifest({1: Label("liver", "#0000ff")}, "CC BY-SA 4.0", options_for(OPTIONS, None), 0, {})
     create(path, [(scans / "image 1.nii.gz", scans / "labels 1.nii.gz")], manifest, **changes)
     return path
 
@@ -194,6 +205,16 @@ def other_labels(content):
     return gzip.compress(nibabel.Nifti1Image(array, image.affine).to_bytes())
 
 
+def many_labels(n):
+    return {str(value): {"name": f"l{value}", "colour": "#000000"} for value in range(1, n + 1)}
+
+
+def claiming_weights(_):
+    """Weights of the right names and shapes, all of which are one number."""
+    model = build_model(ModelOptions.of({**base_config(), "encoder": "small"}))
+    return saved({name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in model.state_dict().items()})
+
+
 HOSTILE = {
     "missing": (damage.missing, r"no such file"),
     "a folder": (damage.a_folder, r"is a folder, expected a file"),
@@ -255,6 +276,10 @@ HOSTILE = {
     "weights that are a list": (needing_weights(saved([1])), rf": {WEIGHTS}: holds a list"),
     "weights that are text": (needing_weights(saved({"a": "b"})), rf": {WEIGHTS}: holds other than tensors"),
     "weights of another network": (needing_weights(saved({"a": torch.zeros(2)})), rf": {WEIGHTS}: "),
+    "weights that claim more than they have": (
+        needing_weights(claiming_weights), rf": {WEIGHTS}: its weights claim \d+ bytes, the file has \d+"),
+    "labels by the thousand": (with_entry(labels=many_labels(20000)), r"task.json: (labels: got|not valid JSON here|has more)"),
+    "labels too many": (with_entry(labels=many_labels(MAX_LABELS + 1)), rf"task.json: labels: got .*, at most {MAX_LABELS}"),
 }
 
 
@@ -280,6 +305,39 @@ def test_a_hostile_archive_is_refused_in_one_line(case, task, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.whole
+def test_a_giant_network_costs_nothing_until_its_weights_are_there(task):
+    """A name of some 700 million weights in a file of 25 kB."""
+    spoilt = options_for({**base_config(), "encoder": "small"}, None)
+    with_entry(options={**spoilt, "datasets": {"CHAOST2": spoilt["datasets"]["CHAOST2"]},
+                        "encoder": "timm/resnetv2_152x4_bit"})(task)
+    with_file(WEIGHTS, saved({"a": torch.zeros(2)}))(task)
+    command = [sys.executable, "-m", "util.predict.task_command", "check", str(task)]
+    before_kb, begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and "weights of another architecture" in done.stderr and done.stderr.count("\n") == 1
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before_kb, 1_600_000)      # it would take 2.8 GB alone
+    assert time.monotonic() - begun < 60
+
+
+def test_more_labels_than_a_task_file_holds_are_told_when_it_is_made(scans, tmp_path, capsys):
+    values = np.zeros_like(toy_case(1)[1], dtype=np.int16)
+    values.ravel()[:MAX_LABELS + 1] = range(1, MAX_LABELS + 2)
+    write(tmp_path / "many.nii.gz", values)
+    assert main(["create", str(tmp_path / "x.task"), "--support", str(scans / "image 1.nii.gz"),
+                 str(tmp_path / "many.nii.gz")]) == 1
+    assert f"hold {MAX_LABELS + 1} labels, allowed in a task file: {MAX_LABELS}" in capsys.readouterr().err
+
+
+def test_what_it_says_moves_no_cursor(task, capsys):
+    with_entry(licence="free\x1b[2J\x1b]0;title\x07\r\nas \u202eair")(task)
+    assert main(["show", str(task)]) == 0
+    said = capsys.readouterr().out
+    assert r"licence: free\x1b[2J\x1b]0;title\x07\r\nas \u202eair" in said and said.replace("\n", "").isprintable()
+    with_entry(format="\x1b[2J")(task)
+    assert main(["show", str(task)]) == 1 and capsys.readouterr().err.strip().isprintable()
+
+
 def test_the_same_scans_give_the_same_bytes_and_only_they_are_stored(made, scans, tmp_path):
     again = make(tmp_path / "again.task", scans)
     assert sha256(again) == sha256(made)
@@ -303,10 +361,35 @@ def test_what_it_says_of_itself(made):
         assert image.GetSize() == labels.GetSize() == (64, 64, 8) and content.weights is None
 
 
+def test_a_task_file_of_an_earlier_version_is_read(task, scans, capsys):
+    """It holds lengths in mm, which are left out with one line, and lacks what came later. The other options are as they were."""
+    def as_before(manifest):
+        registration, guided = manifest["options"]["registration"], manifest["options"]["guided"]
+        for key in ("zoom", "finest"):
+            del registration[key]
+        for key in ("blur", "filter"):
+            del guided[key]
+        registration.update(affine_mm=[8.0, 5.0, 5.0], search_mm=[4.0, 2.5, 2.5], smoothness=0.5)
+        guided.update(blur_mm=[4.0, 5.0, 5.0], filter_mm=4.0, prior_weight=1.25)
+
+    with_manifest(as_before)(task)
+    predictor = Predictor.load(task, device="cpu")
+    said = capsys.readouterr().out
+    assert said.startswith("registration.affine_mm, registration.search_mm, guided.blur_mm, guided.filter_mm: left out")
+    assert said.count("\n") == 1
+    settings, given = predictor.segmenter.model.settings, RegistrationSettings()
+    assert (settings.finest, settings.zoom, settings.smoothness) == (given.finest, given.zoom, 0.5)
+    assert predictor.segmenter.model.guided == replace(GuidedSettings(), prior_weight=1.25) and predictor.n_stones == 6
+    with pytest.raises(SystemExit, match="^error: query, output: got null"):
+        predict(task=task)
+    assert capsys.readouterr().out == said
+    assert main(["check", str(task)]) == 0
+
+
 @pytest.mark.whole
 def test_the_outlines_are_those_of_the_scans_themselves(made, scans):
     of_task = Predictor.load(made, device="cpu")
-    of_scans = Predictor.untrained("guided", device="cpu")
+    of_scans = Predictor.untrained("guided", device="cpu", registration=OPTIONS["registration"])
     of_scans.add_support(scans / "image 1.nii.gz", scans / "labels 1.nii.gz")
     a, b = (predictor.segment(scans / "image 2.nii.gz") for predictor in (of_task, of_scans))
     np.testing.assert_array_equal(a.label_map, b.label_map)

@@ -137,8 +137,8 @@ function showOpen() {
   const names = Object.fromEntries(state.classes.map(one => [one.value, one.name]));
   const cell = (tag, text) => made(tag, { textContent: text });
   at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...['class', 'ml', 'slices', 'conf.'].map(text => cell('th', text)))),
-    made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', String(Number(row.volume_ml.toPrecision(4)))),
-      cell('td', row.slices), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
+    made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', row.volume_ml == null ? '–' : String(Number(row.volume_ml.toPrecision(4)))),
+      cell('td', row.slices ?? '–'), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
 }
 
 // ---- the open scan ----
@@ -369,7 +369,6 @@ function key(event) {
 // ---- start ----
 
 async function start() {
-  history.replaceState(null, '', '/');      // the token is a cookie now
   document.addEventListener('keydown', key, { capture: true });
   window.addEventListener('beforeunload', event => { if (saving || unsaved) event.preventDefault(); });
   at('tools').onchange = () => useTool();

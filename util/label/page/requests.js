@@ -1,9 +1,23 @@
 // The requests to the server. Each answers with JSON, and throws an Error with the server's words.
 
+// The token is behind the # of the address, which is sent to no server. The tab keeps it, for this address and port alone.
+const KEY = 'label-token';
+
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get('token');
+  if (!given) return sessionStorage.getItem(KEY) ?? '';
+  sessionStorage.setItem(KEY, given);
+  history.replaceState(null, '', location.pathname);
+  return given;
+}
+
+const token = takeToken();
+addEventListener('hashchange', () => location.reload());      // the address of a later start, opened in this tab
+
 async function ask(method, path, body, type) {
   let answer;
   try {
-    answer = await fetch(path, { method, body, headers: body && { 'Content-Type': type } });
+    answer = await fetch(path, { method, body, headers: { 'Label-Token': token, ...body && { 'Content-Type': type } } });
   } catch {
     throw Object.assign(new Error('The server does not answer. Start it again with label.sh, and open the address that it prints.'),
                         { away: true });

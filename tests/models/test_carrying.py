@@ -1,0 +1,106 @@
+"""Outlines that are carried over, and borders that are drawn anew where that pays, by hand."""
+
+import pytest
+import torch
+
+from models.carrying import CARRIED, MILD, STRONG, GuidedModel, RegistrationModel, back_scale
+from models.guided import Trial
+from models.registration import PreparedScan, Registration, RegistrationSettings, Search
+from models.volume import Outlines, Support, Way, outlines_of
+
+SHAPE, MM = (4, 16, 16), (1.0,) * 3
+WHOLE = torch.full((3,), -0.5), torch.tensor(SHAPE) - 0.5
+EVERYWHERE = tuple(slice(0, n) for n in SHAPE)
+SMALL = RegistrationSettings(affine=None, wide=Search(1000, cell=4, reach=1), zoom=None)
+
+
+def moved_by(mm, shape=SHAPE):
+    """A registration by hand: the place in the support is that in the query, moved along W."""
+    affine = torch.eye(3, 4)
+    affine[2, 3] = mm
+    return Registration(affine, (), MM, shape, MM, MM)
+
+
+def bar(first, last):
+    masks = torch.zeros(1, *SHAPE, dtype=torch.bool)
+    masks[..., 4:12, first:last] = True
+    return masks
+
+
+def support_of(image, masks, gain=0.0):
+    """A support on which drawing a border gained so much, whatever the map was."""
+    scan = PreparedScan(image, MM, SMALL)
+    trials = [[Trial(0.9, {STRONG: gain, MILD: gain})] * 2] * len(masks)
+    return Support(scan, masks, outlines_of(scan, masks), trials, [16.0] * len(masks))
+
+
+def segment(model, image, support, *ways, back=None):
+    return model.segment(PreparedScan(image, MM, SMALL), support, ways, WHOLE, back or moved_by(0.0))
+
+
+def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
+    image = torch.zeros(SHAPE)
+    support = support_of(image, bar(5, 9))
+    stone = Outlines(support.scan, 255 * bar(6, 10).byte(), EVERYWHERE, (moved_by(0.0),))
+    model, direct = RegistrationModel(SMALL, 0.0), Way(support.outlines, moved_by(0.0))
+    found = segment(model, image, support, direct, Way(stone, moved_by(0.0)))
+    torch.testing.assert_close(found.probs, (bar(5, 9).float() + bar(6, 10).float()) / 2)
+    assert torch.equal(found.registered, found.probs) and found.borders == (CARRIED,)
+    assert torch.equal(found.warped, support.scan.image)
+    with pytest.raises(ValueError, match="ways: got none"):
+        segment(RegistrationModel(SMALL), image, support)
+
+
+def test_the_way_whose_image_fits_counts_more():
+    torch.manual_seed(0)
+    image = torch.rand(SHAPE)
+    support = support_of(image, bar(5, 9))
+    shifted = Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),))     # of which the image does not fit
+    model, direct = RegistrationModel(SMALL, 0.0), Way(support.outlines, moved_by(0.0))
+    found = segment(model, image, support, direct, Way(shifted, moved_by(0.0)))
+    assert found.probs[bar(5, 9)].mean() > 0.7 > 0.3 > found.probs[bar(9, 13)].mean()
+
+
+def test_a_right_outline_is_sure_and_one_that_comes_back_elsewhere_is_not():
+    torch.manual_seed(0)
+    image = torch.rand(SHAPE)
+    support = support_of(image, bar(5, 9))
+    right, astray = (segment(RegistrationModel(SMALL), image, support, Way(support.outlines, moved_by(0.0)), back=moved_by(mm))
+                     for mm in (0.0, 4.0))
+    assert right.confidence.item() > 0.8 > 0.1 >= astray.confidence.item()
+
+
+def test_an_outline_that_vanishes_has_confidence_0():
+    torch.manual_seed(0)
+    image = torch.rand(SHAPE)
+    both = torch.cat([bar(2, 6), bar(12, 15)])
+    support = support_of(image, both)
+    found = segment(RegistrationModel(SMALL), image, support, Way(support.outlines, moved_by(-10.0)))
+    assert (found.probs[1] > 0.5).sum() == 0 and found.confidence[1] == 0.0 and found.evidence[1].isnan().all()
+    assert found.evidence[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("gain", "border"), [(0.05, MILD), (0.0, CARRIED), (-0.05, CARRIED)])
+def test_a_border_is_drawn_only_where_that_paid(gain, border):
+    """The map lies a voxel beside a bright bar."""
+    torch.manual_seed(0)
+    image = 0.3 + 0.5 * bar(4, 12)[0] + 0.02 * torch.randn(SHAPE)
+    support = support_of(image, bar(5, 13), gain)
+    found = segment(GuidedModel(SMALL), image, support, Way(support.outlines, moved_by(0.0)))
+    assert found.borders == (border,)
+    torch.testing.assert_close(found.registered, bar(5, 13).float())
+    wrong = [((maps > 0.5) != bar(4, 12)).sum() for maps in (found.registered, found.probs)]
+    assert wrong[1] < wrong[0] / 2 if border == MILD else torch.equal(found.probs, found.registered)
+
+
+def test_the_affine_map_tells_how_much_larger_the_query_is():
+    affine = torch.tensor([[0.5, 0, 0, 7], [0, 1, 0, 0], [0, 0, 0.5, 0]])
+    assert back_scale(Registration(affine, (), MM, SHAPE, MM, MM)) == pytest.approx(4.0)
+
+
+def test_the_box_around_the_support_is_that_of_its_way_back():
+    """All that was found of the support is looked at: the box holds it with a margin."""
+    support = support_of(torch.zeros(SHAPE), bar(5, 9))
+    way = Way(support.outlines, moved_by(0.0))
+    low, high = RegistrationModel(SMALL).box(support.scan, [way])
+    assert (low <= torch.tensor([0.0, 4.0, 5.0])).all() and (high >= torch.tensor([3.0, 11.0, 8.0])).all()
