@@ -186,6 +186,14 @@ class PreparedScan:
         self._prepared: dict[tuple, tuple[WorkingGrid, Tensor]] = {}
         self._preparing = threading.Lock()
 
+    def __getstate__(self) -> dict[str, object]:
+        """Go to another process without what can be computed again."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_prepared", "_preparing")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._prepared, self._preparing = {}, threading.Lock()
+
     @property
     def extent_mm(self) -> float:
         """The side of a cube as large as the box of the contents."""

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 import warnings
@@ -238,3 +239,12 @@ def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stderr.strip() == ""
+
+
+def test_a_prepared_scan_goes_to_another_process():
+    scan = PreparedScan(phantom()[0], SPACING, FAST)
+    scan.register(PreparedScan(phantom()[0], SPACING, FAST))
+    there = pickle.loads(pickle.dumps(scan))
+    assert torch.equal(there.image, scan.image) and len(pickle.dumps(scan)) < 1.5 * 4 * scan.image.numel()
+    found = there.register(PreparedScan(phantom(shift=(0.0, 6.0, 0.0))[0], SPACING, FAST))
+    assert torch.equal(found.affine, scan.register(PreparedScan(phantom(shift=(0.0, 6.0, 0.0))[0], SPACING, FAST)).affine)
