@@ -55,7 +55,7 @@ ABLATIONS = [
     Variant("no affine map", options=(DIRECT, "registration.affine=false")),
     Variant("no zoom", options=(DIRECT, "registration.zoom=false")),
     Variant("no intensity in the registration", options=(DIRECT, "registration.intensity_weight=0")),
-    Variant("MIND radius 1", options=(DIRECT, "registration.mind_radius=1")),
+    Variant("MIND radius 2, dilation 3", options=(DIRECT, "registration.mind_radius=2", "registration.mind_dilation=3")),
     Variant("no appearance of the query", options=(DIRECT, "guided.clip=0")),
     Variant("prior weight 1", options=(DIRECT, "guided.prior_weight=1")),
     Variant("no guided filter", options=(DIRECT, "guided.filter=0")),

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import json5
 import numpy as np
 
 from models.confidence import EVIDENCE
@@ -52,11 +53,12 @@ class Table:
 
     Args:
         path: of the file. It may be there, from an earlier run.
-        settings: what all rows depend on.
+        settings: what all rows depend on, besides the options.
+        options: that differ from the config `guided`, as {"registration.zoom": False}.
     """
 
-    def __init__(self, path: Path, settings: Any):
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path, settings: Any, options: Mapping[str, Any]):
+        self.path, self.settings, self.options = path, [settings, sorted(options.items())], options
         self.rows: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
@@ -111,7 +113,7 @@ def run(job: Job, table: Table, output: Path, environment: Mapping[str, str], te
         return []
     text = json.dumps({
         "outlined": [str(job.support.image), str(job.support.labels)], "names": NAMES.get(job.set.name, {}),
-        "stones": [str(stone.image) for stone in job.stones],
+        "stones": [str(stone.image) for stone in job.stones], "options": table.options,
         "queries": [[name, str(query.image), str(query.labels), str(label_map_path(output, job, query))]
                     for name, query in waiting.items()]})
     failures, about = [], dict[str, Any]()
@@ -177,6 +179,15 @@ def fill_page(page: Path, text: str, drawn: Mapping[str, Path]) -> None:
     write_text(f"{before}{BEGIN}\n\n" + "\n\n".join([text, *links]) + f"\n\n{END}{after}", page)
 
 
+def option(text: str) -> tuple[str, Any]:
+    """Return the key and the value of an option, as registration.zoom=false."""
+    key, _, value = text.partition("=")
+    try:
+        return key, json5.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: SECTION.KEY=VALUE, as registration.zoom=false") from None
+
+
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,6 +197,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--outlined", type=int, nargs="+", default=[1], metavar="N", help="positions of cases; each in turn is "
                         "the only outlined one; default: the first")
     parser.add_argument("--stones", type=int, default=6, help="so many of the others are stepping stones; default: %(default)s")
+    parser.add_argument("--options", type=option, nargs="*", default=[], metavar="SECTION.KEY=VALUE",
+                        help="of configs/base.json5, for ablations, as registration.zoom=false")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/organs", help="default: %(default)s")
     parser.add_argument("--picture-dir", type=Path, metavar="DIR", help="draw a picture of each set")
     parser.add_argument("--page", type=Path, metavar="FILE", help=f"put tables and pictures between its lines {BEGIN} and {END}")
@@ -208,7 +221,7 @@ def main(given: Sequence[str] | None = None) -> int:
         own = [picture_path(arguments.picture_dir, organs.name) for organs in sets] if arguments.picture_dir else []
         claim([output / "organs.csv", *own], [path for organs in sets for case in organs.cases for path in case[1:]],
               overwrite=arguments.overwrite)
-        table = Table(output / "organs.csv", [code_sha256(), arguments.stones, arguments.avx2])
+        table = Table(output / "organs.csv", [code_sha256(), arguments.stones, arguments.avx2], dict(arguments.options))
         environment, failures = AS_ON_AVX2 if arguments.avx2 else {}, []
         with progress(total=sum(len(job.queries) for job in jobs), desc="outlining", unit="scan") as bar:
             for job in jobs:

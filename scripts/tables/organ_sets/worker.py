@@ -2,7 +2,7 @@
 
     python -m scripts.tables.organ_sets.worker < job.json
 
-A job is {"outlined": [image, labels], "names": {value: name}, "stones": [image, …],
+A job is {"outlined": [image, labels], "names": {value: name}, "stones": [image, …], "options": {"section.key": value},
 "queries": [[name, image, labels, label map to write], …]}. For everything that happens it prints a line of JSON:
 {"event": "ready" | "scored" | "failed", …}. A process of its own has its own peak of memory and its own threads.
 """
@@ -50,7 +50,13 @@ def work(job: Mapping[str, Any], lines: TextIO) -> None:
     def tell(event: str, **what: Any) -> None:
         print(json.dumps({"event": event, **what}), file=lines, flush=True)
 
-    predictor = Predictor.made_of(PredictorOptions.of(complete(load_config("guided"))))
+    config = load_config("guided")
+    for key, value in job["options"].items():
+        section, _, name = key.partition(".")
+        if not isinstance(config.get(section), dict) or name not in config[section]:
+            raise InputError(f"--options: {key}: no such option; allowed: registration.… and guided.… of configs/base.json5")
+        config[section][name] = value
+    predictor = Predictor.made_of(PredictorOptions.of(complete(config)))
     predictor.given_names = {int(value): name for value, name in job["names"].items()}
     began = time.monotonic()
     predictor.add_support(*job["outlined"])
