@@ -15,7 +15,8 @@ from util.results.figures import save_figure
 from util.taskfile.manifest import COLOURS
 
 MARGIN = 0.3           # around the labels, of their size
-PANEL_INCHES = 3.4
+PANEL_INCHES = 3.4     # high, …
+LEAST_INCHES, MOST_INCHES = 7.5, 11      # … and all together wide
 Panel = tuple[str, Path, Path | None, Path]      # title, image, label map that was found, true labels
 
 
@@ -30,15 +31,18 @@ def draw(panels: Sequence[Panel], names: Mapping[int, str], path: Path) -> None:
     values = sorted({int(value) for _, _, _, labels in panels for value in np.unique(canonical(labels)[0])} - {0})
     colours = {value: COLOURS[k % len(COLOURS)] for k, value in enumerate(values)}
     normal = best_slice(*canonical(panels[0][3]))[0]
-    size = PANEL_INCHES * len(panels), PANEL_INCHES + 0.6
+    widths = [_width(labels, normal) for _, _, _, labels in panels]
+    inches = min(PANEL_INCHES, MOST_INCHES / sum(widths))
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, layout=layout, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(max(inches * sum(widths), LEAST_INCHES), inches + 0.7), layout=layout,
+                                width_ratios=widths, squeeze=False)
     for axis, (title, image, found, truth) in zip(axes.flat, panels, strict=True):
         _panel(axis, image, found, truth, normal, colours)
         axis.set_title(title, fontsize=9)
     handles = [Line2D([], [], color=colour, label=names.get(value, f"label {value}")) for value, colour in colours.items()]
     handles += [Line2D([], [], color="#888888", label="found"), Line2D([], [], color="#888888", linestyle="--", label="truth")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=8, frameon=False)
+    n_rows = 1 if len(handles) <= 7 else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // n_rows), fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
@@ -85,6 +89,14 @@ def _panel(axis: plt.Axes, image: Path, found: Path | None, truth: Path, normal:
             if (label_map == value).any():
                 axis.contour(label_map == value, levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
     axis.set_axis_off()
+
+
+def _width(labels: Path, normal: int) -> float:
+    """Return the width of what is shown of a scan, in heights."""
+    values, spacing_mm = canonical(labels)
+    across, up = _window(np.take(values, best_slice(values, spacing_mm, [normal])[1], normal))
+    across_mm, up_mm = np.delete(spacing_mm, normal)
+    return float((across.stop - across.start) * across_mm / ((up.stop - up.start) * up_mm))
 
 
 def _window(plane: np.ndarray) -> tuple[slice, slice]:

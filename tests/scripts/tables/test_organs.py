@@ -55,11 +55,11 @@ def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys):
     assert "](pictures/organs_large.png)" in written
     assert (tmp_path / "pictures/organs_small.png").read_bytes().startswith(b"\x89PNG")
 
-    (output / "label_maps/large/from scan_1/scan_3.nii.gz").unlink()
+    (output / "label_maps/small/from scan_1/scan_2.nii.gz").unlink()
     before = {(row["set"], row["query"]): row["seconds"] for row in rows}
     assert organs.main(words) == 0
     after = {(row["set"], row["query"]): row["seconds"] for row in rows_of(output)}
-    assert {key for key in after if after[key] != before[key]} == {("large", "scan_3")}
+    assert {key for key in after if after[key] != before[key]} == {("small", "scan_2")}
 
 
 @pytest.mark.whole
