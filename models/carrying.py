@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.confidence import VANISHED, contrast, expected_dice, local_correlation, returned
+from models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlation, returned
 from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
 from models.registration import PreparedScan, Registration, RegistrationSettings
 from models.sampling import bounds_of, column, margin_box, sample
@@ -153,7 +153,7 @@ class RegistrationModel(VolumeModel):
         for k, mask in enumerate(found):
             volume = float(mask.sum() * voxel_ratio) / float(support.masks[k].sum()) * float(back_scale(back))
             if volume < VANISHED:
-                rows.append([float("nan")] * 7)
+                rows.append([float("nan")] * len(EVIDENCE))
                 continue
             near = _grown(mask, query, AROUND)
             of_query = contrast(query.image[voxels], mask, near & ~found.any(dim=0))
