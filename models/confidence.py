@@ -22,7 +22,7 @@ from models.volume import Support
 # thinness: Dice of the outlined organ with itself, displaced by twice the spacing of the wide grid (root mean square).
 EVIDENCE = ("agreement", "kept", "returned", "fit", "contrast", "size", "thinness")
 TERMS = ("one", "agreement, logit", "returned, logit", "fit", "contrast, 0 to 1")
-WEIGHTS = (-2.6, 1.27, 0.6, 1.15, 0.21)     # of the terms
+WEIGHTS = (-2.51, 1.18, 0.63, 1.07, 0.25)     # of the terms
 CLIPPED = 0.02         # Dice nearer to 0 or 1 count as this in the logistic model
 VANISHED = 0.05        # of the volume that is expected: a class of which less is found has vanished
 
@@ -71,10 +71,12 @@ def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:
 def expected_dice(evidence: Tensor) -> Tensor:
     """Return the Dice (K,) that is to be expected by (K, …) numbers of `EVIDENCE`; 0 for a class that has vanished.
 
-    A logistic model, whose weights `scripts/tables/confidence.py` finds.
+    A logistic model, whose weights `scripts/tables/confidence.py` finds. It is never above the root of the Dice of what comes back
+    to the outlined scan: two registrations that err by the same amount give such a Dice there.
     """
     inputs = terms(evidence)
-    return (inputs @ torch.tensor(WEIGHTS, dtype=inputs.dtype, device=inputs.device)).sigmoid().nan_to_num(0.0)
+    expected = (inputs @ torch.tensor(WEIGHTS, dtype=inputs.dtype, device=inputs.device)).sigmoid()
+    return torch.minimum(expected, evidence[:, EVIDENCE.index("returned")].clamp_min(0).sqrt()).nan_to_num(0.0)
 
 
 def terms(evidence: Tensor) -> Tensor:
