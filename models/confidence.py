@@ -71,8 +71,8 @@ def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:
 def expected_dice(evidence: Tensor) -> Tensor:
     """Return the Dice (K,) that is to be expected by (K, …) numbers of `EVIDENCE`; 0 for a class that has vanished.
 
-    A logistic model, whose weights `scripts/tables/confidence.py` finds. It is never above the root of the Dice of what comes back
-    to the outlined scan: two registrations that err by the same amount give such a Dice there.
+    A logistic model, whose weights `scripts/tables/confidence.py` finds. It is never above the root of the Dice of what comes
+    back to the outlined scan: two registrations that err by the same amount give such a Dice there.
     """
     inputs = terms(evidence)
     expected = (inputs @ torch.tensor(WEIGHTS, dtype=inputs.dtype, device=inputs.device)).sigmoid()
