@@ -16,10 +16,11 @@ from models.qnet import QNet
 from models.registration import register
 from scripts.checks import benchmark
 from scripts.checks.benchmarks import evaluation, fast_tests, page, registration, training
-from scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back, markdown_table
+from scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back
 from tests.labelling import FAST, served, write_scans
 from tests.toy import toy_volume
 from util.base import device, memory
+from util.base.tables import markdown_table
 from util.label.session import Session
 
 
