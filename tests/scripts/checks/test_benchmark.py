@@ -4,7 +4,6 @@ import importlib.util
 import json
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +15,11 @@ from models.qnet import QNet
 from models.registration import register
 from scripts.checks import benchmark
 from scripts.checks.benchmarks import evaluation, fast_tests, page, registration, training
-from scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back, markdown_table
+from scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back
 from tests.labelling import FAST, served, write_scans
 from tests.toy import toy_volume
 from util.base import device, memory
+from util.base.tables import markdown_table
 from util.label.session import Session
 
 
@@ -119,8 +119,7 @@ def test_tables_are_markdown():
 def test_the_package_registers_as_we_do():
     query, support = toy_volume(1), toy_volume(3)
     volumes = [torch.from_numpy(volume.image).float() for volume in (query, support)]
-    coarse = replace(registration.AS_PACKAGE, finest=2.0)      # tens of seconds less
-    ours = register(*volumes, query.spacing_mm, support.spacing_mm, coarse)
+    ours = register(*volumes, query.spacing_mm, support.spacing_mm, registration.AS_PACKAGE)
     package = registration.by_package(query, support, ours, torch.device("cpu"))
     assert not torch.equal(package.displacements[0].voxels, ours.displacements[0].voxels)
     maps = [registration.carried(found, support) for found in (ours, package)]

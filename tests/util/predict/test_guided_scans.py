@@ -25,7 +25,7 @@ def phantom(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(phantom):
-    coarse = {"finest": 1.5, "n_steps": 30}      # seconds for a scan
+    coarse = {"finest": 0.7}      # seconds for a scan
     predictor = Predictor.untrained("guided", device="cpu", registration={**base_config()["registration"], **coarse})
     predictor.add_support(phantom / "image_1.nii.gz", phantom / "label_1.nii.gz")
     return predictor
