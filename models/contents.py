@@ -17,7 +17,7 @@ from util.base.shapes import expect_shape
 CONTENT_LEVEL = 0.06       # of the range from black to the 99.5th percentile; what is above is no background
 MIN_CONTENT_SHARE = 0.02   # a plane with less content than this lies outside the box
 N_BINS = 200               # of the histogram in which filling values are found
-GAP = 0.35                 # of the range: no voxels for so long, and what lies below may be filling
+GAP = 0.25                 # of the range: no voxels for so long, and what lies below may be filling
 ODD_SHARE = 0.002          # of the voxels: fewer below a gap are odd ones; more are filling only if they have one value
 
 
