@@ -60,10 +60,12 @@ def predict(_config: Mapping[str, Any]) -> None:
         print(f"on {device} in {options.model.precision}")
         predictor = main_first(lambda: Predictor.made_of(options) if task is None else Predictor.of_task(task, options))
         settings = settings_digest(Record(config), options.model.outside.files)
-        failures = predict_all(predictor, section(PredictOptions, config), settings).failures
+        outcome = predict_all(predictor, section(PredictOptions, config), settings)
     print(f"written to {config['output']}")
-    if failures:
-        raise SystemExit("\n".join(f"error: query {query.name}: {reason}" for query, reason in failures.items()))
+    for line in outcome.notes:
+        print(f"left out: {line}")
+    if outcome.problems:
+        raise SystemExit("\n".join(f"error: query {line}" for line in outcome.problems))
 
 
 @experiment.command

@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from dataloaders.reading import scan_name
 from util.base.errors import InputError
 from util.label.serve import load_outlined, load_task, serve
 from util.label.session import Session
-from util.predict.scans import scan_name
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -189,9 +189,10 @@ def test_either_side_of_an_outlined_pair_may_have_an_equals_sign(tmp_path):
     scans = [tmp_path / name for name in ("a.nii", "a=b.nii.gz")]
     for path in (*scans, tmp_path / "c=d.nii"):
         path.touch()
-    assert outlined_pair(f"a={tmp_path}/c=d.nii", scans) == (scans[0], tmp_path / "c=d.nii")
-    assert outlined_pair(f"a=b={tmp_path}/c=d.nii", scans) == (scans[1], tmp_path / "c=d.nii")
-    assert outlined_pair(f"{scans[1]}={tmp_path}/c=d.nii", scans) == (scans[1], tmp_path / "c=d.nii")
+    names = {scans[0]: "a", scans[1]: "a=b"}
+    assert outlined_pair(f"a={tmp_path}/c=d.nii", names) == (scans[0], tmp_path / "c=d.nii")
+    assert outlined_pair(f"a=b={tmp_path}/c=d.nii", names) == (scans[1], tmp_path / "c=d.nii")
+    assert outlined_pair(f"{scans[1]}={tmp_path}/c=d.nii", names) == (scans[1], tmp_path / "c=d.nii")
 
 
 def test_help_needs_no_environment():

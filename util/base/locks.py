@@ -11,7 +11,7 @@ from typing import TextIO
 
 from util.base.errors import InputError
 
-LOCK = ".lock"      # the file that is locked, in the folder
+LOCK = ".made.lock"     # the file that is locked, in the folder; it is empty
 
 
 def lock(folder: Path, refusal: str) -> TextIO:
@@ -42,3 +42,11 @@ def alone(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield
+
+
+def unlock(folder: Path) -> None:
+    """Remove the empty file that `alone` left in a folder, when no process uses it any more."""
+    path = folder / LOCK
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()

@@ -83,9 +83,9 @@ class Runner:
         if not waiting:
             raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
         return {"task": None if self.session.task is None else str(self.session.task),
-                "supports": [[str(self.session.image_file(name)), str(labels)] for name, labels in supports],
-                "queries": [[name, str(self.session.image_file(name)), str(self.session.target(name, run))] for name in waiting],
-                "stones": [str(self.session.image_file(name)) for name in self._stones(careful)],
+                "supports": [[str(self.session.scan_file(name)), str(labels)] for name, labels in supports],
+                "queries": [[name, str(self.session.scan_file(name)), str(self.session.target(name, run))] for name in waiting],
+                "stones": [str(self.session.scan_file(name)) for name in self._stones(careful)],
                 "registration": self.registration}
 
     def _stones(self, careful: bool) -> list[str]:

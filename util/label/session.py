@@ -19,6 +19,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.dicom import read_dicom
 from dataloaders.itk import check_image, labels_on
-from dataloaders.nifti import read_array, read_nifti, save, write_like
+from dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
+from dataloaders.reading import read_image
 from util.base.errors import InputError
 from util.base.files import partial_name, remove_partial_files, replacing, write_text
 from util.base.inputs import expect_file, read_json
-from util.base.locks import lock
+from util.base.locks import LOCK, lock
 from util.label.listing import Scan, expect_inside, label_files, list_scans
 
 NAME = "label_page"
@@ -71,6 +72,7 @@ class Session:
         self._held = lock(self.path, f"another server is at work on {folder}; allowed: one server a folder")
         self._lock = threading.RLock()
         self._of_scan: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._checked: set[str] = set()     # scans whose values were read
         self._drawn: dict[str, int] = dict.fromkeys(self.scans, 0)      # how often each scan's drawing was saved
         self._read()
 
@@ -128,22 +130,40 @@ class Session:
         self._expect(name)
         return self.hand_file(name) if name in self._hand else self.found_file(name)
 
+    def scan_file(self, name: str) -> Path:
+        """Return the path of a scan as it lies in the folder: what segmenting reads.
+
+        Raises:
+            MissingError: there is no such scan.
+            InputError: it leads out of the folder.
+        """
+        self._expect(name)
+        return expect_inside(self.scans[name].path, self.folder)
+
     def image_file(self, name: str) -> Path:
-        """Return the path of a scan as NIfTI. A scan of DICOM slices is written so once.
+        """Return the path of a scan as a NIfTI file that the page places as this program does; others are written so once.
+
+        The scan is checked as segmenting checks it. One that is refused is unreadable from then on.
 
         Raises:
             MissingError: there is no such scan.
             InputError: it cannot be read, or leads out of the folder.
         """
-        self._expect(name)
-        path = expect_inside(self.scans[name].path, self.folder)
-        if not path.is_dir():
-            return expect_file(path)
+        path = self.scan_file(name)
         copy = self.path / f"scans/{name}.nii.gz"
         with self._of_scan[name]:
-            if not copy.exists():
-                save(check_image(read_dicom(path), path), copy)
-        return copy
+            try:
+                if problem := self.scans[name].problem:
+                    raise InputError(problem if problem.startswith(str(path)) else f"{path}: {problem}")
+                if name not in self._checked:
+                    image = check_image(read_image(path), path)
+                    if not is_plain(path) and not copy.exists():
+                        save(image, copy)
+                    self._checked.add(name)
+            except InputError as error:
+                self.scans[name] = replace(self.scans[name], problem=str(error))
+                raise
+        return expect_file(path if is_plain(path) else copy)
 
     def _expect(self, name: str) -> None:
         if name not in self.scans:
@@ -386,7 +406,8 @@ def _expect_own(path: Path) -> None:
     """Raise InputError if the folder of the session is there and was not made by this program."""
     if path.is_symlink() or path.exists() and not path.is_dir():
         raise InputError(f"{path}: is there and is no folder; allowed: to move it away")
-    if path.is_dir() and any(item.name != ".lock" for item in path.iterdir()) and not (path / "session.json").is_file():
+    held = {item.name for item in path.iterdir()} - {LOCK, ".lock"} if path.is_dir() else set()
+    if held and not (path / "session.json").is_file():
         raise InputError(f"{path}: was not made by this program; allowed: to move it away")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloaders.finding import LeftOut, find_scans, same_names
 from dataloaders.folds import stepping_stones
-from util.base.checksums import code_sha256, content_sha256, digest, sha256
+from dataloaders.reading import content_sha256, is_nifti, is_slice
+from util.base.checksums import code_sha256, digest, sha256
 from util.base.distributed import is_main, join, main_does, main_first, share, world_size
 from util.base.errors import InputError
 from util.base.files import remove_partial_files
 from util.base.guard import claim, expect_apart, is_same
-from util.base.locks import LOCK, alone
+from util.base.locks import alone, unlock
 from util.base.progress import progress
 from util.base.tables import write_rows
 from util.options.record import Record
@@ -25,12 +26,12 @@ from util.options.sections import PredictOptions
 from util.options.table import Role, with_role
 from util.predict.predictor import Predictor
 from util.predict.report import beside, probability_path, registered_path, report_queries
-from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, to_scan, write_on_scan
+from util.predict.scans import pair_paths, to_scan, write_on_scan
 
 CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "made_from",
-                "sha256")
+                "sha256", "problem")
 EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in later)
-                   for later in (["confidence"], ["confidence", "sha256"])]
+                   for later in (["problem"], ["problem", "confidence"], ["problem", "confidence", "sha256"])]
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,34 @@ class Outcome:
 
     Attributes:
         targets: the path of each query's label map, by the query's path.
+        names: of the queries, by path.
         rows: the rows of cases.csv, by the query's name.
         failures: one line for each query that failed, by its path.
+        root: what the option `query` names.
+        left_out: the files and folders beside the queries that are none, with the reasons.
     """
 
     targets: Mapping[Path, Path]
+    names: Mapping[Path, str]
     rows: Mapping[str, Sequence[Mapping]]
     failures: Mapping[Path, str]
+    root: Path
+    left_out: Sequence[LeftOut] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each query that failed, and for each file or folder that might hold a scan and was not read."""
+        return [*(f"{self.shown(query)}: {reason}" for query, reason in self.failures.items()),
+                *(f"{self.shown(one.path)}: {one.reason}" for one in self.left_out if one.may_be_scan)]
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each file or folder that is no scan."""
+        return [f"{self.shown(one.path)}: {one.reason}" for one in self.left_out if not one.may_be_scan]
+
+    def shown(self, path: Path) -> str:
+        """Return a path below the folder of the queries as messages name it."""
+        return path.name if path == self.root else str(path.relative_to(self.root))
 
 
 def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true") -> Outcome:
@@ -76,9 +98,11 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
     outcome = _predict_waiting(predictor, plan, options)
     if not is_main():
         return outcome
-    (plan.table.parent / LOCK).unlink(missing_ok=True)
-    failures = [f"query {query.name}: {reason}" for query, reason in outcome.failures.items()]
-    report_queries(plan.targets, _earlier_rows(plan.table), predictor.names, failures, plan.report)
+    unlock(plan.table.parent)
+    if plan.waiting or outcome.problems:
+        _write_table(plan, {}, _problem_rows(plan, outcome))
+    problems = [f"query {line}" for line in outcome.problems]
+    report_queries(plan.targets, plan.names, _earlier_rows(plan.table), predictor.names, problems, plan.report)
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same")
     return outcome
@@ -109,21 +133,27 @@ class Plan:
 
     Attributes:
         targets: the path of each query's label map, by the query's path.
+        names: of the queries, by path.
+        left_out: the files and folders beside them that are none.
         waiting: each query to segment, with the path of its label map.
         n_kept: number of queries already done with the same inputs.
         table: path of cases.csv.
         report: path of report.html.
         rows: its rows so far, by query.
         settings: checksum of all that predictions depend on, without the query.
+        root: what the option `query` names.
     """
 
     targets: Mapping[Path, Path]
+    names: Mapping[Path, str]
+    left_out: Sequence[LeftOut]
     waiting: Sequence[tuple[Path, Path]]
     n_kept: int
     table: Path
     report: Path
     rows: Mapping[str, list[dict]]
     settings: str
+    root: Path
 
 
 def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str, remedy: str) -> Plan:
@@ -139,36 +169,46 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
     if not options.query or not options.output:
         raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
     output = Path(options.output)
-    queries = _without_supports(find_scans(Path(options.query), output), options)
-    jobs = [(query, output_path(query, output, len(queries))) for query in queries]
-    if twice := [target for target, count in Counter(target for _, target in jobs).items() if count > 1]:
-        same = ", ".join(query.name for query, target in jobs if target == twice[0])
-        raise InputError(f"query: {same} would all be written to {twice[0]}; allowed: names that differ before the ending")
+    queries, left_out = find_queries(options, output)
+    jobs = [(query, output_path(name, output, len(queries))) for query, name in queries.items()]
+    if twice := same_names(queries):
+        raise InputError(f"query: {', '.join(query.name for query in twice)} would all be written to "
+                         f"{output_path(queries[twice[0]], output, len(queries))}; allowed: names that differ before the ending")
     table, report = (jobs[0][1].parent / name for name in ("cases.csv", "report.html"))
     rows = _earlier_rows(table)
     waiting = [(query, target) for query, target in jobs
-               if options.resume == "never" or not _is_done(query, target, rows, settings)]
+               if options.resume == "never" or not _is_done(query, queries[query], target, rows, settings)]
     files = {target: _files(target, names, options.save_probs) for _, target in jobs}
     _expect_apart_from_maps(jobs, files)
-    inputs = [*_given(options), *queries]
+    inputs = [*_given(options), *queries, *(query.parent for query in queries if query.is_file() and is_slice(query))]
     expect_apart([table, report, *(file for same_query in files.values() for file in same_query)], inputs)
-    claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target]), report], inputs,
+    changes = waiting or any(one.may_be_scan for one in left_out)
+    claim([*([table] if changes else []), *(file for _, target in waiting for file in files[target]), report], inputs,
           overwrite=options.overwrite, remedy=remedy)
-    return Plan(dict(jobs), waiting, len(jobs) - len(waiting), table, report, rows, settings)
+    return Plan(dict(jobs), queries, left_out, waiting, len(jobs) - len(waiting), table, report, rows, settings,
+                Path(options.query))
 
 
-def _without_supports(found: list[Path], options: PredictOptions) -> list[Path]:
-    """Leave out of the scans of a folder those that are outlined, and the files with their outlines.
+def find_queries(options: PredictOptions, output: Path) -> tuple[dict[Path, str], list[LeftOut]]:
+    """Return the names of the scans to segment, by path, and what lies beside them and is none.
+
+    The outlined scans of a folder, and the files with their outlines, are neither.
 
     Raises:
         InputError: nothing is left.
     """
-    if found == [Path(str(options.query))]:
-        return found
-    queries = [scan for scan in found if not any(is_same(scan, given) for given in _given(options))]
+    query, given = Path(str(options.query)), _given(options)
+    found = find_scans(query, output)
+    if list(found.names) == [query]:
+        return found.names, found.left_out
+    queries = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
+    left_out = [one for one in found.left_out if not any(is_same(one.path, path) for path in given)]
+    if not queries and found.names:
+        raise InputError(f"query: {query} holds only scans that are outlined; allowed: a folder with others")
     if not queries:
-        raise InputError(f"query: {options.query} holds only scans that are outlined; allowed: a folder with others")
-    return queries
+        why = next((f"; {one.path.name} {one.reason}" for one in left_out if one.path != query), "")
+        raise InputError(f"query: no scan in {query}{why}; allowed: NIfTI, NRRD and MetaImage files, and DICOM slices")
+    return queries, left_out
 
 
 def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
@@ -180,9 +220,9 @@ def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Pa
                              "allowed: other names, or save_probs=false")
 
 
-def _is_done(query: Path, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
+def _is_done(query: Path, name: str, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
     """Return whether the label map exists as cases.csv lists it, made from the same inputs."""
-    same_query = rows.get(scan_name(query), [])
+    same_query = rows.get(name, [])
     if not same_query or not target.is_file():
         return False
     try:
@@ -213,24 +253,30 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
     failures: dict[Path, str] = {}
     with progress(share(plan.waiting), desc="queries", unit="scan") as bar:
         for query, target in bar:
-            name = scan_name(query)
+            name = plan.names[query]
             bar.set_postfix_str(name)
             try:
                 made_from = _made_from(plan.settings, query)
                 made = _predict_one(predictor, query, target, options.save_probs)
-                rows[name] = [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]
+                rows[name] = [{**row, "query": name, "made_from": made_from, "sha256": sha256(target)} for row in made]
                 _write_table(plan, rows)
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
-                failures[query] = " ".join(str(error).split())
+                failures[query] = " ".join(str(error).split()).removeprefix(f"{query}: ").replace(f"{query}/", "")
     of_all = dict(join(list(failures.items())))
-    return Outcome(plan.targets, {**plan.rows, **dict(join(list(rows.items())))},
-                   {query: of_all[query] for query, _ in plan.waiting if query in of_all})
+    return Outcome(plan.targets, plan.names, {**plan.rows, **dict(join(list(rows.items())))},
+                   {query: of_all[query] for query, _ in plan.waiting if query in of_all}, plan.root, plan.left_out)
 
 
-def _write_table(plan: Plan, rows: Mapping[str, list[dict]]) -> None:
-    """Write cases.csv: these rows, by query, beside those that are there, which may be of other processes."""
+def _write_table(plan: Plan, rows: Mapping[str, list[dict]], problems: Sequence[Mapping] = ()) -> None:
+    """Write cases.csv: these rows, by query, beside those that are there, which may be of other processes; then the problems."""
     with alone(plan.table.parent) if world_size() > 1 else nullcontext():
-        write_rows(worst_first({**plan.rows, **_earlier_rows(plan.table), **rows}), CASE_COLUMNS, plan.table)
+        write_rows([*worst_first({**plan.rows, **_earlier_rows(plan.table), **rows}), *problems], CASE_COLUMNS, plan.table)
+
+
+def _problem_rows(plan: Plan, outcome: Outcome) -> list[dict]:
+    """Return a row of cases.csv for each query that failed, and for each file that might hold a scan and was not read."""
+    return [*({"query": plan.names[query], "problem": reason} for query, reason in outcome.failures.items()),
+            *({"query": outcome.shown(one.path), "problem": one.reason} for one in outcome.left_out if one.may_be_scan)]
 
 
 def worst_first(rows: Mapping[str, Sequence[Mapping]]) -> list[Mapping]:
@@ -262,17 +308,17 @@ def _given(options: PredictOptions) -> list[Path]:
     return [Path(path) for paths in given if paths is not None for path in (paths if isinstance(paths, tuple) else [paths])]
 
 
-def output_path(query: Path, output: Path, n_queries: int) -> Path:
-    """Return the path of a query's label map: `output` if it is a NIfTI name, else a file in the folder `output`.
+def output_path(name: str, output: Path, n_queries: int) -> Path:
+    """Return the path of the label map of a query of a name: `output` if it is a NIfTI name, else a file in the folder `output`.
 
     Raises:
         InputError: `output` is a NIfTI name, and there are several queries.
     """
-    if output.name.endswith(ENDINGS):
+    if is_nifti(output):
         if n_queries > 1:
             raise InputError(f"output: got the file {output} for {n_queries} queries, allowed: a folder")
         return output
-    return output / f"{scan_name(query)}.nii.gz"
+    return output / f"{name}.nii.gz"
 
 
 def _earlier_rows(table: Path) -> dict[str, list[dict]]:
@@ -285,6 +331,8 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
         with table.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             for row in reader if tuple(reader.fieldnames or ()) in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
+                if not row.get("label"):        # what could not be segmented is tried again
+                    continue
                 rows.setdefault(row["query"], []).append(row)
     except FileNotFoundError:
         return {}

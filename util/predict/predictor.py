@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.datasets import DatasetSpec, Grid
+from dataloaders.geometry import affine_of_image, voxel_ml
 from dataloaders.volumes import Volume
 from util.base.device import resolve_device
 from util.base.errors import InputError
@@ -28,10 +29,10 @@ from util.predict.loading import load_segmenter
 from util.predict.scans import (
     Image,
     Scan,
+    frame_of,
     label_names,
     label_values,
     like_given,
-    orientation_of,
     read_scan,
     read_support,
     to_scan,
@@ -95,9 +96,9 @@ class Segmentation:
 
     def numbers(self) -> list[dict[str, Any]]:
         """Return for each label its volume in ml, its number of slices, and `Agreement.numbers`."""
-        voxel_ml = float(np.prod(self.scan.original.GetSpacing())) / 1000
+        ml = voxel_ml(affine_of_image(self.scan.original))
         return [{"query": self.scan.name, "label": label, "label_name": name,
-                 "volume_ml": round((self.label_map == label).sum() * voxel_ml, 2),
+                 "volume_ml": round((self.label_map == label).sum() * ml, 2),
                  "slices": int((self.label_map == label).any(axis=(1, 2)).sum()),
                  **self.agreement.numbers(label, self.on_grid.get(label))} for label, name in self.names.items()]
 
@@ -208,7 +209,7 @@ class Predictor:
         Raises:
             InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
-        scan, label_map = read_support(image, labels, self._grid, self._orientation)
+        scan, label_map = read_support(image, labels, self._grid, self._frame)
         volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
         self.supports.append(Support(scan, volume))
         self.segmenter.keep(volume)
@@ -223,7 +224,7 @@ class Predictor:
         """
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support comes before add_stone")
-        scan = read_scan(path, self._grid, self._orientation)
+        scan = read_scan(path, self._grid, self._frame)
         self.stones[Path(path).resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
 
     @property
@@ -231,9 +232,9 @@ class Predictor:
         return None if self.spec is None else self.spec.grid
 
     @property
-    def _orientation(self) -> str | None:
+    def _frame(self) -> np.ndarray | None:
         """The directions of the axes if the grid does not fix them: those of the first support."""
-        return orientation_of(self.supports[0].scan.on_grid) if self.supports else None
+        return frame_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
     def names(self) -> dict[int, str]:
@@ -260,7 +261,7 @@ class Predictor:
         """
         if not self.supports:
             raise InputError("support_image: no outlined scan yet; add_support gives one")
-        read = read_scan(scan, self._grid, self._orientation)
+        read = read_scan(scan, self._grid, self._frame)
         agreement, registered = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
         label_map = join_on_scan(on_grid, read, self.options.largest_component)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from dataloaders.geometry import affine_of_image, voxel_ml
 from util.base.checksums import sha256
 from util.base.errors import InputError
 from util.base.guard import OVERWRITE_HELP
@@ -99,8 +100,7 @@ def described(content: TaskFile) -> str:
 
 
 def _volume_ml(labels: sitk.Image, value: int) -> float:
-    x_mm, y_mm, z_mm = labels.GetSpacing()
-    return int((sitk.GetArrayViewFromImage(labels) == value).sum()) * x_mm * y_mm * z_mm / 1000
+    return int((sitk.GetArrayViewFromImage(labels) == value).sum()) * voxel_ml(affine_of_image(labels))
 
 
 def _times(lengths: Sequence[float]) -> str:

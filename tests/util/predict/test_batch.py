@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from dataloaders.itk import voxel_to_patient
+from dataloaders.geometry import voxel_to_patient
 from tests.data.raw_downloads import write_dicom
 from tests.programs import predict
 from util.base.checksums import sha256
@@ -290,9 +290,8 @@ def test_a_snapshots_options_are_laid_over_the_config():
 
 
 def test_where_the_results_go(tmp_path):
-    query = tmp_path / "scan.nii.gz"
-    assert output_path(query, tmp_path / "out", 3) == tmp_path / "out/scan.nii.gz"
-    assert output_path(query, tmp_path / "x.nii", 1) == tmp_path / "x.nii"
+    assert output_path("scan", tmp_path / "out", 3) == tmp_path / "out/scan.nii.gz"
+    assert output_path("scan", tmp_path / "x.nii", 1) == tmp_path / "x.nii"
 
 
 @pytest.mark.parametrize(("change", "message"), [
