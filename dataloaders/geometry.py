@@ -107,9 +107,9 @@ def largest_cosine(affine: np.ndarray) -> float:
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
 
 
-def is_straight(affine: np.ndarray) -> bool:
-    """Return whether the axes are at right angles, but for rounding."""
-    return largest_cosine(affine) < STRAIGHT
+def is_straight(affine: np.ndarray, most: float = STRAIGHT) -> bool:
+    """Return whether the axes are at right angles, but for rounding, or for a cosine of `most`."""
+    return largest_cosine(affine) < most
 
 
 def expect_usable_axes(affine: np.ndarray, name: Path | str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.geometry import affine_of_image, is_straight, voxel_to_patient
+from dataloaders.geometry import STRAIGHT, affine_of_image, is_straight, voxel_to_patient
 from dataloaders.itk import with_geometry
 from dataloaders.nifti import MAX_VOXELS
 from util.base.errors import InputError
@@ -110,7 +110,7 @@ def labels_to_scan(labels: sitk.Image, scan: sitk.Image) -> sitk.Image:
 
 
 def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: float = 0.0,
-                  max_voxels: int = MAX_VOXELS) -> sitk.Image:
+                  max_voxels: int = MAX_VOXELS, max_cosine: float = STRAIGHT) -> sitk.Image:
     """Return a grid with axes at right angles that run about as those of `frame`: the image itself if its own are and do.
 
     Else an empty image around it. Along each new axis, its voxels are as long as the image's own are in that direction.
@@ -120,9 +120,10 @@ def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: 
         frame: (3, 3), directions of axes at right angles, a column each; None: any.
         max_turn: degrees between the image's axes and the frame's that are left as they are.
         max_voxels: of the new grid; it is coarser if need be.
+        max_cosine: between two axes of the image that count as being at right angles.
     """
     own = np.reshape(image.GetDirection(), (3, 3))
-    straight = is_straight(affine_of_image(image))
+    straight = is_straight(affine_of_image(image), max_cosine)
     direction = own if straight else _right_angled(own)
     if frame is not None and _degrees_between(direction, frame) > max_turn:
         direction = frame

@@ -98,9 +98,9 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
     outcome = _predict_waiting(predictor, plan, options)
     if not is_main():
         return outcome
-    unlock(plan.table.parent)
     if plan.waiting or outcome.problems:
         _write_table(plan, {}, _problem_rows(plan, outcome))
+    unlock(plan.table.parent)
     problems = [f"query {line}" for line in outcome.problems]
     report_queries(plan.targets, plan.names, _earlier_rows(plan.table), predictor.names, problems, plan.report)
     if plan.n_kept:

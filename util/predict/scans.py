@@ -21,6 +21,7 @@ from dataloaders.volumes import normalise
 from util.base.errors import InputError
 
 MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is resampled to coarser voxels
+MAX_SHEAR = 0.05            # cosine between two axes of a scan; one that is sheared more is resampled
 MAX_TURN = 15.0             # degrees between the axes of a scan and of the first support; one that is turned further is resampled
 
 
@@ -129,12 +130,17 @@ def prepare_image(image: sitk.Image, grid: Grid | None, frame: np.ndarray | None
     turned = _turn(image, grid, frame)
     if grid is None:
         target = _model_grid(turned, None, frame)
-        return sitk.Resample(sitk.Cast(turned, sitk.sitkFloat32), target, sitk.Transform(), sitk.sitkLinear,
-                             float(sitk.GetArrayViewFromImage(turned).min()))
+        turned_anew = target.GetDirection() != turned.GetDirection()
+        return _resampled(sitk.Cast(turned, sitk.sitkFloat32), target, sitk.sitkBSpline3 if turned_anew else sitk.sitkLinear)
     clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
-    array = sitk.GetArrayViewFromImage(clipped)
+    return _resampled(clipped, _model_grid(turned, grid, frame), sitk.sitkBSpline3)
+
+
+def _resampled(image: sitk.Image, target: sitk.Image, interpolator: int) -> sitk.Image:
+    """Bring an image to another grid, clamped to its own range. Outside of it, there is its darkest value."""
+    array = sitk.GetArrayViewFromImage(image)
     darkest, brightest = float(array.min()), float(array.max())
-    resampled = sitk.Resample(clipped, _model_grid(turned, grid, frame), sitk.Transform(), sitk.sitkBSpline3, darkest)
+    resampled = sitk.Resample(image, target, sitk.Transform(), interpolator, darkest)
     return sitk.Clamp(resampled, resampled.GetPixelID(), darkest, brightest)
 
 
@@ -151,7 +157,7 @@ def prepare_labels(labels: sitk.Image, grid: Grid | None, frame: np.ndarray | No
 
 def _model_grid(image: sitk.Image, grid: Grid | None, frame: np.ndarray | None) -> sitk.Image:
     """Return an empty image on the model's grid around `image`. Without a grid: on its own, with MAX_OWN_VOXELS at most."""
-    image = straight_grid(image, frame, MAX_TURN, MAX_OWN_VOXELS)
+    image = straight_grid(image, frame, MAX_TURN, MAX_OWN_VOXELS, MAX_SHEAR)
     extent_mm = np.multiply(image.GetSize(), image.GetSpacing())
     if grid is None:
         coarser = max(1.0, (math.prod(image.GetSize()) / MAX_OWN_VOXELS) ** (1 / 3))
