@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from dataloaders.reading import scan_name
 from util.base.errors import InputError
 from util.label.serve import load_outlined, load_task, serve

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from dataloaders.finding import find_scans
 from dataloaders.reading import ENDINGS, is_nifti, scan_name
 from util.base.checksums import digest
