@@ -45,7 +45,7 @@ def affine_of(header: Nifti1Header, name: Path | str) -> np.ndarray:
         affine, what = _by_size(header), "pixdim"
     with np.errstate(all="ignore"):
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
-        placed = np.isfinite(affine).all() and sizes.min() > 1e-9 and max(sizes.max(), np.abs(affine).max()) < 1e9
+        placed = np.isfinite(affine).all() and sizes.min() > 1e-9 and max(sizes.max(), np.abs(affine).max()) < 1e15
     if not placed or np.linalg.matrix_rank(affine[:3, :3] / sizes, 1e-3) < 3:
         raise InputError(f"{name}: its header gives the voxels no place in space, {what} {affine[:3].round(3).tolist()}")
     unit = _unit(header)

@@ -98,5 +98,7 @@ def whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
         whole = (np.rint(array) if array.dtype.kind == "f" else array).astype(np.int16)
         strange = ~(np.abs(whole - array) <= ROUNDING) | (whole < 0)        # too large, broken or NaN; negative
     if strange.any():
-        raise InputError(f"{path}: holds {array[strange].min():.9g}, allowed in labels: whole numbers from 0 to {MAX_LABEL}")
+        worst = array[strange].min()
+        shown = f"{worst:g}" if float(f"{worst:g}") % 1 or worst % 1 == 0 else f"{worst:.9g}"
+        raise InputError(f"{path}: holds {shown}, allowed in labels: whole numbers from 0 to {MAX_LABEL}")
     return whole

@@ -74,7 +74,7 @@ def read_header(path: Path) -> Nifti1Header:
         with (gzip.open if is_gzipped(header_file) else open)(header_file, "rb") as file:
             head = file.read(Nifti2Header.sizeof_hdr)
         kind = next(kind for kind in KINDS if kind.may_contain_header(head))
-        header = kind(head[:kind.sizeof_hdr], check=False)
+        header = kind(head[:kind.sizeof_hdr])
         shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
         header.get_slope_inter()
         while len(shape) > 3 and shape[-1] == 1:

@@ -57,9 +57,9 @@ def read_image(path: Path) -> sitk.Image:
     Raises:
         InputError: it is missing, damaged, not one volume of real numbers, or its place in the patient is not known.
     """
+    ending = ending_of(path)
     if path.is_dir():
         return read_dicom(path)
-    ending = ending_of(path)
     if ending in ITK:
         return _read_itk(path, ITK[ending])
     return read_dicom(path) if is_slice(path) else read_nifti(path)
@@ -194,7 +194,7 @@ def _itk_header(path: Path, reader_name: str) -> tuple[sitk.ImageFileReader, Pat
         except RuntimeError:
             raise InputError(f"{path}: its header gives the voxels no place in space, {name.lower()} {values_of}") from None
     affine = affine_of_image(_three_axes(image))
-    if not 1e-9 < np.linalg.norm(affine[:3, :3], axis=0).min() <= np.abs(affine).max() < 1e9:
+    if not 1e-9 < np.linalg.norm(affine[:3, :3], axis=0).min() <= np.abs(affine).max() < 1e15:
         raise InputError(f"{path}: its header gives the voxels no place in space, affine {affine[:3].round(3).tolist()}")
     expect_usable_axes(affine, path)
     return reader, values, affine

@@ -44,6 +44,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help="a scan of FOLDER and the file of its outlines; may be given several times")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
     parser.add_argument("--names", type=label_name, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help="first train a network on the scans, without labels. Slower, and no "
                         "gain was measured over what is done without: docs/own_scans.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
@@ -119,7 +120,7 @@ def config_of(arguments: argparse.Namespace) -> dict[str, Any]:
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     return {**load_config("guided"), "support_image": images, "support_label": labels, "query": str(arguments.scans),
-            "output": str(arguments.output), "overwrite": arguments.overwrite}
+            "output": str(arguments.output), "overwrite": arguments.overwrite, "fill": arguments.fill}
 
 
 def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -130,7 +131,8 @@ def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     from scripts.own_training import train_on  # without --train, its compiled code would take time and memory
     snapshot, of_training = train_on(list(scans_in(Path(config["query"]))), Path(config["support_image"][0]), folder)
-    kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite")}
+    kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite",
+                                        "fill")}
     return as_trained(load_config(), of_training) | kept | {
         "test_label": of_training["test_label"], "reload_model_path": str(snapshot), "spatial_prior": "registration"}
 
@@ -151,7 +153,7 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     predictor = Predictor.made_of(PredictorOptions.of(config))
     predictor.given_names = names
     settings = digest([settings_digest(Record(config)), sorted(names.items())])
-    outcome = predict_all(predictor, section(PredictOptions, config), settings, remedy="--overwrite")
+    outcome = predict_all(predictor, section(PredictOptions, config), settings, "--overwrite", "--fill")
     if arguments.json is not None:
         write_text(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False) + "\n", arguments.json)
     return outcome

@@ -218,7 +218,7 @@ FILES = {
     "query": ("case", lambda case: case.image, lambda case: read_scan(case.image, GRID), SCAN),
     "support image": ("case", lambda case: case.image, lambda case: read_support(case.image, case.label, GRID), SUPPORT_IMAGE),
     "support label": ("case", lambda case: case.label, lambda case: read_support(case.image, case.label, GRID), SUPPORT_LABEL),
-    "own image": ("case", lambda case: case.image, lambda case: read_nifti_pair(RawCase("1", case.image, case.label)), IMAGE),
+    "own image": ("case", lambda case: case.image, lambda case: read_nifti_pair(RawCase("1", case.image, case.label)), SUPPORT_IMAGE),
     "snapshot": ("snapshot", lambda path: path, lambda path: load_model(small_model(), read_snapshot(path)), SNAPSHOT),
     "pretrained": ("pretrained", lambda path: path,
                    lambda path: load_pretrained(small_model().encoder.backbone, "small", str(path), path.parent), PRETRAINED),

@@ -100,6 +100,7 @@ WRONG_OPTIONS = {
     "query": TEXT,
     "output": TEXT,
     "overwrite": SWITCH,
+    "fill": SWITCH,
     "save_probs": SWITCH,
     "augment": SWITCH,
     "run": TEXT,

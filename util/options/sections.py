@@ -307,6 +307,7 @@ class PredictOptions:
 
     support_image: tuple[str, ...] | str | None
     support_label: tuple[str, ...] | str | None
+    fill: bool
     task: str | None
     query: str | None
     output: str | None

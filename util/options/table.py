@@ -158,6 +158,7 @@ OPTIONS: dict[str, Option] = {
     "largest_component": _option(boolean(), Role.TASK, Role.RESUME),
     "support_image": _option(optional(either(text(), list_of(text()))), Role.RESUME, Role.ELSEWHERE),
     "support_label": _option(optional(either(text(), list_of(text()))), Role.RESUME, Role.ELSEWHERE),
+    "fill": _option(boolean(), Role.RESUME),
     "task": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
     "query": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),
     "output": _option(optional(text()), Role.RESUME, Role.ELSEWHERE),

@@ -70,7 +70,8 @@ class Outcome:
         return path.name if path == self.root else str(path.relative_to(self.root))
 
 
-def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true") -> Outcome:
+def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true",
+                fill_remedy: str = "fill=true") -> Outcome:
     """Add the supports to a predictor, segment every query that is not done, and write the report of all.
 
     Several processes share out the queries, and what is computed once for all of them. Every process must call this. The main one
@@ -80,6 +81,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
         predictor: of a task file, or without supports.
         settings: checksum of the code and the options that predictions depend on.
         remedy: how the user asks for `overwrite`; part of messages.
+        fill_remedy: how the user asks for `fill`.
     Raises:
         InputError: a support cannot be read, there is no query, or a file may not be written. Checked before any work.
         SystemExit: in other processes, if the main one raised an error.
@@ -91,6 +93,9 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
         return plan
 
     main_first(lambda: _add_supports(predictor, options))
+    for support in predictor.supports if is_main() else ():
+        if support.gaps:
+            print(f"warning: {support.gaps}; {fill_remedy} fills them")
     plan = main_does(planned)
     if plan.waiting:
         _add_stones(predictor, plan)
@@ -112,7 +117,7 @@ def _add_supports(predictor: Predictor, options: PredictOptions) -> None:
     """Add the supports that the options name. A task file's are there already."""
     if options.task is None:
         for pair in pair_paths(options.support_image, options.support_label):
-            predictor.add_support(*pair)
+            predictor.add_support(*pair, fill=options.fill)
     elif given := [key for key in ("support_image", "support_label", "reload_model_path") if getattr(options, key) is not None]:
         raise InputError(f"{given[0]}: got {getattr(options, given[0])!r}, allowed with a task file, which has its own: null")
 

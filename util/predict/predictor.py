@@ -50,10 +50,14 @@ from util.training.snapshots import read_snapshot
 
 @dataclass(frozen=True)
 class Support:
-    """A support scan, and its volume on the model's grid. The label map has the values of the label file."""
+    """A support scan, and its volume on the model's grid. The label map has the values of the label file.
+
+    `gaps` tells which slices were left out between outlined ones; None if none was.
+    """
 
     scan: Scan
     volume: Volume
+    gaps: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,18 +204,19 @@ class Predictor:
                 predictor.add_support(*support)
         return predictor
 
-    def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
+    def add_support(self, image: Image | Path | str, labels: Image | Path | str, *, fill: bool = False) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
 
         Args:
             image: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
             labels: whole numbers on the same grid: a file or an image, too.
+            fill: fill slices that were left out between outlined ones. Else `gaps` of the support names them.
         Raises:
             InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
-        scan, label_map = read_support(image, labels, self._grid, self._frame)
+        scan, label_map, gaps = read_support(image, labels, self._grid, self._frame, fill_gaps=fill)
         volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
-        self.supports.append(Support(scan, volume))
+        self.supports.append(Support(scan, volume, gaps))
         self.segmenter.keep(volume)
 
     def add_stone(self, path: Path | str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
+from dataloaders.gaps import described, fill, gaps_of
 from dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
 from dataloaders.itk import check_image, labels_on, with_geometry
 from dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
@@ -21,6 +22,8 @@ from dataloaders.volumes import normalise
 from util.base.errors import InputError
 
 MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is resampled to coarser voxels
+FEW_VALUES = 64             # different values in a file that may hold outlines
+MOST_LABELS = 128           # different values in a file of labels; more are those of a scan
 MAX_SHEAR = 0.05            # cosine between two axes of a scan; one that is sheared more is resampled
 MAX_TURN = 15.0             # degrees between the axes of a scan and of the first support; one that is turned further is resampled
 
@@ -70,11 +73,26 @@ def read_scan(given: Path | str | Image, grid: Grid | None, frame: np.ndarray | 
         grid: None keeps the scan's own grid, if its axes are at right angles and run about as those of `frame`.
         frame: `frame_of` the first support: how the axes should run, where the grid does not fix that. None: as in the file.
     Raises:
-        InputError: the scan is missing, damaged, constant, or has values that are not finite.
+        InputError: the scan is missing, damaged, constant, or has values that are not finite; or it is a file of outlines.
     """
     name, given, image = _open(given, "scan")
     original = check_image(image, name)
+    if isinstance(given, Path) and (n_values := values_of_outlines(original)):
+        raise InputError(f"{name}: holds {n_values} different values, all whole, and most voxels are 0: outlines, and no scan")
     return _on_grid(given, original, grid, frame, name)
+
+
+def values_of_outlines(image: sitk.Image) -> int:
+    """Return how many different values an image has if it looks like outlines, else 0.
+
+    Those are whole numbers from 0 on, at most FEW_VALUES different ones, and at least half of the voxels are 0.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    few = array.ravel()[::max(1, array.size // 2**16)]       # most scans are told by these
+    if len(np.unique(few)) > FEW_VALUES or np.count_nonzero(array) > array.size / 2:
+        return 0
+    values = np.unique(array)
+    return len(values) if len(values) <= FEW_VALUES and values[0] >= 0 and (np.mod(values, 1) == 0).all() else 0
 
 
 def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk.Image]:
@@ -211,19 +229,42 @@ def orientation_of(image: sitk.Image) -> str:
 
 
 def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid | None,
-                 frame: np.ndarray | None = None) -> tuple[Scan, np.ndarray]:
-    """Read a support, and return its scan and its label map on the model's grid, (D, H, W) int16.
+                 frame: np.ndarray | None = None, *, fill_gaps: bool = False) -> tuple[Scan, np.ndarray, str | None]:
+    """Read a support, and return its scan, its label map on the model's grid, (D, H, W) int16, and what is told about gaps.
 
+    Args:
+        fill_gaps: fill the slices that were left out between outlined ones. Else the last of the results names them.
     Raises:
         InputError: a file is missing or damaged, scan and labels do not belong together, or no label is left on the grid.
     """
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
     label_name, _, read_labels = _open(labels, "support labels")
-    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid, frame)
+    expect_not_swapped(original, read_labels, name, label_name)
+    outlined = labels_on(original, read_labels, name, label_name)
+    array = sitk.GetArrayFromImage(outlined)
+    axis, gaps = gaps_of(array)
+    if gaps and fill_gaps:
+        outlined = with_geometry(fill(array, original.GetSpacing()[::-1]), original)
+    label_map = prepare_labels(outlined, grid, frame)
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
-    return _on_grid(given, original, grid, frame, name), label_map
+    told = f"{label_name}: {described(axis, gaps)}" if gaps and not fill_gaps else None
+    return _on_grid(given, original, grid, frame, name), label_map, told
+
+
+def expect_not_swapped(image: sitk.Image, labels: sitk.Image, image_name: str, label_name: str) -> None:
+    """Raise InputError if what is given as labels has so many values that it is a scan. Told before any of them is looked for."""
+    n_labels, n_values = (_n_values(one) for one in (labels, image))
+    if n_labels > MOST_LABELS and n_values < n_labels:
+        raise InputError(f"{label_name}: holds {n_labels} different values, and {image_name} {n_values}: image and labels are "
+                         "swapped")
+    if n_labels > MOST_LABELS:
+        raise InputError(f"{label_name}: holds {n_labels} different values, as a scan does; allowed in labels: {MOST_LABELS}")
+
+
+def _n_values(image: sitk.Image) -> int:
+    return len(np.unique(sitk.GetArrayViewFromImage(image)))
 
 
 def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:

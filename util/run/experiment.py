@@ -183,7 +183,8 @@ def _earlier_run(record: Record, options: RunOptions, mode: str, device: torch.d
     folder = run_to_continue(record, options, mode)
     if mode == "train" and folder is not None and is_finished(folder, options.n_steps):
         return folder, True, options.precision
-    return folder, False, resolve_precision(options.precision, device, begun_with(options, folder, mode))
+    begun = begun_with(options, folder, mode)
+    return folder, False, resolve_precision(options.precision, device, begun, training=mode == "train")
 
 
 def run_commandline(experiment: Experiment) -> None:
