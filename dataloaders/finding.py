@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataloaders.dicom import ENDINGS as SLICE_ENDINGS
 from dataloaders.dicom import NO_SCANS, is_dicom, is_localizer, problem_of, slices_in
 from dataloaders.nifti import files_of as pair_of
 from dataloaders.reading import ending_of, files_of, scan_name
@@ -109,6 +110,9 @@ def _sort_files(folder: Path, files: list[Path], found: Found, paths: list[Path]
         else:
             others.append(path)
     slices = [path for path in others if path.name.upper() not in NO_SCANS and is_dicom(path)]
+    if not slices and folder != found.root and any(path.suffix.lower() in SLICE_ENDINGS for path in others):
+        paths.append(folder)        # of slices that are damaged; told in one line, when it is read
+        return
     if slices:
         alone = folder != found.root or not any(map(ending_of, files))
         _sort_slices(folder, found, paths, alone)

@@ -47,7 +47,16 @@ def list_scans(folder: Path, session: Path, pattern: str = "*") -> dict[str, Sca
     scans = {name: Scan(name, path, problem_at(path, folder)) for path, name in names.items()}
     left_out = {one.path.relative_to(folder).as_posix().replace("/", "_"): one for one in found.left_out if one.may_be_scan
                 and one.path != folder and fnmatch(one.path.name, pattern)}
-    return scans | {name: Scan(name, one.path, one.reason) for name, one in left_out.items() if name not in scans}
+    return scans | {name: Scan(name, one.path, _leads_out(one.path, folder) or one.reason) for name, one in left_out.items()
+                    if name not in scans}
+
+
+def _leads_out(path: Path, folder: Path) -> str | None:
+    try:
+        expect_inside(path, folder)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def problem_at(path: Path, folder: Path) -> str | None:

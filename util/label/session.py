@@ -152,17 +152,17 @@ class Session:
         path = self.scan_file(name)
         copy = self.path / f"scans/{name}.nii.gz"
         with self._of_scan[name]:
-            try:
-                if problem := self.scans[name].problem:
-                    raise InputError(problem if problem.startswith(str(path)) else f"{path}: {problem}")
-                if name not in self._checked:
+            if name not in self._checked:
+                try:
                     image = check_image(read_image(path), path)
-                    if not is_plain(path) and not copy.exists():
-                        save(image, copy)
-                    self._checked.add(name)
-            except InputError as error:
-                self.scans[name] = replace(self.scans[name], problem=str(error))
-                raise
+                except InputError as error:
+                    if path.exists():       # else it may come back
+                        self.scans[name] = replace(self.scans[name], problem=str(error))
+                    raise
+                if not is_plain(path) and not copy.exists():
+                    save(image, copy)
+                self.scans[name] = replace(self.scans[name], problem=None)
+                self._checked.add(name)
         return expect_file(path if is_plain(path) else copy)
 
     def _expect(self, name: str) -> None:
