@@ -53,6 +53,10 @@ def check_image(image: sitk.Image, path: Path | str) -> sitk.Image:
     return image
 
 
+class PlaceError(InputError):
+    """Labels lie elsewhere than their image, by their own header."""
+
+
 def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, label_name: Path | str, *,
               trust_image_geometry: bool = False) -> sitk.Image:
     """Return labels as whole numbers on the grid of their image. Voxels in another order are brought to the image's.
@@ -62,8 +66,9 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
         image_name, label_name: their names in errors.
         trust_image_geometry: ignore the labels' own geometry.
     Raises:
-        InputError: the labels are not whole numbers, or their size or place in the patient differs from the image; or their
-            geometry is to be ignored, though it is right and tells of another order of voxels.
+        InputError: the labels are not whole numbers, or their size differs from the image.
+        PlaceError: their place in the patient does; or their geometry is to be ignored, though it is right and tells of another
+            order of voxels.
     """
     affine = affine_of_image(image)
     order, flips, reordered = same_order(affine, affine_of_image(labels), labels.GetSize())
@@ -75,7 +80,7 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
         if labels.GetSize() != image.GetSize():
             raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
         if in_place and not as_stored:
-            raise InputError(f"{label_name}: its own header puts it where {image_name} lies, with voxels in another order, so it "
+            raise PlaceError(f"{label_name}: its own header puts it where {image_name} lies, with voxels in another order, so it "
                              "must not be ignored")
     elif in_place:
         array = array.transpose([2 - axis for axis in order[::-1]])
@@ -83,7 +88,7 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
     elif size != image.GetSize():
         raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
     else:
-        raise InputError(f"{label_name}: lies up to {grid_distance_mm(affine, reordered, size):.1f} mm away from {image_name} in "
+        raise PlaceError(f"{label_name}: lies up to {grid_distance_mm(affine, reordered, size):.1f} mm away from {image_name} in "
                          "the patient; allowed: half a voxel")
     return with_geometry(whole_numbers(array, label_name), image)
 

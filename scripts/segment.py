@@ -26,7 +26,7 @@ from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import load_config
 from util.options.record import Record
 from util.options.sections import PredictOptions, PredictorOptions, section
-from util.predict.batch import Outcome, predict_all, settings_digest
+from util.predict.batch import Outcome, Words, predict_all, settings_digest
 from util.predict.predictor import Predictor
 from util.predict.task_command import label_name
 from util.run.experiment import one_line_errors
@@ -153,7 +153,8 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     predictor = Predictor.made_of(PredictorOptions.of(config))
     predictor.given_names = names
     settings = digest([settings_digest(Record(config)), sorted(names.items())])
-    outcome = predict_all(predictor, section(PredictOptions, config), settings, "--overwrite", "--fill")
+    outcome = predict_all(predictor, section(PredictOptions, config), settings,
+                          Words("--scans", "--output", "--overwrite", "--fill"))
     if arguments.json is not None:
         write_text(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False) + "\n", arguments.json)
     return outcome

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataloaders.itk import check_image, labels_on
+from dataloaders.itk import PlaceError, check_image, labels_on
 from dataloaders.reading import read_image
 from dataloaders.resampling import straightened
+from util.base.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -38,5 +39,10 @@ def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tup
     image = check_image(read_image(case.image), case.image)
     if case.label is None:
         return straightened(image, None)
-    labels = labels_on(image, read_image(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)
+    try:
+        labels = labels_on(image, read_image(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)
+    except PlaceError as error:
+        remedy = "leave out --trust-image-geometry" if trust_image_geometry else (
+            "if only its header is wrong, --trust-image-geometry ignores it")
+        raise InputError(f"{error}; {remedy}") from None
     return straightened(image, labels)

@@ -181,7 +181,7 @@ def test_a_scan_that_is_outlined_twice_and_one_that_is_alone(place):
     for name in ("turned scan.nii", "other voxels.nii.gz", "less is seen.nii.gz", "a series"):
         path = place / "my scans" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(SystemExit, match=r"^error: query: .* holds only scans that are outlined"):
+    with pytest.raises(SystemExit, match=r"^error: --scans: .* holds only scans that are outlined"):
         main(words(place))
 
 

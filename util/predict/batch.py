@@ -70,8 +70,17 @@ class Outcome:
         return path.name if path == self.root else str(path.relative_to(self.root))
 
 
-def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true",
-                fill_remedy: str = "fill=true") -> Outcome:
+@dataclass(frozen=True)
+class Words:
+    """What the program that runs calls its options, in messages."""
+
+    query: str = "query"
+    output: str = "output"
+    overwrite: str = "overwrite=true"
+    fill: str = "fill=true"
+
+
+def predict_all(predictor: Predictor, options: PredictOptions, settings: str, words: Words = Words()) -> Outcome:  # noqa: B008
     """Add the supports to a predictor, segment every query that is not done, and write the report of all.
 
     Several processes share out the queries, and what is computed once for all of them. Every process must call this. The main one
@@ -80,14 +89,13 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
     Args:
         predictor: of a task file, or without supports.
         settings: checksum of the code and the options that predictions depend on.
-        remedy: how the user asks for `overwrite`; part of messages.
-        fill_remedy: how the user asks for `fill`.
+        words: what the program that runs calls its options.
     Raises:
         InputError: a support cannot be read, there is no query, or a file may not be written. Checked before any work.
         SystemExit: in other processes, if the main one raised an error.
     """
     def planned() -> Plan:
-        plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), remedy)
+        plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), words)
         for folder in (plan.table.parent, registered_path(plan.table).parent):
             remove_partial_files(folder)
         return plan
@@ -95,7 +103,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
     main_first(lambda: _add_supports(predictor, options))
     for support in predictor.supports if is_main() else ():
         if support.gaps:
-            print(f"warning: {support.gaps}; {fill_remedy} fills them")
+            print(f"warning: {support.gaps}; {words.fill} fills them")
     plan = main_does(planned)
     if plan.waiting:
         _add_stones(predictor, plan)
@@ -161,40 +169,41 @@ class Plan:
     root: Path
 
 
-def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str, remedy: str) -> Plan:
+def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str, words: Words) -> Plan:
     """Find the queries and the files to write for them, and check these before any work.
 
     Args:
         names: of the labels.
         settings: checksum of all that predictions depend on, without the query.
-        remedy: how the user asks for `overwrite`.
+        words: what the program that runs calls its options.
     Raises:
         InputError: there is no query, `output` does not fit, or a file may not be written (`util.base.guard.claim`).
     """
     if not options.query or not options.output:
-        raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
+        raise InputError(f"{words.query}, {words.output}: got null, allowed: the path of a scan or a folder of scans, and one to "
+                         "write to")
     output = Path(options.output)
-    queries, left_out = find_queries(options, output)
-    jobs = [(query, output_path(name, output, len(queries))) for query, name in queries.items()]
+    queries, left_out = find_queries(options, output, words)
+    jobs = [(query, output_path(name, output, len(queries), words)) for query, name in queries.items()]
     if twice := same_names(queries):
-        raise InputError(f"query: {', '.join(query.name for query in twice)} would all be written to "
+        raise InputError(f"{words.query}: {', '.join(query.name for query in twice)} would all be written to "
                          f"{output_path(queries[twice[0]], output, len(queries))}; allowed: names that differ before the ending")
     table, report = (jobs[0][1].parent / name for name in ("cases.csv", "report.html"))
     rows = _earlier_rows(table)
     waiting = [(query, target) for query, target in jobs
                if options.resume == "never" or not _is_done(query, queries[query], target, rows, settings)]
     files = {target: _files(target, names, options.save_probs) for _, target in jobs}
-    _expect_apart_from_maps(jobs, files)
+    _expect_apart_from_maps(jobs, files, words)
     inputs = [*_given(options), *queries, *(query.parent for query in queries if query.is_file() and is_slice(query))]
     expect_apart([table, report, *(file for same_query in files.values() for file in same_query)], inputs)
     changes = waiting or any(one.may_be_scan for one in left_out)
     claim([*([table] if changes else []), *(file for _, target in waiting for file in files[target]), report], inputs,
-          overwrite=options.overwrite, remedy=remedy)
+          overwrite=options.overwrite, remedy=words.overwrite)
     return Plan(dict(jobs), queries, left_out, waiting, len(jobs) - len(waiting), table, report, rows, settings,
                 Path(options.query))
 
 
-def find_queries(options: PredictOptions, output: Path) -> tuple[dict[Path, str], list[LeftOut]]:
+def find_queries(options: PredictOptions, output: Path, words: Words) -> tuple[dict[Path, str], list[LeftOut]]:
     """Return the names of the scans to segment, by path, and what lies beside them and is none.
 
     The outlined scans of a folder, and the files with their outlines, are neither.
@@ -209,20 +218,21 @@ def find_queries(options: PredictOptions, output: Path) -> tuple[dict[Path, str]
     queries = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
     left_out = [one for one in found.left_out if not any(is_same(one.path, path) for path in given)]
     if not queries and found.names:
-        raise InputError(f"query: {query} holds only scans that are outlined; allowed: a folder with others")
+        raise InputError(f"{words.query}: {query} holds only scans that are outlined; allowed: a folder with others")
     if not queries:
         why = next((f"; {one.path.name} {one.reason}" for one in left_out if one.path != query), "")
-        raise InputError(f"query: no scan in {query}{why}; allowed: NIfTI, NRRD and MetaImage files, and DICOM slices")
+        raise InputError(f"{words.query}: no scan in {query}{why}; allowed: NIfTI, NRRD and MetaImage files, and DICOM slices")
     return queries, left_out
 
 
-def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
+def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]],
+                            words: Words) -> None:
     """Raise InputError if a probability map of one query has the path of another query's label map."""
     query_of = {target: query for query, target in jobs}
     for target, same_query in files.items():
         if clash := [file for file in same_query if file != target and file in files]:
-            raise InputError(f"query: {query_of[target].name} and {query_of[clash[0]].name} would both be written to {clash[0]}; "
-                             "allowed: other names, or save_probs=false")
+            raise InputError(f"{words.query}: {query_of[target].name} and {query_of[clash[0]].name} would both be written to "
+                             f"{clash[0]}; allowed: other names, or save_probs=false")
 
 
 def _is_done(query: Path, name: str, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
@@ -313,7 +323,7 @@ def _given(options: PredictOptions) -> list[Path]:
     return [Path(path) for paths in given if paths is not None for path in (paths if isinstance(paths, tuple) else [paths])]
 
 
-def output_path(name: str, output: Path, n_queries: int) -> Path:
+def output_path(name: str, output: Path, n_queries: int, words: Words = Words()) -> Path:  # noqa: B008
     """Return the path of the label map of a query of a name: `output` if it is a NIfTI name, else a file in the folder `output`.
 
     Raises:
@@ -321,7 +331,7 @@ def output_path(name: str, output: Path, n_queries: int) -> Path:
     """
     if is_nifti(output):
         if n_queries > 1:
-            raise InputError(f"output: got the file {output} for {n_queries} queries, allowed: a folder")
+            raise InputError(f"{words.output}: got the file {output} for {n_queries} queries, allowed: a folder")
         return output
     return output / f"{name}.nii.gz"
 

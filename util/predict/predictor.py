@@ -228,7 +228,7 @@ class Predictor:
             InputError: it cannot be read, or there is no support yet.
         """
         if not self.supports:
-            raise InputError("support_image: no outlined scan yet; add_support comes before add_stone")
+            raise InputError("no outlined scan yet; add_support comes before add_stone")
         scan = read_scan(path, self._grid, self._frame)
         self.stones[Path(path).resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
 
@@ -265,7 +265,7 @@ class Predictor:
             InputError: there is no support, or the scan is missing, damaged, constant, or has values that are not finite.
         """
         if not self.supports:
-            raise InputError("support_image: no outlined scan yet; add_support gives one")
+            raise InputError("no outlined scan yet; add_support gives one")
         read = read_scan(scan, self._grid, self._frame)
         agreement, registered = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
