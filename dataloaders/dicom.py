@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import warnings
 import zlib
 from collections import defaultdict
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dataloaders.geometry import FLIP, expect_usable_axes, place
 from dataloaders.itk import last_line, quiet
@@ -212,8 +213,8 @@ def read_dicom(path: Path) -> sitk.Image:
     """Return a series of DICOM slices as one image, which is sheared where the gantry was tilted.
 
     Args:
-        path: of a folder with one series beside localizers and files without images; or of one file of a series, where a folder
-            has several. Names and order of the files do not matter.
+        path: of a folder with one series beside localizers and files without images, in it or in the only folder below it that
+            has files; or of one file of a series, where a folder has several. Names and order of the files do not matter.
     Raises:
         InputError: files are missing or damaged, there are several series, or the slices are not evenly stacked.
     """
@@ -226,7 +227,7 @@ def slices_of(path: Path) -> list[Slice]:
         wanted = read_slice(path).series
         series, _ = slices_in(path.parent)
         return series[wanted]
-    series, others = slices_in(path)
+    series, others = slices_in(_folder_of_series(path))
     damaged = {file: why for file, why in others.items() if why.startswith("cannot be read")}
     if not series and damaged:
         file, why = next(iter(damaged.items()))
@@ -242,6 +243,14 @@ def slices_of(path: Path) -> list[Slice]:
         titles = ", ".join(f"{slices[0].title} ({len(slices)} files)" for slices in list(series.values())[:5])
         raise InputError(f"{path}: expected one series of equal slices, found {len(series)} series: {titles}")
     return next(iter((usable or series).values()))
+
+
+def _folder_of_series(folder: Path) -> Path:
+    """Return the folder itself, or, where it has no file, the only one below it that has."""
+    if any(item.is_file() for item in folder.iterdir()):
+        return folder
+    below = {item.parent for item in folder.rglob("*") if item.is_file() and is_dicom(item)}
+    return below.pop() if len(below) == 1 else folder
 
 
 def stack(slices: Sequence[Slice], name: Path | str) -> Stack:
@@ -324,7 +333,8 @@ def read_stack(found: Stack, name: Path | str) -> sitk.Image:
     Raises:
         InputError: a file is damaged.
     """
-    arrays = [_read_pixels(path, found.size) for path in found.paths]
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = [_read_pixels(path, found.size, Path(folder) / "slice.dcm") for path in found.paths]
     dtypes = {array.dtype for array in arrays}
     if len(dtypes) > 1 and any(dtype.kind == "f" for dtype in dtypes):
         arrays = [array.astype(np.float32) for array in arrays]
@@ -332,10 +342,15 @@ def read_stack(found: Stack, name: Path | str) -> sitk.Image:
 
 
 @quiet()
-def _read_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Return the (H, W) values of a slice."""
+def _read_pixels(path: Path, size: tuple[int, int], copy: Path) -> np.ndarray:
+    """Return the (H, W) values of a slice.
+
+    Args:
+        copy: where a copy is written for GDCM, which allocates what a damaged file says, however much that is.
+    """
+    _write_plain_copy(path, copy)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
+    reader.SetFileName(copy)
     reader.SetImageIO("GDCMImageIO")
     try:
         reader.ReadImageInformation()
@@ -346,6 +361,28 @@ def _read_pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
     except (RuntimeError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read as DICOM ({last_line(error)})") from None
     return array.reshape(size[::-1])
+
+
+def _write_plain_copy(path: Path, copy: Path) -> None:
+    """Write a DICOM file without its sequences and private parts, with lengths that are right."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = pydicom.dcmread(path, force=True)
+            if not head.get("PixelData"):
+                raise ValueError("it has no pixels")
+            for element in list(head.keys()):
+                if element.is_private or head.get_item(element).VR == "SQ":
+                    del head[element]
+            if "TransferSyntaxUID" not in head.file_meta:
+                head.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            n_bytes = math.prod(int(head.get(name, 1) or 1) for name in ("Rows", "Columns")) * int(head.BitsAllocated) // 8
+            if not head.file_meta.TransferSyntaxUID.is_compressed and len(head.PixelData) < n_bytes:
+                raise ValueError(f"{n_bytes} bytes of pixels are declared, it has {len(head.PixelData)}")
+            head.save_as(copy, enforce_file_format=bool(head.file_meta.get("MediaStorageSOPClassUID")))
+    except Exception as error:      # pydicom raises whatever a damaged file leads to
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: cannot be read as DICOM ({what})") from None
 
 
 def by_position(folder: Path, slices: Mapping[int, Path]) -> tuple[list[int], Stack]:

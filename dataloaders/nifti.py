@@ -107,7 +107,9 @@ def is_plain(path: Path) -> bool:
         return False
     header = read_header(path)
     affine, sizes = affine_of(header, path), header["pixdim"][1:4]
-    if isinstance(header, Nifti2Header) or not is_straight(affine) or has_other_unit(header):
+    if isinstance(header, Nifti2Header) or len(nibabel.load(path).shape) != 3:
+        return False
+    if not is_straight(affine) or has_other_unit(header):
         return False
     if header["sform_code"] <= 0 and header["qform_code"] <= 0 or not np.allclose(sizes, spacing_of(affine), rtol=1e-3, atol=0):
         return False
