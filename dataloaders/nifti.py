@@ -7,6 +7,7 @@ import logging
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -107,7 +108,8 @@ def is_plain(path: Path) -> bool:
         return False
     header = read_header(path)
     affine, sizes = affine_of(header, path), header["pixdim"][1:4]
-    if isinstance(header, Nifti2Header) or len(nibabel.load(path).shape) != 3:
+    stored: Any = nibabel.load(path)
+    if isinstance(header, Nifti2Header) or len(stored.shape) != 3:
         return False
     if not is_straight(affine) or has_other_unit(header):
         return False

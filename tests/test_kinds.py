@@ -29,6 +29,7 @@ from util.base.root import ROOT
 from util.label.session import Session
 from util.predict.scans import read_support
 
+QUICK = ("sound", "qform mirrored", "turned by 35 degrees", "slices far down", "one flipped bit", "nrrd")
 RIGHT = 0.8         # of patients this small; misplaced ones have 0 to 0.4
 
 
@@ -71,7 +72,7 @@ def check(kind, made):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_segment(kind, place, tmp_path, capsys):
     """The same, of a folder with the outlined scan and one other: without stepping stones it takes a second."""
     shutil.copytree(place / "scans", tmp_path / "scans", ignore=lambda folder, names: [

@@ -95,6 +95,17 @@ def test_auto_trains_in_what_is_fast_and_scores_in_float32_and_the_run_folder_sa
 
 
 @pytest.mark.whole
+def test_a_score_does_not_depend_on_the_machine(machine, trained, toy_data, tmp_path):
+    """By the defaults, the numbers of a processor that is faster in bf16 are those of one that is not, and those of float32."""
+    options = {"supp_idx": 0, "whole_volume": False, "reload_model_path": str(trained / "snapshots/3.pth")}
+    scores = {}
+    for name, fast, precision in (("fast", True, {}), ("slow", False, {}), ("named", True, {"precision": "float32"})):
+        machine(fast)
+        scores[name] = (run("test", tmp_path / name, toy_data, **options, **precision) / "scores.csv").read_bytes()
+    assert scores["fast"] == scores["slow"] == scores["named"]
+
+
+@pytest.mark.whole
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_run_goes_on_as_it_began_on_another_kind_of_machine(fast, machine, toy_data, tmp_path, capsys):
     machine(fast)

@@ -348,6 +348,7 @@ class ShownOptions:
     encoder: str
     n_iters: int
     reload_model_path: str | None
+    precision: str
     protocol: str
     n_part: int
     surface_tolerance_mm: float

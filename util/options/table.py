@@ -129,7 +129,7 @@ OPTIONS: dict[str, Option] = {
         Role.TASK, Role.RESUME),
     "spatial_prior": _option(one_of("none", "registration"), Role.TASK, Role.RESUME),
     "device": _option(device_name(), Role.RESUME, Role.ELSEWHERE),
-    "precision": _option(one_of("auto", "float32", "bf16")),
+    "precision": _option(one_of("auto", "float32", "bf16"), Role.SHOWN),
     "deterministic": _option(boolean()),
     "seed": _option(whole(0, 2**32 - 1)),
     "n_steps": _option(whole(1, 10**8), Role.RESUME),

@@ -130,6 +130,7 @@ class Predictor:
         options: how whole volumes are segmented.
         augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
         n_stones: how many stepping stones `predict` gives the model.
+        precision: what the network computes in, "float32" or "bf16".
     Attributes:
         given_names: names of label values, which come before those of the data set.
     Raises:
@@ -137,11 +138,11 @@ class Predictor:
     """
 
     def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False,
-                 n_stones: int = 0):
+                 n_stones: int = 0, precision: str = "float32"):
         if spec is not None and spec.grid is None:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
         self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
-        self.n_stones = n_stones
+        self.n_stones, self.precision = n_stones, precision
         self.given_names: Mapping[int, str] = {}
         self.supports: list[Support] = []
         self.stones: dict[Path, Volume] = {}
@@ -185,7 +186,8 @@ class Predictor:
         device = resolve_device(options.device, options.deterministic)
         segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole.eval_batch_size, whole=True)
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
-        return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones)
+        return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones,
+                   precision=options.model.precision)
 
     @classmethod
     def of_task(cls, task: Path | str, options: PredictorOptions) -> Predictor:

@@ -18,7 +18,8 @@ from util.results.scores import WARPED, file_name
 
 
 def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str], rows: Mapping[str, Sequence[Mapping]],
-                   names: Mapping[int, str], failures: Sequence[str], path: Path) -> None:
+                   names: Mapping[int, str], failures: Sequence[str], path: Path,
+                   facts: Mapping[str, str] | None = None) -> None:
     """Write the report about all queries that are segmented, now or before. There is none if no query is.
 
     Args:
@@ -28,6 +29,7 @@ def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str]
         names: of the labels, by value.
         failures: a line for each query that could not be segmented.
         path: of the HTML file.
+        facts: shown below the title, by name.
     Raises:
         OSError: the file cannot be written.
     """
@@ -39,7 +41,8 @@ def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str]
         except ValueError as error:      # a cell of cases.csv is no number
             problems.append(f"{query_names[query]}: not shown: {error}")
     if done:
-        write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", problems=problems)
+        write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", facts=facts,
+                          problems=problems)
 
 
 def _entry(query: Path, name: str, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:

@@ -27,10 +27,10 @@ WITH_ROLE = {
                  "largest_component support_image support_label fill task query output overwrite save_probs augment run",
     Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
     Role.COMPARED: "dataset eval_fold exclude_label exclude_rule model reload_model_path protocol n_part",
-    Role.SHOWN: "dataset eval_fold n_sv encoder n_iters reload_model_path protocol n_part surface_tolerance_mm",
+    Role.SHOWN: "dataset eval_fold n_sv encoder n_iters reload_model_path precision protocol n_part surface_tolerance_mm",
     Role.ELSEWHERE: "device resume reload_model_path support_image support_label task query output overwrite run path",
 }
-WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler precision "
+WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler "
                 "deterministic seed optim clip_gradient lr_step_gamma lr_step_every bg_wt ignore_label sync_batchnorm")
 
 
