@@ -219,10 +219,9 @@ def _is_path(name: str, value: str) -> bool:
     if value in ("null", "None"):
         return Path(value).exists()
     try:
-        ast.literal_eval(value)
+        return isinstance(ast.literal_eval(value), (int, float, complex))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return value in ("true", "false")
-    return True
 
 
 def check_update(update: str, named: Sequence[str]) -> None:
