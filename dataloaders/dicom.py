@@ -28,6 +28,8 @@ MAX_INFLATED = 2**28        # bytes of a file that is compressed as a whole
 EVEN = 0.1                  # of the distance of two slices: how far a slice may be from where it should be
 SAME_SPACING, SAME_DIRECTION = 1e-4, 1e-3       # relative; cosine. Scanners round each slice by itself
 MIN_SLICES = 2
+PIXEL_GROUP, PIXEL_TAGS = 0x0028, (0x00080016, 0x00080060, 0x7FE00010)     # what pixels depend on: class, modality, pixels
+MR_IMAGE = UID("1.2.840.10008.5.1.4.1.1.4")
 NO_SCANS = ("DICOMDIR",)
 ENDINGS = (".dcm", ".dicom", ".ima")        # that many of these files have; they need none
 TAGS = ["TransferSyntaxUID", "SOPClassUID", "ImageType", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
@@ -364,25 +366,32 @@ def _read_pixels(path: Path, size: tuple[int, int], copy: Path) -> np.ndarray:
 
 
 def _write_plain_copy(path: Path, copy: Path) -> None:
-    """Write a DICOM file without its sequences and private parts, with lengths that are right."""
+    """Write what pixels depend on of a DICOM file, with lengths that are right."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             head = pydicom.dcmread(path, force=True)
             if not head.get("PixelData"):
                 raise ValueError("it has no pixels")
-            for element in list(head.keys()):
-                if element.is_private or head.get_item(element).VR == "SQ":
-                    del head[element]
-            if "TransferSyntaxUID" not in head.file_meta:
-                head.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
             n_bytes = math.prod(int(head.get(name, 1) or 1) for name in ("Rows", "Columns")) * int(head.BitsAllocated) // 8
-            if not head.file_meta.TransferSyntaxUID.is_compressed and len(head.PixelData) < n_bytes:
+            syntax = UID(str(getattr(head, "file_meta", {}).get("TransferSyntaxUID", ImplicitVRLittleEndian)))
+            if not syntax.is_compressed and len(head.PixelData) < n_bytes:
                 raise ValueError(f"{n_bytes} bytes of pixels are declared, it has {len(head.PixelData)}")
-            head.save_as(copy, enforce_file_format=bool(head.file_meta.get("MediaStorageSOPClassUID")))
+            tags = [tag for tag in list(head.keys()) if tag.group == PIXEL_GROUP or tag in PIXEL_TAGS]
+            plain = pydicom.Dataset({tag: head[tag] for tag in tags if head[tag].VR != "SQ"})
+            plain.file_meta = pydicom.dataset.FileMetaDataset()
+            plain.file_meta.TransferSyntaxUID = syntax
+            plain.file_meta.MediaStorageSOPClassUID = UID(str(plain.get("SOPClassUID", MR_IMAGE)))
+            plain.file_meta.MediaStorageSOPInstanceUID = plain.SOPInstanceUID = UID("1.2.3")
+            plain.SOPClassUID = plain.file_meta.MediaStorageSOPClassUID
+            plain.save_as(copy, enforce_file_format=True, **_encoding(syntax))
     except Exception as error:      # pydicom raises whatever a damaged file leads to
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: cannot be read as DICOM ({what})") from None
+
+
+def _encoding(syntax: UID) -> dict[str, bool]:
+    return {} if syntax.is_transfer_syntax and not syntax.is_private else {"implicit_vr": False, "little_endian": True}
 
 
 def by_position(folder: Path, slices: Mapping[int, Path]) -> tuple[list[int], Stack]:
