@@ -305,11 +305,11 @@ def test_nothing_is_left_of_an_interrupted_case(tmp_path, monkeypatch):
 
 def test_files_that_match_no_pattern_are_told(tmp_path, capsys):
     nifti = own_files(tmp_path)
-    for name in ("scan_c.nii.gz", "more/d.NRRD", "notes.txt"):
+    for name in ("other_c.nii.gz", "more/d.NRRD", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     without_maps(nifti)
     assert "note: left out, as they match neither --image" in (said := capsys.readouterr().err)
-    assert ": more/d.NRRD, scan_c.nii.gz\n" in said
+    assert ": more/d.NRRD, other_c.nii.gz\n" in said
     without_maps(nifti)
-    assert ": more/d.NRRD, scan_c.nii.gz\n" in capsys.readouterr().err
+    assert ": more/d.NRRD, other_c.nii.gz\n" in capsys.readouterr().err
