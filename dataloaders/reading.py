@@ -22,6 +22,7 @@ from util.base.inputs import expect_file
 NIFTI = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
 ITK = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 ENDINGS = (*NIFTI, *ITK)        # in any case
+MAX_LINE = 1000                 # letters of a line of a header; ITK's NRRD reader crashes on some longer ones
 HEADER_BYTES = 2**16            # of NRRD and MetaImage, at most
 REAL = {sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkInt64,
         sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64}
@@ -155,6 +156,8 @@ def _values_file(path: Path, text: str) -> Path | None:
 def _itk_header(path: Path, reader_name: str) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
     """Return a reader that knows size and place of an NRRD or MetaImage file, the file of its values, and its affine."""
     text = _text_header(path)
+    if max(map(len, text.split("\n"))) > MAX_LINE or "\0" in text:
+        raise InputError(f"{path}: cannot be read (its header is damaged)")
     fields, values = _fields(text), _values_file(path, text)
     if not text.startswith("NRRD") and reader_name == "NrrdImageIO":
         raise InputError(f"{path}: cannot be read as NRRD (it does not begin as one)")
