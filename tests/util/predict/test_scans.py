@@ -6,10 +6,10 @@ import pytest
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
+from dataloaders.finding import find_scans
 from tests.data.raw_downloads import as_image, empty_scan, organs, scanned, write_dicom
 from util.base.errors import InputError
 from util.predict.scans import (
-    find_scans,
     label_names,
     orientation_of,
     pair_paths,
@@ -78,7 +78,7 @@ def test_a_grid_without_orientation_turns_the_query_like_the_support(tmp_path):
     sitk.WriteImage(scanned(GRIDS["flipped", (2.4, 2.4, 6.0)])[0], tmp_path / "scan.nii.gz")
     free = Grid(GRID.spacing_mm, GRID.size_px, None, None)
     assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free).on_grid) == "RPI"
-    assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free, "LPS").on_grid) == "LPS"
+    assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free, np.eye(3)).on_grid) == "LPS"
 
 
 def test_a_ct_window_is_applied(tmp_path):
@@ -93,8 +93,8 @@ def test_a_support_has_its_labels_on_the_grid(tmp_path):
     image, labels = scanned(grid, (1, 3))
     sitk.WriteImage(image, tmp_path / "image.nii.gz")
     sitk.WriteImage(labels * 200, tmp_path / "label.nii.gz")
-    scan, label_map = read_support(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", GRID)
-    assert label_map.shape == scan.image.shape
+    scan, label_map, gaps = read_support(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", GRID)
+    assert label_map.shape == scan.image.shape and gaps is None
     assert set(np.unique(label_map)) == {0, 200, 600}
     truth = organs(scan.on_grid, (1, 3)) * 200
     assert (label_map == truth).mean() > 0.99
@@ -116,16 +116,21 @@ def test_a_dicom_folder_whatever_its_file_names(tmp_path):
 
 
 def test_which_scans_a_path_stands_for(tmp_path):
-    for name in ("b.nii", "a.nii.gz", "notes.txt", ".hidden.nii.gz", "series/1.dcm", "empty/x/y.txt",
-                 "labels/a.nii.gz"):
+    for name in ("b.nii", "a.NII.gz", "notes.txt", ".hidden.nii.gz", "patient/study/y.txt", "labels/a.nii.gz", "x.mgz", "c.NRRD"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in find_scans(tmp_path)] == ["a.nii.gz", "b.nii", "series"]
-    assert find_scans(tmp_path / "b.nii") == [tmp_path / "b.nii"]
-    assert find_scans(tmp_path / "series") == [tmp_path / "series"]
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="query: no NIfTI file and no DICOM folder in"):
-        find_scans(tmp_path / "nothing")
+    image = sitk.Cast(scanned(empty_scan((20, 20, 3)))[0], sitk.sitkUInt16)
+    for number in range(3):
+        write_dicom(tmp_path / f"patient/study/{number}.dcm", image, number, number)
+    found = find_scans(tmp_path)
+    assert sorted(found.names.values()) == ["a", "b", "c", "labels", "patient"]
+    assert found.names[tmp_path / "patient/study"] == "patient"
+    assert {(one.path.name, one.may_be_scan) for one in found.left_out} == {
+        ("notes.txt", False), ("y.txt", False), ("x.mgz", True), ("nothing", True)}
+    assert list(find_scans(tmp_path / "b.nii").names) == [tmp_path / "b.nii"]
+    assert list(find_scans(tmp_path / "patient/study").names) == [tmp_path / "patient/study"]
+    assert find_scans(tmp_path / "nothing").names == {}
 
 
 def test_labels_are_called_as_the_dataset_calls_them():
