@@ -118,14 +118,15 @@ def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: 
     Args:
         image: with axes in the order of the frame's.
         frame: (3, 3), directions of axes at right angles, a column each; None: any.
-        max_turn: degrees between the image's axes and the frame's that are left as they are.
+        max_turn: degrees by which the image may be turned within its slices. Those that lie in other planes than the frame's, by
+            more than that, stay as they are: planes are chosen by the organ, as of hearts, and thick slices would blur.
         max_voxels: of the new grid; it is coarser if need be.
         max_cosine: between two axes of the image that count as being at right angles.
     """
     own = np.reshape(image.GetDirection(), (3, 3))
     straight = is_straight(affine_of_image(image), max_cosine)
     direction = own if straight else _right_angled(own)
-    if frame is not None and _degrees_between(direction, frame) > max_turn:
+    if frame is not None and _is_turned(direction, image.GetSpacing(), frame, max_turn):
         direction = frame
     elif straight:
         return image
@@ -155,9 +156,17 @@ def _right_angled(direction: np.ndarray) -> np.ndarray:
     return np.stack([x, y, z if z @ direction[:, 2] > 0 else -z], axis=1)
 
 
-def _degrees_between(direction: np.ndarray, other: np.ndarray) -> float:
-    """Return the angle of the turn from one set of axes to another of the same handedness."""
-    return math.degrees(math.acos(np.clip((np.trace(direction.T @ other) - 1) / 2, -1, 1)))
+def _is_turned(direction: np.ndarray, spacing_mm: Sequence[float], frame: np.ndarray, max_turn: float) -> bool:
+    """Return whether axes are turned by more than `max_turn` degrees within the slices, which lie in the planes of the frame's.
+
+    Slices lie across the longest side of the voxels, the last of those that are equal.
+    """
+    normal = max(range(3), key=lambda axis: (round(spacing_mm[axis], 3), axis))
+    first, second = (axis for axis in range(3) if axis != normal)
+    if abs(direction[:, normal] @ frame[:, normal]) < math.cos(math.radians(max_turn)):
+        return False
+    along, across = np.abs(direction[:, first] @ frame[:, [first, second]])
+    return math.degrees(math.atan2(across, along)) > max_turn
 
 
 def straightened(image: sitk.Image, labels: sitk.Image | None) -> tuple[sitk.Image, sitk.Image | None]:

@@ -91,6 +91,7 @@ def test_segment(kind, place, tmp_path, capsys):
 
 
 @pytest.mark.whole
+@pytest.mark.timeout(1200)      # some 30 scans are registered for the first of them
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict(kind, predicted):
     check(kind, predicted)

@@ -25,7 +25,7 @@ MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is
 FEW_VALUES = 64             # different values in a file that may hold outlines
 MOST_LABELS = 128           # different values in a file of labels; more are those of a scan
 MAX_SHEAR = 0.05            # cosine between two axes of a scan; one that is sheared more is resampled
-MAX_TURN = 15.0             # degrees between the axes of a scan and of the first support; one that is turned further is resampled
+MAX_TURN = 15.0             # degrees; a scan that is turned further within the first support's planes is resampled
 
 
 Image = sitk.Image | nibabel.spatialimages.SpatialImage
@@ -138,8 +138,8 @@ def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.I
 def prepare_image(image: sitk.Image, grid: Grid | None, frame: np.ndarray | None) -> sitk.Image:
     """Reorient, clip or window, resample, and crop or pad a scan, as the training data were.
 
-    Without a grid, the scan is only reoriented, and resampled if it is sheared, turned by more than MAX_TURN against the frame,
-    or has more than MAX_OWN_VOXELS voxels.
+    Without a grid, the scan is only reoriented, and resampled if it is sheared, turned by more than MAX_TURN within the planes of
+    the frame, or has more than MAX_OWN_VOXELS voxels.
 
     The grid has the same centre as the scan. So it covers the same anatomy whatever the scan's spacing, and a scan that is
     already prepared keeps its voxels. Cubic splines, clamped to the range of the scan, blur less than the linear

@@ -334,7 +334,8 @@ def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path)
             return Found()
 
     options = section_of(PredictOptions, base_config())
-    plan = Plan({query: target}, [(query, target)], 0, table, tmp_path / "report.html", {}, "settings")
+    plan = Plan({query: target}, {query: "image_2"}, [], [(query, target)], 0, table, tmp_path / "report.html", {}, "settings",
+                query)
     (table / "in the way").mkdir(parents=True)
     outcome = batch._predict_waiting(Predicts(), plan, options)
     assert list(outcome.failures) == [query] and outcome.rows == {}

@@ -81,6 +81,29 @@ def test_a_grid_without_orientation_turns_the_query_like_the_support(tmp_path):
     assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free, np.eye(3)).on_grid) == "LPS"
 
 
+@pytest.mark.parametrize(("axis", "degrees", "spacing", "anew"), [
+    (2, 35, (2.0, 2.0, 6.0), True), (2, -25, (2.0, 2.0, 6.0), True), (2, 10, (2.0, 2.0, 6.0), False),
+    (0, 10, (2.0, 2.0, 6.0), False), (0, 30, (2.0, 2.0, 6.0), False), (1, 40, (2.0, 2.0, 6.0), False),
+    (2, 35, (2.0, 2.0, 2.0), True), (0, 30, (2.0, 2.0, 2.0), False), (2, 35, (6.0, 2.0, 2.0), False)])
+def test_only_what_is_turned_within_its_slices_is_put_on_other_voxels(axis, degrees, spacing, anew):
+    array = np.random.default_rng(0).normal(size=(10, 30, 40)).astype(np.float32)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetDirection(rotation(axis, degrees).ravel().tolist())
+    found = read_scan(image, None, np.eye(3)).on_grid
+    if anew:
+        np.testing.assert_allclose(found.GetDirection(), np.eye(3).ravel(), atol=1e-9)
+    else:
+        assert found.GetDirection() == image.GetDirection() and np.array_equal(sitk.GetArrayFromImage(found), array)
+
+
+def test_a_scan_that_is_turned_and_tipped_a_little_is_put_on_other_voxels():
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(10, 30, 40)).astype(np.float32))
+    image.SetSpacing((2.0, 2.0, 6.0))
+    image.SetDirection((rotation(0, 12) @ rotation(2, 35)).ravel().tolist())
+    np.testing.assert_allclose(read_scan(image, None, np.eye(3)).on_grid.GetDirection(), np.eye(3).ravel(), atol=1e-9)
+
+
 def test_a_ct_window_is_applied(tmp_path):
     sitk.WriteImage(scanned(empty_scan())[0], tmp_path / "scan.nii.gz")
     scan = read_scan(tmp_path / "scan.nii.gz", Grid(GRID.spacing_mm, GRID.size_px, "LAS", (300.0, 900.0)))
