@@ -64,10 +64,9 @@ def predict(_config: Mapping[str, Any]) -> None:
         outcome = predict_all(predictor, section(PredictOptions, config), settings)
     print(f"written to {config['output']}")
     if is_main():
-        print(outcome.summary())
-    if outcome.failures:
-        failures = outcome.failures.items()
-        raise SystemExit("\n".join(printable(f"error: query {query.name}: {reason}") for query, reason in failures))
+        print("\n".join(map(printable, [outcome.summary(), *(f"left out: {line}" for line in outcome.notes)])))
+    if outcome.problems:
+        raise SystemExit("\n".join(printable(f"error: query {line}") for line in outcome.problems))
 
 
 @experiment.command

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from data.preparation.contact_sheet import draw_contact_sheet
 from data.preparation.inspect_case import CaseReport, inspect_case
 from data.supervoxels.generate_supervoxels import default_n_sv, positive

@@ -25,6 +25,8 @@ import numpy as np
 from scipy import fft, ndimage
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from dataloaders.nifti import write_like
 from util.base.errors import InputError

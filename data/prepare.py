@@ -15,6 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from data.preparation import recipes
 from data.preparation.maps import generate_maps
 from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation, whole_values, without_labels

@@ -1,17 +1,20 @@
-"""SimpleITK images: their geometry, checks of their values, ITK's own messages. Sizes and spacings are (x, y, z)."""
+"""SimpleITK images: checks of their values, labels on their grid, ITK's own messages. Sizes and spacings are (x, y, z)."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from dataloaders.geometry import affine_of_image, grid_distance_mm, same_order
 from util.base.errors import InputError
+
+MAX_LABEL = 2**15 - 1
+ROUNDING = 1e-3     # of labels that another program scaled
 
 
 @contextlib.contextmanager
@@ -39,33 +42,6 @@ def with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
     return image
 
 
-def voxel_to_patient(image: sitk.Image) -> np.ndarray:
-    """Return the 4×4 matrix from index (x, y, z) to millimetres in the patient (LPS)."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    matrix[:3, 3] = image.GetOrigin()
-    return matrix
-
-
-def grid_distance_mm(matrix: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
-    """Return the largest distance in mm between corresponding corners of two grids of `size` (x, y, z).
-
-    Args:
-        matrix, other: 4×4, from voxel to patient in mm.
-    """
-    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, n - 1) for n in size))], float)
-    return float(np.linalg.norm(corners @ (matrix - other).T, axis=1).max())
-
-
-def plain_spacing(image: sitk.Image) -> sitk.Image:
-    """Set the spacing to the shortest decimal of its float32, 1.36 instead of 1.3600000143, and return the image.
-
-    Such digits decide the size after resampling, which is rounded down, and labels at exactly one half.
-    """
-    image.SetSpacing([float(str(np.float32(s))) for s in image.GetSpacing()])
-    return image
-
-
 def check_image(image: sitk.Image, path: Path | str) -> sitk.Image:
     """Return the image. Raise InputError, which names `path`, if a value is not finite as float32 or all values are equal."""
     with np.errstate(over="ignore"):      # large values become infinite
@@ -77,30 +53,57 @@ def check_image(image: sitk.Image, path: Path | str) -> sitk.Image:
     return image
 
 
+class PlaceError(InputError):
+    """Labels lie elsewhere than their image, by their own header."""
+
+
 def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, label_name: Path | str, *,
               trust_image_geometry: bool = False) -> sitk.Image:
-    """Return labels as whole numbers with the geometry of their image.
+    """Return labels as whole numbers on the grid of their image. Voxels in another order are brought to the image's.
 
     Args:
         image, labels: of one scan.
         image_name, label_name: their names in errors.
         trust_image_geometry: ignore the labels' own geometry.
     Raises:
-        InputError: the labels are not whole numbers, or their size or place in the patient differs from the image.
+        InputError: the labels are not whole numbers, or their size differs from the image.
+        PlaceError: their place in the patient does; or their geometry is to be ignored, though it is right and tells of another
+            order of voxels.
     """
-    if labels.GetSize() != image.GetSize():
+    affine = affine_of_image(image)
+    order, flips, reordered = same_order(affine, affine_of_image(labels), labels.GetSize())
+    size = tuple(labels.GetSize()[axis] for axis in order)
+    in_place = size == image.GetSize() and grid_distance_mm(affine, reordered, size) <= min(image.GetSpacing()) / 2
+    array = sitk.GetArrayViewFromImage(labels)
+    as_stored = order == (0, 1, 2) and not any(flips)
+    if trust_image_geometry:
+        if labels.GetSize() != image.GetSize():
+            raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
+        if in_place and not as_stored:
+            raise PlaceError(f"{label_name}: its own header puts it where {image_name} lies, with voxels in another order, so it "
+                             "must not be ignored")
+    elif in_place:
+        array = array.transpose([2 - axis for axis in order[::-1]])
+        array = array[tuple(slice(None, None, -1 if flipped else 1) for flipped in flips[::-1])]
+    elif size != image.GetSize():
         raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
-    distance_mm = grid_distance_mm(voxel_to_patient(image), voxel_to_patient(labels), image.GetSize())
-    if distance_mm > min(image.GetSpacing()) / 2 and not trust_image_geometry:
-        raise InputError(f"{label_name}: lies up to {distance_mm:.1f} mm away from {image_name} in the patient; "
-                         "if only its header is wrong, prepare with --trust-image-geometry")
-    return with_geometry(_whole_numbers(sitk.GetArrayViewFromImage(labels), label_name), image)
+    else:
+        raise PlaceError(f"{label_name}: lies up to {grid_distance_mm(affine, reordered, size):.1f} mm away from {image_name} in "
+                         "the patient; allowed: half a voxel")
+    return with_geometry(whole_numbers(array, label_name), image)
 
 
-def _whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
+def whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
+    """Return labels as int16. Values that are whole but for rounding, as 0.99999994 or 51 times a slope of 1/51, are rounded.
+
+    Raises:
+        InputError: which names `path`: a value is no whole number, or not from 0 to MAX_LABEL.
+    """
     with np.errstate(invalid="ignore"):
-        whole = array.astype(np.int16)
-    strange = (whole != array) | (whole < 0)        # too large, broken or NaN; negative
+        whole = (np.rint(array) if array.dtype.kind == "f" else array).astype(np.int16)
+        strange = ~(np.abs(whole - array) <= ROUNDING) | (whole < 0)        # too large, broken or NaN; negative
     if strange.any():
-        raise InputError(f"{path}: holds {array[strange].min():g}, allowed in labels: whole numbers from 0 to {2**15 - 1}")
+        worst = array[strange].min()
+        shown = f"{worst:g}" if float(f"{worst:g}") % 1 or worst % 1 == 0 else f"{worst:.9g}"
+        raise InputError(f"{path}: holds {shown}, allowed in labels: whole numbers from 0 to {MAX_LABEL}")
     return whole

@@ -7,47 +7,83 @@ import logging
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel import Nifti1Header, Nifti1Image, Nifti2Header, Nifti2Image, imageglobals
-from nibabel.affines import voxel_sizes
+from nibabel import AnalyzeHeader, Nifti1Header, Nifti1Image, Nifti2Header, Nifti2Image, imageglobals
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
-from dataloaders.itk import last_line, plain_spacing, quiet
+from dataloaders.geometry import (
+    affine_of,
+    affine_of_image,
+    expect_usable_axes,
+    has_other_unit,
+    is_straight,
+    place,
+    qform_of,
+    spacing_of,
+)
 from util.base.errors import InputError
 from util.base.files import replacing
 from util.base.inputs import expect_file
 
 MAX_VOXELS = 2**30          # largest volume; 2000 CT slices of 512×512 have half as many
 GZIP_RATIO = 1032           # largest compression by deflate
+MAX_SIDE = 2**15 - 1        # of NIfTI-1
 imageglobals.logger.setLevel(logging.CRITICAL)      # its messages about headers name no file; errors are raised as well
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, OverflowError, zlib.error, HeaderDataError)
+KINDS = (Nifti1Header, Nifti2Header)
+
+
+def files_of(path: Path) -> tuple[Path, Path]:
+    """Return the file of the header and the file of the values: the same one, or the two of a pair .hdr and .img."""
+    for header, values in ((".hdr", ".img"), (".hdr.gz", ".img.gz")):
+        for ending in (header, values):
+            if path.name.lower().endswith(ending):
+                stem = path.name[:-len(ending)]
+                return _sibling(path, stem, header), _sibling(path, stem, values)
+    return path, path
+
+
+def _sibling(path: Path, stem: str, ending: str) -> Path:
+    """Return the file beside `path` with another ending, in whatever case, gzipped or not."""
+    endings = (ending, ending.removesuffix(".gz"), f"{ending.removesuffix('.gz')}.gz")
+    names = [stem + other for one in endings for other in (one, one.upper())]
+    return next((found for name in names if (found := path.with_name(name)).exists()), path.with_name(stem + ending))
+
+
+def is_gzipped(path: Path) -> bool:
+    """Return whether a file is gzipped, by its name."""
+    return path.name.lower().endswith(".gz")
 
 
 @np.errstate(all="ignore")       # what a hostile header makes of its numbers is checked, and no warning
 def read_header(path: Path) -> Nifti1Header:
-    """Return the header of a NIfTI file (.nii or .nii.gz, version 1 or 2) that can hold the volume it claims.
+    """Return the header of a NIfTI file (.nii, .nii.gz, or a pair .hdr and .img; version 1 or 2) that can hold what it claims.
 
-    Only the bytes of the header are read. So a damaged or hostile file cannot make this allocate memory.
+    Only the bytes of the header are read. So a damaged or hostile file cannot make this allocate memory. Axes of one beyond the
+    third are left out of the header that is returned.
 
     Raises:
         InputError: the file is missing or not NIfTI; the volume has not three axes, more than MAX_VOXELS voxels, or more bytes
             than fit into the file; its values are not numbers; or the header gives the voxels no place in space.
     """
-    expect_file(path)
+    header_file, values_file = map(expect_file, files_of(path))
     try:
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+        with (gzip.open if is_gzipped(header_file) else open)(header_file, "rb") as file:
             head = file.read(Nifti2Header.sizeof_hdr)
-        kind = next(kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(head))
+        kind = next(kind for kind in KINDS if kind.may_contain_header(head))
         header = kind(head[:kind.sizeof_hdr])
         shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
         header.get_slope_inter()
-        affine = header.get_best_affine()
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        header.set_data_shape(shape)
     except StopIteration:
-        raise InputError(f"{path}: cannot be read as NIfTI (it does not begin with a NIfTI header)") from None
+        raise InputError(f"{path}: cannot be read as NIfTI ({_what_begins(head)})") from None
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as NIfTI ({one_line(error)})") from None
     if len(shape) != 3 or min(shape) < 1:
@@ -56,12 +92,37 @@ def read_header(path: Path) -> Nifti1Header:
         raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, got shape {shape}")
     if dtype.kind not in "iuf":
         raise InputError(f"{path}: expected whole or real numbers, got values of type {header.get_value_label('datatype')}")
-    n_bytes, in_file = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
-    if n_bytes > in_file * (GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+    n_bytes, in_file = max(0, start) + math.prod(shape) * dtype.itemsize, values_file.stat().st_size
+    if n_bytes > in_file * (GZIP_RATIO if is_gzipped(values_file) else 1):
         raise InputError(f"{path}: cannot be read as NIfTI (shape {shape} takes {n_bytes} bytes, the file has {in_file})")
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise InputError(f"{path}: its header gives the voxels no place in space, affine {affine[:3].round(3).tolist()}")
+    affine_of(header, path)
     return header
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether every program that reads NIfTI places a file alike: version 1, sizes in mm, and forms that agree.
+
+    Raises:
+        InputError: as `read_header`.
+    """
+    if not path.is_file() or not path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    header = read_header(path)
+    affine, sizes = affine_of(header, path), header["pixdim"][1:4]
+    stored: Any = nibabel.load(path)
+    if isinstance(header, Nifti2Header) or len(stored.shape) != 3:
+        return False
+    if not is_straight(affine) or has_other_unit(header):
+        return False
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0 or not np.allclose(sizes, spacing_of(affine), rtol=1e-3, atol=0):
+        return False
+    return header["qform_code"] <= 0 or np.allclose(qform_of(header), affine, rtol=1e-3, atol=1e-2)
+
+
+def _what_begins(head: bytes) -> str:
+    if AnalyzeHeader.may_contain_header(head):
+        return "it begins with a header of Analyze 7.5, which does not say where left and right are"
+    return "it does not begin with a NIfTI header"
 
 
 @np.errstate(all="ignore")
@@ -71,12 +132,31 @@ def read_array(path: Path) -> np.ndarray:
     Raises:
         InputError: as `read_header`, or the file is truncated or damaged.
     """
-    header = read_header(path)
+    header, (_, values_file) = read_header(path), files_of(path)
     try:
-        array = np.asanyarray(ArrayProxy(str(path), header))
+        if is_gzipped(values_file):
+            with gzip.open(values_file, "rb") as file:
+                array = np.asanyarray(ArrayProxy(file, header, mmap=False))
+                _read_to_the_end(file)
+        else:
+            array = np.asanyarray(ArrayProxy(str(values_file), header))
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as NIfTI ({one_line(error)})") from None
     return np.ascontiguousarray(array.transpose(2, 1, 0))
+
+
+def _read_to_the_end(file: gzip.GzipFile) -> None:
+    """Read what is left of a gzipped file, where its check sum is. What other programs appended to the file is left alone.
+
+    Raises:
+        OSError: the check sum is wrong.
+    """
+    try:
+        while file.read(2**20):
+            pass
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):
+            raise OSError("its check sum is wrong: it was damaged after it was written") from None
 
 
 def one_line(error: Exception) -> str:
@@ -86,39 +166,33 @@ def one_line(error: Exception) -> str:
 
 def read_affine(path: Path) -> np.ndarray:
     """Return a NIfTI file's (4, 4) matrix from voxel (x, y, z) to millimetres."""
-    return read_header(path).get_best_affine()
+    return affine_of(read_header(path), path)
 
 
 def read_spacing_mm(path: Path) -> tuple[float, float, float]:
     """Return a NIfTI file's spacing in mm, (z, y, x)."""
-    x_mm, y_mm, z_mm = (float(s) for s in voxel_sizes(read_affine(path)))
+    x_mm, y_mm, z_mm = (float(s) for s in spacing_of(read_affine(path)))
     return z_mm, y_mm, x_mm
 
 
 def read_nifti(path: Path) -> sitk.Image:
-    """Return a NIfTI volume as a SimpleITK image with its geometry.
+    """Return a NIfTI volume as a SimpleITK image with its geometry, which may be sheared.
 
     Raises:
-        InputError: as `read_array`, or the axes are not at right angles.
+        InputError: as `read_array`, or its axes are too far from right angles.
     """
-    array = read_array(path)    # by nibabel, as ITK reads a truncated file without an error
-    header = sitk.ImageFileReader()
-    header.SetFileName(path)
-    header.SetImageIO("NiftiImageIO")
+    header, array = read_header(path), read_array(path)
+    affine = affine_of(header, path)
+    expect_usable_axes(affine, path)
     try:
-        with quiet():
-            header.ReadImageInformation()
         image = sitk.GetImageFromArray(array.astype(array.dtype.newbyteorder("=")))
-        image.SetOrigin(header.GetOrigin())
-        image.SetDirection(header.GetDirection())
-        image.SetSpacing(header.GetSpacing())
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: {last_line(error)}") from None
-    return plain_spacing(image)
+    except (TypeError, KeyError) as error:      # float128, of which ITK knows nothing
+        raise InputError(f"{path}: values of type {array.dtype}: {one_line(error)}") from None
+    return place(image, affine, header["pixdim"][1:4])
 
 
 def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
-    """Write (D, H, W) values as NIfTI on the grid of the NIfTI file `reference`.
+    """Write (D, H, W) values as NIfTI on the grid of the NIfTI file `reference`, with all that its header says of their place.
 
     Raises:
         ValueError: the shape of the array differs from the grid.
@@ -132,10 +206,20 @@ def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
     header.set_slope_inter(1, 0)
     image_type = Nifti2Image if isinstance(header, Nifti2Header) else Nifti1Image
     with replacing(path) as partial:
-        nibabel.save(image_type(values, header.get_best_affine(), header), partial)
+        nibabel.save(image_type(values, None, header), partial)     # without an affine, sform, qform and pixdim stay as they are
 
 
 def save(image: sitk.Image, path: Path) -> None:
     """Write an image as NIfTI."""
     with replacing(path) as partial:
-        sitk.WriteImage(image, partial)
+        nibabel.save(to_nifti(sitk.GetArrayViewFromImage(image), affine_of_image(image)), partial)
+
+
+def to_nifti(array: np.ndarray, affine: np.ndarray) -> Nifti1Image:
+    """Return (D, H, W) values as a nibabel image. Sform and qform are the affine; a qform cannot be sheared, so that has none."""
+    values = array.transpose(2, 1, 0)
+    image = (Nifti1Image if max(values.shape) <= MAX_SIDE else Nifti2Image)(values, affine, dtype=array.dtype)
+    image.set_qform(affine, 1 if is_straight(affine) else 0)
+    image.set_sform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    return image

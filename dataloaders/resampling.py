@@ -6,12 +6,14 @@ The published preparation of CHAOS and CMR clips, resamples, then crops or pads.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
+from dataloaders.geometry import STRAIGHT, affine_of_image, is_straight, voxel_to_patient
 from dataloaders.itk import with_geometry
 from dataloaders.nifti import MAX_VOXELS
 from util.base.errors import InputError
@@ -105,3 +107,79 @@ def labels_to_grid(labels: sitk.Image, spacing_mm: Sequence[float], size_px: int
 def labels_to_scan(labels: sitk.Image, scan: sitk.Image) -> sitk.Image:
     """Bring a label map from the model's grid to the grid of a scan, by the nearest voxel. Outside the map it is 0."""
     return sitk.Resample(labels, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+
+
+def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: float = 0.0,
+                  max_voxels: int = MAX_VOXELS, max_cosine: float = STRAIGHT) -> sitk.Image:
+    """Return a grid with axes at right angles that run about as those of `frame`: the image itself if its own are and do.
+
+    Else an empty image around it. Along each new axis, its voxels are as long as the image's own are in that direction.
+
+    Args:
+        image: with axes in the order of the frame's.
+        frame: (3, 3), directions of axes at right angles, a column each; None: any.
+        max_turn: degrees by which the image may be turned within its slices. Those that lie in other planes than the frame's, by
+            more than that, stay as they are: planes are chosen by the organ, as of hearts, and thick slices would blur.
+        max_voxels: of the new grid; it is coarser if need be.
+        max_cosine: between two axes of the image that count as being at right angles.
+    """
+    own = np.reshape(image.GetDirection(), (3, 3))
+    straight = is_straight(affine_of_image(image), max_cosine)
+    direction = own if straight else _right_angled(own)
+    if frame is not None and _is_turned(direction, image.GetSpacing(), frame, max_turn):
+        direction = frame
+    elif straight:
+        return image
+    matrix = voxel_to_patient(image)
+    steps = direction.T @ matrix[:3, :3]                                       # of the image's voxels along the new axes
+    spacing_mm = np.sqrt((steps**2).sum(axis=1))
+    ends = np.array([[0, n - 1] for n in image.GetSize()], float) + [-0.5, 0.5]
+    corners = np.array(list(itertools.product(*ends))) @ steps.T               # (8, 3) in mm, from the first voxel
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    size = np.maximum(1, np.ceil((high - low) / spacing_mm - 1e-6)).astype(int)
+    if (coarser := (math.prod(size.tolist()) / max_voxels) ** (1 / 3)) > 1:
+        spacing_mm, size = spacing_mm * coarser, np.maximum(1, np.ceil(size / coarser)).astype(int)
+    middle = matrix[:3, 3] + direction @ ((low + high) / 2)
+    target = sitk.Image(size.tolist(), sitk.sitkUInt8)
+    target.SetSpacing(spacing_mm.tolist())
+    target.SetDirection(direction.ravel().tolist())
+    target.SetOrigin((middle - direction @ ((size - 1) / 2 * spacing_mm)).tolist())
+    return target
+
+
+def _right_angled(direction: np.ndarray) -> np.ndarray:
+    """Return the axes in the plane of the slices, and the normal of that in place of the third."""
+    x = direction[:, 0]
+    y = direction[:, 1] - (direction[:, 1] @ x) * x
+    y /= np.linalg.norm(y)
+    z = np.cross(x, y)
+    return np.stack([x, y, z if z @ direction[:, 2] > 0 else -z], axis=1)
+
+
+def _is_turned(direction: np.ndarray, spacing_mm: Sequence[float], frame: np.ndarray, max_turn: float) -> bool:
+    """Return whether axes are turned by more than `max_turn` degrees within the slices, which lie in the planes of the frame's.
+
+    Slices lie across the longest side of the voxels, the last of those that are equal.
+    """
+    normal = max(range(3), key=lambda axis: (round(spacing_mm[axis], 3), axis))
+    first, second = (axis for axis in range(3) if axis != normal)
+    if abs(direction[:, normal] @ frame[:, normal]) < math.cos(math.radians(max_turn)):
+        return False
+    along, across = np.abs(direction[:, first] @ frame[:, [first, second]])
+    return math.degrees(math.atan2(across, along)) > max_turn
+
+
+def straightened(image: sitk.Image, labels: sitk.Image | None) -> tuple[sitk.Image, sitk.Image | None]:
+    """Return an image and its labels on a grid with axes at right angles. Those whose axes are so stay as they are."""
+    target = straight_grid(image)
+    if target is image:
+        return image, labels
+    darkest = float(sitk.GetArrayViewFromImage(image).min())
+    straight = sitk.Resample(image, target, sitk.Transform(), sitk.sitkLinear, darkest)
+    if labels is None:
+        return straight, None
+    array = np.zeros(target.GetSize()[::-1], np.int16)
+    for value in np.unique(sitk.GetArrayViewFromImage(labels)).tolist():
+        share = sitk.Resample(sitk.Cast(labels == value, sitk.sitkFloat32), target, sitk.Transform(), sitk.sitkLinear, 0.0)
+        array[sitk.GetArrayViewFromImage(share) > 0.5] = value
+    return straight, with_geometry(array, target)

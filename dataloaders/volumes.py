@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.itk import grid_distance_mm
+from dataloaders.geometry import grid_distance_mm
+from dataloaders.itk import ROUNDING
 from dataloaders.nifti import read_affine, read_array, read_header, read_spacing_mm
 from util.base.errors import InputError
 
@@ -95,6 +96,9 @@ def read_label(path: Path, spec: DatasetSpec) -> np.ndarray:
     """
     stored = read_array(path)
     label_map = np.zeros(stored.shape, np.uint8)
+    if stored.dtype.kind == "f":        # 0.99999994, or 51 times a slope of 1/51
+        near = np.rint(stored)
+        stored = np.where(np.abs(stored - near) <= ROUNDING, near, stored)
     for value in np.unique(stored):
         label = spec.file_values.get(value, value)
         if label != 0 and label not in spec.labels:

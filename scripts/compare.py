@@ -19,6 +19,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from util.base.errors import InputError
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim

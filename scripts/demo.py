@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
 from util.base.files import replacing, write_text
 from util.base.guard import claim
 from util.base.root import ROOT

@@ -13,11 +13,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
+from dataloaders.reading import scan_name
 from util.base.errors import InputError, printable
 from util.base.signals import Interrupted, raise_on_signals
 from util.label.serve import load_outlined, load_task, serve
 from util.label.session import Session
-from util.predict.scans import scan_name
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

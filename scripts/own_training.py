@@ -15,8 +15,8 @@ import SimpleITK as sitk
 import torch
 
 from data.prepare import main as prepare
-from dataloaders.dicom import read_dicom
-from dataloaders.nifti import read_nifti, save
+from dataloaders.nifti import save
+from dataloaders.reading import read_image
 from util.base.episode import Episode
 from util.base.errors import InputError
 from util.base.files import write_text
@@ -72,7 +72,7 @@ def readable(scans: Sequence[Path]) -> list[sitk.Image]:
     images: list[sitk.Image] = []
     for scan in scans:
         try:
-            image = read_dicom(scan) if scan.is_dir() else read_nifti(scan)
+            image = read_image(scan)
             images.append(sitk.DICOMOrient(image, orientation_of(images[0] if images else image)))
         except InputError as error:
             print(f"not trained on: {error}")

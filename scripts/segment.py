@@ -12,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+
+from dataloaders.finding import find_scans
+from dataloaders.reading import ENDINGS, is_nifti, scan_name
 from util.base.checksums import digest
 from util.base.distributed import world_size
-from util.base.errors import InputError, printable
+from util.base.errors import InputError, did_you_mean, in_utf8, printable
 from util.base.files import write_text
 from util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
 from util.base.inputs import expect_file
@@ -22,9 +26,8 @@ from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import load_config
 from util.options.record import Record
 from util.options.sections import PredictOptions, PredictorOptions, section
-from util.predict.batch import Outcome, predict_all, settings_digest
+from util.predict.batch import Outcome, Words, predict_all, settings_digest
 from util.predict.predictor import Predictor
-from util.predict.scans import ENDINGS, find_scans, scan_name
 from util.predict.task_command import label_name
 from util.results.scan_report import is_empty
 from util.run.experiment import one_line_errors
@@ -43,6 +46,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help="a scan of FOLDER and the file of its outlines; may be given several times")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
     parser.add_argument("--names", type=label_name, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help="first train a network on the scans, without labels. Slower, and no "
                         "gain was measured over what is done without: docs/own_scans.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
@@ -50,51 +54,55 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def scans_in(folder: Path) -> list[Path]:
-    """Return the scans of a folder.
+def scans_in(folder: Path) -> dict[Path, str]:
+    """Return the names of the scans below a folder, by path.
 
     Raises:
         InputError: it is no folder, or has none.
     """
     if not folder.is_dir():
         raise InputError(f"--scans: {folder} is no folder; allowed: a folder of NIfTI files and of folders of DICOM slices")
-    try:
-        scans = find_scans(folder)
-    except InputError:
-        scans = []
-    if scans in ([], [folder]):
-        raise InputError(f"--scans: no scan in {folder}; allowed in it: files that end in {' or '.join(ENDINGS)}, and folders of "
-                         "DICOM slices")
-    return scans
+    found = find_scans(folder)
+    if list(found.names) in ([], [folder]):
+        why = next((f"; {one.path.name} {one.reason}" for one in found.left_out if one.path != folder), "")
+        raise InputError(f"--scans: no scan in {folder}{why}; allowed in it: files that end in {', '.join(ENDINGS)}, and DICOM "
+                         "slices")
+    return found.names
 
 
-def outlined_pair(text: str, scans: Sequence[Path]) -> tuple[Path, Path]:
+def outlined_pair(text: str, scans: Mapping[Path, str]) -> tuple[Path, Path]:
     """Return the scan and the label file that `--outlined` names. Either may have = in its name.
+
+    Args:
+        scans: their names, by path.
 
     Raises:
         InputError: the scan is not among `scans`, or the label file is missing or is the scan itself.
     """
     pieces = text.split("=")
     splits = [("=".join(pieces[:k]), "=".join(pieces[k:])) for k in range(1, len(pieces))]
-    pairs = [(scan, Path(labels)) for name, labels in splits for scan in scans if _is_named(scan, name)]
+    pairs = [(scan, Path(labels)) for given, labels in splits for scan, name in scans.items()
+             if _is_named(scan, name, given)]
     if not splits:
         raise InputError(f"--outlined: got {text!r}, allowed: SCAN=LABELS, a scan of the folder and the file of its outlines")
     if not pairs:
-        shown = ", ".join(scan.name for scan in scans[:SHOWN_NAMES]) + ", …" * (len(scans) > SHOWN_NAMES)
-        raise InputError(f"--outlined: {splits[0][0]!r} is no scan of {scans[0].parent}; allowed: {shown}")
+        more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
+        shown = ", ".join(list(scans.values())[:SHOWN_NAMES]) + more
+        near = did_you_mean(splits[0][0], [*scans.values(), *(scan.name for scan in scans)])
+        raise InputError(f"--outlined: {splits[0][0]!r} is no scan of --scans{near}; allowed: {shown}")
     scan, labels = next((pair for pair in pairs if pair[1].is_file()), pairs[0])
     if is_same(expect_file(labels), scan):
         raise InputError(f"--outlined: {labels} is the scan itself; allowed: the file of its outlines")
     return scan, labels
 
 
-def _is_named(scan: Path, name: str) -> bool:
-    return name in (scan.name, scan_name(scan)) or bool(name) and is_same(Path(name), scan)
+def _is_named(scan: Path, name: str, given: str) -> bool:
+    return given in (name, scan.name, scan_name(scan)) or bool(given) and is_same(Path(given), scan)
 
 
 def check_places(scans: Path, output: Path, json_file: Path | None) -> None:
     """Raise InputError if a result would lie among the scans, where it could be read as one."""
-    if output.name.endswith(ENDINGS) or output.exists() and not output.is_dir():
+    if is_nifti(output) or output.exists() and not output.is_dir():
         raise InputError(f"--output: got {output}, allowed: a folder")
     for option, path in (("--output", output), ("--json", json_file)):
         if path is not None and lies_in(path, scans):
@@ -114,7 +122,7 @@ def config_of(arguments: argparse.Namespace) -> dict[str, Any]:
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     return {**load_config("guided"), "support_image": images, "support_label": labels, "query": str(arguments.scans),
-            "output": str(arguments.output), "overwrite": arguments.overwrite}
+            "output": str(arguments.output), "overwrite": arguments.overwrite, "fill": arguments.fill}
 
 
 def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -124,8 +132,9 @@ def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         InputError: as `train_on`.
     """
     from scripts.own_training import train_on  # without --train, its compiled code would take time and memory
-    snapshot, of_training = train_on(scans_in(Path(config["query"])), Path(config["support_image"][0]), folder)
-    kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite")}
+    snapshot, of_training = train_on(list(scans_in(Path(config["query"]))), Path(config["support_image"][0]), folder)
+    kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite",
+                                        "fill")}
     return as_trained(load_config(), of_training) | kept | {
         "test_label": of_training["test_label"], "reload_model_path": str(snapshot), "spatial_prior": "registration"}
 
@@ -146,9 +155,10 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     predictor = Predictor.made_of(PredictorOptions.of(config))
     predictor.given_names = names
     settings = digest([settings_digest(Record(config)), sorted(names.items())])
-    outcome = predict_all(predictor, section(PredictOptions, config), settings, remedy="--overwrite")
+    outcome = predict_all(predictor, section(PredictOptions, config), settings,
+                          Words("--scans", "--output", "--overwrite", "--fill"))
     if arguments.json is not None:
-        write_text(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False) + "\n", arguments.json)
+        write_text(in_utf8(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False)) + "\n", arguments.json)
     return outcome
 
 
@@ -158,13 +168,14 @@ def for_machines(outcome: Outcome) -> dict[str, Any]:
     "empty" is the number of scans with an empty class, and of each label, whether it is one.
     """
     scans = [{"scan": str(scan), **_result(outcome, scan)} for scan in outcome.targets]
-    return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty)}
+    left_out = [{"path": str(one.path), "reason": one.reason, "may_be_scan": one.may_be_scan} for one in outcome.left_out]
+    return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty), "left_out": left_out}
 
 
 def _result(outcome: Outcome, scan: Path) -> dict[str, Any]:
     if scan in outcome.failures:
         return {"error": outcome.failures[scan]}
-    rows = outcome.rows[scan_name(scan)]
+    rows = outcome.rows[outcome.names[scan]]
     wide_mm = next((float(row["wide_mm"]) for row in rows if row.get("wide_mm")), None)
     labels = sorted(map(_numbers, rows), key=lambda row: row["label"])
     return {"label_map": str(outcome.targets[scan]), "wide_mm": wide_mm, "labels": labels}
@@ -177,14 +188,20 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 1 if a scan failed."""
+    """Run the command and return its exit status: 1 if a scan failed, or something was left out that might be one."""
     arguments = parse_arguments(given)
     with one_line_errors():
         outcome = segment(arguments)
-    print(f"written to {arguments.output}; report.html shows the outlines\n{outcome.summary()}")
-    for scan, reason in outcome.failures.items():
-        print(printable(f"error: {scan.name}: {reason}"), file=sys.stderr)
-    return 1 if outcome.failures else 0
+    print("\n".join(map(printable, summary(outcome, arguments.output))))
+    for line in outcome.problems:
+        print(printable(f"error: {line}"), file=sys.stderr)
+    return 1 if outcome.problems else 0
+
+
+def summary(outcome: Outcome, output: Path) -> list[str]:
+    """Return what came out, as lines for people."""
+    where = "; report.html shows the outlines" if len(outcome.targets) > len(outcome.failures) else ""
+    return [f"written to {output}{where}", outcome.summary(), *(f"left out: {line}" for line in outcome.notes)]
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 #
 #   bash scripts/segment.sh --scans FOLDER --outlined SCAN=LABELS --output OUT [options]
 #
-#   --scans FOLDER           scans of any spacing, orientation and size: NIfTI files, folders of DICOM slices, or both. They are only read
+#   --scans FOLDER           scans of any spacing, orientation and size: NIfTI, NRRD and MetaImage files, DICOM slices at any depth. They are only
+#                            read; what is no scan is listed with the reason
 #   --outlined SCAN=LABELS   a scan of FOLDER, by its name or path, and the NIfTI file of its outlines: 0 outside, whole numbers inside.
 #                            Give the option again for each scan that is outlined; these are not segmented
 #   --output OUT             a folder outside of FOLDER. It gets a label map for each other scan, on that scan's own grid, and cases.csv:
 #                            a line for each scan and label with volume and confidence, worst first; and report.html, to look at all
 #
 #   --names VALUE=NAME …     names of the labels, as 1=liver 2=spleen; others are called "label 3"
+#   --fill                   where slices were left out between outlined ones, fill them by shape; without it a warning names them
 #   --train                  first train a network on the scans, without labels, in OUT/training; it says beforehand how long that will take.
 #                            No gain over what is done without was measured: docs/own_scans.md
 #   --json FILE              what came out, for machines: each scan with its label map or its error

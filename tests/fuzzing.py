@@ -24,22 +24,28 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import SimpleITK as sitk
 import torch
 from starlette.responses import JSONResponse
 
 from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import Grid, find_cases
+from dataloaders.dicom import read_dicom
+from dataloaders.finding import find_scans
 from dataloaders.folds import supports_and_queries
 from dataloaders.nifti import read_array, read_spacing_mm, write_like
+from dataloaders.reading import affine_at, check_header
+from dataloaders.reading import read_image as read_any
 from dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
+from tests import kinds
 from tests.labelling import drawing, write_scans
 from tests.toy import write
 from util.base.device import resolve_device
@@ -189,6 +195,102 @@ def fuzz_nifti(n: int, seed: int, readers: Sequence[Callable[[Path], object]] | 
                 reader(path)
 
     return _run("NIfTI files", n, seed, attempt)
+
+
+def fuzz_places(n: int, seed: int) -> list[str]:
+    """Try n NIfTI headers with odd values in the fields that say where voxels lie; return a line per failure."""
+    content = _sound_niftis()["label.nii"]
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        header = nibabel.Nifti1Header(content[:348])
+        for field in rng.choice(PLACE_FIELDS, rng.integers(1, 5)):
+            value = rng.choice(PLACE_VALUES) if rng.random() < 0.7 else rng.normal(0, 10)
+            if field in ("sform_code", "qform_code", "xyzt_units"):
+                header[field] = rng.integers(-1, 7)
+            elif header[field].ndim:
+                header[field][rng.integers(len(header[field]))] = value
+            else:
+                header[field] = value
+        path = folder / "scan.nii"
+        path.write_bytes(header.binaryblock + content[348:])
+        for reader in (_use_image, _use_pair, _use_scan):
+            with _refused():
+                reader(path)
+
+    return _run("places", n, seed, attempt)
+
+
+def fuzz_dicom(n: int, seed: int) -> list[str]:
+    """Try n folders of DICOM slices of which one is altered, by bytes or by values of its header; return a line per failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        affine = kinds.grid((3, 3, 5), (12, 10, 4), "LPS")
+        kinds.write_slices(Path(folder), kinds.patient(affine, (12, 10, 4))[0], affine)
+        sound = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        for number, content in enumerate(sound):
+            (folder / f"{number}.dcm").write_bytes(content)
+        path = folder / f"{rng.integers(len(sound))}.dcm"
+        if rng.random() < 0.5:
+            path.write_bytes(_alter_bytes(rng, path.read_bytes(), 0, 1000 if rng.random() < 0.8 else None))
+        else:
+            head = pydicom.dcmread(path)
+            for _ in range(rng.integers(1, 4)):
+                _alter_header(rng, head)
+            with suppress(Exception):       # pydicom writes not all that a file may hold
+                head.save_as(path)
+        for reader in (_use_series, find_scans, check_header):
+            with _refused():
+                reader(folder)
+
+    return _run("DICOM folders", n, seed, attempt)
+
+
+def _alter_header(rng: np.random.Generator, head: pydicom.Dataset) -> None:
+    name = rng.choice(["Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+                       "NumberOfFrames", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope",
+                       "SeriesInstanceUID", "ImageType", "SeriesNumber", "PixelData", "SOPClassUID", "TransferSyntaxUID"])
+    odd = (0, 1, -1, 30000, 65535, 3, 1e30, float("nan"), "", "x", None, [1, 2], [0.0] * 3, [0.0] * 6, [1e300] * 3)
+    with suppress(Exception):       # pydicom refuses some values
+        if name == "TransferSyntaxUID":
+            syntaxes = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50",
+                        "1.2.840.10008.1.2.1.99", "1.2.3")
+            head.file_meta.TransferSyntaxUID = syntaxes[rng.integers(len(syntaxes))]
+        elif rng.random() < 0.2:
+            delattr(head, name)
+        else:
+            setattr(head, name, odd[rng.integers(len(odd))])
+
+
+def _use_series(folder: Path) -> None:
+    image = read_dicom(folder)
+    _hold(np.isfinite([*image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()]).all(), "place of a series")
+    _hold(min(image.GetSpacing()) > 0, "spacing of a series")
+
+
+def fuzz_other(n: int, seed: int) -> list[str]:
+    """Try n altered NRRD and MetaImage files; return a line per failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16))
+        sound = {}
+        for name, packed in (("a.nrrd", True), ("b.nrrd", False), ("a.mha", True), ("b.mha", False)):
+            sitk.WriteImage(image, Path(folder) / name, packed)
+            sound[name] = (Path(folder) / name).read_bytes()
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        name = rng.choice(list(sound))
+        path = folder / name
+        path.write_bytes(_alter_bytes(rng, sound[name], 0, 400 if rng.random() < 0.8 else None))
+        for reader in (_use_any, check_header, affine_at):
+            with _refused():
+                reader(path)
+
+    return _run("NRRD and MetaImage files", n, seed, attempt)
+
+
+def _use_any(path: Path) -> None:
+    image = read_any(path)
+    _hold(np.isfinite([*image.GetSpacing(), *image.GetOrigin(), *image.GetDirection()]).all(), "place of an image")
 
 
 def fuzz_checkpoint(n: int, seed: int, read: Callable[[Path], Snapshot] = read_snapshot) -> list[str]:
@@ -389,6 +491,11 @@ def _alter_bytes(rng: np.random.Generator, content: bytes, first: int = 0, last:
 
 
 # ---- NIfTI ----
+
+PLACE_FIELDS = ("sform_code", "qform_code", "xyzt_units", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d",
+                "qoffset_x", "qoffset_y", "qoffset_z", "pixdim")
+PLACE_VALUES = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, 1e38, float("nan"), float("inf"), -2.0, 0.7071, 1e-3, 1e3)
+
 
 def _sound_niftis() -> dict[str, bytes]:
     """Small volumes of several types; the gzipped ones not yet compressed."""

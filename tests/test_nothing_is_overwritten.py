@@ -11,12 +11,14 @@ import sys
 from functools import partial
 
 import pytest
+import SimpleITK as sitk
 
 from data import check, phantom, prepare
 from data.supervoxels import generate_supervoxels
 from scripts import compare, demo
 from scripts.checks import benchmark
 from scripts.tables import compare_methods, label_pictures, report_pictures, results
+from tests.data.raw_downloads import write_dicom
 from tests.programs import entry_point, run
 from tests.runs import write_evaluation, write_run
 from util.base.checksums import sha256
@@ -39,7 +41,9 @@ def data(toy_data, trained, tmp_path):
     write_evaluation(folder / "run", folder)
     write_run(folder / "runs/q")
     (folder / "series").mkdir()
-    shutil.copy(folder / f"{IMAGES}/image_3.nii.gz", folder / "series/slice")      # it stands for a DICOM file
+    scan = sitk.Cast(sitk.ReadImage(folder / f"{IMAGES}/image_3.nii.gz"), sitk.sitkUInt16)
+    for z in range(scan.GetDepth()):
+        write_dicom(folder / f"series/slice {z}", scan, z, z + 1)
     return folder
 
 

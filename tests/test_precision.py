@@ -80,7 +80,7 @@ def test_auto_is_the_default_and_only_the_demo_names_another():
 
 @pytest.mark.whole
 @pytest.mark.parametrize("fast", [True, False])
-def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy_data, tmp_path, capsys):
+def test_auto_trains_in_what_is_fast_and_scores_in_float32_and_the_run_folder_says_so(fast, machine, toy_data, tmp_path, capsys):
     machine(fast)
     trained = run("train", tmp_path, toy_data, n_steps=1, precision="auto")
     scored = run("test", tmp_path, toy_data, precision="auto", supp_idx=0, whole_volume=False,
@@ -88,10 +88,21 @@ def test_auto_takes_what_is_fast_and_the_run_folder_says_what(fast, machine, toy
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
             support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
-    assert Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter.encoder.model.encoder.bf16 is fast
-    assert used(trained) == used(scored) == NAMES[fast]
+    assert Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter.encoder.model.encoder.bf16 is False
+    assert used(trained) == NAMES[fast] and used(scored) == "float32"
     out = capsys.readouterr().out
-    assert out.count(f"on cpu in {NAMES[fast]}") == 3 and "warning: precision" not in out
+    assert out.count("on cpu in float32") == (2 if fast else 3) and "warning: precision" not in out
+
+
+@pytest.mark.whole
+def test_a_score_does_not_depend_on_the_machine(machine, trained, toy_data, tmp_path):
+    """By the defaults, the numbers of a processor that is faster in bf16 are those of one that is not, and those of float32."""
+    options = {"supp_idx": 0, "whole_volume": False, "reload_model_path": str(trained / "snapshots/3.pth")}
+    scores = {}
+    for name, fast, precision in (("fast", True, {}), ("slow", False, {}), ("named", True, {"precision": "float32"})):
+        machine(fast)
+        scores[name] = (run("test", tmp_path / name, toy_data, **options, **precision) / "scores.csv").read_bytes()
+    assert scores["fast"] == scores["slow"] == scores["named"]
 
 
 @pytest.mark.whole

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from data.preparation.raw import RawCase
-from dataloaders.dicom import by_position, read_series
+from dataloaders.dicom import by_position, read_stack
 from dataloaders.itk import check_image, last_line, quiet, with_geometry
 from util.base.errors import InputError
 
@@ -32,8 +32,8 @@ def read_chaos(case: RawCase) -> tuple[sitk.Image, sitk.Image]:
     if odd := sorted(set(slices) ^ set(masks)):
         raise InputError(f"{case.label}: masks and the slices of {case.image} do not pair up: number "
                          f"{', '.join(map(str, odd))} is on one side only")
-    numbers = by_position(case.image, slices)
-    image = read_series([slices[number] for number in numbers])
+    numbers, stack = by_position(case.image, slices)
+    image = read_stack(stack, case.image)
     labels = np.stack([_read_mask(masks[number], image.GetSize()[:2]) for number in numbers])
     check_image(image, case.image)
     return sitk.DICOMOrient(image, "LAS"), sitk.DICOMOrient(with_geometry(labels, image), "LAS")

@@ -9,10 +9,12 @@ from pathlib import Path
 import json5
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 
 from data.preparation.raw import RawCase
 from dataloaders.datasets import DatasetSpec, Grid
-from dataloaders.nifti import read_affine, read_array
+from dataloaders.itk import whole_numbers
+from dataloaders.reading import affine_at, read_image
 from util.base.errors import InputError
 
 MAX_LABEL = 254
@@ -21,11 +23,9 @@ MAX_LABEL = 254
 def whole_values(label_file: Path) -> list[int]:
     """Return the values in a label file, ascending; none if it cannot be read or holds other than whole numbers from 0 on."""
     try:
-        values = np.unique(read_array(label_file))
+        return np.unique(whole_numbers(sitk.GetArrayFromImage(read_image(label_file)), label_file)).tolist()
     except InputError:
         return []
-    whole = np.isfinite(values) & (values >= 0) & (values % 1 == 0)
-    return values.astype(int).tolist() if whole.all() else []
 
 
 def without_labels(name: str, raw_cases: Sequence[RawCase]) -> DatasetSpec:
@@ -68,7 +68,7 @@ def shared_orientation(raw_cases: Sequence[RawCase]) -> str | None:
     found = set()
     for case in raw_cases:
         try:
-            found.add("".join(nibabel.aff2axcodes(read_affine(case.image))))
+            found.add("".join(nibabel.aff2axcodes(affine_at(case.image))))
         except InputError:     # the preparation reports it
             continue
     return found.pop() if len(found) == 1 else None

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataloaders.itk import check_image, labels_on
-from dataloaders.nifti import read_nifti
+from dataloaders.itk import PlaceError, check_image, labels_on
+from dataloaders.reading import read_image
+from dataloaders.resampling import straightened
+from util.base.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,21 @@ class RawCase:
 def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tuple[sitk.Image, sitk.Image | None]:
     """Return a case's image and its labels, as whole numbers on the image's grid. None if the case has no label file.
 
+    The axes of the grid are at right angles: a sheared scan, as of a tilted gantry, is resampled.
+
     Args:
         case: its NIfTI files.
         trust_image_geometry: ignore the labels' own geometry.
     Raises:
-        InputError: as `read_nifti`, `check_image` and `labels_on`.
+        InputError: as `read_image`, `check_image` and `labels_on`.
     """
-    image = check_image(read_nifti(case.image), case.image)
+    image = check_image(read_image(case.image), case.image)
     if case.label is None:
-        return image, None
-    return image, labels_on(image, read_nifti(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)
+        return straightened(image, None)
+    try:
+        labels = labels_on(image, read_image(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)
+    except PlaceError as error:
+        remedy = "leave out --trust-image-geometry" if trust_image_geometry else (
+            "if only its header is wrong, --trust-image-geometry ignores it")
+        raise InputError(f"{error}; {remedy}") from None
+    return straightened(image, labels)

@@ -13,6 +13,8 @@ import SimpleITK as sitk
 from data.preparation.chaos import read_chaos
 from data.preparation.raw import RawCase, read_nifti_pair
 from dataloaders.datasets import DatasetSpec
+from dataloaders.nifti import files_of as pair_of
+from dataloaders.reading import ending_of
 from dataloaders.resampling import (
     IN_PLANE_PX,
     image_to_grid,
@@ -23,6 +25,7 @@ from dataloaders.resampling import (
     window_to_255,
 )
 from util.base.errors import InputError
+from util.base.files import made_in
 from util.options.config import base_config
 from util.options.sections import dataset_spec
 
@@ -32,6 +35,7 @@ CHAOS_SPACING_MM = (1.25, 1.25, 7.70)
 CMR_SPACING_MM = (1.25, 1.25, 7.99)
 SABS_WINDOW_HU = (-125, 275)
 SABS_BORDER_PX = 32
+SHOWN = 5          # names in a note
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,20 @@ def find_nifti(source: Path, image: str, label: str) -> tuple[list[RawCase], lis
     images = {name: path for name, path in _by_name(source, image).items() if path not in label_files}
     cases = [RawCase(name, source / image.format(case=name), labels.get(name)) for name in sorted({*images, *labels})]
     without = [case.name for case in cases if case.label is None]
-    return cases, [f"no label for {len(without)} of {len(cases)} cases: {', '.join(without)}"] if without else []
+    notes = [f"no label for {len(without)} of {len(cases)} cases: {', '.join(without)}"] if without else []
+    if others := _other_images(source, {*images.values(), *label_files}):
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        notes.append(f"left out, as they match neither --image {image} nor --label {label}: "
+                     f"{', '.join(str(path.relative_to(source)) for path in others[:SHOWN])}{more}")
+    return cases, notes
+
+
+def _other_images(source: Path, used: set[Path]) -> list[Path]:
+    """Return the image files below a folder that are no part of a case, but for those that this project wrote."""
+    paths = [path for path in sorted(source.rglob("*")) if ending_of(path) and path.is_file() and not path.name.startswith(".")]
+    written = {folder: {name for name, _ in made_in(folder)} for folder in {path.parent for path in paths}}
+    known = {file for path in used for file in pair_of(path)}
+    return [path for path in paths if path not in known and path.name not in written[path.parent]]
 
 
 def _by_name(source: Path, pattern: str) -> dict[str, Path]:

@@ -26,10 +26,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))      # before packages of the same names elsewhere
+
 from data.supervoxels.felzenszwalb import generate_supervoxels
 from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
 from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
-from dataloaders.nifti import read_array, read_header, write_like
+from dataloaders.nifti import read_array, read_spacing_mm, write_like
 from util.base.checksums import sha256
 from util.base.distributed import (
     cores_per_process,
@@ -197,7 +199,7 @@ def generate(task: Task) -> dict[str, Any]:
     """
     image = read_array(task.image)
     # Headers keep spacing in single precision: 7.7 mm reads as 7.6999998.
-    spacing_mm = [round(float(step), 4) for step in read_header(task.image).get_zooms()[::-1]]
+    spacing_mm = [round(step, 4) for step in read_spacing_mm(task.image)]
     min_size = task.parameters["min_size"]
     try:
         if task.kind == "superpixels":

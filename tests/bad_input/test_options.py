@@ -100,6 +100,7 @@ WRONG_OPTIONS = {
     "query": TEXT,
     "output": TEXT,
     "overwrite": SWITCH,
+    "fill": SWITCH,
     "save_probs": SWITCH,
     "augment": SWITCH,
     "run": TEXT,
@@ -182,7 +183,7 @@ def test_unknown_missing_and_replaced_options(section):
     ({"protocol": "ep2"}, "n_part: got 3, allowed with protocol 'ep2': 1"),
     ({"datasets.CMR.file_values": {"200": 9}, "dataset": "CMR", "test_label": [1]}, "datasets.CMR.file_values: got label"),
     ({"datasets.a/b": {}}, "datasets: got the name 'a/b', allowed: a text fit for a file name"),
-    ({"path.MRI": {"data_dir": "x"}}, "unknown option path.MRI; allowed here: "),
+    ({"path.MRI": {"data_dir": "x"}}, "unknown option path.MRI; did you mean CMR?; allowed here: "),
 ])
 def test_options_that_do_not_go_together(changes, message):
     config = BASE
@@ -190,3 +191,9 @@ def test_options_that_do_not_go_together(changes, message):
         *way, last = key.split(".")
         config = {**config, way[0]: with_option(key, value)[way[0]]} if way else {**config, last: value}
     assert refusal(config).startswith(message)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("querry", "query"), ("support_lable", "support_label"), ("largest_componnet",
+                                                                                                         "largest_component")])
+def test_the_known_option_that_is_most_like_an_unknown_one_is_named(given, meant):
+    assert f"; did you mean {meant}?" in refusal(with_option(given, 1))

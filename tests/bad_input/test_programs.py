@@ -75,7 +75,7 @@ COMMAND_LINES = [
     (["query=b'x'"], "query: got b'x', allowed: text"),
     (["alpha=[0.9"], "alpha: got '[0.9', allowed: two numbers"),
     (["seed="], "seed: got '', allowed: a whole number"),
-    (["chaost2_setting1", "optim.lrr=1"], "unknown option optim.lrr; allowed here: lr, momentum, weight_decay"),
+    (["chaost2_setting1", "optim.lrr=1"], "unknown option optim.lrr; did you mean lr?; allowed here: lr, momentum, weight_decay"),
     (["path.log_dir=/dev/null/x"], "path.log_dir: /dev/null/x/QNet_train_CHAOST2_cv0 cannot be made (Not a directory)"),
 ]
 

@@ -45,7 +45,7 @@ def test_save_leaves_nothing_half_written(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(sitk, "WriteImage", fails)
+    monkeypatch.setattr(nibabel, "save", fails)
     with pytest.raises(RuntimeError, match="disk full"):
         save(sitk.Image(2, 2, 1, sitk.sitkFloat64), tmp_path / "image_1.nii.gz")
     assert list(tmp_path.iterdir()) == []

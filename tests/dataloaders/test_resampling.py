@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from data.preparation.recipes import CHAOS_SPACING_MM, CMR_SPACING_MM, clip_and_resample, window_and_shrink
 from dataloaders import resampling as resample
-from dataloaders.itk import grid_distance_mm, voxel_to_patient
+from dataloaders.geometry import grid_distance_mm, voxel_to_patient
 from dataloaders.nifti import read_nifti
 from util.base.errors import InputError
 

@@ -10,7 +10,7 @@ import pytest
 
 from dataloaders.store import Slices, Store
 from util.base.checksums import sha256
-from util.base.files import PARTIAL
+from util.base.files import partial_name
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_start_after_a_kill_makes_only_what_is_missing(tmp_path, source):
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_are_writing_stays(tmp_path, source, monkeypatch):
-    old, young = (tmp_path / f"store/{PARTIAL}{n}-1_ab" for n in (1, 2))
+    old, young = (partial_name(tmp_path / f"store/{n}_ab") for n in (1, 2))
     for folder in (old, young):
         folder.mkdir(parents=True)
         (folder / "image.npy").write_bytes(b"half")

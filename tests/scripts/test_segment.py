@@ -183,7 +183,7 @@ def test_a_scan_that_is_outlined_twice_and_one_that_is_alone(place):
     for name in ("turned scan.nii", "other voxels.nii.gz", "less is seen.nii.gz", "a series"):
         path = place / "my scans" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(SystemExit, match=r"^error: query: .* holds only scans that are outlined"):
+    with pytest.raises(SystemExit, match=r"^error: --scans: .* holds only scans that are outlined"):
         main(words(place))
 
 
@@ -191,9 +191,10 @@ def test_either_side_of_an_outlined_pair_may_have_an_equals_sign(tmp_path):
     scans = [tmp_path / name for name in ("a.nii", "a=b.nii.gz")]
     for path in (*scans, tmp_path / "c=d.nii"):
         path.touch()
-    assert outlined_pair(f"a={tmp_path}/c=d.nii", scans) == (scans[0], tmp_path / "c=d.nii")
-    assert outlined_pair(f"a=b={tmp_path}/c=d.nii", scans) == (scans[1], tmp_path / "c=d.nii")
-    assert outlined_pair(f"{scans[1]}={tmp_path}/c=d.nii", scans) == (scans[1], tmp_path / "c=d.nii")
+    names = {scans[0]: "a", scans[1]: "a=b"}
+    assert outlined_pair(f"a={tmp_path}/c=d.nii", names) == (scans[0], tmp_path / "c=d.nii")
+    assert outlined_pair(f"a=b={tmp_path}/c=d.nii", names) == (scans[1], tmp_path / "c=d.nii")
+    assert outlined_pair(f"{scans[1]}={tmp_path}/c=d.nii", names) == (scans[1], tmp_path / "c=d.nii")
 
 
 def test_help_needs_no_environment():

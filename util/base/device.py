@@ -61,19 +61,20 @@ def bf16_is_fast(device: torch.device) -> bool:
             and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BF16)
 
 
-def resolve_precision(name: str, device: torch.device, begun: str | None = None) -> str:
+def resolve_precision(name: str, device: torch.device, begun: str | None = None, *, training: bool = False) -> str:
     """Return "float32" or "bf16" for the option `precision`. A warning is printed if the other one is faster on this device.
 
     Args:
-        name: "float32", "bf16", or "auto" for the faster one.
+        name: "float32", "bf16", or "auto": the faster one in a training; float32 elsewhere, so that no score and no outline
+            depends on the machine.
         begun: the precision that a resumed run was started with. "auto" keeps it.
     """
     fastest = "bf16" if bf16_is_fast(device) else "float32"
-    used = name if name != "auto" else begun or fastest
+    used = name if name != "auto" else begun or (fastest if training else "float32")
     why = "the run goes on as it began, in" if name == "auto" else "got"
     if used == "bf16" != fastest:
         this = f"processor has no instructions for it: {SLOW_BF16}" if device.type == "cpu" else "GPU has no instructions for it"
         print(f"warning: precision: {why} bf16, but this {this}")
-    elif name == "auto" and used != fastest:
+    elif name == "auto" and training and used != fastest:
         print(f"warning: precision: {why} float32, where bf16 is {FAST_BF16}; precision=bf16 starts another run")
     return used

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """A file, a folder or an option that the user gave is wrong.
@@ -24,3 +27,9 @@ def printable(text: str) -> str:
 def in_utf8(text: str) -> str:
     """Return a text that files and pages can hold: of a path, bytes that are no UTF-8 become letters."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return what to add to a message about an unknown name: the known one that is most like it, or nothing."""
+    near = get_close_matches(given, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

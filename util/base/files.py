@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +18,9 @@ from typing import Any
 from util.base.checksums import sha256
 
 PARTIAL = ".partial-"
+NAME_BYTES = 255          # of a file name, on nearly all file systems
+SUM_LETTERS = 8
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 LIST = ".made.jsonl"      # in every output folder: one line per file with its name and SHA-256
 STALE_S = 3600.0          # no program writes one file or prepared volume for so long
 
@@ -49,8 +55,24 @@ def replacing(path: Path, *, listed: bool = True) -> Iterator[Path]:
 
 
 def partial_name(path: Path) -> Path:
-    """Return the temporary path under which this process writes `path`. It has the same ending."""
-    return path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    """Return the temporary path under which this process writes `path`. It has the same ending, and no name of a user's.
+
+    It is no longer than NAME_BYTES: of a longer name, it has the end.
+    """
+    end, told = path.name, f"{os.getpid()}-{_short_sum(path.name)}"
+    while len(os.fsencode(f"{PARTIAL}{told}{'0' * SUM_LETTERS}-{end}")) > NAME_BYTES:
+        end = end[1:]
+    return path.with_name(f"{PARTIAL}{told}{_short_sum(f'{told}-{end}')}-{end}")
+
+
+def _short_sum(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:SUM_LETTERS]
+
+
+def is_partial(name: str) -> bool:
+    """Return whether `partial_name` made a name. It carries a check sum, so that nobody's own file is taken for one."""
+    found = re.fullmatch(rf"{re.escape(PARTIAL)}(\d+-[0-9a-f]{{{SUM_LETTERS}}})([0-9a-f]{{{SUM_LETTERS}}})-(.*)", name, re.DOTALL)
+    return found is not None and _short_sum(f"{found[1]}-{found[3]}") == found[2]
 
 
 def write_text(text: str, path: Path) -> None:
@@ -84,6 +106,8 @@ def remove_partial_files(folder: Path, older_s: float = 0) -> None:
         older_s: only those that did not change for so many seconds. 0: all, where no other process writes into the folder.
     """
     for path in folder.glob(f"{PARTIAL}*"):
+        if not is_partial(path.name):       # somebody's own
+            continue
         with contextlib.suppress(FileNotFoundError):       # another process was faster
             if time.time() - path.lstat().st_mtime < older_s:
                 continue
@@ -128,8 +152,13 @@ def json_lines(path: Path) -> Iterator[Any]:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Sync a file or a folder. File systems that cannot sync folders, as some of networks, keep what is renamed all the same."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in NO_SYNC):
+            raise

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Set
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from util.base.checksums import sha256
 from util.base.errors import InputError
-from util.base.files import made_in
+from util.base.files import made_in, partial_name
 
 OVERWRITE_HELP = "replace files that this program did not make, or that were changed since; none that it reads"
+PROBE_BYTES = 2**16
 Identity = tuple[int, int]      # device and inode: the same for every spelling, link and hard link of a file
 
 
 def claim(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, overwrite: bool = False, remedy: str = "--overwrite") -> None:
-    """Check that all `outputs` may be written. Nothing is made or changed.
+    """Check that all `outputs` may and can be written. Nothing stays changed.
 
     Args:
         outputs: every file that will be written.
@@ -25,7 +27,7 @@ def claim(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, overwrite: bo
         remedy: how the user asks for `overwrite`; part of the message.
     Raises:
         InputError: an output is an input or lies in one; or it exists and is not a plain file; or it exists, `overwrite` is
-            false, and it is not as this project wrote it.
+            false, and it is not as this project wrote it; or its folder cannot be written to, or its name is too long.
     """
     outputs = list(outputs)
     expect_apart(outputs, inputs)
@@ -38,6 +40,43 @@ def claim(outputs: Iterable[Path], inputs: Iterable[Path] = (), *, overwrite: bo
         if not overwrite and not is_made(path, made(path.parent)):
             raise InputError(f"{path}: is there and was not made by this program, or was changed since; allowed: another output, "
                              f"or {remedy}, which replaces it")
+    expect_writable(outputs)
+
+
+def expect_writable(outputs: Iterable[Path]) -> None:
+    """Try to write to the folder of each output, and remove what was written.
+
+    Raises:
+        InputError: a folder cannot be made or written to, has no space left, or the name of an output is too long for it.
+    """
+    for folder, names in _by_folder(outputs).items():
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        probe = partial_name(folder / "probe")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            longest = os.pathconf(folder, "PC_NAME_MAX")
+            if too_long := next((name for name in names if len(os.fsencode(name)) > longest), None):
+                raise InputError(f"{folder / too_long}: its name has {len(os.fsencode(too_long))} bytes, allowed: {longest}")
+            probe.unlink(missing_ok=True)
+            with probe.open("xb") as file:
+                file.write(b"\0" * PROBE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written to ({error.strerror})") from None
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+            for place in made:
+                with suppress(OSError):     # another process uses it now
+                    place.rmdir()
+
+
+def _by_folder(outputs: Iterable[Path]) -> dict[Path, list[str]]:
+    names: dict[Path, list[str]] = {}
+    for path in outputs:
+        names.setdefault(path.parent, []).append(path.name)
+    return names
 
 
 def expect_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

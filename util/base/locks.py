@@ -13,8 +13,9 @@ from typing import BinaryIO
 
 from util.base.errors import InputError
 
-LOCK = ".lock"      # the file that is locked, in the folder
-MODE = 0o622        # of it, less the umask: the owner, and others only if they may write it
+LOCK = ".made.lock"     # the file that is locked, in the folder; it is empty
+EARLIER_LOCK = ".lock"  # the same, of earlier versions
+MODE = 0o622            # of it, less the umask: the owner, and others only if they may write it
 
 
 def lock(folder: Path, refusal: str) -> BinaryIO:
@@ -50,6 +51,14 @@ def alone(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield
+
+
+def unlock(folder: Path) -> None:
+    """Remove the empty file that `alone` left in a folder, when no process uses it any more."""
+    path = folder / LOCK
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
 
 
 def _opened(folder: Path) -> BinaryIO:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from util.base.errors import InputError
-from util.base.files import LIST, PARTIAL
-from util.base.locks import LOCK, held
+from util.base.files import LIST, NO_SYNC, PARTIAL
+from util.base.locks import EARLIER_LOCK, LOCK, held
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 WORK = ".work-"         # how the names of work folders begin
@@ -87,7 +87,7 @@ class OwnFolder:
 
     def is_empty(self) -> bool:
         """Return whether nothing but a lock is in it."""
-        return all(entry.name == LOCK for entry in self._entries())
+        return all(entry.name in (LOCK, EARLIER_LOCK) for entry in self._entries())
 
     def has(self, name: str) -> bool:
         """Return whether it has a file.
@@ -190,7 +190,7 @@ class OwnFolder:
         try:
             os.fsync(self.descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):      # a file system that syncs no folders
+            if error.errno not in NO_SYNC:      # a file system that syncs no folders
                 raise
 
     def lend(self, name: str, to: Path) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.nifti import read_array, read_spacing_mm
+from dataloaders.geometry import voxel_ml
+from dataloaders.nifti import read_affine, read_array
 from util.base.errors import InputError
 from util.base.guard import claim
 from util.base.root import ROOT
@@ -66,7 +67,7 @@ def write_task(session: Session, folder: Path) -> None:
 def _write_task(session: Session, path: Path, supports: Sequence[tuple[str, Path]]) -> None:
     held = {int(value) for _, labels in supports for value in np.unique(read_array(labels))}
     classes = [one for one in session.classes if one["value"] in held]
-    pairs = [text for name, labels in supports for text in ("--support", str(session.image_file(name)), str(labels))]
+    pairs = [text for name, labels in supports for text in ("--support", str(session.scan_file(name)), str(labels))]
     command = [sys.executable, "-m", "util.predict.task_command", "create", *pairs,
                "--names", *(f"{one['value']}={one['name']}" for one in classes),
                "--colours", *(f"{one['value']}={one['colour']}" for one in classes), "--", str(path)]
@@ -82,12 +83,12 @@ def rows_of(session: Session, name: str, outlines: Path) -> Iterator[Mapping[str
     Args:
         outlines: its label map.
     """
-    label_map, voxel_ml = read_array(outlines), float(np.prod(read_spacing_mm(outlines))) / 1000
+    label_map, ml = read_array(outlines), voxel_ml(read_affine(outlines))
     overview = next(scan for scan in session.overview()["scans"] if scan["name"] == name)
     by_computer = overview["state"] in ("found", "accepted")
     confidence = {row["label"]: row.get("confidence") for row in overview["rows"]} if by_computer else {}
     for one in session.classes:
         mask = label_map == one["value"]
         yield {"scan": name, "state": overview["state"], "label": one["value"], "label_name": one["name"],
-               "volume_ml": significant(mask.sum() * voxel_ml), "slices": int(mask.any(axis=(1, 2)).sum()),
+               "volume_ml": significant(mask.sum() * ml), "slices": int(mask.any(axis=(1, 2)).sum()),
                "confidence": confidence.get(one["value"])}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dataloaders.nifti import read_header
+from dataloaders.finding import find_scans, same_names
+from dataloaders.reading import check_header, is_nifti
 from util.base.errors import InputError, in_utf8
 from util.base.inputs import expect_utf8
-from util.predict.scans import ENDINGS, find_scans, scan_name
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class Scan:
 
 
 def list_scans(folder: Path, session: Path, pattern: str = "*") -> dict[str, Scan]:
-    """Return the scans of a folder by name.
+    """Return the scans of a folder by name. What might be one and cannot be read is among them, with its problem.
 
     Args:
-        folder: with NIfTI files or folders of DICOM slices.
+        folder: with image files, and DICOM slices at any depth. Image files in sub-folders, as of outlines, are no scans.
         session: a folder in it that holds no scans.
         pattern: of the file names that are scans, as "image_*".
     Raises:
@@ -40,35 +39,32 @@ def list_scans(folder: Path, session: Path, pattern: str = "*") -> dict[str, Sca
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; allowed: a folder of scans")
-    found = [path for path in _found(folder, session) if fnmatch(path.name, pattern)]
-    if not found:
+    found = find_scans(folder, session, deep=False)
+    names = {path: name for path, name in found.names.items() if path != folder and fnmatch(path.name, pattern)}
+    if not names:
         raise InputError(f"{folder}: holds no scan named {pattern}; allowed: NIfTI files, or folders of DICOM slices")
-    if twice := [name for name, count in Counter(map(scan_name, found)).items() if count > 1]:
-        raise InputError(f"{folder}: two scans have the name {twice[0]}; allowed: names that differ before the ending")
-    return {scan_name(path): Scan(scan_name(path), path, _problem(path, folder)) for path in found}
+    if twice := same_names(names):
+        raise InputError(f"{folder}: two scans have the name {names[twice[0]]}; allowed: names that differ before the ending")
+    scans = {name: Scan(name, path, problem_at(path, folder)) for path, name in names.items()}
+    odd = [one for one in found.left_out if one.may_be_scan and one.path != folder and fnmatch(one.path.name, pattern)]
+    left_out = {in_utf8(one.path.relative_to(folder).as_posix()).replace("/", "_"): one for one in odd}
+    return scans | {name: Scan(name, one.path, _leads_out(one.path, folder) or one.reason) for name, one in left_out.items()
+                    if name not in scans}
 
 
-def _found(folder: Path, session: Path) -> list[Path]:
+def _leads_out(path: Path, folder: Path) -> str | None:
     try:
-        found = find_scans(folder, session)
-    except InputError:      # its message is about an option of another command
-        return []
-    return [path for path in found if path != folder and not _holds_nifti(path)]
-
-
-def _holds_nifti(path: Path) -> bool:
-    """Return whether a path is a folder of NIfTI files, as of outlines, and so no series of DICOM slices."""
-    return path.is_dir() and any(item.name.endswith(ENDINGS) for item in path.iterdir())
-
-
-def _problem(path: Path, folder: Path) -> str | None:
-    try:
-        for place in (path, *(path.iterdir() if path.is_dir() else ())):
-            expect_utf8(place)
         expect_inside(path, folder)
-        if path.is_file():
-            read_header(path)
     except InputError as error:
+        return str(error)
+    return None
+
+
+def problem_at(path: Path, folder: Path) -> str | None:
+    """Return why a scan cannot be used, as far as that shows without its values; None if nothing is known against it."""
+    try:
+        check_header(expect_inside(expect_utf8(path), folder))
+    except (InputError, OSError) as error:
         return str(error)
     return None
 
@@ -88,7 +84,7 @@ def expect_inside(path: Path, folder: Path) -> Path:
 
 def label_files(folder: Path, session: Path) -> dict[str, Path]:
     """Return the NIfTI files of a folder and its sub-folders that may hold outlines, by their path in the folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.name.endswith(ENDINGS) and path.is_file()
+    files = (path for path in sorted(folder.rglob("*")) if is_nifti(path) and path.is_file()
              and not path.name.startswith(".") and session not in path.parents)
     inside = (path for path in files if path.resolve().is_relative_to(folder.resolve()))
     return {in_utf8(path.relative_to(folder).as_posix()): path for path in inside}

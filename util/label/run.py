@@ -92,10 +92,10 @@ class Runner:
         if not waiting:
             raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
         return {"task": str(self.session.lend_task(folder)) if has_task else None,
-                "supports": [[str(self.session.image_file(name)), str(self.session.lend_outlines(name, folder))]
+                "supports": [[str(self.session.scan_file(name)), str(self.session.lend_outlines(name, folder))]
                              for name in supports],
-                "queries": [[name, str(self.session.image_file(name)), str(self.session.target(name, run))] for name in waiting],
-                "stones": [str(self.session.image_file(name)) for name in self._stones(careful)],
+                "queries": [[name, str(self.session.scan_file(name)), str(self.session.target(name, run))] for name in waiting],
+                "stones": [str(self.session.scan_file(name)) for name in self._stones(careful)],
                 "registration": self.registration}
 
     def _stones(self, careful: bool) -> list[str]:

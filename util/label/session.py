@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.dicom import read_dicom
 from dataloaders.itk import check_image, labels_on
-from dataloaders.nifti import read_array, read_nifti, save, write_like
+from dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
+from dataloaders.reading import read_image
 from util.base.errors import InputError, in_utf8
-from util.base.inputs import LIMITS, SMALL, expect_file
+from util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
 from util.base.own_folder import OwnFolder
 from util.label.listing import Scan, expect_inside, label_files, list_scans
 from util.label.stored import (
@@ -81,6 +81,7 @@ class Session:
         self.scans = list_scans(self.folder, self.path, pattern)
         self._lock = threading.RLock()
         self._of_scan: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._checked: set[str] = set()     # scans whose values were read
         self._drawn: dict[str, int] = dict.fromkeys(self.scans, 0)      # how often each scan's drawing was saved
         self._problems: dict[str, str] = {}     # of outlines by hand that cannot be read
         self._lent = count()
@@ -208,26 +209,48 @@ class Session:
             except InputError as error:
                 raise type(error)(str(error).replace(str(work), str(folder.path))) from None
 
+    def scan_file(self, name: str) -> Path:
+        """Return the path of a scan as it lies in the folder: what segmenting reads.
+
+        Raises:
+            MissingError: there is no such scan.
+            InputError: it leads out of the folder.
+        """
+        self._expect(name)
+        return expect_utf8(expect_inside(self.scans[name].path, self.folder))
+
     def image_file(self, name: str) -> Path:
-        """Return the path of a scan as NIfTI. A scan of DICOM slices is written so once.
+        """Return the path of a scan as a NIfTI file that the page places as this program does; others are written so once.
+
+        The scan is checked as segmenting checks it. One that is refused is unreadable from then on.
 
         Raises:
             MissingError: there is no such scan.
             InputError: it cannot be read, or leads out of the folder.
         """
-        self._expect(name)
-        path = expect_inside(self.scans[name].path, self.folder)
-        if not path.is_dir():
-            return expect_file(path)
+        path = self.scan_file(name)
         copy = self._work / "scans" / _file_name(name)
         with self._of_image(name):
-            if not copy.exists():
-                copy.parent.mkdir(exist_ok=True)
-                if not self._scan_folder.has(copy.name):
-                    save(check_image(read_dicom(path), path), copy)
-                    self._scan_folder.take(copy, copy.name)
-                self._scan_folder.lend(copy.name, copy)
-        return copy
+            if name not in self._checked:
+                try:
+                    image = check_image(read_image(path), path)
+                except InputError as error:
+                    if path.exists():       # else it may come back
+                        self.scans[name] = replace(self.scans[name], problem=str(error))
+                    raise
+                if not is_plain(path):
+                    self._keep_copy(image, copy)
+                self.scans[name] = replace(self.scans[name], problem=None)
+                self._checked.add(name)
+        return expect_file(path if is_plain(path) else copy)
+
+    def _keep_copy(self, image: sitk.Image, copy: Path) -> None:
+        """Write a scan as NIfTI into the folder of the session, if it is not there, and give it a path in the work folder."""
+        copy.parent.mkdir(exist_ok=True)
+        if not self._scan_folder.has(copy.name):
+            save(image, copy)
+            self._scan_folder.take(copy, copy.name)
+        self._scan_folder.lend(copy.name, copy)
 
     def _of_image(self, name: str) -> threading.Lock:
         return self._of_scan[f"{name}/"]        # no scan has such a name

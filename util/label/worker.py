@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -55,7 +56,8 @@ def make_predictor(job: Mapping[str, Any]) -> Predictor:
     for scan, labels in job["supports"]:
         predictor.add_support(scan, labels)
     for stone in job["stones"]:
-        predictor.add_stone(stone)
+        with suppress(InputError):      # it is named when it is segmented
+            predictor.add_stone(stone)
     return predictor
 
 

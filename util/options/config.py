@@ -15,7 +15,7 @@ from typing import Any
 import json5
 import msgspec
 
-from util.base.errors import InputError
+from util.base.errors import InputError, did_you_mean
 from util.base.inputs import Limits, as_schema, parse_json, read_small, shown
 from util.base.root import ROOT
 from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
@@ -268,7 +268,8 @@ def _check_section(prefix: str, values: Any, rules: Mapping[str, Rule | Mapping[
     for problem, keys in (("unknown", set(values) - set(rules)), ("missing", set(rules) - set(values))):
         if keys:
             names = ", ".join(prefix + (str(key) if str(key).isprintable() else repr(key)) for key in sorted(keys, key=str))
-            raise InputError(f"{problem} option {names}; allowed here: {', '.join(sorted(rules))}")
+            near = did_you_mean(str(min(keys, key=str)), rules) if problem == "unknown" else ""
+            raise InputError(f"{problem} option {names}{near}; allowed here: {', '.join(sorted(rules))}")
     for key, rule in rules.items():
         if rule is not None:
             _check_value(prefix + key, values[key], rule)

@@ -307,6 +307,7 @@ class PredictOptions:
 
     support_image: tuple[str, ...] | str | None
     support_label: tuple[str, ...] | str | None
+    fill: bool
     task: str | None
     query: str | None
     output: str | None
@@ -347,6 +348,7 @@ class ShownOptions:
     encoder: str
     n_iters: int
     reload_model_path: str | None
+    precision: str
     protocol: str
     n_part: int
     surface_tolerance_mm: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloaders.finding import LeftOut, find_scans, same_names
 from dataloaders.folds import stepping_stones
-from util.base.checksums import code_sha256, content_sha256, digest, sha256
+from dataloaders.reading import content_sha256, is_nifti, is_slice
+from util.base.checksums import code_sha256, digest, sha256
 from util.base.distributed import is_main, join, main_does, main_first, share, world_size
-from util.base.errors import InputError
+from util.base.errors import InputError, in_utf8
 from util.base.files import remove_partial_files
 from util.base.guard import claim, expect_apart, is_same
-from util.base.locks import LOCK, alone
+from util.base.locks import alone, unlock
 from util.base.progress import progress
 from util.base.tables import read_rows, write_rows
 from util.options.record import Record
@@ -25,14 +26,14 @@ from util.options.sections import PredictOptions
 from util.options.table import Role, with_role
 from util.predict.predictor import Predictor
 from util.predict.report import beside, probability_path, registered_path, report_queries
-from util.predict.scans import ENDINGS, find_scans, pair_paths, scan_name, to_scan, write_on_scan
+from util.predict.scans import pair_paths, to_scan, write_on_scan
 from util.results.scan_report import empty_classes, is_empty
 
 CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "border", "wide_mm",
-                "made_from", "sha256")
+                "made_from", "sha256", "problem")
 EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in later)
-                   for later in (["border", "wide_mm"], ["border", "wide_mm", "confidence"],
-                                 ["border", "wide_mm", "confidence", "sha256"])]
+                   for later in (["problem"], ["problem", "border", "wide_mm"], ["problem", "border", "wide_mm", "confidence"],
+                                 ["problem", "border", "wide_mm", "confidence", "sha256"])]
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,65 @@ class Outcome:
 
     Attributes:
         targets: the path of each query's label map, by the query's path.
+        names: of the queries, by path.
         rows: the rows of cases.csv, by the query's name.
         failures: one line for each query that failed, by its path.
+        root: what the option `query` names.
+        left_out: the files and folders beside the queries that are none, with the reasons.
     """
 
     targets: Mapping[Path, Path]
+    names: Mapping[Path, str]
     rows: Mapping[str, Sequence[Mapping]]
     failures: Mapping[Path, str]
+    root: Path
+    left_out: Sequence[LeftOut] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each query that failed, and for each file or folder that might hold a scan and was not read."""
+        return [*(f"{self.shown(query)}: {reason}" for query, reason in self.failures.items()),
+                *(f"{self.shown(one.path)}: {one.reason}" for one in self.left_out if one.may_be_scan)]
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each file or folder that is no scan."""
+        return [f"{self.shown(one.path)}: {one.reason}" for one in self.left_out if not one.may_be_scan]
+
+    def shown(self, path: Path) -> str:
+        """Return a path below the folder of the queries as messages name it."""
+        return in_utf8(path.name if path == self.root else str(path.relative_to(self.root)))
 
     @property
     def empty(self) -> dict[str, list[str]]:
         """The names of the classes of which nothing, or nearly nothing, was found, by the name of the query; see `is_empty`."""
         of_queries = {name: [str(row["label_name"]) for row in self.rows.get(name, ()) if is_empty(row)]
-                      for query in self.targets if query not in self.failures for name in [scan_name(query)]}
+                      for query, name in self.names.items() if query not in self.failures}
         return {name: classes for name, classes in of_queries.items() if classes}
 
     def summary(self) -> str:
-        """Return how many queries are outlined. Those with an empty class are counted apart, and named."""
+        """Return how many queries are outlined. Those with an empty class are counted apart, and named.
+
+        So is what might hold a scan and could not be read.
+        """
         n_whole = len(self.targets) - len(self.failures) - len(self.empty)
-        said = f"{n_whole} of {len(self.targets)} scans are outlined"
-        return f"{said}; {empty_classes(self.empty)}" if self.empty else said
+        n_unread = sum(one.may_be_scan for one in self.left_out)
+        return "; ".join([f"{n_whole} of {len(self.targets)} scans are outlined",
+                          *([empty_classes(self.empty)] if self.empty else []),
+                          *([f"{n_unread} files or folders could not be read"] if n_unread else [])])
 
 
-def predict_all(predictor: Predictor, options: PredictOptions, settings: str, remedy: str = "overwrite=true") -> Outcome:
+@dataclass(frozen=True)
+class Words:
+    """What the program that runs calls its options, in messages."""
+
+    query: str = "query"
+    output: str = "output"
+    overwrite: str = "overwrite=true"
+    fill: str = "fill=true"
+
+
+def predict_all(predictor: Predictor, options: PredictOptions, settings: str, words: Words = Words()) -> Outcome:  # noqa: B008
     """Add the supports to a predictor, segment every query that is not done, and write the report of all.
 
     Several processes share out the queries, and what is computed once for all of them. Every process must call this. The main one
@@ -72,18 +109,21 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
     Args:
         predictor: of a task file, or without supports.
         settings: checksum of the code and the options that predictions depend on.
-        remedy: how the user asks for `overwrite`; part of messages.
+        words: what the program that runs calls its options.
     Raises:
         InputError: a support cannot be read, there is no query, or a file may not be written. Checked before any work.
         SystemExit: in other processes, if the main one raised an error.
     """
     def planned() -> Plan:
-        plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), remedy)
+        plan = plan_queries(options, predictor.names, digest([settings, *map(content_sha256, _given(options))]), words)
         for folder in (plan.table.parent, registered_path(plan.table).parent):
             remove_partial_files(folder)
         return plan
 
     main_first(lambda: _add_supports(predictor, options))
+    for support in predictor.supports if is_main() else ():
+        if support.gaps:
+            print(f"warning: {support.gaps}; {words.fill} fills them")
     plan = main_does(planned)
     if plan.waiting:
         _add_stones(predictor, plan)
@@ -91,9 +131,12 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, re
     outcome = _predict_waiting(predictor, plan, options)
     if not is_main():
         return outcome
-    (plan.table.parent / LOCK).unlink(missing_ok=True)
-    failures = [f"query {query.name}: {reason}" for query, reason in outcome.failures.items()]
-    report_queries(plan.targets, _earlier_rows(plan.table), predictor.names, failures, plan.report)
+    if plan.waiting or outcome.problems:
+        _write_table(plan, {}, _problem_rows(plan, outcome))
+    unlock(plan.table.parent)
+    problems = [f"query {line}" for line in outcome.problems]
+    report_queries(plan.targets, plan.names, _earlier_rows(plan.table), predictor.names, problems, plan.report,
+                   {"computed in": predictor.precision})
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same")
     return outcome
@@ -103,7 +146,7 @@ def _add_supports(predictor: Predictor, options: PredictOptions) -> None:
     """Add the supports that the options name. A task file's are there already."""
     if options.task is None:
         for pair in pair_paths(options.support_image, options.support_label):
-            predictor.add_support(*pair)
+            predictor.add_support(*pair, fill=options.fill)
     elif given := [key for key in ("support_image", "support_label", "reload_model_path") if getattr(options, key) is not None]:
         raise InputError(f"{given[0]}: got {getattr(options, given[0])!r}, allowed with a task file, which has its own: null")
 
@@ -124,80 +167,98 @@ class Plan:
 
     Attributes:
         targets: the path of each query's label map, by the query's path.
+        names: of the queries, by path.
+        left_out: the files and folders beside them that are none.
         waiting: each query to segment, with the path of its label map.
         n_kept: number of queries already done with the same inputs.
         table: path of cases.csv.
         report: path of report.html.
         rows: its rows so far, by query.
         settings: checksum of all that predictions depend on, without the query.
+        root: what the option `query` names.
     """
 
     targets: Mapping[Path, Path]
+    names: Mapping[Path, str]
+    left_out: Sequence[LeftOut]
     waiting: Sequence[tuple[Path, Path]]
     n_kept: int
     table: Path
     report: Path
     rows: Mapping[str, list[dict]]
     settings: str
+    root: Path
 
 
-def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str, remedy: str) -> Plan:
+def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: str, words: Words) -> Plan:
     """Find the queries and the files to write for them, and check these before any work.
 
     Args:
         names: of the labels.
         settings: checksum of all that predictions depend on, without the query.
-        remedy: how the user asks for `overwrite`.
+        words: what the program that runs calls its options.
     Raises:
         InputError: there is no query, `output` does not fit, or a file may not be written (`util.base.guard.claim`).
     """
     if not options.query or not options.output:
-        raise InputError("query, output: got null, allowed: the path of a scan or a folder of scans, and one to write to")
+        raise InputError(f"{words.query}, {words.output}: got null, allowed: the path of a scan or a folder of scans, and one to "
+                         "write to")
     output = Path(options.output)
-    queries = _without_supports(find_scans(Path(options.query), output), options)
-    jobs = [(query, output_path(query, output, len(queries))) for query in queries]
-    if twice := [target for target, count in Counter(target for _, target in jobs).items() if count > 1]:
-        same = ", ".join(query.name for query, target in jobs if target == twice[0])
-        raise InputError(f"query: {same} would all be written to {twice[0]}; allowed: names that differ before the ending")
+    queries, left_out = find_queries(options, output, words)
+    jobs = [(query, output_path(name, output, len(queries), words)) for query, name in queries.items()]
+    if twice := same_names(queries):
+        raise InputError(f"{words.query}: {', '.join(query.name for query in twice)} would all be written to "
+                         f"{output_path(queries[twice[0]], output, len(queries))}; allowed: names that differ before the ending")
     table, report = (jobs[0][1].parent / name for name in ("cases.csv", "report.html"))
     rows = _earlier_rows(table)
     waiting = [(query, target) for query, target in jobs
-               if options.resume == "never" or not _is_done(query, target, rows, settings)]
+               if options.resume == "never" or not _is_done(query, queries[query], target, rows, settings)]
     files = {target: _files(target, names, options.save_probs) for _, target in jobs}
-    _expect_apart_from_maps(jobs, files)
-    inputs = [*_given(options), *queries]
+    _expect_apart_from_maps(jobs, files, words)
+    inputs = [*_given(options), *queries, *(query.parent for query in queries if query.is_file() and is_slice(query))]
     expect_apart([table, report, *(file for same_query in files.values() for file in same_query)], inputs)
-    claim([*([table] if waiting else []), *(file for _, target in waiting for file in files[target]), report], inputs,
-          overwrite=options.overwrite, remedy=remedy)
-    return Plan(dict(jobs), waiting, len(jobs) - len(waiting), table, report, rows, settings)
+    changes = waiting or any(one.may_be_scan for one in left_out)
+    claim([*([table] if changes else []), *(file for _, target in waiting for file in files[target]), report], inputs,
+          overwrite=options.overwrite, remedy=words.overwrite)
+    return Plan(dict(jobs), queries, left_out, waiting, len(jobs) - len(waiting), table, report, rows, settings,
+                Path(options.query))
 
 
-def _without_supports(found: list[Path], options: PredictOptions) -> list[Path]:
-    """Leave out of the scans of a folder those that are outlined, and the files with their outlines.
+def find_queries(options: PredictOptions, output: Path, words: Words) -> tuple[dict[Path, str], list[LeftOut]]:
+    """Return the names of the scans to segment, by path, and what lies beside them and is none.
+
+    The outlined scans of a folder, and the files with their outlines, are neither.
 
     Raises:
         InputError: nothing is left.
     """
-    if found == [Path(str(options.query))]:
-        return found
-    queries = [scan for scan in found if not any(is_same(scan, given) for given in _given(options))]
+    query, given = Path(str(options.query)), _given(options)
+    found = find_scans(query, output)
+    if list(found.names) == [query]:
+        return found.names, found.left_out
+    queries = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
+    left_out = [one for one in found.left_out if not any(is_same(one.path, path) for path in given)]
+    if not queries and found.names:
+        raise InputError(f"{words.query}: {query} holds only scans that are outlined; allowed: a folder with others")
     if not queries:
-        raise InputError(f"query: {options.query} holds only scans that are outlined; allowed: a folder with others")
-    return queries
+        why = next((f"; {one.path.name} {one.reason}" for one in left_out if one.path != query), "")
+        raise InputError(f"{words.query}: no scan in {query}{why}; allowed: NIfTI, NRRD and MetaImage files, and DICOM slices")
+    return queries, left_out
 
 
-def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]]) -> None:
+def _expect_apart_from_maps(jobs: Sequence[tuple[Path, Path]], files: Mapping[Path, Sequence[Path]],
+                            words: Words) -> None:
     """Raise InputError if a probability map of one query has the path of another query's label map."""
     query_of = {target: query for query, target in jobs}
     for target, same_query in files.items():
         if clash := [file for file in same_query if file != target and file in files]:
-            raise InputError(f"query: {query_of[target].name} and {query_of[clash[0]].name} would both be written to {clash[0]}; "
-                             "allowed: other names, or save_probs=false")
+            raise InputError(f"{words.query}: {query_of[target].name} and {query_of[clash[0]].name} would both be written to "
+                             f"{clash[0]}; allowed: other names, or save_probs=false")
 
 
-def _is_done(query: Path, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
+def _is_done(query: Path, name: str, target: Path, rows: Mapping[str, list[dict]], settings: str) -> bool:
     """Return whether the label map exists as cases.csv lists it, made from the same inputs."""
-    same_query = rows.get(scan_name(query), [])
+    same_query = rows.get(name, [])
     if not same_query or not target.is_file():
         return False
     try:
@@ -228,25 +289,31 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
     failures: dict[Path, str] = {}
     with progress(share(plan.waiting), desc="queries", unit="scan") as bar:
         for query, target in bar:
-            name = scan_name(query)
+            name = plan.names[query]
             bar.set_postfix_str(name)
             try:
                 made_from = _made_from(plan.settings, query)
                 made = _predict_one(predictor, query, target, options.save_probs)
-                of_query = {name: [{**row, "made_from": made_from, "sha256": sha256(target)} for row in made]}
+                of_query = {name: [{**row, "query": name, "made_from": made_from, "sha256": sha256(target)} for row in made]}
                 _write_table(plan, rows | of_query)
                 rows |= of_query        # only now: what is not on disk is not done
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
-                failures[query] = " ".join(str(error).split())
+                failures[query] = " ".join(str(error).split()).removeprefix(f"{query}: ").replace(f"{query}/", "")
     of_all = dict(join(list(failures.items())))
-    return Outcome(plan.targets, {**plan.rows, **dict(join(list(rows.items())))},
-                   {query: of_all[query] for query, _ in plan.waiting if query in of_all})
+    return Outcome(plan.targets, plan.names, {**plan.rows, **dict(join(list(rows.items())))},
+                   {query: of_all[query] for query, _ in plan.waiting if query in of_all}, plan.root, plan.left_out)
 
 
-def _write_table(plan: Plan, rows: Mapping[str, list[dict]]) -> None:
-    """Write cases.csv: these rows, by query, beside those that are there, which may be of other processes."""
+def _write_table(plan: Plan, rows: Mapping[str, list[dict]], problems: Sequence[Mapping] = ()) -> None:
+    """Write cases.csv: these rows, by query, beside those that are there, which may be of other processes; then the problems."""
     with alone(plan.table.parent) if world_size() > 1 else nullcontext():
-        write_rows(worst_first({**plan.rows, **_earlier_rows(plan.table), **rows}), CASE_COLUMNS, plan.table)
+        write_rows([*worst_first({**plan.rows, **_earlier_rows(plan.table), **rows}), *problems], CASE_COLUMNS, plan.table)
+
+
+def _problem_rows(plan: Plan, outcome: Outcome) -> list[dict]:
+    """Return a row of cases.csv for each query that failed, and for each file that might hold a scan and was not read."""
+    return [*({"query": plan.names[query], "problem": reason} for query, reason in outcome.failures.items()),
+            *({"query": outcome.shown(one.path), "problem": one.reason} for one in outcome.left_out if one.may_be_scan)]
 
 
 def worst_first(rows: Mapping[str, Sequence[Mapping]]) -> list[Mapping]:
@@ -282,17 +349,17 @@ def _given(options: PredictOptions) -> list[Path]:
     return [Path(path) for paths in given if paths is not None for path in (paths if isinstance(paths, tuple) else [paths])]
 
 
-def output_path(query: Path, output: Path, n_queries: int) -> Path:
-    """Return the path of a query's label map: `output` if it is a NIfTI name, else a file in the folder `output`.
+def output_path(name: str, output: Path, n_queries: int, words: Words = Words()) -> Path:  # noqa: B008
+    """Return the path of the label map of a query of a name: `output` if it is a NIfTI name, else a file in the folder `output`.
 
     Raises:
         InputError: `output` is a NIfTI name, and there are several queries.
     """
-    if output.name.endswith(ENDINGS):
+    if is_nifti(output):
         if n_queries > 1:
-            raise InputError(f"output: got the file {output} for {n_queries} queries, allowed: a folder")
+            raise InputError(f"{words.output}: got the file {output} for {n_queries} queries, allowed: a folder")
         return output
-    return output / f"{scan_name(query)}.nii.gz"
+    return output / f"{name}.nii.gz"
 
 
 def _earlier_rows(table: Path) -> dict[str, list[dict]]:
@@ -306,6 +373,8 @@ def _earlier_rows(table: Path) -> dict[str, list[dict]]:
             return {}
         columns, of_all = read_rows(table)
         for row in of_all if columns in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
+            if row.get("problem") and not row["label"]:        # what could not be segmented is tried again
+                continue
             int(row["label"]), float(row.get("confidence") or 0)
             rows.setdefault(row["query"], []).append(row)
     except (OSError, ValueError, TypeError, csv.Error) as error:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.datasets import DatasetSpec, Grid
+from dataloaders.geometry import affine_of_image, voxel_ml
 from dataloaders.volumes import Volume
 from util.base.device import resolve_device
 from util.base.errors import InputError
@@ -29,10 +30,10 @@ from util.predict.loading import load_segmenter
 from util.predict.scans import (
     Image,
     Scan,
+    frame_of,
     label_names,
     label_values,
     like_given,
-    orientation_of,
     read_scan,
     read_support,
     to_scan,
@@ -50,10 +51,14 @@ from util.training.snapshots import read_snapshot
 
 @dataclass(frozen=True)
 class Support:
-    """A support scan, and its volume on the model's grid. The label map has the values of the label file."""
+    """A support scan, and its volume on the model's grid. The label map has the values of the label file.
+
+    `gaps` tells which slices were left out between outlined ones; None if none was.
+    """
 
     scan: Scan
     volume: Volume
+    gaps: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,13 @@ class Segmentation:
         The settings are "border" (`Member.borders`) and "wide_mm" (`Member.wide_mm`), None where there are none. A label of
         which nothing was found has the confidence 0, if the model has confidences.
         """
-        voxel_ml = float(np.prod(self.scan.original.GetSpacing())) / 1000
+        ml = voxel_ml(affine_of_image(self.scan.original))
         wide_mm = next((member.wide_mm for member in self.members if member.wide_mm is not None), None)
         rows = []
         for label, name in self.names.items():
             mask = self.label_map == label
             borders = dict.fromkeys(member.borders[label] for member in self.members if label in member.borders)
-            row = {"query": self.scan.name, "label": label, "label_name": name, "volume_ml": significant(mask.sum() * voxel_ml),
+            row = {"query": self.scan.name, "label": label, "label_name": name, "volume_ml": significant(mask.sum() * ml),
                    "slices": int(mask.any(axis=(1, 2)).sum()), **self.agreement.numbers(label, self.on_grid.get(label)),
                    "border": "; ".join(borders) or None, "wide_mm": None if wide_mm is None else significant(wide_mm)}
             if self.agreement.confidences and not mask.any():
@@ -142,6 +147,7 @@ class Predictor:
         options: how whole volumes are segmented.
         augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
         n_stones: how many stepping stones `predict` gives the model.
+        precision: what the network computes in, "float32" or "bf16".
     Attributes:
         given_names: names of label values, which come before those of the data set.
     Raises:
@@ -149,11 +155,11 @@ class Predictor:
     """
 
     def __init__(self, segmenter: Segmenter, spec: DatasetSpec | None, options: WholeVolumeOptions, *, augment: bool = False,
-                 n_stones: int = 0):
+                 n_stones: int = 0, precision: str = "float32"):
         if spec is not None and spec.grid is None:
             raise InputError(f"datasets.{spec.name}.grid: got null; predict needs to know what grid the model was trained on")
         self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
-        self.n_stones = n_stones
+        self.n_stones, self.precision = n_stones, precision
         self.given_names: Mapping[int, str] = {}
         self.supports: list[Support] = []
         self.stones: dict[Path, Volume] = {}
@@ -197,7 +203,8 @@ class Predictor:
         device = resolve_device(options.device, options.deterministic)
         segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole.eval_batch_size, whole=True)
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
-        return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones)
+        return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones,
+                   precision=options.model.precision)
 
     @classmethod
     def of_task(cls, task: Path | str, options: PredictorOptions) -> Predictor:
@@ -216,18 +223,19 @@ class Predictor:
                 predictor.add_support(*support)
         return predictor
 
-    def add_support(self, image: Image | Path | str, labels: Image | Path | str) -> None:
+    def add_support(self, image: Image | Path | str, labels: Image | Path | str, *, fill: bool = False) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
 
         Args:
             image: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
             labels: whole numbers on the same grid: a file or an image, too.
+            fill: fill slices that were left out between outlined ones. Else `gaps` of the support names them.
         Raises:
             InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
-        scan, label_map = read_support(image, labels, self._grid, self._orientation)
+        scan, label_map, gaps = read_support(image, labels, self._grid, self._frame, fill_gaps=fill)
         volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
-        self.supports.append(Support(scan, volume))
+        self.supports.append(Support(scan, volume, gaps))
         self.segmenter.keep(volume)
 
     def add_stone(self, path: Path | str) -> None:
@@ -239,8 +247,8 @@ class Predictor:
             InputError: it cannot be read, or there is no support yet.
         """
         if not self.supports:
-            raise InputError("support_image: no outlined scan yet; add_support comes before add_stone")
-        scan = read_scan(path, self._grid, self._orientation)
+            raise InputError("no outlined scan yet; add_support comes before add_stone")
+        scan = read_scan(path, self._grid, self._frame)
         self.stones[Path(path).resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
 
     @property
@@ -248,9 +256,9 @@ class Predictor:
         return None if self.spec is None else self.spec.grid
 
     @property
-    def _orientation(self) -> str | None:
+    def _frame(self) -> np.ndarray | None:
         """The directions of the axes if the grid does not fix them: those of the first support."""
-        return orientation_of(self.supports[0].scan.on_grid) if self.supports else None
+        return frame_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
     def names(self) -> dict[int, str]:
@@ -276,8 +284,8 @@ class Predictor:
             InputError: there is no support, or the scan is missing, damaged, constant, or has values that are not finite.
         """
         if not self.supports:
-            raise InputError("support_image: no outlined scan yet; add_support gives one")
-        read = read_scan(scan, self._grid, self._orientation)
+            raise InputError("no outlined scan yet; add_support gives one")
+        read = read_scan(scan, self._grid, self._frame)
         agreement, members = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
         outlined = [label_map_of(support.volume) for support in self.supports] if self.options.largest_component else None

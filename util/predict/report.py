@@ -10,42 +10,46 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.nifti import read_affine, read_array
+from dataloaders.reading import read_image, scan_name
 from util.base.errors import InputError
-from util.predict.scans import read_original, scan_name
 from util.results.page import Layers
 from util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
 from util.results.scores import WARPED, file_name
 
 
-def report_queries(targets: Mapping[Path, Path], rows: Mapping[str, Sequence[Mapping]], names: Mapping[int, str],
-                   failures: Sequence[str], path: Path) -> None:
+def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str], rows: Mapping[str, Sequence[Mapping]],
+                   names: Mapping[int, str], failures: Sequence[str], path: Path,
+                   facts: Mapping[str, str] | None = None) -> None:
     """Write the report about all queries that are segmented, now or before. There is none if no query is.
 
     Args:
         targets: the path of each query's label map, by the query's path.
+        query_names: of the queries, by path.
         rows: of cases.csv, by the query's name.
         names: of the labels, by value.
         failures: a line for each query that could not be segmented.
         path: of the HTML file.
+        facts: shown below the title, by name.
     Raises:
         OSError: the file cannot be written.
     """
-    done = {query: target for query, target in targets.items() if scan_name(query) in rows and target.is_file()}
+    done = {query: target for query, target in targets.items() if query_names[query] in rows and target.is_file()}
     entries, problems = [], list(failures)
     for query, target in done.items():
         try:
-            entries.append(_entry(query, target, rows[scan_name(query)], names))
+            entries.append(_entry(query, query_names[query], target, rows[query_names[query]], names))
         except ValueError as error:      # a cell of cases.csv is no number
-            problems.append(f"query {query.name}: not shown: {error}")
+            problems.append(f"{query_names[query]}: not shown: {error}")
     if done:
-        write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", problems=problems)
+        write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", facts=facts,
+                          problems=problems)
 
 
-def _entry(query: Path, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
+def _entry(query: Path, name: str, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
     numbers = {int(row["label"]): {column.key: row[column.key] if column.digits is None else float(row[column.key])
                                    for column in NUMBERS if row.get(column.key) not in (None, "")}
                for row in rows if int(row["label"]) in names}
-    return ScanEntry(scan_name(query), numbers, partial(read_layers, query, target, names))
+    return ScanEntry(name, numbers, partial(read_layers, query, target, names))
 
 
 def read_layers(query: Path, target: Path, names: Mapping[int, str]) -> Layers:
@@ -57,7 +61,7 @@ def read_layers(query: Path, target: Path, names: Mapping[int, str]) -> Layers:
     Raises:
         InputError: a file cannot be read, or is not on the grid of the query.
     """
-    image = sitk.GetArrayFromImage(read_original(query))
+    image = sitk.GetArrayFromImage(read_image(query))
     probabilities = {label: values for label, name in names.items()
                      if (values := _read_if_there(probability_path(target, name), image.shape)) is not None}
     label_map = _read_if_there(target, image.shape)

@@ -12,17 +12,20 @@ import numpy as np
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
-from dataloaders.dicom import read_dicom
-from dataloaders.itk import check_image, labels_on, voxel_to_patient, with_geometry
-from dataloaders.nifti import MAX_VOXELS, read_nifti, save, write_like
-from dataloaders.resampling import clip_at_percentile, window_to_255
+from dataloaders.gaps import described, fill, gaps_of
+from dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
+from dataloaders.itk import check_image, labels_on, with_geometry
+from dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
+from dataloaders.reading import is_nifti, read_image, scan_name
+from dataloaders.resampling import clip_at_percentile, straight_grid, window_to_255
 from dataloaders.volumes import normalise
-from util.base.errors import InputError, in_utf8
-from util.base.files import made_in
-from util.base.guard import is_same
+from util.base.errors import InputError
 
-ENDINGS = (".nii", ".nii.gz")
 MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is resampled to coarser voxels
+FEW_VALUES = 64             # different values in a file that may hold outlines
+MOST_LABELS = 128           # different values in a file of labels; more are those of a scan
+MAX_SHEAR = 0.05            # cosine between two axes of a scan; one that is sheared more is resampled
+MAX_TURN = 15.0             # degrees; a scan that is turned further within the first support's planes is resampled
 
 
 Image = sitk.Image | nibabel.spatialimages.SpatialImage
@@ -35,7 +38,7 @@ class Scan:
     Attributes:
         name: of the file without its ending, or of the folder. An image in memory is called "scan" or "support image".
         given: the path of a NIfTI file or of a folder of DICOM slices, or an image in memory.
-        original: the scan on its own grid.
+        original: the scan on its own grid, which may be sheared.
         on_grid: the scan on the model's grid, prepared as the training data. A model without training has the scan's own
             grid, coarser if that has more than MAX_OWN_VOXELS voxels.
     """
@@ -62,55 +65,34 @@ class Scan:
         return normalise(sitk.GetArrayFromImage(self.on_grid).astype(np.float32))
 
 
-def find_scans(path: Path, output: Path | None = None) -> list[Path]:
-    """Return the scans of a path: the path itself if it is a file or a folder of DICOM slices, else the scans in the folder.
-
-    Args:
-        path: of a file or a folder.
-        output: the folder of the results. It may be `path` or lie in it: files that this project wrote are no scans, and
-            neither is a folder that holds nothing else.
-    Raises:
-        InputError: the folder has no scan.
-    """
-    if path.is_file() or not path.exists():
-        return [path]
-    inside = sorted(item for item in path.iterdir() if not item.name.startswith("."))
-    if output is not None:
-        written = {name for name, _ in made_in(path)} if is_same(path, output) else set()
-        inside = [item for item in inside if item.name not in written and not is_same(item, output)] or inside
-    scans = [item for item in inside if item.name.endswith(ENDINGS) or item.is_dir() and _may_be_dicom(item)]
-    if not scans and any(item.is_file() for item in inside):
-        return [path]
-    if not scans:
-        raise InputError(f"query: no NIfTI file and no DICOM folder in {path}")
-    return scans
-
-
-def _may_be_dicom(folder: Path) -> bool:
-    """Return whether a folder itself has a file that is no NIfTI file, and that this project did not write."""
-    written = {name for name, _ in made_in(folder)}
-    return any(item.is_file() and item.name not in written and not item.name.startswith(".") and not item.name.endswith(ENDINGS)
-               for item in folder.iterdir())
-
-
-def scan_name(path: Path) -> str:
-    """Return the name of a file without its ending, or of a folder. Bytes that are no UTF-8 become letters."""
-    return in_utf8(path.name.removesuffix(".gz").removesuffix(".nii"))
-
-
-def read_scan(given: Path | str | Image, grid: Grid | None, orientation: str | None = None) -> Scan:
+def read_scan(given: Path | str | Image, grid: Grid | None, frame: np.ndarray | None = None) -> Scan:
     """Read a scan and prepare it on the model's grid.
 
     Args:
-        given: a NIfTI file, a folder of DICOM slices, or an image in memory.
-        grid: None keeps the scan's own grid.
-        orientation: the axes' directions, as "LAS", used if the grid does not fix them. None: as in the file.
+        given: a file or a folder of DICOM slices (`dataloaders.reading.read_image`), or an image in memory.
+        grid: None keeps the scan's own grid, if its axes are at right angles and run about as those of `frame`.
+        frame: `frame_of` the first support: how the axes should run, where the grid does not fix that. None: as in the file.
     Raises:
-        InputError: the scan is missing, damaged, constant, or has values that are not finite.
+        InputError: the scan is missing, damaged, constant, or has values that are not finite; or it is a file of outlines.
     """
     name, given, image = _open(given, "scan")
     original = check_image(image, name)
-    return _on_grid(given, original, grid, orientation, name)
+    if isinstance(given, Path) and (n_values := values_of_outlines(original)):
+        raise InputError(f"{name}: holds {n_values} different values, all whole, and most voxels are 0: outlines, and no scan")
+    return _on_grid(given, original, grid, frame, name)
+
+
+def values_of_outlines(image: sitk.Image) -> int:
+    """Return how many different values an image has if it looks like outlines, else 0.
+
+    Those are whole numbers from 0 on, at most FEW_VALUES different ones, and at least half of the voxels are 0.
+    """
+    array = sitk.GetArrayViewFromImage(image)
+    few = array.ravel()[::max(1, array.size // 2**16)]       # most scans are told by these
+    if len(np.unique(few)) > FEW_VALUES or np.count_nonzero(array) > array.size / 2:
+        return 0
+    values = np.unique(array)
+    return len(values) if len(values) <= FEW_VALUES and values[0] >= 0 and (np.mod(values, 1) == 0).all() else 0
 
 
 def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk.Image]:
@@ -123,21 +105,12 @@ def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk
     if isinstance(given, nibabel.spatialimages.SpatialImage):
         return role, given, from_nibabel(given, role)
     path = Path(given)
-    return str(path), path, read_original(path)
+    return str(path), path, read_image(path)
 
 
-def read_original(path: Path) -> sitk.Image:
-    """Return a scan on its own grid, of a NIfTI file or a folder of DICOM slices.
-
-    Raises:
-        InputError: the scan is missing or damaged.
-    """
-    return read_dicom(path) if path.is_dir() else read_nifti(path)
-
-
-def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, orientation: str | None, name: str) -> Scan:
+def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, frame: np.ndarray | None, name: str) -> Scan:
     _expect_room(original, grid, name)
-    prepared = check_image(prepare_image(original, grid, orientation), name)
+    prepared = check_image(prepare_image(original, grid, frame), name)
     return Scan(scan_name(given) if isinstance(given, Path) else name, given, original, prepared)
 
 
@@ -147,49 +120,52 @@ def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.I
     Args:
         name: of the image in messages.
     Raises:
-        InputError: the image does not have three axes, its values are not real numbers, or its axes are not orthogonal.
+        InputError: the image does not have three axes, its values are not real numbers, or its axes are too far from right
+            angles.
     """
     if len(image.shape) != 3:
         raise InputError(f"{name}: expected a volume with 3 axes, got shape {image.shape}")
     array = np.asanyarray(image.dataobj)
     if array.dtype.kind not in "iuf":
         raise InputError(f"{name}: expected whole or real numbers, got values of type {array.dtype}")
-    to_lps = np.diag([-1.0, -1.0, 1.0]) @ image.affine[:3]
-    spacing = np.linalg.norm(to_lps[:, :3], axis=0)
-    direction = to_lps[:, :3] / spacing
-    if not np.isfinite(to_lps).all() or not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        raise InputError(f"{name}: its axes are not at right angles, affine {image.affine[:3].round(3).tolist()}")
-    result = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    result.SetSpacing(spacing.tolist())
-    result.SetDirection(direction.ravel().tolist())
-    result.SetOrigin(to_lps[:, 3].tolist())
-    return result
+    affine = image.affine
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise InputError(f"{name}: its affine gives the voxels no place in space, {affine[:3].round(3).tolist()}")
+    expect_usable_axes(affine, name)
+    return place(sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0))), affine)
 
 
-def prepare_image(image: sitk.Image, grid: Grid | None, orientation: str | None) -> sitk.Image:
+def prepare_image(image: sitk.Image, grid: Grid | None, frame: np.ndarray | None) -> sitk.Image:
     """Reorient, clip or window, resample, and crop or pad a scan, as the training data were.
 
-    Without a grid, the scan is only reoriented, and resampled if it has more than MAX_OWN_VOXELS voxels.
+    Without a grid, the scan is only reoriented, and resampled if it is sheared, turned by more than MAX_TURN within the planes of
+    the frame, or has more than MAX_OWN_VOXELS voxels.
 
     The grid has the same centre as the scan. So it covers the same anatomy whatever the scan's spacing, and a scan that is
     already prepared keeps its voxels. Cubic splines, clamped to the range of the scan, blur less than the linear
     interpolation of the training data, so a scan that was resampled before changes less.
     """
-    turned = _turn(image, grid, orientation)
+    turned = _turn(image, grid, frame)
     if grid is None:
-        return sitk.Resample(sitk.Cast(turned, sitk.sitkFloat32), _model_grid(turned, None), sitk.Transform(), sitk.sitkLinear,
-                             float(sitk.GetArrayViewFromImage(turned).min()))
+        target = _model_grid(turned, None, frame)
+        turned_anew = target.GetDirection() != turned.GetDirection()
+        return _resampled(sitk.Cast(turned, sitk.sitkFloat32), target, sitk.sitkBSpline3 if turned_anew else sitk.sitkLinear)
     clipped = window_to_255(turned, *grid.window) if grid.window else clip_at_percentile(turned)
-    array = sitk.GetArrayViewFromImage(clipped)
+    return _resampled(clipped, _model_grid(turned, grid, frame), sitk.sitkBSpline3)
+
+
+def _resampled(image: sitk.Image, target: sitk.Image, interpolator: int) -> sitk.Image:
+    """Bring an image to another grid, clamped to its own range. Outside of it, there is its darkest value."""
+    array = sitk.GetArrayViewFromImage(image)
     darkest, brightest = float(array.min()), float(array.max())
-    resampled = sitk.Resample(clipped, _model_grid(turned, grid), sitk.Transform(), sitk.sitkBSpline3, darkest)
+    resampled = sitk.Resample(image, target, sitk.Transform(), interpolator, darkest)
     return sitk.Clamp(resampled, resampled.GetPixelID(), darkest, brightest)
 
 
-def prepare_labels(labels: sitk.Image, grid: Grid | None, orientation: str | None = None) -> np.ndarray:
+def prepare_labels(labels: sitk.Image, grid: Grid | None, frame: np.ndarray | None = None) -> np.ndarray:
     """Return labels on the grid of `prepare_image`, (D, H, W) int16. A voxel has the value that covers more than half of it."""
-    turned = _turn(labels, grid, orientation)
-    target = _model_grid(turned, grid)
+    turned = _turn(labels, grid, frame)
+    target = _model_grid(turned, grid, frame)
     result = np.zeros(target.GetSize()[::-1], np.int16)
     for value in label_values([sitk.GetArrayViewFromImage(turned)]):
         share = sitk.Resample(sitk.Cast(turned == value, sitk.sitkFloat32), target, sitk.Transform(), sitk.sitkLinear, 0.0)
@@ -197,8 +173,9 @@ def prepare_labels(labels: sitk.Image, grid: Grid | None, orientation: str | Non
     return result
 
 
-def _model_grid(image: sitk.Image, grid: Grid | None) -> sitk.Image:
+def _model_grid(image: sitk.Image, grid: Grid | None, frame: np.ndarray | None) -> sitk.Image:
     """Return an empty image on the model's grid around `image`. Without a grid: on its own, with MAX_OWN_VOXELS at most."""
+    image = straight_grid(image, frame, MAX_TURN, MAX_OWN_VOXELS, MAX_SHEAR)
     extent_mm = np.multiply(image.GetSize(), image.GetSpacing())
     if grid is None:
         coarser = max(1.0, (math.prod(image.GetSize()) / MAX_OWN_VOXELS) ** (1 / 3))
@@ -226,9 +203,24 @@ def _expect_room(image: sitk.Image, grid: Grid | None, name: str) -> None:
                          f"size (x, y, z) = {image.GetSize()}, spacing {image.GetSpacing()} mm")
 
 
-def _turn(image: sitk.Image, grid: Grid | None, orientation: str | None) -> sitk.Image:
-    target = (None if grid is None else grid.orientation) or orientation
-    return sitk.DICOMOrient(image, target) if target else image
+def _turn(image: sitk.Image, grid: Grid | None, frame: np.ndarray | None) -> sitk.Image:
+    """Return the image with its axes in the order and directions that grid or frame ask for. No voxel changes its place."""
+    fixed = None if grid is None else grid.orientation
+    if fixed is None and frame is not None:
+        order, flips, _ = same_order(_affine(frame), affine_of_image(image), image.GetSize())
+        return sitk.Flip(sitk.PermuteAxes(image, order), flips, False)
+    return sitk.DICOMOrient(image, fixed) if fixed else image
+
+
+def _affine(direction: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = direction
+    return FLIP @ affine
+
+
+def frame_of(image: sitk.Image) -> np.ndarray:
+    """Return the directions of the axes of a prepared scan, (3, 3), a column each: how other scans should be turned."""
+    return np.reshape(image.GetDirection(), (3, 3))
 
 
 def orientation_of(image: sitk.Image) -> str:
@@ -237,19 +229,42 @@ def orientation_of(image: sitk.Image) -> str:
 
 
 def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid | None,
-                 orientation: str | None = None) -> tuple[Scan, np.ndarray]:
-    """Read a support, and return its scan and its label map on the model's grid, (D, H, W) int16.
+                 frame: np.ndarray | None = None, *, fill_gaps: bool = False) -> tuple[Scan, np.ndarray, str | None]:
+    """Read a support, and return its scan, its label map on the model's grid, (D, H, W) int16, and what is told about gaps.
 
+    Args:
+        fill_gaps: fill the slices that were left out between outlined ones. Else the last of the results names them.
     Raises:
         InputError: a file is missing or damaged, scan and labels do not belong together, or no label is left on the grid.
     """
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
     label_name, _, read_labels = _open(labels, "support labels")
-    label_map = prepare_labels(labels_on(original, read_labels, name, label_name), grid, orientation)
+    expect_not_swapped(original, read_labels, name, label_name)
+    outlined = labels_on(original, read_labels, name, label_name)
+    array = sitk.GetArrayFromImage(outlined)
+    axis, gaps = gaps_of(array)
+    if gaps and fill_gaps:
+        outlined = with_geometry(fill(array, original.GetSpacing()[::-1]), original)
+    label_map = prepare_labels(outlined, grid, frame)
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
-    return _on_grid(given, original, grid, orientation, name), label_map
+    told = f"{label_name}: {described(axis, gaps)}" if gaps and not fill_gaps else None
+    return _on_grid(given, original, grid, frame, name), label_map, told
+
+
+def expect_not_swapped(image: sitk.Image, labels: sitk.Image, image_name: str, label_name: str) -> None:
+    """Raise InputError if what is given as labels has so many values that it is a scan. Told before any of them is looked for."""
+    n_labels, n_values = (_n_values(one) for one in (labels, image))
+    if n_labels > MOST_LABELS and n_values < n_labels:
+        raise InputError(f"{label_name}: holds {n_labels} different values, and {image_name} {n_values}: image and labels are "
+                         "swapped")
+    if n_labels > MOST_LABELS:
+        raise InputError(f"{label_name}: holds {n_labels} different values, as a scan does; allowed in labels: {MOST_LABELS}")
+
+
+def _n_values(image: sitk.Image) -> int:
+    return len(np.unique(sitk.GetArrayViewFromImage(image)))
 
 
 def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:
@@ -264,7 +279,7 @@ def write_on_scan(values: np.ndarray, scan: Scan, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    if scan.path is not None and scan.path.is_file():
+    if scan.path is not None and scan.path.is_file() and is_nifti(scan.path):
         write_like(scan.path, values, path)
     else:
         save(with_geometry(values, scan.original), path)
@@ -274,11 +289,7 @@ def like_given(values: np.ndarray, scan: Scan) -> Image:
     """Return (D, H, W) values as an image with the scan's geometry: SimpleITK if the scan was given so, else nibabel."""
     if isinstance(scan.given, sitk.Image):
         return with_geometry(values, scan.original)
-    if isinstance(scan.given, Path):
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ voxel_to_patient(scan.original)
-    else:
-        affine = scan.given.affine
-    return nibabel.Nifti1Image(values.transpose(2, 1, 0), affine)
+    return to_nifti(values, affine_of_image(scan.original) if isinstance(scan.given, Path) else scan.given.affine)
 
 
 def label_values(label_maps: Sequence[np.ndarray]) -> list[int]:

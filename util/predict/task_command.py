@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from dataloaders.geometry import affine_of_image, voxel_ml
 from util.base.checksums import sha256
 from util.base.errors import InputError, printable
 from util.base.guard import OVERWRITE_HELP
@@ -102,9 +102,9 @@ def described(content: TaskFile) -> str:
 
 def _volumes_ml(labels: sitk.Image) -> dict[int, float]:
     """Return the volume of each value."""
-    voxel_ml = math.prod(labels.GetSpacing()) / 1000
+    ml = voxel_ml(affine_of_image(labels))
     values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
-    return {int(value): int(count) * voxel_ml for value, count in zip(values, counts, strict=True)}
+    return {int(value): int(count) * ml for value, count in zip(values, counts, strict=True)}
 
 
 def _times(lengths: Sequence[float]) -> str:

@@ -141,7 +141,7 @@ def _cell(row: Mapping[str, str], key: str) -> str | float | None:
 
 def _facts(options: ShownOptions, summary: Mapping[str, Any]) -> dict[str, str]:
     weights = {} if options.reload_model_path is None else {"weights": str(options.reload_model_path), "encoder": options.encoder}
-    return {**weights, "protocol": options.protocol,
+    return {**weights, "computed in": options.precision, "protocol": options.protocol,
             "support volumes": ", ".join(summary["supports"]), "parts": str(options.n_part),
             "refinements": str(options.n_iters), "surface tolerance": f"{options.surface_tolerance_mm} mm"}
 

@@ -20,7 +20,7 @@ from sacred.utils import convert_to_nested_dict
 
 from util.base.device import resolve_device, resolve_precision
 from util.base.distributed import first_tells, is_main, leave, let_first_tell, meet, of_main, silence
-from util.base.errors import InputError
+from util.base.errors import InputError, did_you_mean
 from util.base.root import ROOT
 from util.base.signals import Interrupted, raise_on_signals
 from util.options.config import (
@@ -40,6 +40,7 @@ from util.run.resume import begun_with, is_finished, run_to_continue
 from util.taskfile.task_file import manifest_of
 from util.training.as_trained import as_trained, complete, scored_config
 
+PATHS = ("support_image", "support_label", "task", "query", "output", "reload_model_path", "run")     # options with one path
 SETTINGS.CAPTURE_MODE = "sys"
 # check_config checks types and new entries, so sacred's warnings about them would only confuse
 logging.getLogger().addFilter(lambda record: " of config entry " not in record.msg and "new config entry" not in record.msg)
@@ -191,7 +192,8 @@ def _earlier_run(record: Record, options: RunOptions, mode: str, device: torch.d
     folder = run_to_continue(record, options, mode)
     if mode == "train" and folder is not None and is_finished(folder, options.n_steps):
         return folder, True, options.precision
-    return folder, False, resolve_precision(options.precision, device, begun_with(options, folder, mode))
+    begun = begun_with(options, folder, mode)
+    return folder, False, resolve_precision(options.precision, device, begun, training=mode == "train")
 
 
 def run_commandline(experiment: Experiment) -> None:
@@ -202,7 +204,8 @@ def run_commandline(experiment: Experiment) -> None:
     """
     words = {"true": "True", "false": "False", "null": "None"}
     pairs = (argument.partition("=") for argument in sys.argv)
-    arguments = [name + equals + words.get(value, value) for name, equals, value in pairs]
+    arguments = [name + equals + words.get(value, value) if not _is_path(name, value) else name + equals + repr(value)
+                 for name, equals, value in pairs]
     with first_tells():
         updates = docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]
     with one_line_errors():
@@ -217,11 +220,24 @@ def run_commandline(experiment: Experiment) -> None:
     leave()
 
 
+def _is_path(name: str, value: str) -> bool:
+    """Return whether a word of the command line names a file or folder though it looks like a number, a truth value or null."""
+    if name not in PATHS or value[:1] in ("[", "(", "{", '"', "'"):
+        return False
+    if value in ("null", "None"):
+        return Path(value).exists()
+    try:
+        return isinstance(ast.literal_eval(value), (int, float, complex))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value in ("true", "false")
+
+
 def check_update(update: str, named: Sequence[str]) -> None:
     """Raise InputError unless a word after `with` is key=value, a named config or a file. Sacred would show a traceback."""
     key, equals, text = update.partition("=")
     if not equals and update not in named and not Path(update).is_file():
-        raise InputError(f"with {update}: neither key=value nor a named config; known: {', '.join(named)}")
+        raise InputError(f"with {update}: neither key=value nor a named config{did_you_mean(update, named)}; known: "
+                         f"{', '.join(named)}")
     if not equals and update not in named and not update.endswith(FILE_ENDINGS):
         raise InputError(f"with {update}: cannot be read as a config, allowed: a file that ends in {' or '.join(FILE_ENDINGS)}")
     try:

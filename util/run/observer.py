@@ -6,18 +6,19 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sacred.dependencies import get_digest
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
-from util.base.files import PARTIAL, replacing
+from util.base.files import PARTIAL, is_partial, partial_name, replacing
 from util.base.locks import lock
 from util.options.record import Record
 from util.run.folders import numbered_runs
@@ -49,6 +50,17 @@ class RunFolder(FileStorageObserver):
     def _make_run_dir(self, _id: str | None) -> None:
         """Do nothing: `__init__` made the folder, at a time when an error is still one line."""
 
+    def find_or_save(self, filename: str, store_dir: Path) -> Path:
+        """Keep a copy of a source file beside the run folders, whole or not at all. A failure is only a warning."""
+        source = Path(filename)
+        with _warn_only():
+            kept = Path(store_dir) / f"{source.stem}_{get_digest(filename)}{source.suffix}"
+            if not kept.exists():
+                with replacing(kept, listed=False) as partial:
+                    shutil.copyfile(source, partial)
+            return kept
+        return source
+
     def save_json(self, obj: Any, filename: str) -> None:
         """Write a JSON file into the run folder, whole or not at all. A failure is only a warning."""
         with _warn_only(), replacing(self.folder / filename, listed=False) as partial:
@@ -72,10 +84,11 @@ def new_run_folder(folders: Path, record: Record) -> Path:
     """
     folders.mkdir(parents=True, exist_ok=True)
     for killed in folders.glob(f"{PARTIAL}*"):
-        if time.time() - killed.stat().st_mtime > STALE_S and {path.name for path in killed.glob("*")} <= {CONFIG}:
+        is_old = is_partial(killed.name) and time.time() - killed.stat().st_mtime > STALE_S
+        if is_old and {path.name for path in killed.glob("*")} <= {CONFIG}:
             shutil.rmtree(killed, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folders))
-    partial.chmod(0o755)
+    partial = partial_name(folders / f"run-{secrets.token_hex(4)}")
+    partial.mkdir()
     (partial / CONFIG).write_text(json.dumps(flatten(record.options), sort_keys=True, indent=2), encoding="utf-8")
     number = max((int(path.name) for path in numbered_runs(folders)), default=0)
     while True:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 import torch
 
-from dataloaders.dicom import read_dicom
-from dataloaders.itk import check_image, labels_on, voxel_to_patient
-from dataloaders.nifti import read_nifti
+from dataloaders import nifti
+from dataloaders.geometry import affine_of_image
+from dataloaders.itk import check_image, labels_on
+from dataloaders.reading import read_image
 from util.base.errors import InputError
 from util.base.guard import claim
 from util.taskfile.archive import MAX_MANIFEST_BYTES, read_archive, sha256_of, write_archive
@@ -165,15 +165,11 @@ def _read_pair(image_path: Path, label_path: Path) -> Pair:
     Raises:
         InputError: a file cannot be read, they do not belong together, or there is no label.
     """
-    image = check_image(_read(image_path), image_path)
-    labels = labels_on(image, _read(label_path), image_path, label_path)
+    image = check_image(read_image(image_path), image_path)
+    labels = labels_on(image, read_image(label_path), image_path, label_path)
     if not sitk.GetArrayViewFromImage(labels).any():
         raise InputError(f"{label_path}: holds no label, only background")
     return image, labels
-
-
-def _read(path: Path) -> sitk.Image:
-    return read_dicom(path) if path.is_dir() else read_nifti(path)
 
 
 def _values(pairs: Sequence[Pair]) -> set[int]:
@@ -207,8 +203,7 @@ def to_nifti(image: sitk.Image) -> bytes:
     array = sitk.GetArrayFromImage(image)
     if array.dtype.name not in KEPT_TYPES:
         array = array.astype(np.float32)
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ voxel_to_patient(image)
-    return gzip.compress(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine).to_bytes(), mtime=0)
+    return gzip.compress(nifti.to_nifti(array, affine_of_image(image)).to_bytes(), mtime=0)
 
 
 def _only_weights(snapshot: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Completes a config: a snapshot is evaluated as it was trained, and the precision is that of the device.
+"""Completes a config: a snapshot is evaluated as it was trained, and in float32 unless the options say otherwise.
 
 The snapshot's options override the config, and the command line overrides both.
 """
@@ -88,7 +88,7 @@ def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: 
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config with the precision for its device in place of "auto".
+    """Return the config of a prediction, with float32 in place of the precision "auto".
 
     Raises:
         InputError: an option is not allowed.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataloaders.folds import stepping_stones
+from dataloaders.reading import is_nifti, scan_name
 from scripts.tables.own_scans import IMAGES, LABELS
 from util.base.errors import InputError
-from util.predict.scans import ENDINGS, scan_name
 
 CHAOS = "CHAOS-T2"
 NAMES: Mapping[str, Mapping[int, str]] = {      # of the public sets of docs/organs.md, by the set's name; of others "label 1", …
@@ -71,7 +71,7 @@ def _is_set(folder: Path) -> bool:
 
 
 def _scans_in(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if is_nifti(path) and not path.name.startswith("."))
     return sorted(found, key=_order)
 
 

@@ -236,14 +236,14 @@ def test_published_files_are_kept(tmp_path):
 
 def test_a_case_that_fails_in_an_unforeseen_way_stops_no_other(tmp_path, monkeypatch, capsys):
     nifti = own_files(tmp_path)
-    write = sitk.WriteImage
+    write = nibabel.save
 
     def write_all_but_a(image, path):
         if "image_a" in str(path):
             raise MemoryError("no room for a")
         write(image, path)
 
-    monkeypatch.setattr(sitk, "WriteImage", write_all_but_a)
+    monkeypatch.setattr(nibabel, "save", write_all_but_a)
     assert without_maps(nifti) == 1
     assert "error: case a: MemoryError: no room for a" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "MINE/images").glob("*.nii.gz")} == {"image_b.nii.gz", "label_b.nii.gz"}
@@ -297,7 +297,19 @@ def test_the_smallest_supervoxel_is_that_of_the_configs():
 
 def test_nothing_is_left_of_an_interrupted_case(tmp_path, monkeypatch):
     nifti = own_files(tmp_path)
-    monkeypatch.setattr(sitk, "WriteImage", lambda image, path: shutil.copy(__file__, path) and 1 / 0)
+    monkeypatch.setattr(nibabel, "save", lambda image, path: shutil.copy(__file__, path) and 1 / 0)
     assert without_maps(nifti) == 1
     left = {path.name for path in (tmp_path / "MINE").rglob("*") if path.is_file()}
     assert left <= {"classmap_1.json", "classmap_100.json", LIST, prepare.KEPT_VALUES}
+
+
+def test_files_that_match_no_pattern_are_told(tmp_path, capsys):
+    nifti = own_files(tmp_path)
+    for name in ("other_c.nii.gz", "more/d.NRRD", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    without_maps(nifti)
+    assert "note: left out, as they match neither --image" in (said := capsys.readouterr().err)
+    assert ": more/d.NRRD, other_c.nii.gz\n" in said
+    without_maps(nifti)
+    assert ": more/d.NRRD, other_c.nii.gz\n" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import stat
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_two_processes_list_in_one_file(tmp_path):
 
 
 def test_partial_files_and_folders_are_removed_by_their_age(tmp_path):
-    paths = [tmp_path / f"{PARTIAL}{name}" for name in ("1-old.nii", "2-young.nii", "3-old", "4-young")]
+    paths = [partial_name(tmp_path / name) for name in ("1-old.nii", "2-young.nii", "3-old", "4-young")]
     for path in paths[:2]:
         path.write_bytes(b"half")
     for path in paths[2:]:
@@ -138,3 +139,50 @@ def test_partial_files_and_folders_are_removed_by_their_age(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {paths[1].name, paths[3].name, "5.nii"}
     remove_partial_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["5.nii"]
+
+
+def test_a_users_own_files_are_not_taken_for_ours(tmp_path):
+    (tmp_path / ".partial-notes").write_text("mine", encoding="utf-8")
+    (tmp_path / f"{PARTIAL}1-a.nii.gz").write_text("mine", encoding="utf-8")
+    remove_partial_files(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "腹" * 80 + ".nii.gz", "x" * 248 + ".nii.gz"])
+def test_the_temporary_name_is_never_too_long(tmp_path, name):
+    assert partial_name(tmp_path / name).name.endswith(".nii.gz")
+    write_text("x", tmp_path / name)
+    assert (tmp_path / name).exists()
+
+
+def test_a_file_system_that_cannot_sync_folders_keeps_the_files(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def no_folder(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", no_folder)
+    write_text("kept", tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "kept"
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("/proc/x/a.txt", "^/proc/x: cannot be written to"), ("file/a.txt", "file: cannot be written to"),
+    ("out/" + "x" * 256, "its name has 256 bytes, allowed: 255")])
+def test_what_cannot_be_written_is_told_before_any_work(tmp_path, path, message):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=message):
+        claim([tmp_path / path])
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_told_before_any_work(tmp_path):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(InputError, match="No space left on device"):
+        patched.setattr(os, "fsync", full)
+        claim([tmp_path / "out/a.txt"])
+    assert list(tmp_path.iterdir()) == []

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from msgspec import Meta, Struct
 
+from dataloaders.reading import read_image, scan_name
+from tests import kinds
 from tests.toy import write
 from util.base.errors import InputError, printable
 from util.base.inputs import Limits, expect_file, parse_json
 from util.base.root import ROOT
-from util.predict.scans import read_original, scan_name
 
 
 class Inner(Struct):
@@ -58,14 +59,17 @@ def test_text_that_moves_no_cursor():
 def test_a_name_that_is_no_utf8_is_refused_before_a_library_ends_the_program(tmp_path):
     name = os.fsdecode(b"a_\xff.nii.gz")
     write(tmp_path / name, np.ones((8, 64, 64), np.uint8))
-    (tmp_path / "series").mkdir()
-    (tmp_path / "series" / os.fsdecode(b"\xff")).write_bytes(bytes(2000))
-    for read in (lambda: expect_file(tmp_path / name), lambda: read_original(tmp_path / name),
-                 lambda: read_original(tmp_path / "series")):
+    (tmp_path / os.fsdecode(b"a_\xff.mha")).write_bytes(bytes(2000))
+    for read in (lambda: expect_file(tmp_path / name), lambda: read_image(tmp_path / name),
+                 lambda: read_image(tmp_path / os.fsdecode(b"a_\xff.mha"))):
         with pytest.raises(InputError, match="its name is no UTF-8; allowed: another name") as caught:
             read()
         assert r"\udcff" in str(caught.value)
     assert scan_name(tmp_path / name) == r"a_\udcff"
+    folder = kinds.slices()(tmp_path / "series")        # slices are read by Python, from files of any name
+    first = min(folder.iterdir())
+    first.rename(first.with_name(os.fsdecode(b"\xff.dcm")))
+    assert read_image(folder).GetSize() == kinds.SHAPE
 
 
 # what they read comes from this program itself, down a pipe or a moment before; `util.base.inputs` and lists of lines

@@ -35,20 +35,20 @@ def test_who_can_read_a_lock_alone_shuts_nobody_out(umask, mode, tmp_path):
     before = os.umask(umask)
     try:
         with lock(tmp_path, "held"):
-            assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == mode
+            assert stat.S_IMODE((tmp_path / ".made.lock").stat().st_mode) == mode
     finally:
         os.umask(before)
 
 
 def test_a_lock_that_others_could_read_is_closed_to_them(tmp_path):
-    (tmp_path / ".lock").touch(0o644)
-    (tmp_path / ".lock").chmod(0o644)
+    (tmp_path / ".made.lock").touch(0o644)
+    (tmp_path / ".made.lock").chmod(0o644)
     with alone(tmp_path):
-        assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / ".made.lock").stat().st_mode) == 0o600
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
     (tmp_path / "kept.txt").touch(0o644)
-    (tmp_path / ".lock").symlink_to(tmp_path / "kept.txt")
+    (tmp_path / ".made.lock").symlink_to(tmp_path / "kept.txt")
     with pytest.raises(OSError, match="symbolic links"), alone(tmp_path):
         pass

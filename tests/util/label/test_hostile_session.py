@@ -114,7 +114,7 @@ def test_a_folder_that_is_a_link_is_refused(name, target, folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-@pytest.mark.parametrize("name", ["session.json", ".lock", ".made.jsonl"])
+@pytest.mark.parametrize("name", ["session.json", ".made.lock", ".made.jsonl"])
 def test_a_file_that_is_a_link_is_refused(name, kind, folder, tmp_path):
     own(folder, name).unlink()
     in_place_of(own(folder, name), kind, tmp_path)

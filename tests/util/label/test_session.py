@@ -16,6 +16,7 @@ import pytest
 from tests.labelling import drawing, nifti, write_scans
 from tests.toy import toy_case, write
 from util.base.errors import InputError
+from util.base.files import partial_name
 from util.base.root import ROOT
 from util.label.client import running
 from util.label.session import ConflictError, MissingError, Session
@@ -201,7 +202,7 @@ def test_what_half_a_run_left_does_not_count(session):
     write(session.path / "found/a_1.1.nii.gz", drawing())               # killed before the scan's entry was written
     (session.path / "found/a_2.json").write_text("{", encoding="utf-8")
     (session.path / "found/a_3.json").write_text('{"map": "gone.nii.gz", "rows": []}', encoding="utf-8")
-    (session.path / "found/.partial-1-a_1.nii.gz").write_bytes(b"half")
+    partial_name(session.path / "found/a_1.nii.gz").write_bytes(b"half")
     later = again(session)
     assert set(states(later).values()) == {"empty"} and later.next_run() == 2
     assert not list((later.path / "found").glob(".partial-*"))

@@ -99,7 +99,8 @@ def test_a_session_is_private_and_so_is_what_it_makes_of_slices_that_others_may_
             own = scans / "label_page"
             found = {path: stat.S_IMODE(path.lstat().st_mode) for path in (own, *own.rglob("*"))
                      if ".work-" not in str(path.parent)}
-        assert {path.name for path in found} >= {"series.nii.gz", "a_1.nii.gz", "session.json", "cases.csv", ".lock", "export"}
+        assert {path.name for path in found} >= {
+            "series.nii.gz", "a_1.nii.gz", "session.json", "cases.csv", ".made.lock", "export"}
         for path, mode in found.items():
             assert mode == (0o700 if path.is_dir() or ".work-" in path.name else 0o600), path
     finally:

@@ -38,13 +38,13 @@ WITH_ROLE = {
     Role.RESUME: "num_workers class_prior outside registration guided spatial_prior device n_iters n_steps print_interval "
                  "save_snapshot_every keep_snapshots max_refused_steps resume "
                  "protocol supp_idx n_part eval_batch_size whole_volume surface_tolerance_mm slice_margin location_mm smooth_z "
-                 "largest_component support_image support_label task query output overwrite save_probs augment run",
+                 "largest_component support_image support_label fill task query output overwrite save_probs augment run",
     Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
     Role.COMPARED: "dataset eval_fold exclude_label exclude_rule model reload_model_path protocol n_part",
-    Role.SHOWN: "dataset eval_fold n_sv encoder n_iters reload_model_path protocol n_part surface_tolerance_mm",
+    Role.SHOWN: "dataset eval_fold n_sv encoder n_iters reload_model_path precision protocol n_part surface_tolerance_mm",
     Role.ELSEWHERE: "device resume reload_model_path support_image support_label task query output overwrite run path",
 }
-WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler precision "
+WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler "
                 "deterministic seed optim clip_gradient lr_step_gamma lr_step_every bg_wt ignore_label sync_batchnorm")
 
 

@@ -6,10 +6,10 @@ import pytest
 import SimpleITK as sitk
 
 from dataloaders.datasets import Grid
+from dataloaders.finding import find_scans
 from tests.data.raw_downloads import as_image, empty_scan, organs, scanned, write_dicom
 from util.base.errors import InputError
 from util.predict.scans import (
-    find_scans,
     label_names,
     orientation_of,
     pair_paths,
@@ -78,7 +78,30 @@ def test_a_grid_without_orientation_turns_the_query_like_the_support(tmp_path):
     sitk.WriteImage(scanned(GRIDS["flipped", (2.4, 2.4, 6.0)])[0], tmp_path / "scan.nii.gz")
     free = Grid(GRID.spacing_mm, GRID.size_px, None, None)
     assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free).on_grid) == "RPI"
-    assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free, "LPS").on_grid) == "LPS"
+    assert orientation_of(read_scan(tmp_path / "scan.nii.gz", free, np.eye(3)).on_grid) == "LPS"
+
+
+@pytest.mark.parametrize(("axis", "degrees", "spacing", "anew"), [
+    (2, 35, (2.0, 2.0, 6.0), True), (2, -25, (2.0, 2.0, 6.0), True), (2, 10, (2.0, 2.0, 6.0), False),
+    (0, 10, (2.0, 2.0, 6.0), False), (0, 30, (2.0, 2.0, 6.0), False), (1, 40, (2.0, 2.0, 6.0), False),
+    (2, 35, (2.0, 2.0, 2.0), True), (0, 30, (2.0, 2.0, 2.0), False), (2, 35, (6.0, 2.0, 2.0), False)])
+def test_only_what_is_turned_within_its_slices_is_put_on_other_voxels(axis, degrees, spacing, anew):
+    array = np.random.default_rng(0).normal(size=(10, 30, 40)).astype(np.float32)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetDirection(rotation(axis, degrees).ravel().tolist())
+    found = read_scan(image, None, np.eye(3)).on_grid
+    if anew:
+        np.testing.assert_allclose(found.GetDirection(), np.eye(3).ravel(), atol=1e-9)
+    else:
+        assert found.GetDirection() == image.GetDirection() and np.array_equal(sitk.GetArrayFromImage(found), array)
+
+
+def test_a_scan_that_is_turned_and_tipped_a_little_is_put_on_other_voxels():
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(10, 30, 40)).astype(np.float32))
+    image.SetSpacing((2.0, 2.0, 6.0))
+    image.SetDirection((rotation(0, 12) @ rotation(2, 35)).ravel().tolist())
+    np.testing.assert_allclose(read_scan(image, None, np.eye(3)).on_grid.GetDirection(), np.eye(3).ravel(), atol=1e-9)
 
 
 def test_a_ct_window_is_applied(tmp_path):
@@ -93,8 +116,8 @@ def test_a_support_has_its_labels_on_the_grid(tmp_path):
     image, labels = scanned(grid, (1, 3))
     sitk.WriteImage(image, tmp_path / "image.nii.gz")
     sitk.WriteImage(labels * 200, tmp_path / "label.nii.gz")
-    scan, label_map = read_support(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", GRID)
-    assert label_map.shape == scan.image.shape
+    scan, label_map, gaps = read_support(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", GRID)
+    assert label_map.shape == scan.image.shape and gaps is None
     assert set(np.unique(label_map)) == {0, 200, 600}
     truth = organs(scan.on_grid, (1, 3)) * 200
     assert (label_map == truth).mean() > 0.99
@@ -116,16 +139,21 @@ def test_a_dicom_folder_whatever_its_file_names(tmp_path):
 
 
 def test_which_scans_a_path_stands_for(tmp_path):
-    for name in ("b.nii", "a.nii.gz", "notes.txt", ".hidden.nii.gz", "series/1.dcm", "empty/x/y.txt",
-                 "labels/a.nii.gz"):
+    for name in ("b.nii", "a.NII.gz", "notes.txt", ".hidden.nii.gz", "patient/study/y.txt", "labels/a.nii.gz", "x.mgz", "c.NRRD"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in find_scans(tmp_path)] == ["a.nii.gz", "b.nii", "series"]
-    assert find_scans(tmp_path / "b.nii") == [tmp_path / "b.nii"]
-    assert find_scans(tmp_path / "series") == [tmp_path / "series"]
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match="query: no NIfTI file and no DICOM folder in"):
-        find_scans(tmp_path / "nothing")
+    image = sitk.Cast(scanned(empty_scan((20, 20, 3)))[0], sitk.sitkUInt16)
+    for number in range(3):
+        write_dicom(tmp_path / f"patient/study/{number}.dcm", image, number, number)
+    found = find_scans(tmp_path)
+    assert sorted(found.names.values()) == ["a", "b", "c", "labels", "patient"]
+    assert found.names[tmp_path / "patient/study"] == "patient"
+    assert {(one.path.name, one.may_be_scan) for one in found.left_out} == {
+        ("notes.txt", False), ("y.txt", False), ("x.mgz", True), ("nothing", True)}
+    assert list(find_scans(tmp_path / "b.nii").names) == [tmp_path / "b.nii"]
+    assert list(find_scans(tmp_path / "patient/study").names) == [tmp_path / "patient/study"]
+    assert find_scans(tmp_path / "nothing").names == {}
 
 
 def test_labels_are_called_as_the_dataset_calls_them():

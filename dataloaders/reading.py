@@ -1,0 +1,246 @@
+"""A scan of any kind of file as one volume: NIfTI, NRRD, MetaImage, DICOM slices. Which kind it is, its name and its files."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataloaders import dicom, nifti
+from dataloaders.dicom import is_dicom, problem_of, read_dicom, slices_of, stack
+from dataloaders.geometry import affine_of_image, expect_usable_axes, place
+from dataloaders.itk import last_line, quiet
+from dataloaders.nifti import GZIP_RATIO, MAX_VOXELS, read_nifti
+from util.base.checksums import digest, sha256
+from util.base.errors import InputError, in_utf8
+from util.base.inputs import expect_file
+
+NIFTI = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
+ITK = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+ENDINGS = (*NIFTI, *ITK)        # in any case
+MAX_LINE = 1000                 # letters of a line of a header; ITK's NRRD reader crashes on some longer ones
+HEADER_BYTES = 2**16            # of NRRD and MetaImage, at most
+REAL = {sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkInt64,
+        sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64}
+
+
+def ending_of(path: Path) -> str:
+    """Return which of ENDINGS the name of a file has, in lower case; "" if none."""
+    return next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
+
+
+def is_nifti(path: Path) -> bool:
+    """Return whether a path is named as one NIfTI file, .nii or .nii.gz in any case."""
+    return ending_of(path) in (".nii", ".nii.gz")
+
+
+def is_slice(path: Path) -> bool:
+    """Return whether a path is a DICOM file, which stands for its series."""
+    return not ending_of(path) and path.is_file() and is_dicom(path)
+
+
+def scan_name(path: Path) -> str:
+    """Return the name of a file without its ending, or the name of a folder. Bytes that are no UTF-8 become letters."""
+    ending = ending_of(path) or next((one for one in dicom.ENDINGS if path.name.lower().endswith(one) and not path.is_dir()), "")
+    return in_utf8(path.name[:-len(ending)] if ending and path.name != ending else path.name)
+
+
+def read_image(path: Path) -> sitk.Image:
+    """Return a scan on its own grid, which may be sheared.
+
+    Args:
+        path: of a file with one of ENDINGS, a folder of DICOM slices, or one file of a DICOM series. Any other file is taken for
+            NIfTI.
+    Raises:
+        InputError: it is missing, damaged, not one volume of real numbers, or its place in the patient is not known.
+    """
+    ending = ending_of(path)
+    if path.is_dir():
+        return read_dicom(path)
+    if ending in ITK:
+        return _read_itk(path, ITK[ending])
+    return read_dicom(path) if is_slice(path) else read_nifti(path)
+
+
+def affine_at(path: Path) -> np.ndarray:
+    """Return the affine of a scan, of which only headers are read.
+
+    Raises:
+        InputError: as `check_header`.
+    """
+    if (ending := ending_of(path)) in ITK:
+        return _itk_header(path, ITK[ending])[2]
+    if path.is_dir() or is_slice(path):
+        return stack(slices_of(path), path).affine
+    return nifti.read_affine(path)
+
+
+def check_header(path: Path) -> tuple[int, int, int]:
+    """Check what can be known of a scan without its values, and return its size (x, y, z).
+
+    Raises:
+        InputError: as `read_image`, but for values that are damaged.
+    """
+    ending = ending_of(path)
+    if ending in ITK:
+        return _itk_header(path, ITK[ending])[0].GetSize()[:3]
+    if path.is_dir() or is_slice(path):
+        slices = slices_of(path)
+        if problem := problem_of(slices, path):
+            raise InputError(problem if problem.startswith(str(path)) else f"{path}: {problem}")
+        return (*slices[0].size, len(slices))
+    header = nifti.read_header(path)
+    expect_usable_axes(nifti.affine_of(header, path), path)
+    return header.get_data_shape()
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return all files that a scan is read from.
+
+    Raises:
+        OSError: the folder cannot be read.
+        InputError: a file of DICOM slices cannot.
+    """
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if ending_of(path) in ITK:
+        values = _values_file(path, _text_header(path)) if path.is_file() else None
+        return [path] if values is None or values == path else [path, values]
+    return sorted(one.path for one in slices_of(path)) if is_slice(path) else list(dict.fromkeys(nifti.files_of(path)))
+
+
+def content_sha256(path: Path) -> str:
+    """Return one checksum of all that a scan is read from: of the file, or of names and contents of its files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    try:
+        files = files_of(path)
+    except InputError:
+        files = [path]
+    base = path if path.is_dir() else path.parent
+    return sha256(files[0]) if files == [path] else digest([(str(file.relative_to(base)), sha256(file)) for file in files])
+
+
+def _text_header(path: Path) -> str:
+    """Return the text that an NRRD or MetaImage file begins with."""
+    with expect_file(path).open("rb") as file:
+        head = file.read(HEADER_BYTES)
+    if ending_of(path) in (".nrrd", ".nhdr"):
+        return re.split(rb"\r?\n\r?\n", head)[0].decode("latin-1")
+    found = re.search(rb"ElementDataFile[ \t]*=[^\n]*(\n|$)", head)
+    return (head[:found.end()] if found else head[:4096]).decode("latin-1")
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Return the fields of a header by name in lower case: "name: value" of NRRD, "Name = value" of MetaImage."""
+    pairs = (re.match(r"\s*([A-Za-z][A-Za-z ]*?)\s*(?::=?|=)\s*(.*)", line) for line in text.splitlines())
+    return {pair[1].lower(): pair[2].strip() for pair in pairs if pair}
+
+
+def _values_file(path: Path, text: str) -> Path | None:
+    """Return the file that holds the values: the same one or one beside it; None if the header names others."""
+    fields = _fields(text)
+    name = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+    if name.upper() == "LOCAL":
+        return path
+    plain = Path(name).name == name and "%" not in name and not name.upper().startswith("LIST")
+    return path.with_name(name) if plain else None
+
+
+def _itk_header(path: Path, reader_name: str) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
+    """Return a reader that knows size and place of an NRRD or MetaImage file, the file of its values, and its affine."""
+    text = _text_header(path)
+    if max(map(len, text.split("\n"))) > MAX_LINE or "\0" in text:
+        raise InputError(f"{path}: cannot be read (its header is damaged)")
+    fields, values = _fields(text), _values_file(path, text)
+    if not text.startswith("NRRD") and reader_name == "NrrdImageIO":
+        raise InputError(f"{path}: cannot be read as NRRD (it does not begin as one)")
+    if values is None:
+        raise InputError(f"{path}: names other than one file beside it for its values; allowed: one file in the same folder")
+    if not {"space directions", "spacings", "elementspacing", "elementsize"} & set(fields):
+        raise InputError(f"{path}: does not say how large its voxels are")
+    if other := [unit for unit in re.findall(r'"([^"]*)"', fields.get("space units", "")) if unit not in ("mm", "")]:
+        raise InputError(f"{path}: has lengths in {other[0]}, allowed: mm")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.SetImageIO(reader_name)
+    try:
+        with quiet():
+            reader.ReadImageInformation()
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read ({last_line(error)})") from None
+    size = reader.GetSize()
+    if len(size) < 3 or any(n != 1 for n in size[3:]) or min(size) < 1:
+        raise InputError(f"{path}: expected a volume with 3 axes, got size {size}")
+    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() not in REAL:
+        raise InputError(f"{path}: expected one real number a voxel, got {reader.GetNumberOfComponents()} of type "
+                         f"{sitk.GetPixelIDValueAsString(reader.GetPixelID())}")
+    if math.prod(size) > MAX_VOXELS:
+        raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, got size {size}")
+    packed = fields.get("encoding", "raw").lower() != "raw" or fields.get("compresseddata", "").lower().startswith("t")
+    n_bytes, in_file = math.prod(size) * _bytes_of(reader.GetPixelID()), expect_file(values).stat().st_size
+    if n_bytes > in_file * (GZIP_RATIO if packed else 1):
+        raise InputError(f"{path}: cannot be read (size {size} takes {n_bytes} bytes, {values.name} has {in_file})")
+    image = sitk.Image([1] * len(size), sitk.sitkUInt8)
+    for name in ("Origin", "Spacing", "Direction"):
+        values_of = getattr(reader, f"Get{name}")()
+        if not np.isfinite(values_of).all():
+            raise InputError(f"{path}: its header gives the voxels no place in space, {name.lower()} {values_of}")
+        try:
+            getattr(image, f"Set{name}")(values_of)
+        except RuntimeError:
+            raise InputError(f"{path}: its header gives the voxels no place in space, {name.lower()} {values_of}") from None
+    affine = affine_of_image(_three_axes(image))
+    if not 1e-9 < np.linalg.norm(affine[:3, :3], axis=0).min() <= np.abs(affine).max() < 1e15:
+        raise InputError(f"{path}: its header gives the voxels no place in space, affine {affine[:3].round(3).tolist()}")
+    expect_usable_axes(affine, path)
+    return reader, values, affine
+
+
+def _bytes_of(pixel_type: int) -> int:
+    return sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], pixel_type)).itemsize
+
+
+def _three_axes(image: sitk.Image) -> sitk.Image:
+    return image[(slice(None),) * 3 + (0,) * (image.GetDimension() - 3)] if image.GetDimension() > 3 else image
+
+
+def _read_itk(path: Path, reader_name: str) -> sitk.Image:
+    reader, values, affine = _itk_header(path, reader_name)
+    _expect_check_sum(path, values)
+    try:
+        with quiet():
+            image = _three_axes(reader.Execute())
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read ({last_line(error)})") from None
+    return place(image, affine)
+
+
+def _expect_check_sum(path: Path, values: Path) -> None:
+    """Raise InputError if compressed values do not have the check sum that they end with. ITK does not look at it."""
+    text = _text_header(path)
+    fields = _fields(text)
+    kind = fields.get("encoding", "raw").lower()
+    if kind not in ("gzip", "gz") and not fields.get("compresseddata", "").lower().startswith("t"):
+        return
+    unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32)      # gzip or zlib
+    try:
+        with values.open("rb") as file:
+            if values == path:
+                head = file.read(HEADER_BYTES)
+                end = re.search(rb"\r?\n\r?\n", head) if path.name.lower().endswith(".nrrd") else None
+                file.seek(end.end() if end else len(text.encode("latin-1")))
+            while (block := file.read(2**20)) and not unpacked.eof:
+                while block and not unpacked.eof:
+                    unpacked.decompress(block, 2**22)
+                    block = unpacked.unconsumed_tail
+    except zlib.error as error:
+        raise InputError(f"{path}: cannot be read (it was damaged after it was written: {nifti.one_line(error)})") from None
+    if not unpacked.eof:
+        raise InputError(f"{path}: cannot be read (it ends too early)")
