@@ -99,10 +99,13 @@ def rows_of_lesions(folder: Path) -> Iterator[Row]:
 
 
 def fitted(rows: Sequence[Row]) -> np.ndarray:
-    """Return the weights of the terms with the least squared error of the Dice. Each set counts as much as another."""
+    """Return the weights of the terms with the least squared error of the Dice. Sets count alike, but lesions twice.
+
+    To trust what is nothing is the worse mistake.
+    """
     inputs, dice = _terms(rows), np.array([row.dice for row in rows])
     names = [row.set for row in rows]
-    shares = np.array([1 / names.count(name) for name in names]) / len(set(names))
+    shares = np.array([(2 if name == LESIONS else 1) / names.count(name) for name in names]) / len(set(names))
 
     def loss(weights: np.ndarray) -> float:
         return float(shares @ (_logistic(inputs @ weights) - dice) ** 2 + RIDGE * weights[1:] @ weights[1:])
