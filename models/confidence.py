@@ -1,9 +1,9 @@
 """The confidence of found outlines: the Dice that is to be expected, from numbers that need no truth of the query.
 
-The first number is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are carried
-back to the outlined scan, whose truth is known. The second is whether a class differs from its surroundings as in the outlined
-scan: a lesion that the query lacks comes back as well, but there is no contrast where it should be. The agreement of the ways adds
-nothing to both.
+The first number is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are
+carried back to the outlined scan, whose truth is known. The second is whether a class differs from its surroundings as in the
+outlined scan: a lesion that the query lacks comes back as well, but there is no contrast where it should be. The agreement of the
+ways adds nothing to both.
 """
 
 from __future__ import annotations
