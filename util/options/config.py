@@ -134,7 +134,9 @@ def read_json5(path: Path) -> dict:
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """Return the options in a config file that a user names. It is data: nothing in it is run, whatever it says.
+    """Return the options in a config file that a user names, as they stand there: `of_today` gives them the names of today.
+
+    It is data: nothing in it is run, whatever it says.
 
     Raises:
         InputError: it has another ending than .json5 and .json, is missing, too large, damaged, or holds no object {…}.
@@ -142,8 +144,8 @@ def read_config_file(path: str) -> dict[str, Any]:
     if not path.endswith(FILE_ENDINGS):
         raise InputError(f"{path}: cannot be read as a config, allowed: a file that ends in {' or '.join(FILE_ENDINGS)}")
     if path.endswith(".json5"):
-        return current_names(read_json5(Path(path)))
-    return current_names(parse_json(read_small(Path(path), LIMITS.n_bytes), path, limits=LIMITS))
+        return read_json5(Path(path))
+    return parse_json(read_small(Path(path), LIMITS.n_bytes), path, limits=LIMITS)
 
 
 @cache

@@ -155,6 +155,6 @@ def test_gone_options_on_the_command_line_get_one_line(words, tmp_path, monkeypa
     given = [f"{section}.{key}={OLD[section][key]}".replace(" ", "") for section, keys in GONE.items() for key in keys]
     words = words + given if words else ["guided", str(tmp_path / "old.json")]
     monkeypatch.setattr(sys, "argv", ["test.py", "predict", "with", *words, "device=cpu"])
-    with pytest.raises(SystemExit, match="^error: query, output: got null"):
+    with pytest.raises(SystemExit, match="^error: support_image, support_label: got 0 images"):
         run_commandline(entry_point("test").experiment)
     assert capsys.readouterr().out.count(SAID) == 1

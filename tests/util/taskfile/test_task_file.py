@@ -382,7 +382,7 @@ def test_a_task_file_of_an_earlier_version_is_read(task, scans, capsys):
     assert predictor.segmenter.model.guided == replace(GuidedSettings(), prior_weight=1.25) and predictor.n_stones == 6
     with pytest.raises(SystemExit, match="^error: query, output: got null"):
         predict(task=task)
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == f"{said}on cpu in float32\n"
     assert main(["check", str(task)]) == 0
 
 
