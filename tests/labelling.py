@@ -20,7 +20,7 @@ from util.label.serve import listen, make_server
 from util.label.session import Session
 
 TOKEN = "a-token-of-tests"
-FAST = {"affine": False, "finest": 2.0, "n_steps": 10}      # registration, a second or two for a scan
+FAST = {"affine": False, "finest": 0.6, "n_steps": 20}      # registration, some seconds for a scan
 
 
 def write_scans(folder: Path, numbers: Sequence[int] = (1, 2, 3)) -> Path:

@@ -90,8 +90,8 @@ def test_segment(kind, place, tmp_path, capsys):
     check(kind, made_by(tmp_path / "out"))
 
 
-@pytest.mark.whole
-@pytest.mark.timeout(1200)      # some 30 scans are registered for the first of them
+@pytest.mark.slow
+@pytest.mark.timeout(1200)      # some 40 scans are registered for the first of them
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict(kind, predicted):
     check(kind, predicted)

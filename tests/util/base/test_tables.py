@@ -54,5 +54,5 @@ def test_cases_and_scores_are_found_again_by_name(name, tmp_path):
 
 @pytest.mark.parametrize("damage", [{"label": "x"}, {"confidence": "high"}, {"label": ""}])
 def test_a_row_of_cases_that_is_none_is_told(damage, tmp_path, capsys):
-    write_rows([dict.fromkeys(CASE_COLUMNS, "1") | damage], CASE_COLUMNS, tmp_path / "cases.csv")
+    write_rows([dict.fromkeys(CASE_COLUMNS, "1") | {"problem": ""} | damage], CASE_COLUMNS, tmp_path / "cases.csv")
     assert _earlier_rows(tmp_path / "cases.csv") == {} and "damaged" in capsys.readouterr().out

@@ -70,12 +70,13 @@ def test_empty_classes_come_first_and_their_scans_are_counted_apart():
             "c": [row("c", 1, 2), row("c", 2, 0)], "elsewhere": [row("elsewhere", 1, 0, 0.0)]}
     assert [(one["query"], one["label"]) for one in worst_first(rows)][:3] == [("b", 1), ("elsewhere", 1), ("c", 2)]
     targets = {Path(f"{name}.nii.gz"): Path(f"out/{name}.nii.gz") for name in "abcd"}
-    outcome = Outcome(targets, rows, {Path("d.nii.gz"): "damaged"})
+    names = {Path(f"{name}.nii.gz"): name for name in "abcd"}
+    outcome = Outcome(targets, names, rows, {Path("d.nii.gz"): "damaged"}, Path("."))
     assert outcome.summary() == "1 of 4 scans are outlined; 2 have an empty class: b (label 1), c (label 2)"
-    assert Outcome({Path("a.nii.gz"): Path("x")}, rows, {}).summary() == "1 of 1 scans are outlined"
+    assert Outcome({Path("a.nii.gz"): Path("x")}, names, rows, {}, Path(".")).summary() == "1 of 1 scans are outlined"
 
 
 def test_tables_of_each_earlier_version_are_known():
-    assert EARLIER_COLUMNS[0] == ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin",
+    assert EARLIER_COLUMNS[1] == ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin",
                                   "made_from", "sha256")
-    assert set(CASE_COLUMNS) - set(EARLIER_COLUMNS[0]) == {"border", "wide_mm"} and "sha256" not in EARLIER_COLUMNS[-1]
+    assert set(CASE_COLUMNS) - set(EARLIER_COLUMNS[1]) == {"border", "wide_mm", "problem"} and "sha256" not in EARLIER_COLUMNS[-1]

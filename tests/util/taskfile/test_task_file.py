@@ -316,7 +316,7 @@ def test_a_giant_network_costs_nothing_until_its_weights_are_there(task):
     before_kb, begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1 and "weights of another architecture" in done.stderr and done.stderr.count("\n") == 1
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before_kb, 1_600_000)      # it would take 2.8 GB alone
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(before_kb, 1_800_000)     # it would take 2.8 GB alone
     assert time.monotonic() - begun < 60
 
 
