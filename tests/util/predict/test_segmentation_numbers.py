@@ -71,9 +71,9 @@ def test_empty_classes_come_first_and_their_scans_are_counted_apart():
     assert [(one["query"], one["label"]) for one in worst_first(rows)][:3] == [("b", 1), ("elsewhere", 1), ("c", 2)]
     targets = {Path(f"{name}.nii.gz"): Path(f"out/{name}.nii.gz") for name in "abcd"}
     names = {Path(f"{name}.nii.gz"): name for name in "abcd"}
-    outcome = Outcome(targets, names, rows, {Path("d.nii.gz"): "damaged"}, Path("."))
+    outcome = Outcome(targets, names, rows, {Path("d.nii.gz"): "damaged"}, Path())
     assert outcome.summary() == "1 of 4 scans are outlined; 2 have an empty class: b (label 1), c (label 2)"
-    assert Outcome({Path("a.nii.gz"): Path("x")}, names, rows, {}, Path(".")).summary() == "1 of 1 scans are outlined"
+    assert Outcome({Path("a.nii.gz"): Path()}, {Path("a.nii.gz"): "a"}, rows, {}, Path()).summary() == "1 of 1 scans are outlined"
 
 
 def test_tables_of_each_earlier_version_are_known():
