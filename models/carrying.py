@@ -186,7 +186,7 @@ def _grown(mask: Tensor, scan: PreparedScan, n_wide: float) -> Tensor:
         reach = max(1, round(n_wide * scan.wide_mm / mm))
         window, pad = [1, 1, 1], [0, 0, 0]
         window[axis], pad[axis] = 2 * reach + 1, reach
-        grown = F.max_pool3d(grown, tuple(window), stride=1, padding=tuple(pad)) if reach <= (2 * reach + 1) // 2 else grown
+        grown = F.max_pool3d(grown, tuple(window), stride=1, padding=tuple(pad))
     return grown[0, 0] > 0
 
 
