@@ -69,9 +69,7 @@ class RegistrationModel(VolumeModel):
 
     def back(self, query: PreparedScan, support: Support) -> Registration:
         """See VolumeModel."""
-        box = self.box(support.scan, [Way(support.outlines, _identity(support.scan))])
-        assert box is not None
-        return support.scan.zoom(query, support.scan.register(query), box)
+        return support.scan.zoom(query, support.scan.register(query), support.around)
 
     @torch.no_grad()
     def on_stone(self, stone: PreparedScan, support: Support, found: Registration) -> Outlines | None:
@@ -165,13 +163,6 @@ class RegistrationModel(VolumeModel):
             rows.append([float(agreement[k]), kept, float(again[k]), float(fit[near].mean()), same,
                          abs(float(torch.tensor(volume).log())), support.trials[k][1].before if support.trials else 1.0])
         return torch.tensor(rows)
-
-
-def _identity(scan: PreparedScan) -> Registration:
-    """The registration of a scan to itself."""
-    D, H, W = scan.image.shape
-    affine = torch.eye(3, 4, device=scan.image.device)
-    return Registration(affine, (), (scan.wide_mm,) * 3, (D, H, W), scan.spacing_mm, scan.spacing_mm)
 
 
 def back_scale(registration: Registration) -> float:

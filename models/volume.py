@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,16 @@ class Support:
     outlines: Outlines
     trials: Sequence[Sequence[Trial]]
     thickness_mm: Sequence[float]
+
+    @cached_property
+    def around(self) -> Box:
+        """The box around its classes into which registrations to it are zoomed."""
+        D, H, W = self.scan.image.shape
+        affine = torch.eye(3, 4, device=self.scan.image.device)
+        itself = Registration(affine, (), (self.scan.wide_mm,) * 3, (D, H, W), self.scan.spacing_mm, self.scan.spacing_mm)
+        box = box_of(self.scan, [Way(self.outlines, itself)], 0.0)
+        assert box is not None      # no class is empty
+        return box
 
 
 class Way(NamedTuple):
