@@ -149,8 +149,8 @@ def _values_file(path: Path, text: str) -> Path | None:
     name = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
     if name.upper() == "LOCAL":
         return path
-    plain = Path(name).name == name and "%" not in name and not name.upper().startswith("LIST")
-    return path.with_name(name) if plain else None
+    plain = Path(name).name == name and name not in ("", "..") and not {"%", "\0"} & {*name}
+    return path.with_name(name) if plain and not name.upper().startswith("LIST") else None
 
 
 def _itk_header(path: Path, reader_name: str) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
