@@ -120,4 +120,4 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["task"]:      # its files are arguments, which sacred's commands cannot have
         sys.exit(task_command(sys.argv[2:]))
-    run_commandline(experiment)
+    run_commandline(experiment, others=["task"])

@@ -161,7 +161,8 @@ def test_setting_2_and_ground_truth_training_run(toy_data, tmp_path):
 
 def test_true_false_and_null_on_the_command_line(monkeypatch):
     given, real = [], entry_point("test").experiment
-    experiment = SimpleNamespace(run_commandline=given.extend, get_usage=real.get_usage, named_configs=real.named_configs)
+    experiment = SimpleNamespace(run_commandline=given.extend, get_usage=real.get_usage, named_configs=real.named_configs,
+                                 gather_commands=real.gather_commands)
     monkeypatch.setattr("sys.argv", ["test.py", "with", "demo", "augment=true", "whole_volume=false", "run=null", "output=truth"])
     run_commandline(experiment)
     assert given == ["test.py", "with", "demo", "augment=True", "whole_volume=False", "run=None", "output=truth"]
@@ -180,7 +181,8 @@ def test_missing_data_folder_on_the_command_line(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["train", "--help"], "Train a method on the supervoxels"), (["test", "--help"], "Evaluate a snapshot on a test fold"),
-    (["test", "help", "predict"], "Segment your own scans"), (["test", "help", "report"], "Write report.html"),
+    (["test", "help", "predict"], "Segment your own scans"), (["test", "predict", "--help"], "Segment your own scans"),
+    (["test", "help", "report"], "Write report.html"),
     (["test", "help", "main"], "Evaluate, and return"), (["train", "help", "main"], "Train, and return")])
 def test_help_is_that_of_the_program(arguments, said, monkeypatch, capsys, handlers_stay):
     monkeypatch.setattr("sys.argv", [f"{arguments[0]}.py", *arguments[1:]])

@@ -79,6 +79,19 @@ COMMAND_LINES = [
     (["path.log_dir=/dev/null/x"], "path.log_dir: /dev/null/x/QNet_train_CHAOST2_cv0 cannot be made (Not a directory)"),
 ]
 
+# words behind `test.py`, and what is said
+UNKNOWN_COMMANDS = [
+    (["predct", "with", "query=x"], "predct: is no command; did you mean predict?; allowed: main, predict, "),
+    (["tsk", "create"], "tsk: is no command; did you mean task?; allowed: "),
+    (["wth", "demo"], "wth: is no command; did you mean with?; allowed: "),
+    (["query=x"], "query=x: is no command; allowed: main, predict, print_config, print_dependencies, print_named_configs, "
+                  "report, save_config, task, or with query=x"),
+    (["help", "predct"], "predct: is no command; did you mean predict?"),
+    (["predict", "query=x"], "predict query=x: cannot be understood; allowed: COMMAND with KEY=VALUE"),
+    (["predict", "with"], "predict with: cannot be understood; allowed: COMMAND with KEY=VALUE"),
+    (["--hlp"], "--hlp: cannot be understood; allowed: COMMAND with KEY=VALUE"),
+]
+
 # commands, and their arguments; maps have tests of their own, and threads start sooner than processes
 CHECK = (check.main, ["CHAOST2", "--data-dir", "{data}", "--sheet", "{data}/sheet.png"])
 CUT = (partial(generate_supervoxels.main, pool=ThreadPoolExecutor),
@@ -146,6 +159,14 @@ def test_command_line(words, message, monkeypatch, handlers_stay):
     monkeypatch.setattr(sys, "argv", ["train.py", "with", *words])
     with pytest.raises(SystemExit) as caught:
         run_commandline(entry_point("train").experiment)
+    assert caught.value.code.startswith(f"error: {message}") and "\n" not in caught.value.code
+
+
+@pytest.mark.parametrize(("words", "message"), UNKNOWN_COMMANDS)
+def test_unknown_command(words, message, monkeypatch, handlers_stay):
+    monkeypatch.setattr(sys, "argv", ["test.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        run_commandline(entry_point("test").experiment, others=["task"])
     assert caught.value.code.startswith(f"error: {message}") and "\n" not in caught.value.code
 
 

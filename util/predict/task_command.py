@@ -23,7 +23,7 @@ from util.base.tables import format_table
 from util.options.config import load_config
 from util.predict.predictor import Predictor
 from util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_colour, is_label_name, is_label_value, is_licence
-from util.taskfile.task_file import TaskFile, create, opened, options_for
+from util.taskfile.task_file import TaskFile, UnknownLabelError, create, opened, options_for
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,7 +84,10 @@ def make_task(arguments: argparse.Namespace) -> None:
     options = options_for(load_config("guided"), arguments.snapshot)
     manifest = Manifest(labels_of(dict(arguments.names), dict(arguments.colours)), arguments.licence, options, 0, {})
     supports = [(image, labels) for image, labels in arguments.support]
-    create(arguments.task, supports, manifest, arguments.snapshot, overwrite=arguments.overwrite)
+    try:
+        create(arguments.task, supports, manifest, arguments.snapshot, overwrite=arguments.overwrite)
+    except UnknownLabelError as error:
+        raise InputError(f"--names, --colours: {error}") from None
 
 
 def described(content: TaskFile) -> str:

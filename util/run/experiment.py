@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from docopt import docopt
+from docopt import DocoptExit, docopt
 from sacred import SETTINGS, Experiment
 from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
@@ -196,9 +196,11 @@ def _earlier_run(record: Record, options: RunOptions, mode: str, device: torch.d
     return folder, False, resolve_precision(options.precision, device, begun, training=mode == "train")
 
 
-def run_commandline(experiment: Experiment) -> None:
+def run_commandline(experiment: Experiment, others: Sequence[str] = ()) -> None:
     """Run an experiment with the arguments of the command line. As in configs/, true, false and null are values there.
 
+    Args:
+        others: commands of the program that are not the experiment's, which a message about an unknown one names too.
     Raises:
         SystemExit: with 128 + the signal's number after SIGTERM or Ctrl-C; with one line if an argument is not allowed.
     """
@@ -206,10 +208,10 @@ def run_commandline(experiment: Experiment) -> None:
     pairs = (argument.partition("=") for argument in sys.argv)
     arguments = [name + equals + words.get(value, value) if not _is_path(name, value) else name + equals + repr(value)
                  for name, equals, value in pairs]
-    with first_tells():
-        updates = docopt(experiment.get_usage()[2], arguments[1:], default_help=False)["UPDATE"]
-    with one_line_errors():
-        for update in updates:
+    if arguments[2:] in (["-h"], ["--help"]):
+        arguments[1:] = ["help", arguments[1]]
+    with first_tells(), one_line_errors():
+        for update in _updates(experiment, arguments[1:], others):
             check_update(update, sorted(experiment.named_configs))
     raise_on_signals()
     try:
@@ -218,6 +220,24 @@ def run_commandline(experiment: Experiment) -> None:
         print(f"stopped by {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     leave()
+
+
+def _updates(experiment: Experiment, words: list[str], others: Sequence[str]) -> list[str]:
+    """Return the words after `with`. Raises InputError unless sacred understands all words: it would show its whole help."""
+    commands = [name for name, _ in experiment.gather_commands()]
+    try:
+        parsed = docopt(experiment.get_usage()[2], words, default_help=False)
+        command = parsed["COMMAND"]
+        if command is None or command in commands:
+            return parsed["UPDATE"]
+    except DocoptExit:
+        command = next((word for word in words if not word.startswith("-")), "with")
+    if command in (*commands, "with", "help"):
+        raise InputError(f"{' '.join(words)}: cannot be understood; allowed: COMMAND with KEY=VALUE, where either may be left "
+                         "out; --help explains it")
+    allowed = sorted({*commands, *others})
+    raise InputError(f"{command}: is no command{did_you_mean(command, ['with', 'help', *allowed])}; allowed: "
+                     f"{', '.join(allowed)}{f', or with {command}' if '=' in command else ''}")
 
 
 def _is_path(name: str, value: str) -> bool:

@@ -44,6 +44,10 @@ KEPT_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")      # imag
 Pair = tuple[sitk.Image, sitk.Image]      # an outlined scan, and its labels on the same grid
 
 
+class UnknownLabelError(InputError):
+    """A label that has a name or a colour is in no label file."""
+
+
 @dataclass(frozen=True)
 class TaskFile:
     """An open task file.
@@ -70,7 +74,8 @@ def create(path: Path, supports: Sequence[tuple[Path, Path]], manifest: Manifest
         weights: a snapshot of train.py, for a method that needs one. Only the network's weights of it are stored.
         overwrite: replace a file that this project did not write, or that was changed since.
     Raises:
-        InputError: a file cannot be read or may not be written, or a label of `manifest` is in no file.
+        UnknownLabelError: a label of `manifest` is in no file.
+        InputError: a file cannot be read or may not be written.
         OSError: the task file cannot be written.
     """
     if path.suffix != ENDING:
@@ -180,13 +185,14 @@ def _all_labels(manifest: Manifest, pairs: Sequence[Pair]) -> dict[int, Label]:
     """Return a label for each value of the supports. What the manifest does not name gets a name and a colour.
 
     Raises:
-        InputError: a named value is in no label file.
+        UnknownLabelError: a named value is in no label file.
+        InputError: there are too many labels.
     """
     values, named = sorted(_values(pairs)), manifest.labels
     if len(values) > MAX_LABELS:
         raise InputError(f"the label files hold {len(values)} labels, allowed in a task file: {MAX_LABELS}")
     if unknown := sorted(set(named) - set(values)):
-        raise InputError(f"--names, --colours: {unknown[0]} is in no label file, which hold {values}")
+        raise UnknownLabelError(f"{unknown[0]} is in no label file, which hold {values}")
     default = {value: Label(_known_name(manifest.options, value), COLOURS[k % len(COLOURS)]) for k, value in enumerate(values)}
     return {value: Label(named[value].name or label.name, named[value].colour or label.colour) if value in named else label
             for value, label in default.items()}

@@ -447,7 +447,8 @@ def test_a_series_becomes_voxels_without_a_name(scans, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--names", "9=x"], "9 is in no label file, which hold"),
+    (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--names", "9=x"],
+     "error: --names, --colours: 9 is in no label file, which hold"),
     (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--names", "1=x", "2=x"], "--names: got 'x' twice"),
     (["--support", "{scans}/image 1.nii.gz", "{scans}/image 2.nii.gz"], "image 2.nii.gz: holds"),
     (["--support", "{scans}/nowhere.nii.gz", "{scans}/labels 1.nii.gz"], "nowhere.nii.gz: no such file"),
@@ -457,6 +458,12 @@ def test_create_refuses_in_one_line(words, message, scans, tmp_path, capsys):
     assert main(["create", str(tmp_path / "x.task"), *(word.format(scans=scans) for word in words)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 1 and not (tmp_path / "x.task").exists()
+
+
+def test_a_task_file_made_in_python_is_told_of_no_option(scans, tmp_path):
+    manifest = Manifest({9: Label("x", "")}, "", options_for(OPTIONS, None), 0, {})
+    with pytest.raises(InputError, match="^9 is in no label file, which hold"):
+        create(tmp_path / "x.task", [(scans / "image 1.nii.gz", scans / "labels 1.nii.gz")], manifest)
 
 
 def test_create_writes_over_nothing_of_a_users(scans, tmp_path, capsys):
