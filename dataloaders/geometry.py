@@ -22,6 +22,7 @@ SCALE_TO_MM = {"meter": 1e3, "micron": 1e-3}        # by the header's unit; all 
 SPAN_MM = (1.0, 5000.0)                     # of a scan whose header has another unit than mm
 SAME = 1e-4                                 # relative: pixdim and sform are rounded separately
 STRAIGHT = 1e-3                             # cosine of the angle between two axes; less is rounding
+TINY = 1e-100                               # of a direction; of denormal numbers, ITK prints pages
 MAX_COSINE = math.cos(math.radians(45)) + 1e-6      # between two axes of a sheared scan, as of a tilted gantry
 
 
@@ -130,11 +131,12 @@ def place(image: sitk.Image, affine: np.ndarray, sizes: Sequence[float] | None =
     lps = FLIP @ affine
     spacing = spacing_of(lps)
     direction = lps[:3, :3] / spacing
+    direction[np.abs(direction) < TINY] = 0.0       # -0.0 too
     if sizes is not None:
         meant = np.abs(np.array(sizes, float))
         spacing = np.where(np.isclose(meant, spacing, rtol=SAME, atol=0), meant, spacing)
     image.SetSpacing([float(str(np.float32(s))) for s in spacing])      # the shortest decimal: 1.36, not 1.3600000143
-    image.SetDirection((direction + 0.0).ravel().tolist())
+    image.SetDirection(direction.ravel().tolist())
     image.SetOrigin((lps[:3, 3] + 0.0).tolist())
     return image
 

@@ -1,5 +1,6 @@
 """Scans of any kind of file: what a header names and declares."""
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -24,3 +25,12 @@ def test_a_file_of_values_that_is_none_beside_it_is_refused_in_one_line(ending, 
     assert list(find_scans(tmp_path).names)[0] == path
     if name != "missing.raw":
         assert content_sha256(path)
+
+
+def test_denormal_numbers_in_a_header_make_itk_print_nothing(tmp_path, capfd):
+    affine = np.diag([2.0, 2, 5, 1])
+    affine[0, 1] = -1e-310
+    nibabel.save(nibabel.Nifti2Image(np.ones((3, 4, 5), np.int16), affine), tmp_path / "scan.nii")
+    assert nibabel.load(tmp_path / "scan.nii").affine[0, 1] == -1e-310
+    assert read_image(tmp_path / "scan.nii").GetSpacing() == (2, 2, 5)
+    assert capfd.readouterr() == ("", "")
