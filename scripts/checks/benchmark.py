@@ -8,6 +8,7 @@
 The parts:
 
     evaluate      a fold, four classes, one support and all, against the published procedure (tests/reference/qnet.py)
+    bf16          what computing in bf16 changes in the Dice of a fold, against float32
     train         an optimiser step and the loss curves, against the same
     head          refinement and segmentation of slices whose features are given, against the same
     load          one training episode, against the same
@@ -49,9 +50,9 @@ from util.base.tables import markdown_table
 from util.run.experiment import one_line_errors
 
 PARTS: Mapping[str, Callable[[Bench], Measured]] = {
-    "evaluate": evaluation.measure, "train": training.train, "head": formulas.head, "load": training.load,
-    "supervoxels": formulas.supervoxels, "registration": registration.registration, "guided": registration.guided,
-    "page": page.measure, "tests": fast_tests.measure}
+    "evaluate": evaluation.measure, "bf16": evaluation.in_bf16, "train": training.train, "head": formulas.head,
+    "load": training.load, "supervoxels": formulas.supervoxels, "registration": registration.registration,
+    "guided": registration.guided, "page": page.measure, "tests": fast_tests.measure}
 # what is done alone in a process whose peak memory is asked for
 PEAKS: Mapping[str, Callable[[Bench], None]] = {
     "evaluate": evaluation.one_query, "evaluate_plain": evaluation.one_query_plainly,

@@ -50,7 +50,7 @@ def test_what_does_not_agree_is_the_exit_status(monkeypatch, capsys):
 def test_unknown_part(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, "heads")
-    allowed = "evaluate, train, head, load, supervoxels, registration, guided, page, tests, all"
+    allowed = "evaluate, bf16, train, head, load, supervoxels, registration, guided, page, tests, all"
     assert f"got heads, allowed: {allowed}" in capsys.readouterr().err
 
 
@@ -99,6 +99,8 @@ def test_bf16_is_measured_where_it_is_fast_and_never_elsewhere(fast, tmp_path, m
     bench = Watched(tmp_path)
     steps = set(training.train_steps(bench, training.training_volumes(bench)))
     evaluated = set() if fast else set(evaluation.evaluate(bench))     # seconds, and the same question
+    cost = evaluation.in_bf16(bench)
+    assert set(cost.results) == ({"bf16"} if fast else set()) and ("left out: bf16" in cost.more[0]) != fast
     assert ("left out: evaluate_bf16, train_step_bf16" in bench.describe_rates()) != fast
     assert steps == ({"train_step", "train_step_bf16"} if fast else {"train_step"})
     assert "evaluate_bf16" not in evaluated and bench.in_bf16 == ({"rate", "model"} if fast else set())
@@ -170,7 +172,7 @@ def test_requests_of_a_person(tmp_path):
 @pytest.mark.slow
 def test_everything_runs(tmp_path, monkeypatch):
     run(monkeypatch, "--json", str(tmp_path / "out.json"))
-    in_bf16 = {"evaluate_bf16", "train_step_bf16"} if device.bf16_is_fast(torch.device("cpu")) else set()
+    in_bf16 = {"evaluate_bf16", "train_step_bf16", "bf16"} if device.bf16_is_fast(torch.device("cpu")) else set()
     assert set(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))) == in_bf16 | {
         "evaluate_one_support", "evaluate_all_supports", "head", "train_step", "load", "supervoxels", "registration",
         "registration_as_package", "guided", "guided_stones", "page_idle", "page_during_run", "tests"}
