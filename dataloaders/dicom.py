@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import tempfile
 import warnings
 import zlib
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.encaps import generate_fragments
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dataloaders.geometry import FLIP, expect_usable_axes, place
 from dataloaders.itk import last_line, quiet
@@ -24,12 +26,13 @@ from util.base.errors import InputError
 
 MAX_PACKED_PX = 2**24       # pixels of a slice that is compressed more than PACKED_RATIO times, as an empty one may be
 PACKED_RATIO = 50
-MAX_INFLATED = 2**28        # bytes of a file that is compressed as a whole
+MAX_INFLATED = 2**26        # bytes of a file that is compressed as a whole
 EVEN = 0.1                  # of the distance of two slices: how far a slice may be from where it should be
 SAME_SPACING, SAME_DIRECTION = 1e-4, 1e-3       # relative; cosine. Scanners round each slice by itself
 MIN_SLICES = 2
 PIXEL_GROUP, PIXEL_TAGS = 0x0028, (0x00080016, 0x00080060, 0x7FE00010)     # what pixels depend on: class, modality, pixels
 MR_IMAGE = UID("1.2.840.10008.5.1.4.1.1.4")
+SIZE_MARKERS = {0xFFF7, *range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}       # of JPEG-LS and JPEG
 NO_SCANS = ("DICOMDIR",)
 ENDINGS = (".dcm", ".dicom", ".ima")        # that many of these files have; they need none
 TAGS = ["TransferSyntaxUID", "SOPClassUID", "ImageType", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
@@ -114,7 +117,7 @@ def _expect_room(file: Any, path: Path) -> None:
     file.seek(132)
     unpacked, n_bytes = zlib.decompressobj(-zlib.MAX_WBITS), 0
     rest = file.read()[int(meta.get("FileMetaInformationGroupLength", 0)) + 12:]
-    while rest and n_bytes <= MAX_INFLATED:
+    while rest and not unpacked.eof and n_bytes <= MAX_INFLATED:
         n_bytes += len(unpacked.decompress(rest, 2**22))
         rest = unpacked.unconsumed_tail
     if n_bytes > MAX_INFLATED:
@@ -377,6 +380,9 @@ def _write_plain_copy(path: Path, copy: Path) -> None:
             syntax = UID(str(getattr(head, "file_meta", {}).get("TransferSyntaxUID", ImplicitVRLittleEndian)))
             if not syntax.is_compressed and len(head.PixelData) < n_bytes:
                 raise ValueError(f"{n_bytes} bytes of pixels are declared, it has {len(head.PixelData)}")
+            coded = _coded_size(head.PixelData) if syntax.is_encapsulated and syntax != RLELossless else None
+            if coded not in (None, (int(head.Columns), int(head.Rows))):
+                raise ValueError(f"{head.Columns} x {head.Rows} pixels are declared, the image in it has {coded[0]} x {coded[1]}")
             tags = [tag for tag in list(head.keys()) if tag.group == PIXEL_GROUP or tag in PIXEL_TAGS]
             plain = pydicom.Dataset({tag: head[tag] for tag in tags if head[tag].VR != "SQ"})
             plain.file_meta = pydicom.dataset.FileMetaDataset()
@@ -388,6 +394,24 @@ def _write_plain_copy(path: Path, copy: Path) -> None:
     except Exception as error:      # pydicom raises whatever a damaged file leads to
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: cannot be read as DICOM ({what})") from None
+
+
+def _coded_size(packed: bytes) -> tuple[int, int] | None:
+    """Return the width and height that a JPEG, JPEG-LS or JPEG 2000 image in a DICOM file begins with; None if there is none.
+
+    Libraries allocate that size, whatever the DICOM header says.
+    """
+    stream = b"".join(generate_fragments(packed))
+    if (at := stream.find(b"\xff\x4f\xff\x51")) >= 0:        # JPEG 2000: corners of the image
+        right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
+        return right - left, bottom - top
+    at = stream.find(b"\xff\xd8") + 2
+    while 2 <= at < len(stream) - 9:
+        marker, length, _, height, width = struct.unpack_from(">HHBHH", stream, at)
+        if marker in SIZE_MARKERS:
+            return width, height
+        at += 1 if marker == 0xFFFF else 2 + length
+    return None
 
 
 def _encoding(syntax: UID) -> dict[str, bool]:

@@ -256,17 +256,44 @@ def damaged(write: Callable[[Path], Path], cut=500) -> Callable[[Path], Path]:
     return write_damaged
 
 
-def vast_slices(base: Path) -> Path:
-    """Small files that say they hold 30000² pixels in a compressed way."""
-    write_slices(base, patient(grid(axes="LPS"), SHAPE, 1)[0][..., :3], grid(axes="LPS"))
-    for path in base.iterdir():
-        head = pydicom.dcmread(path)
-        head.Rows = head.Columns = 30000
-        head.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.5"
-        head.PixelData = pydicom.encaps.encapsulate([struct.pack("<16I", 1, 64, *[0] * 14) + b"\0" * 1000])
+def rewritten(change: Callable[[Dataset], None]) -> Callable[[Path], Path]:
+    """A DICOM series with each file changed."""
+    def write(base: Path) -> Path:
+        slices()(base)
+        for path in base.iterdir():
+            head = pydicom.dcmread(path)
+            change(head)
+            head.save_as(path)
+        return base
+    return write
+
+
+def deflated(head: Dataset) -> None:
+    head.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+
+
+def vast(head: Dataset) -> None:
+    """A few bytes that say they hold 30000² pixels in a compressed way."""
+    head.Rows = head.Columns = 30000
+    _packed("1.2.840.10008.1.2.5", struct.pack("<16I", 1, 64, *[0] * 14) + b"\0" * 1000)(head)
+
+
+def _packed(syntax: str, content: bytes) -> Callable[[Dataset], None]:
+    def change(head: Dataset) -> None:
+        head.file_meta.TransferSyntaxUID = syntax
+        head.PixelData = pydicom.encaps.encapsulate([content])
         head["PixelData"].is_undefined_length = True
-        head.save_as(path)
-    return base
+    return change
+
+
+def _jpeg(marker: int) -> bytes:
+    """The start of a JPEG or JPEG-LS image of 30000² pixels."""
+    return b"\xff\xd8\xff\xfe\x00\x04ab" + struct.pack(">HHBHHB", marker, 11, 16, 30000, 30000, 1) + b"\x01\x11\x00" + bytes(500)
+
+
+JPEG_2000 = (b"\xff\x4f\xff\x51" + struct.pack(">HH8IH", 41, 0, 30000, 30000, 0, 0, 30000, 30000, 0, 0, 1) + b"\x0f\x01\x01"
+             b"\xff\x52\x00\x0c\x00\x00\x00\x01\x00\x05\x04\x04\x00\x01\xff\x5c\x00\x13\x40" + b"\x40" * 16
+             + b"\xff\x90\x00\x0a" + bytes(7) + b"\x01\xff\x93" + bytes(300) + b"\xff\xd9")
 
 
 def outlines(base: Path) -> Path:
@@ -288,6 +315,7 @@ def _sheared(cosine: float) -> Affine:
     return affine
 
 
+LONG_NAME = "long name " + "腹" * 75 + "x" * 5         # 247 bytes with its ending
 MIRRORED, MOVED = np.diag([-1.0, 1, 1, 1]) @ grid(), grid()
 MOVED[:3, 3] += 80
 KINDS = {
@@ -308,11 +336,13 @@ KINDS = {
     "sagittal": Kind(nifti(affine=grid((6, 6, 6), (36, 22, 44), "PSL"), shape=(36, 22, 44))),
     "nifti 2": Kind(nifti_2),
     "a fourth axis of one": Kind(fourth_axis),
+    LONG_NAME: Kind(nifti()),
     "capitals": Kind(nifti(ending=".NII.GZ")),
     "nrrd": Kind(itk(".nrrd")), "mha": Kind(itk(".mha")), "mhd": Kind(itk(".mhd")),
     "pair": Kind(paired(".img")), "gzipped pair": Kind(paired(".img.gz")),
     "slices far down": Kind(slices(below="study/series 2")),
     "slopes of their own": Kind(pet),
+    "deflated slices": Kind(rewritten(deflated)),
     "tilted by 5 degrees": Kind(slices(tilt=5)), "tilted by 20 degrees": Kind(slices(tilt=20)),
     "spacing jitters": Kind(slices(each=lambda k: {"spacing": ["6", "6"] if k % 2 else ["6.0000007"] * 2})),
     "orientation jitters": Kind(slices(each=lambda k: {"axes": None if k % 2 else [1, 5e-5, 0, -5e-5, 1, 0]})),
@@ -328,7 +358,11 @@ KINDS = {
     "analyze": Kind(analyze, "does not say where left and right are"),
     "short mha": Kind(damaged(itk(".mha")), "ends too early", None),
     "short nrrd": Kind(damaged(itk(".nrrd")), "ends too early", None),
-    "vast slices": Kind(vast_slices, "pixels do not fit into"),
+    "vast slices": Kind(rewritten(vast), "pixels do not fit into"),
+    **{f"slices with a vast {name}": Kind(rewritten(_packed(syntax, content)), "the image in it has 30000 x 30000", None)
+       for name, syntax, content in (("jpeg", "1.2.840.10008.1.2.4.70", _jpeg(0xFFC3)),
+                                     ("jpeg ls", "1.2.840.10008.1.2.4.80", _jpeg(0xFFF7)),
+                                     ("jpeg 2000", "1.2.840.10008.1.2.4.90", JPEG_2000))},
     "outlines": Kind(outlines, "outlines, and no scan", None),
     "unknown": Kind(text(".mgz"), "of no kind that can be read"),
     "archive": Kind(text(".zip"), "is an archive"),

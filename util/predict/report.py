@@ -73,7 +73,10 @@ def read_layers(query: Path, target: Path, names: Mapping[int, str]) -> Layers:
 
 def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the (D, H, W) values of a map, or None. InputError: it does not have the shape of its query."""
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return None
+    except OSError:      # its name would be too long, so it is not there
         return None
     values = read_array(path)
     if values.shape != shape:
