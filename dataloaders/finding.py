@@ -18,6 +18,7 @@ from util.base.guard import is_same
 NOTES = {".txt", ".md", ".rst", ".json", ".jsonl", ".json5", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf",
          ".log", ".bval", ".bvec", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ini", ".cfg", ".toml", ".png", ".jpg",
          ".jpeg", ".gif", ".svg", ".py", ".sh", ".m", ".r", ".ipynb", ".task", ".sha256", ".md5"}
+MAX_NAME_BYTES = 240     # of a scan: files about it have at most 255, with an ending and the number of a run
 ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 
 
@@ -189,6 +190,14 @@ def _names(root: Path, paths: list[Path]) -> dict[Path, str]:
             else:
                 names[path] = in_utf8(top if len(inside) == 1 else "_".join([*parts[:-1], scan_name(path)]))
     return {path: names[path] for path in paths}
+
+
+def name_problem(name: str) -> str | None:
+    """Return why no file can be named after a scan; None if one can."""
+    n_bytes = len(name.encode())
+    if n_bytes <= MAX_NAME_BYTES:
+        return None
+    return f"its name has {n_bytes} bytes without the ending, allowed: {MAX_NAME_BYTES}, as results are named after it"
 
 
 def same_names(names: Mapping[Path, str]) -> list[Path]:

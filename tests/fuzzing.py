@@ -234,9 +234,15 @@ def fuzz_dicom(n: int, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         affine = kinds.grid((3, 3, 5), (12, 10, 4), "LPS")
         kinds.write_slices(Path(folder), kinds.patient(affine, (12, 10, 4))[0], affine)
-        sound = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+        plain_files = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+        for path in Path(folder).iterdir():
+            head = pydicom.dcmread(path)
+            kinds.deflated(head)
+            head.save_as(path)
+        deflated = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
+        sound = plain_files if rng.random() < 0.8 else deflated
         for number, content in enumerate(sound):
             (folder / f"{number}.dcm").write_bytes(content)
         path = folder / f"{rng.integers(len(sound))}.dcm"

@@ -316,6 +316,7 @@ def _sheared(cosine: float) -> Affine:
 
 
 LONG_NAME = "long name " + "腹" * 75 + "x" * 5         # 247 bytes with its ending
+NAME_TOO_LONG = "too long a name ".ljust(248, "x")
 MIRRORED, MOVED = np.diag([-1.0, 1, 1, 1]) @ grid(), grid()
 MOVED[:3, 3] += 80
 KINDS = {
@@ -363,6 +364,7 @@ KINDS = {
        for name, syntax, content in (("jpeg", "1.2.840.10008.1.2.4.70", _jpeg(0xFFC3)),
                                      ("jpeg ls", "1.2.840.10008.1.2.4.80", _jpeg(0xFFF7)),
                                      ("jpeg 2000", "1.2.840.10008.1.2.4.90", JPEG_2000))},
+    NAME_TOO_LONG: Kind(nifti(), "its name has 248 bytes without the ending, allowed: 240"),
     "outlines": Kind(outlines, "outlines, and no scan", None),
     "unknown": Kind(text(".mgz"), "of no kind that can be read"),
     "archive": Kind(text(".zip"), "is an archive"),

@@ -97,8 +97,10 @@ class OwnFolder:
         """
         try:
             status = os.stat(_plain(name), dir_fd=self.descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                return False
+            raise
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{self.path / name}: is a link, a folder or a device; allowed: a plain file")
         return True

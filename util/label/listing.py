@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dataloaders.finding import find_scans, same_names
+from dataloaders.finding import find_scans, name_problem, same_names
 from dataloaders.reading import check_header, is_nifti
 from util.base.errors import InputError, in_utf8
 from util.base.inputs import expect_utf8
@@ -45,7 +45,7 @@ def list_scans(folder: Path, session: Path, pattern: str = "*") -> dict[str, Sca
         raise InputError(f"{folder}: holds no scan named {pattern}; allowed: NIfTI files, or folders of DICOM slices")
     if twice := same_names(names):
         raise InputError(f"{folder}: two scans have the name {names[twice[0]]}; allowed: names that differ before the ending")
-    scans = {name: Scan(name, path, problem_at(path, folder)) for path, name in names.items()}
+    scans = {name: Scan(name, path, name_problem(name) or problem_at(path, folder)) for path, name in names.items()}
     odd = [one for one in found.left_out if one.may_be_scan and one.path != folder and fnmatch(one.path.name, pattern)]
     left_out = {in_utf8(one.path.relative_to(folder).as_posix()).replace("/", "_"): one for one in odd}
     return scans | {name: Scan(name, one.path, _leads_out(one.path, folder) or one.reason) for name, one in left_out.items()

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from dataloaders.finding import name_problem
 from dataloaders.itk import check_image, labels_on
 from dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
 from dataloaders.reading import read_image
@@ -226,9 +227,11 @@ class Session:
 
         Raises:
             MissingError: there is no such scan.
-            InputError: it cannot be read, or leads out of the folder.
+            InputError: it cannot be read, leads out of the folder, or has too long a name.
         """
         path = self.scan_file(name)
+        if problem := name_problem(name):
+            raise InputError(f"{path}: {problem}")
         copy = self._work / "scans" / _file_name(name)
         with self._of_image(name):
             if name not in self._checked:

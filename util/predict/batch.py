@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.finding import LeftOut, find_scans, same_names
+from dataloaders.finding import LeftOut, find_scans, name_problem, same_names
 from dataloaders.folds import stepping_stones
 from dataloaders.reading import content_sha256, is_nifti, is_slice
 from util.base.checksums import code_sha256, digest, sha256
@@ -238,10 +238,12 @@ def find_queries(options: PredictOptions, output: Path, words: Words) -> tuple[d
         return found.names, found.left_out
     queries = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
     left_out = [one for one in found.left_out if not any(is_same(one.path, path) for path in given)]
+    left_out += [LeftOut(scan, problem, True) for scan, name in queries.items() if (problem := name_problem(name))]
+    queries = {scan: name for scan, name in queries.items() if not name_problem(name)}
+    why = next((f"; {one.path.name}: {one.reason}" for one in left_out if one.path != query), "")
     if not queries and found.names:
-        raise InputError(f"{words.query}: {query} holds only scans that are outlined; allowed: a folder with others")
+        raise InputError(f"{words.query}: {query} holds only scans that are outlined{why}; allowed: a folder with others")
     if not queries:
-        why = next((f"; {one.path.name} {one.reason}" for one in left_out if one.path != query), "")
         raise InputError(f"{words.query}: no scan in {query}{why}; allowed: NIfTI, NRRD and MetaImage files, and DICOM slices")
     return queries, left_out
 
