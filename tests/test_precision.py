@@ -8,10 +8,13 @@ import sys
 import pytest
 import torch
 
+from models.encoder import build_encoder
+from models.qnet import QNet
+from tests.goldens import recipe
 from tests.programs import predict, run
 from util.base.device import bf16_is_fast, resolve_precision
 from util.base.root import ROOT
-from util.options.config import load_config, named_configs
+from util.options.config import base_config, load_config, named_configs
 from util.predict.predictor import Predictor
 from util.training.snapshots import read_snapshot
 
@@ -95,14 +98,20 @@ def test_auto_trains_in_what_is_fast_and_scores_in_float32_and_the_run_folder_sa
 
 
 @pytest.mark.whole
-def test_a_score_does_not_depend_on_the_machine(machine, trained, toy_data, tmp_path):
-    """By the defaults, the numbers of a processor that is faster in bf16 are those of one that is not, and those of float32."""
-    options = {"supp_idx": 0, "whole_volume": False, "reload_model_path": str(trained / "snapshots/3.pth")}
+def test_a_score_does_not_depend_on_the_machine(machine, toy_data, tmp_path):
+    """By the defaults, the numbers of a processor that is faster in bf16 are those of one that is not, and not those of bf16."""
+    weights = recipe(QNet(build_encoder("small"), (0.9, 0.1)).state_dict(), 90, -18.2)      # masks are neither empty nor full
+    weights["encoder.reduce1d.weight"] *= 0.02
+    torch.save(weights, tmp_path / "recipe.pth")
     scores = {}
-    for name, fast, precision in (("fast", True, {}), ("slow", False, {}), ("named", True, {"precision": "float32"})):
+    for name, fast, precision in (("fast", True, "auto"), ("slow", False, "auto"), ("float32", True, "float32"),
+                                  ("bf16", True, "bf16")):
         machine(fast)
-        scores[name] = (run("test", tmp_path / name, toy_data, **options, **precision) / "scores.csv").read_bytes()
-    assert scores["fast"] == scores["slow"] == scores["named"]
+        folder = run("test", tmp_path / name, toy_data, supp_idx=0, whole_volume=False, precision=precision,
+                     reload_model_path=str(tmp_path / "recipe.pth"))
+        scores[name] = (folder / "scores.csv").read_bytes()
+    assert base_config()["precision"] == "auto"
+    assert scores["fast"] == scores["slow"] == scores["float32"] != scores["bf16"]
 
 
 @pytest.mark.whole
