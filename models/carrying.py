@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlation, returned
+from models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlations, returned
 from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
 from models.registration import PreparedScan, Registration, RegistrationSettings
 from models.sampling import bounds_of, column, margin_box, sample
@@ -33,6 +34,22 @@ UNSURE = 1.5                  # a carried map errs so many times as much as the 
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
 FIT_POWER = 4.0               # of (1 + correlation) / 2: how much more a way counts where its image fits better
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
+FIT_SLACK = 0.1               # of correlation: the mean over ways leans to those that fit
+LOST = 0.3                    # of Dice: so much less comes back of what all ways found than of what the direct one found
+
+
+class Carried(NamedTuple):
+    """Outlines that are carried to the voxels of a box.
+
+    Attributes:
+        maps: (K, d, h, w) probabilities.
+        agreement: (K,) soft Dice of those of each way with these, in the mean; of a single way, of its two registrations.
+        fit: (d, h, w) local correlation of the carried images with the scan's own.
+    """
+
+    maps: Tensor
+    agreement: Tensor
+    fit: Tensor
 
 
 class RegistrationModel(VolumeModel):
@@ -84,6 +101,35 @@ class RegistrationModel(VolumeModel):
         drawn, _ = self.drawn(stone, maps, expected, support, voxels, STRONG)
         return Outlines(stone, drawn.mul(255).round().byte(), voxels, (zoomed,))
 
+    def carried(self, scan: PreparedScan, support: Support, ways: Sequence[Way], voxels: tuple[slice, slice, slice],
+                points: Tensor) -> Carried:
+        """Carry outlines to the voxels of a box of a scan, by each way twice: by its zoomed registration and by its wide one.
+
+        Where the zoom went astray, the wide one speaks for the others. In each voxel those count more whose image fits better.
+
+        Args:
+            points: (3, d, h, w) positions of the voxels in mm.
+        """
+        of_way = [(way.outlines, registration) for way in ways for registration in way.registration.levels]
+        places = ((outlines, *Way(outlines, registration).places(points)) for outlines, registration in of_way)
+        maps, images = list[Tensor](), list[Tensor]()
+        for outlines, here, in_support in places:
+            maps.append(outlines.at(here).mul(255).round().byte())
+            images.append(sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half())
+        weights, fit, total = list[Tensor](), torch.zeros_like(points[0]), torch.zeros_like(points[0])
+        for correlation in local_correlations(scan.image[voxels], images, scan.spacing_mm, FIT_WINDOW * scan.wide_mm):
+            weight = ((1 + correlation) / 2).clamp_min(0.05) ** FIT_POWER
+            weights.append(weight.half())
+            fit += correlation * weight
+            total += weight
+        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], self.agreement_power, local=weights)
+                             for k in range(len(maps[0]))])
+        if len(ways) == 1:
+            agreement = soft_dice(maps[0].float() / 255, maps[-1].float() / 255)
+        else:
+            agreement = torch.stack([soft_dice(of_one.float() / 255, carried) for of_one in maps]).mean(dim=0)
+        return Carried(carried, agreement, fit / total)
+
     def drawn(self, scan: PreparedScan, maps: Tensor, expected: Tensor, support: Support,
               voxels: tuple[slice, slice, slice], border: str) -> tuple[Tensor, tuple[str, ...]]:
         """Return (K, d, h, w) maps in a box of a scan with their borders drawn anew where that pays, and how each was drawn.
@@ -114,38 +160,38 @@ class RegistrationModel(VolumeModel):
         if not ways:
             raise ValueError("ways: got none, expected at least the direct one")
         voxels, points = region(query, box)
-        image = query.image[voxels]
-        maps, images = [], []
-        for way in ways:
-            places, of_support = way.places(points)
-            maps.append(way.outlines.at(places).mul(255).round().byte())
-            images.append(sample(support.scan.image[None], of_support / column(support.scan.spacing_mm, of_support))[0])
-        correlation = local_correlation(image, torch.stack(images), query.spacing_mm, FIT_WINDOW * query.wide_mm)
-        weights = ((1 + correlation) / 2).clamp_min(0.01) ** FIT_POWER
-        carried = torch.stack([fuse([of_way[k:k + 1].float() / 255 for of_way in maps], self.agreement_power, local=weights)[0]
-                               for k in range(len(support.masks))])
+        places_back = back.places(points_of(support.scan, support.outlines.box))
+        carried = self.carried(query, support, ways, voxels, points)
         if len(ways) > 1:
-            agreement = torch.stack([soft_dice(of_way.float() / 255, carried) for of_way in maps]).mean(dim=0)
-        else:
-            wide = ways[0].registration.wide
-            agreement = soft_dice(support.outlines.at(wide.places(points)), carried)
-        drawn, borders = self.drawn(query, carried, agreement, support, voxels, MILD)
-        registered, probs = (torch.zeros(len(carried), *query.image.shape, device=image.device) for _ in range(2))
-        registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried, drawn
-        fit = (correlation * weights).sum(dim=0) / weights.sum(dim=0)
-        evidence = self._evidence(query, support, drawn, carried, agreement, fit, voxels, probs, back)
+            self._save_lost(carried, self.carried(query, support, ways[:1], voxels, points),
+                            lambda maps: returned(support, maps > 0.5, voxels, query.spacing_mm, places_back))
+        drawn, borders = self.drawn(query, carried.maps, carried.agreement, support, voxels, MILD)
+        registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
+        registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried.maps, drawn
+        evidence = self._evidence(query, support, drawn, carried, voxels, places_back, back)
         expected = expected_dice(evidence)
         warped = ways[0].registration.warp(support.scan.image[None])[0]
         return VolumeSegmentation(probs, registered, expected, warped, borders, evidence)
 
-    def _evidence(self, query: PreparedScan, support: Support, drawn: Tensor, carried: Tensor, agreement: Tensor, fit: Tensor,
-                  voxels: tuple[slice, slice, slice], probs: Tensor, back: Registration) -> Tensor:
+    @staticmethod
+    def _save_lost(carried: Carried, direct: Carried, comes_back: Callable[[Tensor], Tensor]) -> None:
+        """Take a class from the direct way, in place, if the others have led it astray.
+
+        That is so if what all ways found does not come back to the outlined scan, but what the direct way found does, and its
+        image fits about as well. Repeated structures, such as vertebrae, are lost so.
+        """
+        for k, (of_all, alone) in enumerate(zip(comes_back(carried.maps), comes_back(direct.maps), strict=True)):
+            either = (carried.maps[k] > 0.5) | (direct.maps[k] > 0.5)
+            if alone > of_all + LOST and direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
+                carried.maps[k], carried.agreement[k] = direct.maps[k], direct.agreement[k]
+                carried.fit[either] = direct.fit[either]
+
+    def _evidence(self, query: PreparedScan, support: Support, drawn: Tensor, carried: Carried,
+                  voxels: tuple[slice, slice, slice], places_back: Tensor, back: Registration) -> Tensor:
         """(K, …) numbers of `EVIDENCE`; NaN for a class that has vanished."""
         found = (drawn == drawn.amax(dim=0)) & (drawn > 0.5)
-        whole = torch.zeros(probs.shape, dtype=torch.bool, device=probs.device)
-        whole[(slice(None), *voxels)] = found
         box = support.outlines.box
-        again = returned(support, whole, query.spacing_mm, back.places(points_of(support.scan, box)), box)
+        again = returned(support, found, voxels, query.spacing_mm, places_back)
         voxel_ratio = torch.tensor(query.spacing_mm).prod() / torch.tensor(support.scan.spacing_mm).prod()
         rows = []
         for k, mask in enumerate(found):
@@ -159,8 +205,8 @@ class RegistrationModel(VolumeModel):
             around = _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0)
             of_support = contrast(support.scan.image[box], truth, around)
             same = max(-1.0, min(1.0, of_query / of_support)) if abs(of_support) > 0.3 else 1.0
-            kept = float(soft_dice(mask.float(), (carried[k] > 0.5).float()))
-            rows.append([float(agreement[k]), kept, float(again[k]), float(fit[near].mean()), same,
+            kept = float(soft_dice(mask.float(), (carried.maps[k] > 0.5).float()))
+            rows.append([float(carried.agreement[k]), kept, float(again[k]), float(carried.fit[near].mean()), same,
                          abs(float(torch.tensor(volume).log())), support.trials[k][1].before if support.trials else 1.0])
         return torch.tensor(rows)
 

@@ -8,7 +8,7 @@ ways adds nothing to both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -29,22 +29,26 @@ CLIPPED = 0.02         # Dice nearer to 0 or 1 count as this in the logistic mod
 VANISHED = 0.05        # of the volume that is expected: a class of which less is found has vanished
 
 
-def returned(support: Support, found: Tensor, spacing_mm: Sequence[float], places: Tensor,
-             box: tuple[slice, slice, slice]) -> Tensor:
+def returned(support: Support, found: Tensor, voxels: tuple[slice, slice, slice], spacing_mm: Sequence[float],
+             places: Tensor) -> Tensor:
     """Dice (K,) of found outlines, carried back to the outlined scan, with the truth there.
 
     Args:
-        found: (K, D, H, W) of 0 and 1, on the query.
-        places: (3, d, h, w) places in the query, in mm, of the support's voxels in `box`.
+        found: (K, d, h, w) of 0 and 1, in a box of the query.
+        voxels: of the box.
+        spacing_mm: of the query, (D, H, W).
+        places: (3, …) places in the query, in mm, of the voxels in the box of the support's outlines.
     """
-    back = sample(found.float(), places / column(spacing_mm, places)) > 0.5
-    truth = support.masks[(slice(None), *box)].bool()
+    first = column([of_axis.start for of_axis in voxels], places)
+    back = sample(found.float(), places / column(spacing_mm, places) - first) > 0.5
+    truth = support.masks[(slice(None), *support.outlines.box)].bool()
     shared, total = (back & truth).flatten(1).sum(1), back.flatten(1).sum(1) + support.masks.flatten(1).sum(1)
     return 2 * shared / total.clamp_min(1)
 
 
-def local_correlation(image: Tensor, others: Tensor, spacing_mm: Sequence[float], sigma_mm: float) -> Tensor:
-    """Correlation (n, D, H, W), −1 to 1, of an image (D, H, W) with others (n, D, H, W), in Gaussian windows around each voxel.
+def local_correlations(image: Tensor, others: Iterable[Tensor], spacing_mm: Sequence[float],
+                       sigma_mm: float) -> Iterator[Tensor]:
+    """Yield the correlation (D, H, W), −1 to 1, of an image (D, H, W) with each of others, in Gaussian windows around each voxel.
 
     It does not depend on brightness and contrast. Where one of both is constant it is 0.
     """
@@ -53,12 +57,11 @@ def local_correlation(image: Tensor, others: Tensor, spacing_mm: Sequence[float]
 
     of_image, square = mean(image[None])[0], mean(image.square()[None])[0]
     variance = square - of_image.square()
-    found = []
-    for other in others:
-        of_other, of_square, of_both = mean(torch.stack([other, other.square(), other * image]))
+    for other in (of_one.float() for of_one in others):
+        of_other, of_square, of_both = (mean(maps[None])[0] for maps in (other, other.square(), other * image))
         product = (variance * (of_square - of_other.square())).clamp_min(0)
-        found.append(torch.where(product > 1e-10, (of_both - of_image * of_other) / product.clamp_min(1e-10).sqrt(), 0.0))
-    return torch.stack(found).clamp(-1, 1)
+        found = torch.where(product > 1e-10, (of_both - of_image * of_other) / product.clamp_min(1e-10).sqrt(), 0.0)
+        yield found.clamp(-1, 1)
 
 
 def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:

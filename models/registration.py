@@ -35,6 +35,7 @@ warnings.filterwarnings("ignore", "Default grid_sample", UserWarning, r"convexAd
 MIN_CONTENT_POINTS = 100          # fewer points inside the contents do not make an affine map
 OUTLIER_SHARE = 1 / 28            # of the contents' extent: a displacement so far off the affine map counts half
 SAME_START = 0.01                 # of the contents' extent: starts that are nearer to each other are one
+MOST_INTENSITY = 4.0              # times the usual weight of the intensity
 ZOOM_MARGIN = 0.15                # of the organs' box, on either side, …
 ZOOM_MARGIN_CELLS = 4             # … and so many voxels of the wide grid
 
@@ -58,6 +59,9 @@ class Search:
             raise ValueError(f"Search: points, cell and reach are positive, and cell is even, got {self}")
 
 
+START = Search(100_000, cell=4, reach=5)    # on its grid starts are compared where no affine map is searched
+
+
 @dataclass(frozen=True)
 class RegistrationSettings:
     """Settings of `register` and `zoom`; axes (D, H, W).
@@ -65,11 +69,12 @@ class RegistrationSettings:
     `affine` gives the affine map from which `wide` starts; None: the best start as it is. `zoom` is the search around the organs;
     None: there is none. No grid is finer than `finest` voxels of the query, or has more than `oversampled` points for each voxel
     in its box. `smoothness` weighs the squared differences of neighbouring displacements (in cells of two voxels). The
-    intensity, 0…1 and times `intensity_weight`, is one more feature beside the twelve of MIND.
+    intensity, 0…1, is one more feature beside the twelve of MIND: times `intensity_weight` in the affine search, and then by how
+    well the intensities of both scans go together (`weight_of_intensity`).
     """
 
-    affine: Search | None = Search(100_000, cell=4, reach=5)
-    wide: Search = Search(800_000, cell=6, reach=5)
+    affine: Search | None = START
+    wide: Search = Search(800_000, cell=6, reach=2)
     zoom: Search | None = Search(1_000_000, cell=4, reach=2)
     finest: float = 0.4
     oversampled: float = 8.0
@@ -117,12 +122,14 @@ class Registration:
         affine: (3, 4) map of mm in the query to mm in the support (index × spacing).
         displacements: applied to the query's points one after the other, before the affine map; the finest comes first.
         spacing_mm: of the wide grid, (D, H, W): how finely the scans were compared.
+        intensity_weight: of the intensity beside MIND.
         query_shape, query_spacing_mm, support_spacing_mm: of the scans, (D, H, W).
     """
 
     affine: Tensor
     displacements: tuple[Displacement, ...]
     spacing_mm: tuple[float, float, float]
+    intensity_weight: float
     query_shape: tuple[int, int, int]
     query_spacing_mm: tuple[float, float, float]
     support_spacing_mm: tuple[float, float, float]
@@ -131,6 +138,11 @@ class Registration:
     def wide(self) -> Registration:
         """The registration over all contents, without what was found by zooming."""
         return replace(self, displacements=self.displacements[-1:])
+
+    @property
+    def levels(self) -> tuple[Registration, ...]:
+        """The registration itself and, if it was zoomed, the wide one."""
+        return (self, self.wide) if len(self.displacements) > 1 else (self,)
 
     def places(self, points: Tensor) -> Tensor:
         """(3, …) places in the support, in mm, of (3, …) points in the query, in mm."""
@@ -208,12 +220,13 @@ class PreparedScan:
     @torch.no_grad()
     def register(self, support: PreparedScan) -> Registration:
         """Register a support to this query, as the function `register` does."""
-        affine = self._affine(support)
+        affine, weight = self._affine(support)
         search = self.settings.wide
         grid, query = self.prepared(search, self.box)
-        displacement = self._displaced(grid, query, search, self._of(support, mapped(affine, grid.points), grid), True)
+        displacement = self._displaced(grid, query, search, self._of(support, mapped(affine, grid.points), grid), weight, True)
         D, H, W = self.image.shape
-        return Registration(affine, (displacement,), displacement.spacing_mm, (D, H, W), self.spacing_mm, support.spacing_mm)
+        return Registration(affine, (displacement,), displacement.spacing_mm, weight, (D, H, W), self.spacing_mm,
+                            support.spacing_mm)
 
     @torch.no_grad()
     def zoom(self, support: PreparedScan, found: Registration, box: tuple[Tensor, Tensor]) -> Registration:
@@ -222,31 +235,36 @@ class PreparedScan:
         if search is None:
             return found
         grid, query = self.prepared(search, box)
-        finer = self._displaced(grid, query, search, self._of(support, found.places(grid.points), grid), False)
+        of_support = self._of(support, found.places(grid.points), grid)
+        finer = self._displaced(grid, query, search, of_support, found.intensity_weight, False)
         return replace(found, displacements=(finer, *found.displacements))
 
-    def _affine(self, support: PreparedScan) -> Tensor:
-        """The (3, 4) affine map of the start that fits best."""
-        starts = distinct(starts_of(self, support), SAME_START * self.extent_mm, self.box)
-        if self.settings.affine is None and len(starts) == 1:
-            return starts[0]
-        search = self.settings.affine or Search(100_000, cell=4, reach=5)
+    def _affine(self, support: PreparedScan) -> tuple[Tensor, float]:
+        """The (3, 4) affine map of the start that fits best, and the weight that the intensity gets from then on."""
+        search = self.settings.affine or START
         grid, query = self.prepared(search, self.box)
-        affines = [self._fitted(support, start, search) for start in starts] if self.settings.affine else starts
-        misfits = [(self._of(support, mapped(affine, grid.points), grid) - query).square().mean() for affine in affines]
-        return affines[int(torch.stack(misfits).argmin())]
+        affines = distinct(starts_of(self, support), SAME_START * self.extent_mm, self.box)
+        if self.settings.affine:
+            affines = [self._fitted(support, start, search) for start in affines]
+        found = [self._of(support, mapped(affine, grid.points), grid) for affine in affines]
+        by = column_of(self.settings.intensity_weight, query)
+        best = int(torch.stack([((of_one - query) * by).square().mean() for of_one in found]).argmin())
+        return affines[best], weight_of_intensity(query[0, -1], found[best][0, -1], self.settings.intensity_weight)
 
     def _fitted(self, support: PreparedScan, start: Tensor, search: Search) -> Tensor:
         """The affine map that fits the displacements of a coarse search best, distant ones counting less."""
         grid, query = self.prepared(search, self.box)
-        voxels = discrete_search(query, self._of(support, mapped(start, grid.points), grid), search, grid.shape)
+        by = column_of(self.settings.intensity_weight, query)
+        voxels = discrete_search(query * by, self._of(support, mapped(start, grid.points), grid) * by, search, grid.shape)
         places = mapped(start, Displacement.on(grid, voxels, True)(grid.points))
         content = sample((self.image > CONTENT_LEVEL).float()[None], grid.points / column(self.spacing_mm, query))[0] > 0.5
         if content.sum() <= MIN_CONTENT_POINTS:
             return start
         return fit_affine(grid.points[:, content], places[:, content], OUTLIER_SHARE * self.extent_mm)
 
-    def _displaced(self, grid: WorkingGrid, query: Tensor, search: Search, support: Tensor, beyond: bool) -> Displacement:
+    def _displaced(self, grid: WorkingGrid, query: Tensor, search: Search, support: Tensor, intensity_weight: float,
+                   beyond: bool) -> Displacement:
+        query, support = (features * column_of(intensity_weight, features) for features in (query, support))
         start = discrete_search(query, support, search, grid.shape)
         voxels = descend(query, support, start, self.settings.n_steps, self.settings.smoothness)
         return Displacement.on(grid, voxels, beyond)
@@ -275,19 +293,45 @@ class PreparedScan:
         return max(1, min(search.points, round(self.settings.oversampled * voxels)))
 
     def features(self, places: Tensor, settings: RegistrationSettings, more: int = 0) -> Tensor:
-        """Return MIND features and the weighted intensity at (3, d, h, w) places in mm, means over 2×2×2 of them.
+        """Return MIND features and the intensity at (3, d, h, w) places in mm, means over 2×2×2 of them.
 
         Search and descent take no finer ones. Radius and dilation of MIND are `more` than the settings say where the places are
         finer than the query's voxels, since there is nothing to compare within a voxel.
         """
         volume = sample(self.image[None], places / column(self.spacing_mm, places))
         mind = F.avg_pool3d(mind_ssc(volume[0], settings.mind_radius + more, settings.mind_dilation + more), 2, stride=2)
-        return torch.cat([mind, settings.intensity_weight * F.avg_pool3d(volume, 2, stride=2)])[None]
+        return torch.cat([mind, F.avg_pool3d(volume, 2, stride=2)])[None]
 
     def release(self) -> None:
         """Drop grids and features; they are computed again when they are needed."""
         with self._preparing:
             self._prepared.clear()
+
+
+def column_of(intensity_weight: float, features: Tensor) -> Tensor:
+    """Return the weights (1, C, 1, 1, 1) of features, of which the intensity is the last one."""
+    weights = torch.ones(features.shape[1], device=features.device)
+    weights[-1] = intensity_weight
+    return weights.view(1, -1, 1, 1, 1)
+
+
+def weight_of_intensity(query: Tensor, support: Tensor, usual: float) -> float:
+    """Return the weight of the intensity as a feature, by how well two scans that lie on each other go together.
+
+    It is `usual` where the correlation ρ of the intensities, in what both scans have of contents, is ½. It grows as ρ/√(1 − ρ²),
+    the ratio of what a linear map explains to what it leaves, up to four times `usual`. Without a correlation, as between two
+    kinds of contrast, it is 0.
+
+    Args:
+        query, support: (d, h, w) intensities, 0 to 1.
+    """
+    both = (query > CONTENT_LEVEL) & (support > CONTENT_LEVEL)
+    if both.sum() <= MIN_CONTENT_POINTS:
+        return usual
+    rho = float(torch.corrcoef(torch.stack([query[both], support[both]]))[0, 1])
+    if not rho > 0:         # also where one of both is constant
+        return 0.0
+    return usual * min(MOST_INTENSITY, math.sqrt(3) * rho / math.sqrt(max(1e-6, 1 - rho * rho)))
 
 
 def starts_of(query: PreparedScan, support: PreparedScan) -> list[Tensor]:

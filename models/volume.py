@@ -66,7 +66,7 @@ class Support:
         """The box around its classes into which registrations to it are zoomed."""
         D, H, W = self.scan.image.shape
         affine = torch.eye(3, 4, device=self.scan.image.device)
-        itself = Registration(affine, (), (self.scan.wide_mm,) * 3, (D, H, W), self.scan.spacing_mm, self.scan.spacing_mm)
+        itself = Registration(affine, (), (self.scan.wide_mm,) * 3, 1.0, (D, H, W), self.scan.spacing_mm, self.scan.spacing_mm)
         box = box_of(self.scan, [Way(self.outlines, itself)], 0.0)
         assert box is not None      # no class is empty
         return box
@@ -223,7 +223,8 @@ def join_boxes(boxes: Sequence[Box]) -> Box:
     return torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
 
 
-def fuse(maps: Sequence[Tensor], power: float, n_rounds: int = 3, local: Tensor | None = None) -> Tensor:
+def fuse(maps: Sequence[Tensor], power: float, n_rounds: int = 3,
+         local: Sequence[Tensor] | None = None) -> Tensor:
     """Return the mean of several (K, D, H, W) maps of the same classes, those that agree with the others counting more.
 
     The weight of a map, for each class, is its soft Dice with the mean so far to the power `power`. That leaves out what a
@@ -231,21 +232,27 @@ def fuse(maps: Sequence[Tensor], power: float, n_rounds: int = 3, local: Tensor 
     in the plane. Power 0 gives the plain mean.
 
     Args:
-        local: (n, D, H, W) further weights of the voxels of each map, above 0.
+        maps: of 0 to 1, or uint8 of 0 to 255.
+        local: (D, H, W) further weights of the voxels of each map, above 0.
     """
     if len(maps) == 1:
-        return maps[0].float()
-    small = torch.stack([F.avg_pool3d(of_one.float(), (1, 2, 2), ceil_mode=True) for of_one in maps])
+        return _unit(maps[0])
+    small = torch.stack([F.avg_pool3d(_unit(of_one), (1, 2, 2), ceil_mode=True) for of_one in maps])
     weights = torch.full(small.shape[:2], 1 / len(maps), device=small.device)
     for _ in range(n_rounds if power else 0):
         weights = soft_dice(small, torch.einsum("nk,nkdhw->kdhw", weights, small)) ** power
         weights = weights / weights.sum(dim=0)
     mean, total = (torch.zeros_like(maps[0], dtype=torch.float32) for _ in range(2))
     for k, (of_one, weight) in enumerate(zip(maps, weights, strict=True)):
-        by_voxel = weight.view(-1, 1, 1, 1) if local is None else weight.view(-1, 1, 1, 1) * local[k]
-        mean += by_voxel * of_one
+        by_voxel = weight.view(-1, 1, 1, 1) if local is None else weight.view(-1, 1, 1, 1) * local[k].float()
+        mean += by_voxel * _unit(of_one)
         total += by_voxel
     return mean / total
+
+
+def _unit(maps: Tensor) -> Tensor:
+    """Maps as float32 of 0 to 1."""
+    return maps.float() / 255 if maps.dtype == torch.uint8 else maps.float()
 
 
 def soft_dice(maps: Tensor, other: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Outlines that are carried over, and borders that are drawn anew where that pays, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.carrying import CARRIED, MILD, STRONG, GuidedModel, RegistrationModel, back_scale
 from models.guided import Trial
-from models.registration import PreparedScan, Registration, RegistrationSettings, Search
-from models.volume import Outlines, Support, Way, outlines_of
+from models.registration import Displacement, PreparedScan, Registration, RegistrationSettings, Search
+from models.volume import Outlines, Support, Way, outlines_of, points_of
 
 SHAPE, MM = (4, 16, 16), (1.0,) * 3
 WHOLE = torch.full((3,), -0.5), torch.tensor(SHAPE) - 0.5
@@ -18,7 +20,7 @@ def moved_by(mm, shape=SHAPE):
     """A registration by hand: the place in the support is that in the query, moved along W."""
     affine = torch.eye(3, 4)
     affine[2, 3] = mm
-    return Registration(affine, (), MM, shape, MM, MM)
+    return Registration(affine, (), MM, 1.0, shape, MM, MM)
 
 
 def bar(first, last):
@@ -32,6 +34,11 @@ def support_of(image, masks, gain=0.0):
     scan = PreparedScan(image, MM, SMALL)
     trials = [[Trial(0.9, {STRONG: gain, MILD: gain})] * 2] * len(masks)
     return Support(scan, masks, outlines_of(scan, masks), trials, [16.0] * len(masks))
+
+
+def dice(probs, masks):
+    found = probs > 0.5
+    return float(2 * (found & masks).sum() / (found.sum() + masks.sum()))
 
 
 def segment(model, image, support, *ways, back=None):
@@ -49,6 +56,41 @@ def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
     assert torch.equal(found.warped, support.scan.image)
     with pytest.raises(ValueError, match="ways: got none"):
         segment(RegistrationModel(SMALL), image, support)
+
+
+def zoomed_by(mm):
+    """A wide registration that is right, and a zoom that moves everything along W."""
+    field = torch.zeros(1, 3, 2, 4, 4)
+    field[:, 2] = mm
+    return replace(moved_by(0.0), displacements=(Displacement(field, SHAPE, (0.0,) * 3, MM, True),
+                                                 Displacement(torch.zeros_like(field), SHAPE, (0.0,) * 3, MM, True)))
+
+
+def test_a_zoom_that_went_astray_is_outvoted_by_the_wide_registration():
+    torch.manual_seed(0)
+    image = torch.rand(SHAPE)
+    support = support_of(image, bar(5, 9))
+    way = Way(support.outlines, zoomed_by(4.0))
+    assert dice(segment(RegistrationModel(SMALL), image, support, way).registered, bar(5, 9)) > 0.95
+    alone = replace(way.registration, displacements=way.registration.displacements[:1])
+    assert dice(segment(RegistrationModel(SMALL), image, support, Way(support.outlines, alone)).registered, bar(5, 9)) < 0.1
+    stone = RegistrationModel(SMALL).carried(support.scan, support, [way], EVERYWHERE, points_of(support.scan, EVERYWHERE))
+    assert stone.agreement[0] < 0.1         # both are far from each other, which says how sure the map is
+
+
+def test_a_class_that_most_ways_lose_is_taken_from_the_direct_way():
+    torch.manual_seed(0)
+    image = torch.rand(SHAPE)
+    support = support_of(image, bar(4, 8))
+    direct = Way(support.outlines, moved_by(0.0))
+    astray = [Way(Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),)), moved_by(0.0))] * 3
+    model = RegistrationModel(SMALL)
+    found = segment(model, image, support, direct, *astray)
+    assert dice(found.registered, bar(4, 8)) == 1.0 and found.confidence[0] > 0.5
+    elsewhere = segment(model, image, support, direct, *astray, back=moved_by(5.0))      # the way back tells that they are right
+    assert dice(elsewhere.registered, bar(4, 8)) < 0.1
+    worse = segment(model, image.roll(5, -1), support, direct, *astray)      # the image of the direct way fits worse
+    assert dice(worse.registered, bar(4, 8)) < 0.1
 
 
 def test_the_way_whose_image_fits_counts_more():
@@ -95,7 +137,7 @@ def test_a_border_is_drawn_only_where_that_paid(gain, border):
 
 def test_the_affine_map_tells_how_much_larger_the_query_is():
     affine = torch.tensor([[0.5, 0, 0, 7], [0, 1, 0, 0], [0, 0, 0.5, 0]])
-    assert back_scale(Registration(affine, (), MM, SHAPE, MM, MM)) == pytest.approx(4.0)
+    assert back_scale(Registration(affine, (), MM, 1.0, SHAPE, MM, MM)) == pytest.approx(4.0)
 
 
 def test_the_box_around_the_support_is_that_of_its_way_back():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.confidence import EVIDENCE, contrast, expected_dice, local_correlation, returned
+from models.confidence import EVIDENCE, contrast, expected_dice, local_correlations, returned
 from models.sampling import grid_mm
 
 MM = (2.0, 1.0, 1.0)
@@ -16,12 +16,15 @@ def test_the_way_back_is_compared_with_the_truth():
     truth[0, :, 2:6, 2:6], truth[1, 1, 1, 1] = True, True
     box = slice(0, 4), slice(0, 8), slice(0, 8)
     points = grid_mm((4, 8, 8), MM)
-    support = SimpleNamespace(masks=truth)
-    assert returned(support, truth.float(), MM, points, box).tolist() == [1.0, 1.0]
+    support = SimpleNamespace(masks=truth, outlines=SimpleNamespace(box=box))
+    assert returned(support, truth, box, MM, points).tolist() == [1.0, 1.0]
     shifted = points + torch.tensor([0.0, 0.0, 2.0]).view(3, 1, 1, 1)            # half of the square comes back
-    assert returned(support, truth.float(), MM, shifted, box).tolist() == [0.5, 0.0]
+    assert returned(support, truth, box, MM, shifted).tolist() == [0.5, 0.0]
     inner = slice(1, 3), slice(2, 6), slice(2, 6)                               # the truth outside the box counts as missed
-    found = returned(support, truth.float(), MM, points[(slice(None), *inner)], inner)
+    support.outlines.box = inner
+    found = returned(support, truth, box, MM, points[(slice(None), *inner)])
+    assert found[0].item() == pytest.approx(2 * 32 / (32 + 64))
+    found = returned(support, truth[(slice(None), *inner)], inner, MM, points[(slice(None), *inner)])    # found in a box alone
     assert found[0].item() == pytest.approx(2 * 32 / (32 + 64))
 
 
@@ -29,9 +32,9 @@ def test_correlation_does_not_depend_on_brightness_and_contrast():
     torch.manual_seed(0)
     image = torch.rand(4, 20, 20)
     others = torch.stack([image, 0.2 + 0.3 * image, 1 - image, torch.full_like(image, 0.5), torch.rand(4, 20, 20)])
-    found = local_correlation(image, others, MM, 2.0).flatten(1).mean(dim=1)
+    found = torch.stack(list(local_correlations(image, others, MM, 2.0))).flatten(1).mean(dim=1)
     assert found[:4].tolist() == pytest.approx([1, 1, -1, 0], abs=1e-2) and abs(found[4]) < 0.3
-    assert not local_correlation(0 * image, others, MM, 2.0).any()
+    assert not any(of_one.any() for of_one in local_correlations(0 * image, others, MM, 2.0))
 
 
 def test_correlation_is_local():
@@ -39,7 +42,7 @@ def test_correlation_is_local():
     image = torch.rand(4, 20, 40)
     half = image.clone()
     half[..., 20:] = torch.rand(4, 20, 20)
-    found = local_correlation(image, half[None], MM, 2.0)[0]
+    found, = local_correlations(image, half[None], MM, 2.0)
     assert found[..., :14].mean() > 0.95 and found[..., 26:].mean() < 0.5
 
 

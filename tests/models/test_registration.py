@@ -19,6 +19,7 @@ from models.registration import (
     fit_affine,
     register,
     starts_of,
+    weight_of_intensity,
 )
 from models.sampling import WorkingGrid, grid_mm
 from util.base.root import ROOT
@@ -52,6 +53,32 @@ def dice(first, second):
 def warped_dice(query, support, query_spacing=SPACING, support_spacing=SPACING):
     found = register(query[0], support[0], query_spacing, support_spacing, FAST)
     return [dice(*pair) for pair in zip(found.warp(support[1]), query[1], strict=True)], found
+
+
+def test_intensities_count_by_how_well_they_go_together():
+    torch.manual_seed(0)
+    one, noise = 0.3 + 0.4 * torch.rand(12, 12, 12), torch.rand(12, 12, 12)
+
+    def weight(rho):
+        """Of a scan and another one with so much correlation."""
+        part = (one - one.mean()) / one.std()
+        other = (noise - noise.mean()) / noise.std()
+        other = (other - (other * part).mean() * part) / (1 - (other * part).mean() ** 2) ** 0.5
+        return weight_of_intensity(one, 0.5 + 0.05 * (rho * part + (1 - rho * rho) ** 0.5 * other), 2.0)
+
+    assert weight(0.5) == pytest.approx(2.0, rel=0.01)                                 # the usual one
+    assert weight(0.8) == pytest.approx(2.0 * 3**0.5 * 0.8 / 0.6, rel=0.01) and weight(0.2) == pytest.approx(0.707, rel=0.02)
+    assert weight_of_intensity(one, one, 2.0) == 8.0 and weight_of_intensity(one, 1 - one, 2.0) == 0.0
+    assert weight_of_intensity(one, torch.full_like(one, 0.5), 2.0) == 0.0             # constant
+    assert weight_of_intensity(one, torch.zeros_like(one), 2.0) == 2.0                 # black: nothing to compare
+
+
+def test_the_intensities_of_a_scan_of_another_contrast_count_less():
+    query, support = phantom(shift=(0.0, 8.0, -6.0)), phantom()
+    inverted = torch.where(support[0] > 0, 1000 - support[0], 0.0)
+    found = register(query[0], inverted, SPACING, SPACING, FAST)
+    assert found.intensity_weight < register(query[0], support[0], SPACING, SPACING, FAST).intensity_weight / 4
+    assert min(dice(*pair) for pair in zip(found.warp(support[1]), query[1], strict=True)) > 0.7
 
 
 def test_a_scan_registered_to_itself_stays_where_it_is():
@@ -176,7 +203,7 @@ def test_a_displacement_moves_points_and_those_beyond_it_with_its_edge_or_not():
 def test_displacements_come_one_after_the_other_and_before_the_affine_map():
     grid = WorkingGrid(torch.zeros(3), torch.full((3,), 24.0), (1.0, 1.0, 1.0), 24 ** 3, 0.4, 4, torch.device("cpu"))
     left, right = (Displacement.on(grid, torch.full((1, 3, 6, 6, 6), 1.0) * voxels, True) for voxels in (2.0, -1.0))
-    found = Registration(along_w(10.0, 2.0), (left, right), (1.0,) * 3, (4, 8, 8), (1.0,) * 3, (1.0,) * 3)
+    found = Registration(along_w(10.0, 2.0), (left, right), (1.0,) * 3, 1.0, (4, 8, 8), (1.0,) * 3, (1.0,) * 3)
     point = torch.full((3, 1, 1, 1), 12.0)
     moved = 12.0 + grid.spacing[2].item()
     torch.testing.assert_close(found.places(point).flatten(), torch.tensor([moved, moved, 2 * moved + 10]))
