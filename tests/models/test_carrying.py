@@ -89,7 +89,7 @@ def test_a_class_that_most_ways_lose_is_taken_from_the_direct_way():
     assert dice(found.registered, bar(4, 8)) == 1.0 and found.confidence[0] > 0.5
     elsewhere = segment(model, image, support, direct, *astray, back=moved_by(5.0))      # the way back tells that they are right
     assert dice(elsewhere.registered, bar(4, 8)) < 0.1
-    worse = segment(model, image.roll(5, -1), support, direct, *astray)      # the image of the direct way fits worse
+    worse = segment(model, image.roll(-5, -1), support, direct, *astray)     # the image of the direct way fits worse
     assert dice(worse.registered, bar(4, 8)) < 0.1
 
 
