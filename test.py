@@ -16,14 +16,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from dataloaders.folds import stepping_stones, supports_and_queries, supports_of_queries
-from dataloaders.store import FOLDER as STORE
-from dataloaders.store import Store
-from util.base.device import resolve_device
-from util.base.distributed import is_main, main_first, meet, of_main, share
-from util.base.errors import printable
-from util.options.record import Record
-from util.options.sections import (
+from qnet.dataloaders.folds import stepping_stones, supports_and_queries, supports_of_queries
+from qnet.dataloaders.store import FOLDER as STORE
+from qnet.dataloaders.store import Store
+from qnet.util.base.device import resolve_device
+from qnet.util.base.distributed import is_main, main_first, meet, of_main, share
+from qnet.util.base.errors import printable
+from qnet.util.options.record import Record
+from qnet.util.options.sections import (
     DataOptions,
     EvaluationOptions,
     ModelOptions,
@@ -33,19 +33,19 @@ from util.options.sections import (
     WholeVolumeOptions,
     section,
 )
-from util.predict.batch import predict_all, settings_digest
-from util.predict.loading import load_segmenter
-from util.predict.predictor import Predictor
-from util.predict.task_command import main as task_command
-from util.results.evaluation import save_query, saved_queries, write_evaluation
-from util.results.report import write_report
-from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
-from util.run.provenance import record_start
-from util.segment.evaluate import evaluate
-from util.segment.predictions import QueryResult
-from util.segment.task import TaskReader
-from util.segment.unfinished import FOLDER as UNFINISHED
-from util.segment.unfinished import Unfinished
+from qnet.util.predict.batch import predict_all, settings_digest
+from qnet.util.predict.loading import load_segmenter
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.task_command import main as task_command
+from qnet.util.results.evaluation import save_query, saved_queries, write_evaluation
+from qnet.util.results.report import write_report
+from qnet.util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
+from qnet.util.run.provenance import record_start
+from qnet.util.segment.evaluate import evaluate
+from qnet.util.segment.predictions import QueryResult
+from qnet.util.segment.task import TaskReader
+from qnet.util.segment.unfinished import FOLDER as UNFINISHED
+from qnet.util.segment.unfinished import Unfinished
 
 experiment = make_experiment("test", __doc__)
 

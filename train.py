@@ -11,27 +11,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataloaders.datasets import Case
-from dataloaders.episodes import EpisodeDataset, load_training_volumes
-from dataloaders.folds import fold_positions
-from dataloaders.store import FOLDER as STORE
-from dataloaders.store import Store
-from models.base import FewShotModel
-from util.base.device import resolve_device
-from util.base.distributed import is_main, of_main, world_size
-from util.base.errors import InputError
-from util.base.guard import lies_in
-from util.options.record import Record
-from util.options.sections import DataOptions, EpisodeOptions, ModelOptions, RunOptions, TrainOptions, section
-from util.options.table import MODELS, UNTRAINED_MODELS
-from util.results.figures import loss_curve
-from util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
-from util.run.provenance import FILE as PROVENANCE
-from util.run.provenance import record_start
-from util.run.resume import snapshot_to_resume
-from util.training.building import build_model, initialise
-from util.training.loop import train
-from util.training.snapshots import Snapshot, load_model, read_snapshot
+from qnet.dataloaders.datasets import Case
+from qnet.dataloaders.episodes import EpisodeDataset, load_training_volumes
+from qnet.dataloaders.folds import fold_positions
+from qnet.dataloaders.store import FOLDER as STORE
+from qnet.dataloaders.store import Store
+from qnet.models.base import FewShotModel
+from qnet.util.base.device import resolve_device
+from qnet.util.base.distributed import is_main, of_main, world_size
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import lies_in
+from qnet.util.options.record import Record
+from qnet.util.options.sections import DataOptions, EpisodeOptions, ModelOptions, RunOptions, TrainOptions, section
+from qnet.util.options.table import MODELS, UNTRAINED_MODELS
+from qnet.util.results.figures import loss_curve
+from qnet.util.run.experiment import Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
+from qnet.util.run.provenance import FILE as PROVENANCE
+from qnet.util.run.provenance import record_start
+from qnet.util.run.resume import snapshot_to_resume
+from qnet.util.training.building import build_model, initialise
+from qnet.util.training.loop import train
+from qnet.util.training.snapshots import Snapshot, load_model, read_snapshot
 
 experiment = make_experiment("train", __doc__)
 
@@ -84,7 +84,7 @@ def expect_elsewhere(weights: str | None, folder: Path) -> None:
 
 
 def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights: str | None) -> FewShotModel:
-    """Return the model to train, and print what it starts from. `util.training.loop.train` restores `resume_from`.
+    """Return the model to train, and print what it starts from. `qnet.util.training.loop.train` restores `resume_from`.
 
     Raises:
         InputError: the model needs no training, or the weights cannot be read or do not fit.

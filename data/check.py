@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from data.preparation.contact_sheet import draw_contact_sheet
-from data.preparation.inspect_case import CaseReport, inspect_case
-from data.supervoxels.generate_supervoxels import default_n_sv, positive
-from dataloaders.datasets import DatasetSpec, find_cases
-from util.base.errors import InputError
-from util.base.guard import OVERWRITE_HELP, claim
-from util.options.config import check_config, load_config
-from util.options.sections import dataset_spec
+from qnet.data.preparation.contact_sheet import draw_contact_sheet
+from qnet.data.preparation.inspect_case import CaseReport, inspect_case
+from qnet.data.supervoxels.generate_supervoxels import default_n_sv, positive
+from qnet.dataloaders.datasets import DatasetSpec, find_cases
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.options.config import check_config, load_config
+from qnet.util.options.sections import dataset_spec
 
 
 def main(arguments: list[str] | None = None, draw: Callable[..., None] = draw_contact_sheet) -> int:

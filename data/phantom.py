@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from data.supervoxels.felzenszwalb import generate_supervoxels
-from dataloaders.nifti import write_like
-from util.base.errors import InputError
-from util.base.files import LIST, replacing, write_text
-from util.base.guard import claim
-from util.base.inputs import SMALL, parse_json, read_small
+from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
+from qnet.dataloaders.nifti import write_like
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import LIST, replacing, write_text
+from qnet.util.base.guard import claim
+from qnet.util.base.inputs import SMALL, parse_json, read_small
 
 VERSION = 1                        # increase it if the same parameters give other voxels
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels

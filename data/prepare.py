@@ -17,20 +17,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from data.preparation import recipes
-from data.preparation.maps import generate_maps
-from data.preparation.own_dataset import config_text, describe_dataset, shared_orientation, whole_values, without_labels
-from data.preparation.raw import RawCase
-from data.preparation.recipes import Finder, Recipe
-from data.preparation.run import expect_writable, find_out, find_raw_cases, prepare_dataset
-from data.supervoxels.generate_supervoxels import default_n_sv, positive
-from dataloaders.datasets import Grid
-from dataloaders.resampling import IN_PLANE_PX
-from util.base.distributed import cores_per_process, first_tells, is_main, leave, main_does, meet, silence
-from util.base.errors import InputError
-from util.base.guard import OVERWRITE_HELP
-from util.base.kept import Kept
-from util.options.config import MAX_SIZE_PX, SPACING_MM
+from qnet.data.preparation import recipes
+from qnet.data.preparation.maps import generate_maps
+from qnet.data.preparation.own_dataset import config_text, describe_dataset, shared_orientation, whole_values, without_labels
+from qnet.data.preparation.raw import RawCase
+from qnet.data.preparation.recipes import Finder, Recipe
+from qnet.data.preparation.run import expect_writable, find_out, find_raw_cases, prepare_dataset
+from qnet.data.supervoxels.generate_supervoxels import default_n_sv, positive
+from qnet.dataloaders.datasets import Grid
+from qnet.dataloaders.resampling import IN_PLANE_PX
+from qnet.util.base.distributed import cores_per_process, first_tells, is_main, leave, main_does, meet, silence
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import OVERWRITE_HELP
+from qnet.util.base.kept import Kept
+from qnet.util.options.config import MAX_SIZE_PX, SPACING_MM
 
 LABEL_PATTERN = "label_{case}.nii.gz"
 KEPT_VALUES = ".values.jsonl"       # in --target: the values in each raw label file

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 SUPERPIXELS = "superpixels_{n_sp}/superpix-MIDDLE_{case}.nii.gz"   # below data_dir, for every dataset
 

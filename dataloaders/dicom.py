@@ -19,10 +19,10 @@ import SimpleITK as sitk
 from pydicom.encaps import generate_fragments
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from dataloaders.geometry import FLIP, expect_usable_axes, place
-from dataloaders.itk import last_line, quiet
-from dataloaders.nifti import MAX_VOXELS
-from util.base.errors import InputError
+from qnet.dataloaders.geometry import FLIP, expect_usable_axes, place
+from qnet.dataloaders.itk import last_line, quiet
+from qnet.dataloaders.nifti import MAX_VOXELS
+from qnet.util.base.errors import InputError
 
 MAX_PACKED_PX = 2**24       # pixels of a slice that is compressed more than PACKED_RATIO times, as an empty one may be
 PACKED_RATIO = 50

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.store import Arrays, Slices, Store
-from dataloaders.transforms import GAMMA, Geometry, gamma_transform
-from dataloaders.volumes import expect_same_shape, read_supervoxels, read_volume
-from util.base.distributed import of_main, share
-from util.base.episode import Episode
-from util.base.errors import InputError
-from util.base.progress import progress
+from qnet.dataloaders.datasets import Case, DatasetSpec
+from qnet.dataloaders.store import Arrays, Slices, Store
+from qnet.dataloaders.transforms import GAMMA, Geometry, gamma_transform
+from qnet.dataloaders.volumes import expect_same_shape, read_supervoxels, read_volume
+from qnet.util.base.distributed import of_main, share
+from qnet.util.base.episode import Episode
+from qnet.util.base.errors import InputError
+from qnet.util.base.progress import progress
 
 
 @dataclass(frozen=True)

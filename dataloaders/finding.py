@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataloaders.dicom import ENDINGS as SLICE_ENDINGS
-from dataloaders.dicom import NO_SCANS, is_dicom, is_localizer, problem_of, slices_in
-from dataloaders.nifti import files_of as pair_of
-from dataloaders.reading import ending_of, files_of, scan_name
-from util.base.errors import InputError, in_utf8
-from util.base.files import made_in
-from util.base.guard import is_same
+from qnet.dataloaders.dicom import ENDINGS as SLICE_ENDINGS
+from qnet.dataloaders.dicom import NO_SCANS, is_dicom, is_localizer, problem_of, slices_in
+from qnet.dataloaders.nifti import files_of as pair_of
+from qnet.dataloaders.reading import ending_of, files_of, scan_name
+from qnet.util.base.errors import InputError, in_utf8
+from qnet.util.base.files import made_in
+from qnet.util.base.guard import is_same
 
 NOTES = {".txt", ".md", ".rst", ".json", ".jsonl", ".json5", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf",
          ".log", ".bval", ".bvec", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ini", ".cfg", ".toml", ".png", ".jpg",

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 
 def fold_positions(n_cases: int, n_folds: int, fold: int) -> list[int]:

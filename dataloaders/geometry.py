@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from nibabel import Nifti1Header
 from nibabel.quaternions import quat2mat
 
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])      # between RAS+ and LPS+
 SCALE_TO_MM = {"meter": 1e3, "micron": 1e-3}        # by the header's unit; all others are taken as mm

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.geometry import affine_of_image, grid_distance_mm, same_order
-from util.base.errors import InputError
+from qnet.dataloaders.geometry import affine_of_image, grid_distance_mm, same_order
+from qnet.util.base.errors import InputError
 
 MAX_LABEL = 2**15 - 1
 ROUNDING = 1e-3     # of labels that another program scaled

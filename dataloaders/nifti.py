@@ -16,7 +16,7 @@ from nibabel import AnalyzeHeader, Nifti1Header, Nifti1Image, Nifti2Header, Nift
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
-from dataloaders.geometry import (
+from qnet.dataloaders.geometry import (
     affine_of,
     affine_of_image,
     expect_usable_axes,
@@ -26,9 +26,9 @@ from dataloaders.geometry import (
     qform_of,
     spacing_of,
 )
-from util.base.errors import InputError
-from util.base.files import replacing
-from util.base.inputs import expect_file
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+from qnet.util.base.inputs import expect_file
 
 MAX_VOXELS = 2**30          # largest volume; 2000 CT slices of 512×512 have half as many
 GZIP_RATIO = 1032           # largest compression by deflate

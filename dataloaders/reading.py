@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders import dicom, nifti
-from dataloaders.dicom import is_dicom, problem_of, read_dicom, slices_of, stack
-from dataloaders.geometry import affine_of_image, expect_usable_axes, place
-from dataloaders.itk import last_line, quiet
-from dataloaders.nifti import GZIP_RATIO, MAX_VOXELS, read_nifti
-from util.base.checksums import digest, sha256
-from util.base.errors import InputError, in_utf8
-from util.base.inputs import expect_file
+from qnet.dataloaders import dicom, nifti
+from qnet.dataloaders.dicom import is_dicom, problem_of, read_dicom, slices_of, stack
+from qnet.dataloaders.geometry import affine_of_image, expect_usable_axes, place
+from qnet.dataloaders.itk import last_line, quiet
+from qnet.dataloaders.nifti import GZIP_RATIO, MAX_VOXELS, read_nifti
+from qnet.util.base.checksums import digest, sha256
+from qnet.util.base.errors import InputError, in_utf8
+from qnet.util.base.inputs import expect_file
 
 NIFTI = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
 ITK = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}

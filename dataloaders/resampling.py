@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.geometry import STRAIGHT, affine_of_image, is_straight, voxel_to_patient
-from dataloaders.itk import with_geometry
-from dataloaders.nifti import MAX_VOXELS
-from util.base.errors import InputError
+from qnet.dataloaders.geometry import STRAIGHT, affine_of_image, is_straight, voxel_to_patient
+from qnet.dataloaders.itk import with_geometry
+from qnet.dataloaders.nifti import MAX_VOXELS
+from qnet.util.base.errors import InputError
 
 IN_PLANE_PX = 256
 

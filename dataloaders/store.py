@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from util.base.checksums import digest, sha256
-from util.base.distributed import is_main
-from util.base.errors import InputError
-from util.base.files import STALE_S, partial_name, remove_partial_files, write_synced
-from util.base.inputs import read_json
-from util.base.kept import Kept
+from qnet.util.base.checksums import digest, sha256
+from qnet.util.base.distributed import is_main
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import STALE_S, partial_name, remove_partial_files, write_synced
+from qnet.util.base.inputs import read_json
+from qnet.util.base.kept import Kept
 
 FOLDER, RECORD = "store", "record.json"      # the first in the log folder
 Arrays = Mapping[str, np.ndarray]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.geometry import grid_distance_mm
-from dataloaders.itk import ROUNDING
-from dataloaders.nifti import read_affine, read_array, read_header, read_spacing_mm
-from util.base.errors import InputError
+from qnet.dataloaders.datasets import Case, DatasetSpec
+from qnet.dataloaders.geometry import grid_distance_mm
+from qnet.dataloaders.itk import ROUNDING
+from qnet.dataloaders.nifti import read_affine, read_array, read_header, read_spacing_mm
+from qnet.util.base.errors import InputError
 
 MAX_SUPERVOXEL = 2**16 - 1
 

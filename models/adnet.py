@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from models.anomaly import AnomalyModel, threshold_of
-from models.base import safe_log
-from models.encoder import Features
-from models.prototypes import foreground_probability, fuse, masked_average
+from qnet.models.anomaly import AnomalyModel, threshold_of
+from qnet.models.base import safe_log
+from qnet.models.encoder import Features
+from qnet.models.prototypes import foreground_probability, fuse, masked_average
 
 
 class ADNet(AnomalyModel):

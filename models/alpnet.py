@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoder import Features
-from models.panet import ClassPrototypes, PANet
-from models.prototypes import masked_average, on_grid
+from qnet.models.encoder import Features
+from qnet.models.panet import ClassPrototypes, PANet
+from qnet.models.prototypes import masked_average, on_grid
 
 KEPT_ABOVE = 0.95     # a window with a larger share of a class becomes one of its prototypes
 MODE_WINDOW = 4       # a foreground that fills no window of this size has only its global prototype

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.base import FewShotModel
-from models.encoder import Features
-from models.prototypes import COSINE_SCALE
+from qnet.models.base import FewShotModel
+from qnet.models.encoder import Features
+from qnet.models.prototypes import COSINE_SCALE
 
 if TYPE_CHECKING:
-    from util.base.episode import Episode
+    from qnet.util.base.episode import Episode
 
 INITIAL_THRESHOLD = -10.0
 

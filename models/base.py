@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoder import Features
-from util.base.shapes import expect_shape
+from qnet.models.encoder import Features
+from qnet.util.base.shapes import expect_shape
 
 if TYPE_CHECKING:
-    from util.base.episode import Episode
+    from qnet.util.base.episode import Episode
 
 PROBABILITY_EPS = torch.finfo(torch.float32).eps
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlations, returned
-from models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
-from models.registration import PreparedScan, Registration, RegistrationSettings
-from models.sampling import bounds_of, column, margin_box, sample
-from models.volume import (
+from qnet.models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlations, returned
+from qnet.models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
+from qnet.models.registration import PreparedScan, Registration, RegistrationSettings
+from qnet.models.sampling import bounds_of, column, margin_box, sample
+from qnet.models.volume import (
     Box,
     Outlines,
     Support,

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.guided import blur
-from models.sampling import column, sample
-from models.volume import Support
+from qnet.models.guided import blur
+from qnet.models.sampling import column, sample
+from qnet.models.volume import Support
 
 # agreement: mean soft Dice of the maps of all ways with their mean; of a single way, of its zoomed map with its wide one.
 # kept: Dice of what is found with what was carried over. returned: Dice of what is found, carried back to the outlined scan.

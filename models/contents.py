@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from util.base.shapes import expect_shape
+from qnet.util.base.shapes import expect_shape
 
 CONTENT_LEVEL = 0.06       # of the range from black to the 99.5th percentile; what is above is no background
 MIN_CONTENT_SHARE = 0.02   # a plane with less content than this lies outside the box

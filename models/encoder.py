@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from models.timm_backbone import PREFIX, TimmBackbone
-from util.base.shapes import expect_shape
+from qnet.models.timm_backbone import PREFIX, TimmBackbone
+from qnet.util.base.shapes import expect_shape
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import FewShotModel, mean_where_predicted
-from models.encoder import Features
-from models.prototypes import AREA_EPS, COSINE_EPS
-from util.base.shapes import expect_shape
+from qnet.models.base import FewShotModel, mean_where_predicted
+from qnet.models.encoder import Features
+from qnet.models.prototypes import AREA_EPS, COSINE_EPS
+from qnet.util.base.shapes import expect_shape
 
 if TYPE_CHECKING:
-    from util.base.episode import Episode
+    from qnet.util.base.episode import Episode
 
 EDGES = ("published", "meant")
 RIM = 2                                # pixels

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from models.contents import CONTENT_LEVEL
-from models.sampling import bounds_of, column, grid_mm, margin_box, sample
-from util.base.shapes import expect_shape
+from qnet.models.contents import CONTENT_LEVEL
+from qnet.models.sampling import bounds_of, column, grid_mm, margin_box, sample
+from qnet.util.base.shapes import expect_shape
 
 MIN_VOXELS = 20        # fewer sure voxels than this say nothing about a class
 PRIOR_EPS = 0.01       # the prior's probabilities are clipped to this … 1 − this

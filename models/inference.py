@@ -13,8 +13,8 @@ BLOCK = (*STEM, ("conv2", "bn2"), ("downsample.0", "downsample.1"))
 # In these modules the BatchNorm reads the convolution's output and nothing else reads it. Subclasses may differ, so a class is
 # known by its full name; that also leaves torchvision unimported where no encoder is of it.
 FOLDED = {
-    "models.encoder.SmallBackbone": STEM,
-    "models.encoder.DilatedBlock": BLOCK,
+    "qnet.models.encoder.SmallBackbone": STEM,
+    "qnet.models.encoder.DilatedBlock": BLOCK,
     "torchvision.models.resnet.ResNet": STEM,
     "torchvision.models.resnet.BasicBlock": BLOCK,
     "torchvision.models.resnet.Bottleneck": (*BLOCK, ("conv3", "bn3")),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from util.base.shapes import expect_shape
+from qnet.util.base.shapes import expect_shape
 
 # the six neighbours of a voxel, as steps of `dilation` voxels from its corner of the padded volume
 NEIGHBOURS = ((0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1))

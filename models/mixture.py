@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.prototypes import COSINE_EPS, COSINE_SCALE
-from util.base.shapes import expect_shape
+from qnet.models.prototypes import COSINE_EPS, COSINE_SCALE
+from qnet.util.base.shapes import expect_shape
 
 N_STEPS = 100          # at most
 MOVED = 1e-4           # the search ends when no mean moves more than this

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import FewShotModel
-from models.encoder import Features
-from util.base.errors import InputError
-from util.base.shapes import expect_shape
+from qnet.models.base import FewShotModel
+from qnet.models.encoder import Features
+from qnet.util.base.errors import InputError
+from qnet.util.base.shapes import expect_shape
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 

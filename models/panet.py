@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import FewShotModel
-from models.encoder import Features
-from models.prototypes import class_score, masked_average, on_grid
+from qnet.models.base import FewShotModel
+from qnet.models.encoder import Features
+from qnet.models.prototypes import class_score, masked_average, on_grid
 
 ClassPrototypes = tuple[Tensor, Tensor]   # background (n, C) and foreground (m, C)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from util.base.shapes import expect_shape
+from qnet.util.base.shapes import expect_shape
 
 AREA_EPS = 1e-5       # added to a mask's area
 COSINE_EPS = 1e-8     # smallest norm in the cosine of the anomaly score

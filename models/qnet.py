@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.anomaly import AnomalyModel, threshold_of
-from models.base import hard_mask
-from models.encoder import DualPathEncoder, Features
-from models.prototypes import anomaly_score, foreground_probability, fuse, masked_average
-from models.refinement import refine
+from qnet.models.anomaly import AnomalyModel, threshold_of
+from qnet.models.base import hard_mask
+from qnet.models.encoder import DualPathEncoder, Features
+from qnet.models.prototypes import anomaly_score, foreground_probability, fuse, masked_average
+from qnet.models.refinement import refine
 
 
 class QNet(AnomalyModel):

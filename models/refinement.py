@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.prototypes import COSINE_EPS, COSINE_SCALE, inner_products
-from util.base.shapes import expect_shape
+from qnet.models.prototypes import COSINE_EPS, COSINE_SCALE, inner_products
+from qnet.util.base.shapes import expect_shape
 
 LEARNING_RATE, BETA1, BETA2, ADAM_EPS = 0.01, 0.9, 0.999, 1e-8   # PyTorch's defaults of Adam, but for the rate
 TINY = 1e-12                                                     # smallest range, that of a constant feature map

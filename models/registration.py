@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contents import CONTENT_LEVEL, content_box_mm, scaled
-from models.mind import mind_ssc
-from models.sampling import MIN_CELLS, WorkingGrid, column, grid_mm, grid_sample, mapped, sample, spacing_over
-from util.base.shapes import expect_shape
+from qnet.models.contents import CONTENT_LEVEL, content_box_mm, scaled
+from qnet.models.mind import mind_ssc
+from qnet.models.sampling import MIN_CELLS, WorkingGrid, column, grid_mm, grid_sample, mapped, sample, spacing_over
+from qnet.util.base.shapes import expect_shape
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
     from convexAdam.convex_adam_utils import correlate, coupled_convex, inverse_consistency

@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.anomaly import AnomalyModel, threshold_of
-from models.base import hard_mask, mean_where_predicted, safe_log
-from models.encoder import Features
-from models.prototypes import AREA_EPS, foreground_probability, fuse, masked_average, on_grid
-from models.regions import farthest_points, nearest_centre
-from util.base.shapes import expect_shape
+from qnet.models.anomaly import AnomalyModel, threshold_of
+from qnet.models.base import hard_mask, mean_where_predicted, safe_log
+from qnet.models.encoder import Features
+from qnet.models.prototypes import AREA_EPS, foreground_probability, fuse, masked_average, on_grid
+from qnet.models.regions import farthest_points, nearest_centre
+from qnet.util.base.shapes import expect_shape
 
 if TYPE_CHECKING:
-    from util.base.episode import Episode
+    from qnet.util.base.episode import Episode
 
 FORMS = ("2023", "2024")
 N_PASSES, N_HEADS, DROPOUT = 3, 3, 0.1

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.guided import PRIOR_EPS, GuidedSettings, blur, blur_mm, thickness_mm
-from util.base.shapes import expect_shape
+from qnet.models.guided import PRIOR_EPS, GuidedSettings, blur, blur_mm, thickness_mm
+from qnet.util.base.shapes import expect_shape
 
 
 def prior_logits(registered: Tensor, spacing_mm: Sequence[float], wide_mm: float, settings: GuidedSettings) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 PREFIX = "timm/"                   # of the encoders' names
 FINE, COARSE = 8, 16               # pixels of the doubled image per cell of the two feature maps

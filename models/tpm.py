@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.anomaly import AnomalyModel, threshold_of
-from models.base import safe_log
-from models.encoder import DualPathEncoder, Features
-from models.mixture import fit_mixture, mixture_logits
-from models.prototypes import COSINE_SCALE, anomaly_score, fuse, masked_average, pull_back
-from models.refinement import refine
+from qnet.models.anomaly import AnomalyModel, threshold_of
+from qnet.models.base import safe_log
+from qnet.models.encoder import DualPathEncoder, Features
+from qnet.models.mixture import fit_mixture, mixture_logits
+from qnet.models.prototypes import COSINE_SCALE, anomaly_score, fuse, masked_average, pull_back
+from qnet.models.refinement import refine
 
 if TYPE_CHECKING:
-    from util.base.episode import Episode
+    from qnet.util.base.episode import Episode
 
 CLASS_PRIORS = ("none", "average", "linear", "oracle")
 RATE = 1e-3                  # by which an episode moves the running means

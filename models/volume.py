@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.guided import Trial
-from models.registration import ZOOM_MARGIN, ZOOM_MARGIN_CELLS, PreparedScan, Registration
-from models.sampling import bounds_of, column, grid_mm, margin_box, sample
-from util.base.shapes import expect_shape
+from qnet.models.guided import Trial
+from qnet.models.registration import ZOOM_MARGIN, ZOOM_MARGIN_CELLS, PreparedScan, Registration
+from qnet.models.sampling import bounds_of, column, grid_mm, margin_box, sample
+from qnet.util.base.shapes import expect_shape
 
 Box = tuple[Tensor, Tensor]      # lower and upper corner (3,) in mm
 PRESENT = 0.1                    # a class may be where its carried map is above this
@@ -51,8 +51,8 @@ class Support:
         scan: the scan.
         masks: (K, D, H, W) bool.
         outlines: the masks, in a box around them.
-        trials: of each class, what drawing its border does to displaced truths (`models.guided.tried`).
-        thickness_mm: of each class (`models.guided.thickness_mm`).
+        trials: of each class, what drawing its border does to displaced truths (`qnet.models.guided.tried`).
+        thickness_mm: of each class (`qnet.models.guided.thickness_mm`).
     """
 
     scan: PreparedScan
@@ -97,7 +97,7 @@ class VolumeSegmentation:
         confidence: (K,) expected Dice, 0 to 1; 0 for a class of which nothing is left.
         warped: (D, H, W) image of the support, carried over to the query, 0…1.
         borders: of each class, how its border was drawn.
-        evidence: (K, …) the numbers that the confidence is made of, `models.confidence.EVIDENCE`.
+        evidence: (K, …) the numbers that the confidence is made of, `qnet.models.confidence.EVIDENCE`.
     """
 
     probs: Tensor

@@ -21,12 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from util.base.errors import InputError
-from util.base.files import write_text
-from util.base.guard import OVERWRITE_HELP, claim
-from util.base.tables import format_table, write_cells
-from util.options.config import read_json5
-from util.results.comparison import (
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import write_text
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.tables import format_table, write_cells
+from qnet.util.options.config import read_json5
+from qnet.util.results.comparison import (
     ALL,
     MIN_PAIRS,
     Scored,
@@ -37,7 +37,7 @@ from util.results.comparison import (
     mean_and_std,
     p_values_against,
 )
-from util.results.figures import save_figure
+from qnet.util.results.figures import save_figure
 
 PUBLISHED = Path(__file__).resolve().parent / "published_dice.json5"
 

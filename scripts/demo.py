@@ -16,14 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from util.base.files import replacing, write_text
-from util.base.guard import claim
-from util.base.root import ROOT
-from util.base.tables import format_table
-from util.options.config import load_config
-from util.results.scores import file_name
-from util.run.experiment import one_line_errors
-from util.run.folders import call, newest_run
+from qnet.util.base.files import replacing, write_text
+from qnet.util.base.guard import claim
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import format_table
+from qnet.util.options.config import load_config
+from qnet.util.results.scores import file_name
+from qnet.util.run.experiment import one_line_errors
+from qnet.util.run.folders import call, newest_run
 
 RUNS, OUTPUT = ROOT / "runs/demo", ROOT / "demo_output"
 

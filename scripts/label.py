@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from dataloaders.reading import scan_name
-from util.base.errors import InputError, printable
-from util.base.signals import Interrupted, raise_on_signals
-from util.label.serve import load_outlined, load_task, serve
-from util.label.session import Session
+from qnet.dataloaders.reading import scan_name
+from qnet.util.base.errors import InputError, printable
+from qnet.util.base.signals import Interrupted, raise_on_signals
+from qnet.util.label.serve import load_outlined, load_task, serve
+from qnet.util.label.session import Session
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

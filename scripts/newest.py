@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from scripts import compare
-from scripts.val import settings, snapshots
-from util.base.errors import InputError
-from util.base.root import ROOT
-from util.options.sections import RunPlace
-from util.results.comparison import Run, protocol_of, read_run
-from util.run.folders import newest_run
+from qnet.scripts import compare
+from qnet.scripts.val import settings, snapshots
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
+from qnet.util.options.sections import RunPlace
+from qnet.util.results.comparison import Run, protocol_of, read_run
+from qnet.util.run.folders import newest_run
 
 
 def parse_arguments(given: list[str] | None) -> argparse.Namespace:

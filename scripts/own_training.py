@@ -14,17 +14,17 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from data.prepare import main as prepare
-from dataloaders.nifti import save
-from dataloaders.reading import read_image
-from util.base.episode import Episode
-from util.base.errors import InputError
-from util.base.files import write_text
-from util.options.config import load_config, merge
-from util.options.sections import ModelOptions, RunPlace
-from util.predict.scans import orientation_of
-from util.run.folders import call, newest_run
-from util.training.building import build_model
+from qnet.data.prepare import main as prepare
+from qnet.dataloaders.nifti import save
+from qnet.dataloaders.reading import read_image
+from qnet.util.base.episode import Episode
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import write_text
+from qnet.util.options.config import load_config, merge
+from qnet.util.options.sections import ModelOptions, RunPlace
+from qnet.util.predict.scans import orientation_of
+from qnet.util.run.folders import call, newest_run
+from qnet.util.training.building import build_model
 
 NAME, N_STEPS, FEWEST = "OWN", 600, 3
 LARGEST_PX = 256

@@ -14,24 +14,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from dataloaders.finding import find_scans
-from dataloaders.reading import ENDINGS, is_nifti, scan_name
-from util.base.checksums import digest
-from util.base.distributed import world_size
-from util.base.errors import InputError, did_you_mean, in_utf8, printable
-from util.base.files import write_text
-from util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
-from util.base.inputs import expect_file
-from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import load_config
-from util.options.record import Record
-from util.options.sections import PredictOptions, PredictorOptions, section
-from util.predict.batch import Outcome, Words, predict_all, settings_digest
-from util.predict.predictor import Predictor
-from util.predict.task_command import label_name
-from util.results.scan_report import is_empty
-from util.run.experiment import one_line_errors
-from util.training.as_trained import as_trained, complete
+from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
+from qnet.util.base.checksums import digest
+from qnet.util.base.distributed import world_size
+from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
+from qnet.util.base.files import write_text
+from qnet.util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
+from qnet.util.base.inputs import expect_file
+from qnet.util.base.signals import Interrupted, raise_on_signals
+from qnet.util.options.config import load_config
+from qnet.util.options.record import Record
+from qnet.util.options.sections import PredictOptions, PredictorOptions, section
+from qnet.util.predict.batch import Outcome, Words, predict_all, settings_digest
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.task_command import label_name
+from qnet.util.results.scan_report import is_empty
+from qnet.util.run.experiment import one_line_errors
+from qnet.util.training.as_trained import as_trained, complete
 
 SHOWN_NAMES = 5
 JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float,
@@ -131,7 +131,7 @@ def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         InputError: as `train_on`.
     """
-    from scripts.own_training import train_on  # without --train, its compiled code would take time and memory
+    from qnet.scripts.own_training import train_on  # without --train, its compiled code would take time and memory
     snapshot, of_training = train_on(list(scans_in(Path(config["query"]))), Path(config["support_image"][0]), folder)
     kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite",
                                         "fill")}

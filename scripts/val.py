@@ -17,17 +17,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from util.base.errors import InputError
-from util.base.guard import OVERWRITE_HELP, claim
-from util.base.inputs import read_json
-from util.base.root import ROOT
-from util.base.tables import format_table, write_rows
-from util.options.config import base_config, check_config, check_options, load_config, named_configs, run_dataset
-from util.options.record import Record
-from util.options.sections import EvaluationOptions, RunPlace, WholeVolumeOptions, section
-from util.options.table import MODELS, OPTIONS, Role, current_names, with_role
-from util.run.folders import call, newest_run, numbered_runs
-from util.training.snapshots import newest_snapshot, read_snapshot, snapshots_in
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.inputs import read_json
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import format_table, write_rows
+from qnet.util.options.config import base_config, check_config, check_options, load_config, named_configs, run_dataset
+from qnet.util.options.record import Record
+from qnet.util.options.sections import EvaluationOptions, RunPlace, WholeVolumeOptions, section
+from qnet.util.options.table import MODELS, OPTIONS, Role, current_names, with_role
+from qnet.util.run.folders import call, newest_run, numbered_runs
+from qnet.util.training.snapshots import newest_snapshot, read_snapshot, snapshots_in
 
 CONFIGS = {
     ("CHAOST2", "1"): ["chaost2_setting1"],
@@ -115,7 +115,7 @@ def table(scores: dict[int, dict[str, float]]) -> tuple[list[str], list[list[str
 
 
 def main(given: list[str] | None = None, call: Callable[..., None] = call) -> None:
-    """Run the command; `call` runs test.py, as `util.run.folders.call` does."""
+    """Run the command; `call` runs test.py, as `qnet.util.run.folders.call` does."""
     arguments = parse_arguments(given)
     try:
         if arguments.dataset is None:

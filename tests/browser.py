@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from selenium import webdriver
 
-from scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn
+from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
                                     reason="no Chromium with chromedriver is installed")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qnet.util.base.signals import STOPPING
 from tests.programs import run
 from tests.toy import write_toy_data
-from util.base.signals import STOPPING
 
 
 @pytest.fixture(scope="session")

@@ -36,23 +36,20 @@ import SimpleITK as sitk
 import torch
 from starlette.responses import JSONResponse
 
-from data.preparation.raw import RawCase, read_nifti_pair
-from dataloaders.datasets import Grid, find_cases
-from dataloaders.dicom import read_dicom
-from dataloaders.finding import find_scans
-from dataloaders.folds import supports_and_queries
-from dataloaders.nifti import read_array, read_spacing_mm, write_like
-from dataloaders.reading import affine_at, check_header
-from dataloaders.reading import read_image as read_any
-from dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
-from tests import kinds
-from tests.labelling import drawing, write_scans
-from tests.toy import write
-from util.base.device import resolve_device
-from util.base.errors import InputError
-from util.base.progress import progress
-from util.label.session import Session
-from util.options.config import (
+from qnet.data.preparation.raw import RawCase, read_nifti_pair
+from qnet.dataloaders.datasets import Grid, find_cases
+from qnet.dataloaders.dicom import read_dicom
+from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.folds import supports_and_queries
+from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.dataloaders.reading import affine_at, check_header
+from qnet.dataloaders.reading import read_image as read_any
+from qnet.dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
+from qnet.util.base.device import resolve_device
+from qnet.util.base.errors import InputError
+from qnet.util.base.progress import progress
+from qnet.util.label.session import Session
+from qnet.util.options.config import (
     CONFIG_DIR,
     base_config,
     check_config,
@@ -62,8 +59,8 @@ from util.options.config import (
     of_today,
     read_config_file,
 )
-from util.options.record import Record
-from util.options.sections import (
+from qnet.util.options.record import Record
+from qnet.util.options.sections import (
     DataOptions,
     EpisodeOptions,
     EvaluationOptions,
@@ -76,12 +73,15 @@ from util.options.sections import (
     dataset_spec,
     section,
 )
-from util.predict.scans import read_scan
-from util.run.experiment import check_update, plain
-from util.taskfile.manifest import Label, Manifest, read_manifest, stored_options
-from util.training.as_trained import as_trained, complete, scored_config
-from util.training.snapshots import Snapshot, load_model, read_snapshot, save_snapshot
-from util.training.weights import load_pretrained
+from qnet.util.predict.scans import read_scan
+from qnet.util.run.experiment import check_update, plain
+from qnet.util.taskfile.manifest import Label, Manifest, read_manifest, stored_options
+from qnet.util.training.as_trained import as_trained, complete, scored_config
+from qnet.util.training.snapshots import Snapshot, load_model, read_snapshot, save_snapshot
+from qnet.util.training.weights import load_pretrained
+from tests import kinds
+from tests.labelling import drawing, write_scans
+from tests.toy import write
 
 TIME_S, MEMORY_MB = 20, 300
 BASE = base_config()

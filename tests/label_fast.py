@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from scripts import label
+from qnet.scripts import label
 from tests.labelling import FAST
 
 if __name__ == "__main__":

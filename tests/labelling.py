@@ -13,11 +13,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from qnet.util.label.client import Client
+from qnet.util.label.run import Runner
+from qnet.util.label.serve import listen, make_server
+from qnet.util.label.session import Session
 from tests.toy import AFFINE, toy_case, write
-from util.label.client import Client
-from util.label.run import Runner
-from util.label.serve import listen, make_server
-from util.label.session import Session
 
 TOKEN = "a-token-of-tests"
 FAST = {"affine": False, "finest": 0.6, "n_steps": 20}      # registration, some seconds for a scan

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
 TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0, "print_interval": 2, "min_size": 20,
         "device": "cpu", "precision": "float32", "lr_step_every": 2}     # float32: the same bits on every kind of processor

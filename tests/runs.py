@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from qnet.util.options.config import base_config
+from qnet.util.results.scores import METRICS, SCORE_COLUMNS, summarise, write_scores
 from tests.toy import toy_case, write
-from util.options.config import base_config
-from util.results.scores import METRICS, SCORE_COLUMNS, summarise, write_scores
 
 CONFIG = {"dataset": "CHAOST2", "model": "qnet", "eval_fold": 0, "protocol": "published", "n_part": 3, "exclude_label": None,
           "exclude_rule": "any", "reload_model_path": "runs/1/snapshots/30000.pth"}

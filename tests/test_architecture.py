@@ -5,8 +5,8 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from scripts.checks.imports import ARROWS, PAGE, drawn_page, main, own_room, room_of, wrong_arrows
-from util.base.root import ROOT
+from qnet.scripts.checks.imports import ARROWS, PAGE, drawn_page, main, own_room, room_of, wrong_arrows
+from qnet.util.base.root import ROOT
 
 
 def test_every_import_is_allowed():
@@ -20,12 +20,16 @@ def test_rooms_are_in_an_order():
 
 
 @pytest.mark.parametrize(("file", "text", "said"), [
-    ("models/new.py", "import torch\n\nfrom util.options import table\n", "models/new.py:3: models imports util.options"),
-    ("dataloaders/new.py", "import models.qnet\n", "dataloaders/new.py:1: dataloaders imports models.qnet"),
-    ("util/base/new.py", "def f():\n    from dataloaders import volumes\n", "util/base/new.py:2: util.base imports dataloaders"),
-    ("util/segment/new.py", "from util import run\n", "util/segment/new.py:1: util.segment imports util.run"),
-    ("data/new.py", "import train\n", "data/new.py:1: data imports train"),
+    ("models/new.py", "import torch\n\nfrom qnet.util.options import table\n",
+     "models/new.py:3: models imports qnet.util.options"),
+    ("dataloaders/new.py", "import qnet.models.qnet\n", "dataloaders/new.py:1: dataloaders imports qnet.models.qnet"),
+    ("util/base/new.py", "def f():\n    from qnet.dataloaders import volumes\n",
+     "util/base/new.py:2: util.base imports qnet.dataloaders"),
+    ("util/segment/new.py", "from qnet.util import run\n", "util/segment/new.py:1: util.segment imports qnet.util.run"),
+    ("data/new.py", "import qnet.train\n", "data/new.py:1: data imports qnet.train"),
     ("scripts/new.py", "from tests.damage import empty\n", "scripts/new.py:1: scripts imports tests.damage"),
+    ("util/run/new.py", "from util.base import errors\n",
+     "util/run/new.py:1: util.run imports util.base, allowed: qnet.util.base"),
 ])
 def test_a_wrong_arrow_is_named_with_its_line(file, text, said, tmp_path):
     (tmp_path / file).parent.mkdir(parents=True)
@@ -37,17 +41,17 @@ def test_a_wrong_arrow_is_named_with_its_line(file, text, said, tmp_path):
 def test_allowed_and_foreign_imports_are_none_of_it(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/new.py").write_text(
-        "import torch\nimport utilities\nfrom util.base import errors\nfrom models import qnet\n", encoding="utf-8")
+        "import torch\nimport utilities\nfrom qnet.util.base import errors\nfrom qnet.models import qnet\n", encoding="utf-8")
     assert wrong_arrows(tmp_path) == []
 
 
 def test_every_python_file_is_in_a_room(tmp_path):
-    files = [path.relative_to(ROOT) for folder in ("data", "dataloaders", "models", "scripts", "tests", "util")
+    files = [path.relative_to(ROOT) for folder in ("data", "dataloaders", "models", "qnet", "scripts", "tests", "util")
              for path in (ROOT / folder).rglob("*.py") if path != ROOT / "util/__init__.py"]     # a corridor: no code but set-up
     assert len(files) > 100
     for file in files:
         own_room(file)
-    assert room_of("util.base.files") == "util.base" and room_of("numpy.data") is None
+    assert room_of("qnet.util.base.files") == "util.base" and room_of("numpy.data") is None and room_of("util.base.files") is None
     with pytest.raises(ValueError, match=r"attic/old.py: is in no room"):
         own_room(tmp_path.relative_to(tmp_path) / "attic/old.py")
 

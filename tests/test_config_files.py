@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from data.check import main as check
-from data.supervoxels.generate_supervoxels import main as generate
-from scripts.compare import main as compare
+from qnet.data.check import main as check
+from qnet.data.supervoxels.generate_supervoxels import main as generate
+from qnet.scripts.compare import main as compare
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import LIMITS, load_config, read_config_file
+from qnet.util.run.experiment import run_commandline
 from tests.programs import entry_point
-from util.base.errors import InputError
-from util.options.config import LIMITS, load_config, read_config_file
-from util.run.experiment import run_commandline
 
 pytestmark = pytest.mark.usefixtures("handlers_stay")
 

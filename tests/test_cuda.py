@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from qnet.util.base.root import ROOT
+from qnet.util.training.snapshots import read_snapshot
 from tests.models.test_methods import METHODS
 from tests.programs import TINY, predict, run
-from util.base.root import ROOT
-from util.training.snapshots import read_snapshot
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

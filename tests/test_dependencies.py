@@ -10,11 +10,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
-PACKAGES = ("data", "dataloaders", "models", "scripts", "util")
+FOLDERS = ("data", "dataloaders", "models", "qnet", "scripts", "util")
 TYPES_ONLY = {"_typeshed"}       # known to type checkers alone
-OWN = {*PACKAGES, "configs", "tests", "train", "test"}
+OWN = {"qnet", "tests"}
 DEVELOPERS_SCRIPTS = ("scripts/checks/", "scripts/tables/")     # may use requirements-dev.txt
 
 
@@ -55,7 +55,7 @@ def test_older_versions_that_the_code_runs_with_are_in_the_ranges(name, version)
 
 def third_party_imports():
     """Yield (file, line, top-level module) of the code, without Python's own and the project's."""
-    files = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
+    files = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \

@@ -3,9 +3,9 @@
 import ast
 from pathlib import Path
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
-FOLDERS = ("data", "dataloaders", "models", "scripts", "util")
+FOLDERS = ("data", "dataloaders", "models", "qnet", "scripts", "util")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 EXAMPLE = '''
 class Public:

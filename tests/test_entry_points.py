@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from qnet.util.base.root import ROOT
+from qnet.util.run.experiment import run_commandline
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import TINY, entry_point, run
 from tests.toy import CASES, toy_case, write, write_toy_data
-from util.base.root import ROOT
-from util.run.experiment import run_commandline
-from util.training.snapshots import read_snapshot
 
 FINE = np.diag([-1.0, 1.0, 5.0, 1.0])       # voxels of 1 × 1 × 5 mm; those of the toy data have 2 × 2 × 7.7
 

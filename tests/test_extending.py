@@ -5,13 +5,13 @@ import re
 
 import pytest
 
-from models.base import FewShotModel
+from qnet.models.base import FewShotModel
+from qnet.util.base.root import ROOT
+from qnet.util.options import table as option_table
+from qnet.util.options.rules import one_of
+from qnet.util.training import building as methods
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import run
-from util.base.root import ROOT
-from util.options import table as option_table
-from util.options.rules import one_of
-from util.training import building as methods
-from util.training.snapshots import read_snapshot
 
 
 @pytest.fixture

@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.volumes import Volume
-from models.base import FewShotModel
-from models.encoder import Features
-from models.qnet import QNet, SupportThresholdQNet
+from qnet.dataloaders.volumes import Volume
+from qnet.models.base import FewShotModel
+from qnet.models.encoder import Features
+from qnet.models.qnet import QNet, SupportThresholdQNet
+from qnet.util.base.device import resolve_device
+from qnet.util.base.episode import Episode
+from qnet.util.options.config import load_config
+from qnet.util.options.record import Record
+from qnet.util.options.sections import ModelOptions, TrainOptions, WholeVolumeOptions
+from qnet.util.segment.protocol import segment_by_protocol
+from qnet.util.segment.segmenters import VolumeSegmenter
+from qnet.util.segment.slice_encoder import SliceEncoder
+from qnet.util.segment.task import Task
+from qnet.util.segment.whole_volume import probabilities
+from qnet.util.training.building import build_model
+from qnet.util.training.loop import Trainer
 from tests.fake_cuda import FakeCuda, fake_cuda
 from tests.programs import TINY
 from tests.toy import toy_case, toy_volume
-from util.base.device import resolve_device
-from util.base.episode import Episode
-from util.options.config import load_config
-from util.options.record import Record
-from util.options.sections import ModelOptions, TrainOptions, WholeVolumeOptions
-from util.segment.protocol import segment_by_protocol
-from util.segment.segmenters import VolumeSegmenter
-from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
-from util.segment.whole_volume import probabilities
-from util.training.building import build_model
-from util.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there; tests/test_cuda.py uses it")
 

@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import check_config
 from tests import fuzzing
-from util.base.errors import InputError
-from util.options.config import check_config
 
 
 @pytest.mark.whole

@@ -18,12 +18,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from data import prepare
-from dataloaders.finding import find_scans
-from dataloaders.geometry import affine_of
-from dataloaders.nifti import is_plain, read_nifti, write_like
-from dataloaders.reading import read_image
-from scripts.segment import main as segment
+from qnet.data import prepare
+from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.geometry import affine_of
+from qnet.dataloaders.nifti import is_plain, read_nifti, write_like
+from qnet.dataloaders.reading import read_image
+from qnet.scripts.segment import main as segment
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
+from qnet.util.label.session import Session
+from qnet.util.predict.scans import read_support
 from tests.kinds import (
     KINDS,
     NAME_TOO_LONG,
@@ -39,10 +43,6 @@ from tests.kinds import (
     write_slices,
 )
 from tests.programs import predict
-from util.base.errors import InputError
-from util.base.root import ROOT
-from util.label.session import Session
-from util.predict.scans import read_support
 
 QUICK = ("sound", "qform mirrored", "turned by 35 degrees", "slices far down", "one flipped bit", "nrrd")
 RIGHT = 0.8         # of patients this small; misplaced ones have 0 to 0.4
@@ -303,7 +303,7 @@ def test_gaps_between_outlined_slices_are_told_and_filled(tmp_path):
 
 @pytest.mark.parametrize("turn", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_gaps_across_any_axis(turn, tmp_path):
-    from dataloaders.gaps import fill, gaps_of
+    from qnet.dataloaders.gaps import fill, gaps_of
     labels = np.asanyarray(nibabel.load(every_third(tmp_path)).dataobj).T
     axis, gaps = gaps_of(labels.transpose(turn))
     assert turn[axis] == 0 and set(gaps) == {1, 2, 3, 4}
@@ -312,7 +312,7 @@ def test_gaps_across_any_axis(turn, tmp_path):
 
 
 def test_organs_apart_are_no_gaps():
-    from dataloaders.gaps import gaps_of
+    from qnet.dataloaders.gaps import gaps_of
     labels = patient(grid(), SHAPE, 0)[1].T
     assert gaps_of(labels) == (0, {}) and gaps_of(np.where(np.isin(labels, (2, 3)), 1, 0)) == (0, {})
 

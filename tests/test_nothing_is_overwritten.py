@@ -13,16 +13,16 @@ from functools import partial
 import pytest
 import SimpleITK as sitk
 
-from data import check, phantom, prepare
-from data.supervoxels import generate_supervoxels
-from scripts import compare, demo
-from scripts.checks import benchmark
-from scripts.tables import compare_methods, label_pictures, report_pictures, results
+from qnet.data import check, phantom, prepare
+from qnet.data.supervoxels import generate_supervoxels
+from qnet.scripts import compare, demo
+from qnet.scripts.checks import benchmark
+from qnet.scripts.tables import compare_methods, label_pictures, report_pictures, results
+from qnet.util.base.checksums import sha256
+from qnet.util.base.files import write_text
 from tests.data.raw_downloads import write_dicom
 from tests.programs import entry_point, run
 from tests.runs import write_evaluation, write_run
-from util.base.checksums import sha256
-from util.base.files import write_text
 
 IMAGES = "chaos_MR_T2_normalized"
 PREDICT = {"reload_model_path": "{data}/w.pth", "support_image": f"{{data}}/{IMAGES}/image_1.nii.gz",

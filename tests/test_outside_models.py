@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from scripts.compare import main as compare
+from qnet.scripts.compare import main as compare
+from qnet.util.base.root import ROOT
 from tests.programs import TOY_GRID, predict, run
 from tests.util.training.test_outside import UNIVERSEG
-from util.base.root import ROOT
 
 
 def dice_of(folder):

@@ -8,15 +8,15 @@ import sys
 import pytest
 import torch
 
-from models.encoder import build_encoder
-from models.qnet import QNet
+from qnet.models.encoder import build_encoder
+from qnet.models.qnet import QNet
+from qnet.util.base.device import bf16_is_fast, resolve_precision
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import base_config, load_config, named_configs
+from qnet.util.predict.predictor import Predictor
+from qnet.util.training.snapshots import read_snapshot
 from tests.goldens import recipe
 from tests.programs import predict, run
-from util.base.device import bf16_is_fast, resolve_precision
-from util.base.root import ROOT
-from util.options.config import base_config, load_config, named_configs
-from util.predict.predictor import Predictor
-from util.training.snapshots import read_snapshot
 
 CPU = torch.device("cpu")
 NAMES = {True: "bf16", False: "float32"}
@@ -68,7 +68,7 @@ def test_gpus(supported, capability, fast, monkeypatch):
 
 @pytest.mark.whole
 def test_a_processor_that_is_imitated_counts_as_that_one():
-    code = "import torch; from util.base.device import bf16_is_fast; print(bf16_is_fast(torch.device('cpu')))"
+    code = "import torch; from qnet.util.base.device import bf16_is_fast; print(bf16_is_fast(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True,
                           env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert done.stdout == "False\n"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
 TESTS = """
 import time, pytest

@@ -9,8 +9,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from dataloaders.volumes import Volume
-from util.segment.task import Task
+from qnet.dataloaders.volumes import Volume
+from qnet.util.segment.task import Task
 
 CASES = (1, 2, 3, 10, 12)
 AFFINE = np.diag([-2.0, 2.0, 7.7, 1.0])

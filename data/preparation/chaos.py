@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from data.preparation.raw import RawCase
-from dataloaders.dicom import by_position, read_stack
-from dataloaders.itk import check_image, last_line, quiet, with_geometry
-from util.base.errors import InputError
+from qnet.data.preparation.raw import RawCase
+from qnet.dataloaders.dicom import by_position, read_stack
+from qnet.dataloaders.itk import check_image, last_line, quiet, with_geometry
+from qnet.util.base.errors import InputError
 
 CHAOS_GREY_LEVELS = {1: (55, 70), 2: (110, 135), 3: (175, 200), 4: (240, 255)}   # label value: first and last grey level in a PNG
 

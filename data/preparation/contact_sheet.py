@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from skimage.segmentation import find_boundaries
 
-from data.preparation.inspect_case import CaseReport
-from dataloaders.datasets import DatasetSpec
-from util.base.files import replacing
+from qnet.data.preparation.inspect_case import CaseReport
+from qnet.dataloaders.datasets import DatasetSpec
+from qnet.util.base.files import replacing
 
 CASES_PER_ROW = 4
 PANEL_INCHES = 2.4

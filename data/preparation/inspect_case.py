@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.nifti import read_spacing_mm
-from dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_supervoxels
-from util.base.errors import InputError
+from qnet.dataloaders.datasets import Case, DatasetSpec
+from qnet.dataloaders.nifti import read_spacing_mm
+from qnet.dataloaders.volumes import expect_same_shape, label_distance_mm, read_image, read_label, read_supervoxels
+from qnet.util.base.errors import InputError
 
 
 @dataclass

@@ -6,9 +6,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from data.supervoxels.generate_supervoxels import Task, generate_all, method, waiting
-from dataloaders.datasets import DatasetSpec, find_cases
-from util.base.distributed import main_does
+from qnet.data.supervoxels.generate_supervoxels import Task, generate_all, method, waiting
+from qnet.dataloaders.datasets import DatasetSpec, find_cases
+from qnet.util.base.distributed import main_does
 
 
 def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False) -> bool:
@@ -25,8 +25,8 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
     Returns:
         whether every case has its map. Cases without one are named on stderr.
     Raises:
-        InputError: as `util.base.guard.claim`.
-        SystemExit: as `util.base.distributed.main_does`.
+        InputError: as `qnet.util.base.guard.claim`.
+        SystemExit: as `qnet.util.base.distributed.main_does`.
     """
     def to_do() -> list[Task]:
         options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)

@@ -11,11 +11,11 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from data.preparation.raw import RawCase
-from dataloaders.datasets import DatasetSpec, Grid
-from dataloaders.itk import whole_numbers
-from dataloaders.reading import affine_at, read_image
-from util.base.errors import InputError
+from qnet.data.preparation.raw import RawCase
+from qnet.dataloaders.datasets import DatasetSpec, Grid
+from qnet.dataloaders.itk import whole_numbers
+from qnet.dataloaders.reading import affine_at, read_image
+from qnet.util.base.errors import InputError
 
 MAX_LABEL = 254
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from dataloaders.itk import PlaceError, check_image, labels_on
-from dataloaders.reading import read_image
-from dataloaders.resampling import straightened
-from util.base.errors import InputError
+from qnet.dataloaders.itk import PlaceError, check_image, labels_on
+from qnet.dataloaders.reading import read_image
+from qnet.dataloaders.resampling import straightened
+from qnet.util.base.errors import InputError
 
 
 @dataclass(frozen=True)

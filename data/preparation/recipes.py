@@ -10,12 +10,12 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from data.preparation.chaos import read_chaos
-from data.preparation.raw import RawCase, read_nifti_pair
-from dataloaders.datasets import DatasetSpec
-from dataloaders.nifti import files_of as pair_of
-from dataloaders.reading import ending_of
-from dataloaders.resampling import (
+from qnet.data.preparation.chaos import read_chaos
+from qnet.data.preparation.raw import RawCase, read_nifti_pair
+from qnet.dataloaders.datasets import DatasetSpec
+from qnet.dataloaders.nifti import files_of as pair_of
+from qnet.dataloaders.reading import ending_of
+from qnet.dataloaders.resampling import (
     IN_PLANE_PX,
     image_to_grid,
     labels_to_grid,
@@ -24,10 +24,10 @@ from dataloaders.resampling import (
     to_model_grid,
     window_to_255,
 )
-from util.base.errors import InputError
-from util.base.files import made_in
-from util.options.config import base_config
-from util.options.sections import dataset_spec
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import made_in
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import dataset_spec
 
 Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None for a case without labels
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases, and lines about what was left out

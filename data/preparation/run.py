@@ -16,21 +16,21 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from data.preparation.raw import RawCase
-from data.preparation.recipes import Finder, Recipe
-from dataloaders.datasets import DatasetSpec, find_cases
-from dataloaders.itk import last_line
-from dataloaders.nifti import save
-from dataloaders.volumes import read_label
-from util.base.distributed import is_main, join, main_does, of_main, share
-from util.base.errors import InputError
-from util.base.files import STALE_S, remove_partial_files, write_text
-from util.base.guard import claim, expect_apart
-from util.base.inputs import read_json
-from util.base.kept import Kept
-from util.base.locks import alone
-from util.base.pool import processes
-from util.base.progress import progress
+from qnet.data.preparation.raw import RawCase
+from qnet.data.preparation.recipes import Finder, Recipe
+from qnet.dataloaders.datasets import DatasetSpec, find_cases
+from qnet.dataloaders.itk import last_line
+from qnet.dataloaders.nifti import save
+from qnet.dataloaders.volumes import read_label
+from qnet.util.base.distributed import is_main, join, main_does, of_main, share
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import STALE_S, remove_partial_files, write_text
+from qnet.util.base.guard import claim, expect_apart
+from qnet.util.base.inputs import read_json
+from qnet.util.base.kept import Kept
+from qnet.util.base.locks import alone
+from qnet.util.base.pool import processes
+from qnet.util.base.progress import progress
 
 CLASSMAP_MIN_PX = (1, 100)
 RECORD_NAME = "preparation.json"
@@ -50,7 +50,7 @@ def prepare_dataset(recipe: Recipe, source: Path, target: Path, n_jobs: int, ove
     Raises:
         InputError: as `find_raw_cases`; a file to be written belongs to the download, or it was not made by this program and
             `overwrite` is not set.
-        SystemExit: as `util.base.distributed.main_does`.
+        SystemExit: as `qnet.util.base.distributed.main_does`.
     """
     raw_cases, states, problems = main_does(partial(plan, recipe, source, target, overwrite))
     for line in problems if is_main() else ():
@@ -112,7 +112,7 @@ def add_to_record(case: str, entry: dict[str, str], path: Path) -> None:
 
 
 def expect_writable(spec: DatasetSpec, target: Path, raw_cases: Sequence[RawCase], overwrite: bool) -> None:
-    """Raise InputError if a file to be written may not be overwritten, as `util.base.guard.claim` explains."""
+    """Raise InputError if a file to be written may not be overwritten, as `qnet.util.base.guard.claim` explains."""
     raw_files = [path for raw in raw_cases for path in (raw.image, raw.label) if path is not None]
     record = record_path(spec, target)
     expect_apart([record], raw_files)       # its content is kept
@@ -213,7 +213,7 @@ def write_classmaps(spec: DatasetSpec, target: Path, n_jobs: int) -> None:
 
     Raises:
         InputError: a label file cannot be read or holds an unknown value.
-        SystemExit: as `util.base.distributed.main_does`.
+        SystemExit: as `qnet.util.base.distributed.main_does`.
     """
     areas = Kept(record_path(spec, target).with_name(KEPT_AREAS), partial(areas_px, spec),
                  settings=[list(map(list, values.items())) for values in (spec.labels, spec.file_values)])

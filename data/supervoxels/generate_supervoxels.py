@@ -28,12 +28,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))      # before packages of the same names elsewhere
 
-from data.supervoxels.felzenszwalb import generate_supervoxels
-from data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
-from dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
-from dataloaders.nifti import read_array, read_spacing_mm, write_like
-from util.base.checksums import sha256
-from util.base.distributed import (
+from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
+from qnet.data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
+from qnet.dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
+from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.util.base.checksums import sha256
+from qnet.util.base.distributed import (
     cores_per_process,
     first_tells,
     is_main,
@@ -45,16 +45,16 @@ from util.base.distributed import (
     share,
     silence,
 )
-from util.base.errors import InputError
-from util.base.files import STALE_S, made_in, remove_partial_files, write_text
-from util.base.guard import claim, expect_apart, is_made
-from util.base.inputs import read_json
-from util.base.kept import Kept
-from util.base.locks import alone
-from util.base.pool import processes
-from util.base.progress import progress
-from util.options.config import base_config, check_config, load_config, named_configs
-from util.options.sections import dataset_spec
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import STALE_S, made_in, remove_partial_files, write_text
+from qnet.util.base.guard import claim, expect_apart, is_made
+from qnet.util.base.inputs import read_json
+from qnet.util.base.kept import Kept
+from qnet.util.base.locks import alone
+from qnet.util.base.pool import processes
+from qnet.util.base.progress import progress
+from qnet.util.options.config import base_config, check_config, load_config, named_configs
+from qnet.util.options.sections import dataset_spec
 
 KEPT_SUMS = ".image_sums.jsonl"      # beside the maps: the checksums of their images
 
@@ -178,7 +178,7 @@ def waiting(tasks: Sequence[Task], overwrite: bool) -> tuple[list[Task], list[st
     """Return the tasks of one folder that are to do, and the state of each task. Half written maps of killed programs go away.
 
     Raises:
-        InputError: the record is damaged; or a map may not be overwritten, as `util.base.guard.claim` explains.
+        InputError: the record is damaged; or a map may not be overwritten, as `qnet.util.base.guard.claim` explains.
     """
     sums = Kept(tasks[0].record.with_name(KEPT_SUMS), sha256)
     its_states = states(tasks, sums)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from skimage.segmentation import felzenszwalb, relabel_sequential
 
-from data.supervoxels.felzenszwalb import largest_filled_component
+from qnet.data.supervoxels.felzenszwalb import largest_filled_component
 
 SIGMA_PX = 1
 

@@ -42,12 +42,12 @@ from pathlib import Path
 
 import torch
 
-from scripts.checks.benchmarks import evaluation, fast_tests, formulas, page, registration, training
-from scripts.checks.benchmarks.bench import Bench, Measured, Result
-from util.base.files import write_text
-from util.base.guard import OVERWRITE_HELP, claim
-from util.base.tables import markdown_table
-from util.run.experiment import one_line_errors
+from qnet.scripts.checks.benchmarks import evaluation, fast_tests, formulas, page, registration, training
+from qnet.scripts.checks.benchmarks.bench import Bench, Measured, Result
+from qnet.util.base.files import write_text
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.tables import markdown_table
+from qnet.util.run.experiment import one_line_errors
 
 PARTS: Mapping[str, Callable[[Bench], Measured]] = {
     "evaluate": evaluation.measure, "bf16": evaluation.in_bf16, "train": training.train, "head": formulas.head,

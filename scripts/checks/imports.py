@@ -3,7 +3,8 @@
     python scripts/checks/imports.py            # names every wrong arrow; exit status 1 if there is one
     python scripts/checks/imports.py --draw     # also draws the diagram of docs/architecture.md again
 
-`ARROWS` is the architecture: a room may import itself and the rooms in its line, and nothing else of the project.
+`ARROWS` is the architecture: a room may import itself and the rooms in its line, and nothing else of the project. A room is named
+as its folder is; imports name it in the package, as `qnet.util.base`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from util.base.files import replacing
-from util.base.root import ROOT
+from qnet.util.base.files import replacing
+from qnet.util.base.root import ROOT
 
 BASE = {"util.base"}
 DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
@@ -43,7 +44,9 @@ ARROWS: Mapping[str, set[str]] = {
     "scripts.checks": UTIL | {"data", "scripts", "tests"},     # measures speed and robustness with the data of the tests
     "tests": UTIL | {"data", "scripts", "scripts.tables", "scripts.checks", "entry points"},
 }
-ENTRY_POINTS = {"train", "test"}
+PACKAGE = "qnet"
+ENTRY_POINTS = {"train", "test", PACKAGE}       # files, and a folder
+OUTSIDE = {"tests"}             # of the package
 DRAWN = [room for room in ARROWS if room not in ("tests", "scripts.checks", "scripts.tables")]
 PAGE, BEGIN, END = ROOT / "docs/architecture.md", "<!-- imports: begin -->", "<!-- imports: end -->"
 
@@ -57,10 +60,22 @@ class Import(NamedTuple):
 
 
 def room_of(module: str) -> str | None:
-    """Return the room of a dotted name. None if it is not of the project."""
-    if module.partition(".")[0] in ENTRY_POINTS:
+    """Return the room of a dotted name, as imports say it. None if it is not of the project."""
+    top, _, rest = module.partition(".")
+    return _room(module) if top in OUTSIDE else _room(rest) if top == PACKAGE else None
+
+
+def _room(name: str) -> str | None:
+    """Return the room of a dotted name without the package."""
+    if name.partition(".")[0] in ENTRY_POINTS:
         return "entry points"
-    return max((room for room in ARROWS if f"{module}.".startswith(f"{room}.")), key=len, default=None)
+    return max((room for room in ARROWS if f"{name}.".startswith(f"{room}.")), key=len, default=None)
+
+
+def _is_bare(module: str) -> bool:
+    """Return whether an import names a room without the package, which would load its files a second time."""
+    top = module.partition(".")[0]
+    return top not in OUTSIDE and top not in sys.stdlib_module_names and _room(module) is not None and top != PACKAGE
 
 
 def imports_of(path: Path, root: Path) -> Iterator[Import]:
@@ -69,7 +84,7 @@ def imports_of(path: Path, root: Path) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             yield from (Import(path.relative_to(root), node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for alias in node.names:      # `from util import base` also names a room
+            for alias in node.names:      # `from qnet.util import base` also names a room
                 module = node.module if room_of(f"{node.module}.{alias.name}") == room_of(node.module) \
                     else f"{node.module}.{alias.name}"
                 yield Import(path.relative_to(root), node.lineno, module)
@@ -77,9 +92,11 @@ def imports_of(path: Path, root: Path) -> Iterator[Import]:
 
 def all_imports(root: Path) -> list[Import]:
     """Return the imports in every Python file of the project, except those of other packages."""
-    folders = sorted({room.partition(".")[0] for room in ARROWS if (root / room.partition(".")[0]).is_dir()})
+    tops = {PACKAGE, *(room.partition(".")[0] for room in ARROWS)}
+    folders = sorted(top for top in tops if (root / top).is_dir())
     files = [*root.glob("*.py"), *(path for folder in folders for path in sorted((root / folder).rglob("*.py")))]
-    return list(dict.fromkeys(found for path in files for found in imports_of(path, root) if room_of(found.module)))
+    return list(dict.fromkeys(found for path in files for found in imports_of(path, root)
+                              if room_of(found.module) or _is_bare(found.module)))
 
 
 def own_room(file: Path) -> str:
@@ -88,7 +105,7 @@ def own_room(file: Path) -> str:
     Raises:
         ValueError: it is in no room.
     """
-    room = room_of(".".join(file.with_suffix("").parts))
+    room = _room(".".join(file.with_suffix("").parts))
     if room is None:
         raise ValueError(f"{file}: is in no room of ARROWS")
     return room
@@ -99,14 +116,17 @@ def wrong_arrows(root: Path) -> list[str]:
     lines = []
     for file, line, module in all_imports(root):
         room, used = own_room(file), room_of(module)
-        if used != room and used not in ARROWS[room]:
+        if used is None:
+            lines.append(f"{file}:{line}: {room} imports {module}, allowed: {PACKAGE}.{module}")
+        elif used != room and used not in ARROWS[room]:
             lines.append(f"{file}:{line}: {room} imports {module}, allowed: {', '.join(sorted(ARROWS[room])) or 'nothing'}")
     return lines
 
 
 def diagram(root: Path) -> str:
     """Return a Mermaid diagram of the rooms. A number counts the files of one room that import the other."""
-    pairs = {(own_room(file), str(room_of(module)), file) for file, _, module in all_imports(root)}
+    pairs = {(own_room(file), str(room_of(module)), file) for file, _, module in all_imports(root)
+             if room_of(module)}
     counts = Counter((room, used) for room, used, _ in pairs if room != used and {room, used} <= set(DRAWN))
     names = {room: f"r{k}" for k, room in enumerate(DRAWN)}
     nodes = [f'    {name}["{room}"]' for room, name in names.items()]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from util.base.root import ROOT
-from util.training.snapshots import Snapshot, read_snapshot
+from qnet.util.base.root import ROOT
+from qnet.util.training.snapshots import Snapshot, read_snapshot
 
 N_STEPS, SAVE_EVERY, KILL_AFTER = 20, 4, 8
 WAIT_S = 600

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import torch
 
-from scripts import segment
+from qnet.scripts import segment
+from qnet.util.base.checksums import sha256
+from qnet.util.base.files import LIST
+from qnet.util.base.progress import progress
 from tests.toy import toy_case, write
-from util.base.checksums import sha256
-from util.base.files import LIST
-from util.base.progress import progress
 
 N_SCANS = 4
 

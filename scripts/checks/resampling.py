@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.itk import with_geometry
-from dataloaders.nifti import read_array
-from util.base.errors import InputError
-from util.base.tables import format_table
-from util.options.table import UNTRAINED_MODELS
-from util.predict.predictor import Predictor, Segmentation, join_on_scan
-from util.segment.metrics import dice
+from qnet.dataloaders.itk import with_geometry
+from qnet.dataloaders.nifti import read_array
+from qnet.util.base.errors import InputError
+from qnet.util.base.tables import format_table
+from qnet.util.options.table import UNTRAINED_MODELS
+from qnet.util.predict.predictor import Predictor, Segmentation, join_on_scan
+from qnet.util.segment.metrics import dice
 
 ORIENTATIONS = ("SPR", "IRA")      # of the turned support and query
 INTERPOLATORS = {"linear": sitk.sitkLinear, "spline": sitk.sitkBSpline}

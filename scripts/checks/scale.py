@@ -27,14 +27,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.phantom import MIN_SIZE_SHARE, case_files, write_case
-from dataloaders.nifti import read_array, read_spacing_mm, write_like
-from util.base.errors import InputError
-from util.base.progress import progress
-from util.base.root import ROOT
-from util.base.tables import format_table
-from util.options.sections import RunPlace
-from util.training.snapshots import newest_snapshot
+from qnet.data.phantom import MIN_SIZE_SHARE, case_files, write_case
+from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.util.base.errors import InputError
+from qnet.util.base.progress import progress
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import format_table
+from qnet.util.options.sections import RunPlace
+from qnet.util.training.snapshots import newest_snapshot
 
 N_BODIES = 10
 TRAINING_STARTS = "training volumes of"         # in the line that train.py prints before its first step

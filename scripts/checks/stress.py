@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 
-from scripts.checks.kill_one_process import kill_one_process
+from qnet.scripts.checks.kill_one_process import kill_one_process
+from qnet.util.base.progress import progress
+from qnet.util.run.folders import newest_run
+from qnet.util.training.snapshots import Snapshot, newest_readable
 from tests.programs import TINY, entry_point, run
 from tests.toy import write_toy_data
-from util.base.progress import progress
-from util.run.folders import newest_run
-from util.training.snapshots import Snapshot, newest_readable
 
 OPTIONS = {"n_steps": 24, "save_snapshot_every": 3, "print_interval": 5, "keep_snapshots": 2}
 RUNS = "QNet_train_CHAOST2_cv0"

@@ -34,21 +34,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.supervoxels.felzenszwalb import mask_background, segment_volume
-from dataloaders.datasets import Case, find_cases
-from dataloaders.nifti import read_array, read_spacing_mm, write_like
-from dataloaders.volumes import Volume, read_volume
-from models.registration import Registration, register
-from scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
-from util.base.checksums import sha256
-from util.base.device import resolve_device
-from util.base.errors import InputError
-from util.base.pool import processes
-from util.base.progress import progress
-from util.base.root import ROOT
-from util.base.tables import markdown_table
-from util.options.config import load_config
-from util.options.sections import dataset_spec
+from qnet.data.supervoxels.felzenszwalb import mask_background, segment_volume
+from qnet.dataloaders.datasets import Case, find_cases
+from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.dataloaders.volumes import Volume, read_volume
+from qnet.models.registration import Registration, register
+from qnet.scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
+from qnet.util.base.checksums import sha256
+from qnet.util.base.device import resolve_device
+from qnet.util.base.errors import InputError
+from qnet.util.base.pool import processes
+from qnet.util.base.progress import progress
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import markdown_table
+from qnet.util.options.config import load_config
+from qnet.util.options.sections import dataset_spec
 
 SPEC = dataset_spec("CHAOST2", load_config()["datasets"]["CHAOST2"])
 PYTHON = [sys.executable]

@@ -20,15 +20,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.compare import output_files
-from util.base.errors import InputError
-from util.base.guard import OVERWRITE_HELP, claim
-from util.base.root import ROOT
-from util.options.config import load_config, named_configs
-from util.options.sections import RunPlace
-from util.options.table import MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
-from util.run.folders import call, numbered_runs
-from util.training.snapshots import newest_snapshot
+from qnet.scripts.compare import output_files
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import load_config, named_configs
+from qnet.util.options.sections import RunPlace
+from qnet.util.options.table import MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
+from qnet.util.run.folders import call, numbered_runs
+from qnet.util.training.snapshots import newest_snapshot
 
 VARIANTS = {"tpm_mixture": "TPM, 5 prototypes", "rpt": "RPT (2024)", "rpt_2023": "RPT (2023)", "gmrd_2025": "GMRD (2025)",
             "gmrd_small": "GMRD-small"}      # named configs, with their names in tables

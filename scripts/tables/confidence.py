@@ -23,19 +23,19 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from dataloaders.nifti import read_array, read_spacing_mm
-from dataloaders.volumes import Volume
-from models.confidence import EVIDENCE, TERMS, terms
-from scripts.tables.organ_sets.cases import CHAOS, Case, chaos_set
-from util.base.errors import InputError
-from util.base.progress import progress
-from util.base.tables import markdown_table
-from util.options.config import load_config
-from util.options.sections import PredictorOptions
-from util.predict.predictor import Predictor
-from util.segment.segmenters import VolumeSegmenter
-from util.segment.task import Task
-from util.training.as_trained import complete
+from qnet.dataloaders.nifti import read_array, read_spacing_mm
+from qnet.dataloaders.volumes import Volume
+from qnet.models.confidence import EVIDENCE, TERMS, terms
+from qnet.scripts.tables.organ_sets.cases import CHAOS, Case, chaos_set
+from qnet.util.base.errors import InputError
+from qnet.util.base.progress import progress
+from qnet.util.base.tables import markdown_table
+from qnet.util.options.config import load_config
+from qnet.util.options.sections import PredictorOptions
+from qnet.util.predict.predictor import Predictor
+from qnet.util.segment.segmenters import VolumeSegmenter
+from qnet.util.segment.task import Task
+from qnet.util.training.as_trained import complete
 
 LESIONS = "painted lesions"
 FITTED_CHAOS = range(4, 13)        # positions of the cases of folds 1 and 2

@@ -18,15 +18,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from scripts.tables.results import parse_arguments, summary_of
-from util.base.errors import InputError
-from util.base.files import write_text
-from util.base.guard import claim
-from util.base.root import ROOT
-from util.base.tables import format_table
-from util.options.sections import RunPlace
-from util.results.scores import WHOLE
-from util.run.folders import call, numbered_runs
+from qnet.scripts.tables.results import parse_arguments, summary_of
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import write_text
+from qnet.util.base.guard import claim
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import format_table
+from qnet.util.options.sections import RunPlace
+from qnet.util.results.scores import WHOLE
+from qnet.util.run.folders import call, numbered_runs
 
 CONFIG = "chaost2_setting1"
 CHOSEN_ON = (1, 2)                    # the settings were chosen on these folds

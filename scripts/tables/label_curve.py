@@ -21,14 +21,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from dataloaders.datasets import Case, find_cases
-from dataloaders.nifti import read_array, write_like
-from util.base.errors import InputError
-from util.base.tables import format_table
-from util.label.client import Client, running, scan_path
-from util.options.config import base_config
-from util.options.sections import dataset_spec
-from util.segment.metrics import dice
+from qnet.dataloaders.datasets import Case, find_cases
+from qnet.dataloaders.nifti import read_array, write_like
+from qnet.util.base.errors import InputError
+from qnet.util.base.tables import format_table
+from qnet.util.label.client import Client, running, scan_path
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import dataset_spec
+from qnet.util.segment.metrics import dice
 
 DATASET, COLOURS = "CHAOST2", ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
 

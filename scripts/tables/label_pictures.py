@@ -22,12 +22,12 @@ import numpy as np
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 
-from scripts.tables.label_curve import as_drawn, chaos_cases, copy_scans, give_classes, outline
-from scripts.tables.report_pictures import WEBGL, open_browser
-from util.base.errors import InputError
-from util.base.files import replacing
-from util.base.guard import OVERWRITE_HELP, claim
-from util.label.client import Client, running
+from qnet.scripts.tables.label_curve import as_drawn, chaos_cases, copy_scans, give_classes, outline
+from qnet.scripts.tables.report_pictures import WEBGL, open_browser
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.label.client import Client, running
 
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
 SIZE_PX = (1200, 830)

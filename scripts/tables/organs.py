@@ -28,20 +28,20 @@ from typing import Any
 import json5
 import numpy as np
 
-from models.confidence import EVIDENCE
-from scripts.tables.organ_sets.cases import NAMES, Case, Job, chaos_set, jobs_of, sets_in
-from scripts.tables.organ_sets.pictures import draw
-from scripts.tables.organ_sets.tables import Row, report
-from scripts.tables.own_scans import AS_ON_AVX2
-from util.base.checksums import code_sha256, digest, sha256
-from util.base.errors import InputError
-from util.base.files import write_text
-from util.base.guard import OVERWRITE_HELP, claim
-from util.base.progress import progress
-from util.base.root import ROOT
-from util.base.tables import write_rows
+from qnet.models.confidence import EVIDENCE
+from qnet.scripts.tables.organ_sets.cases import NAMES, Case, Job, chaos_set, jobs_of, sets_in
+from qnet.scripts.tables.organ_sets.pictures import draw
+from qnet.scripts.tables.organ_sets.tables import Row, report
+from qnet.scripts.tables.own_scans import AS_ON_AVX2
+from qnet.util.base.checksums import code_sha256, digest, sha256
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import write_text
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.progress import progress
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import write_rows
 
-COMMAND = (sys.executable, "-m", "scripts.tables.organ_sets.worker")
+COMMAND = (sys.executable, "-m", "qnet.scripts.tables.organ_sets.worker")
 COLUMNS = ("set", "support", "query", "label", "name", "registration", "guided", "confidence", "border", *EVIDENCE, "wide_mm",
            "seconds", "preparation_s", "memory_mb", "processor", "made_from")
 TEXT = {"set", "support", "query", "name", "border", "processor", "made_from"}      # columns that are no numbers

@@ -21,16 +21,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dataloaders.nifti import read_array
-from util.base.errors import InputError
-from util.base.files import replacing, write_text
-from util.base.guard import claim
-from util.base.root import ROOT
-from util.base.tables import format_table
-from util.options.config import base_config
-from util.results.figures import save_figure
-from util.segment.metrics import dice
-from util.taskfile.manifest import COLOURS
+from qnet.dataloaders.nifti import read_array
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing, write_text
+from qnet.util.base.guard import claim
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import format_table
+from qnet.util.options.config import base_config
+from qnet.util.results.figures import save_figure
+from qnet.util.segment.metrics import dice
+from qnet.util.taskfile.manifest import COLOURS
 
 IMAGES = "chaos_MR_T2_normalized"
 LABELS = {int(value): name for value, name in base_config()["datasets"]["CHAOST2"]["labels"].items()}

@@ -19,9 +19,9 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.wait import WebDriverWait
 
-from util.base.errors import InputError
-from util.base.files import replacing
-from util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+from qnet.util.base.guard import OVERWRITE_HELP, claim
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -18,16 +18,16 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from scripts.compare import output_files
-from util.base.errors import InputError
-from util.base.files import write_text
-from util.base.guard import OVERWRITE_HELP, claim
-from util.base.root import ROOT
-from util.base.tables import format_table
-from util.results.figures import save_figure
-from util.results.scores import WHOLE
-from util.run.folders import call
-from util.training.snapshots import read_snapshot
+from qnet.scripts.compare import output_files
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import write_text
+from qnet.util.base.guard import OVERWRITE_HELP, claim
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import format_table
+from qnet.util.results.figures import save_figure
+from qnet.util.results.scores import WHOLE
+from qnet.util.run.folders import call
+from qnet.util.training.snapshots import read_snapshot
 
 CONFIG = "chaost2_setting1_scratch"
 N_STEPS, SHORT = 2000, 500            # steps of the reported trainings, and of the ablations

@@ -14,26 +14,26 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from data.preparation.chaos import read_chaos
-from data.preparation.raw import RawCase, read_nifti_pair
-from dataloaders.datasets import Grid, find_cases
-from dataloaders.episodes import load_training_volumes
-from dataloaders.store import Store
-from dataloaders.volumes import read_volume
+from qnet.data.preparation.chaos import read_chaos
+from qnet.data.preparation.raw import RawCase, read_nifti_pair
+from qnet.dataloaders.datasets import Grid, find_cases
+from qnet.dataloaders.episodes import load_training_volumes
+from qnet.dataloaders.store import Store
+from qnet.dataloaders.volumes import read_volume
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import base_config, read_json5
+from qnet.util.options.sections import ModelOptions, dataset_spec
+from qnet.util.predict.scans import read_scan, read_support
+from qnet.util.results.comparison import find_runs
+from qnet.util.results.report import write_report
+from qnet.util.training.building import build_model
+from qnet.util.training.snapshots import load_model, read_snapshot
+from qnet.util.training.weights import load_pretrained
 from tests import damage as d
 from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dicom
 from tests.programs import TINY
 from tests.runs import write_evaluation, write_run
-from util.base.errors import InputError
-from util.base.root import ROOT
-from util.options.config import base_config, read_json5
-from util.options.sections import ModelOptions, dataset_spec
-from util.predict.scans import read_scan, read_support
-from util.results.comparison import find_runs
-from util.results.report import write_report
-from util.training.building import build_model
-from util.training.snapshots import load_model, read_snapshot
-from util.training.weights import load_pretrained
 
 SPEC = dataset_spec("CHAOST2", base_config()["datasets"]["CHAOST2"])
 GRID = Grid((4.0, 4.0, 8.0), 32, None, None)
@@ -330,10 +330,10 @@ def test_damaged_file(file, damage, message, request, tmp_path):
 READ_IT = """
 import sys
 from pathlib import Path
-from data.preparation.chaos import read_chaos
-from data.preparation.raw import RawCase
-from dataloaders.nifti import read_nifti
-from util.base.errors import InputError
+from qnet.data.preparation.chaos import read_chaos
+from qnet.data.preparation.raw import RawCase
+from qnet.dataloaders.nifti import read_nifti
+from qnet.util.base.errors import InputError
 try:
     path = Path(sys.argv[1])
     read_chaos(RawCase("case", path / "DICOM_anon", path / "Ground")) if path.is_dir() else read_nifti(path)

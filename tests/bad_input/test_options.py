@@ -2,9 +2,9 @@
 
 import pytest
 
-from util.base.errors import InputError
-from util.options.config import DATASET_RULES, base_config, check_config
-from util.options.table import RULES
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import DATASET_RULES, base_config, check_config
+from qnet.util.options.table import RULES
 
 WHOLE, NUMBER, SWITCH, TEXT = ([-1, 1.5, "1", True, [1], 2**31], [-1, "1", True, [1.0], float("nan"), float("inf")],
                                [0, 1, "true", []], ["", 3, ["a"], "a\nb"])

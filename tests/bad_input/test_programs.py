@@ -7,14 +7,14 @@ from functools import partial
 
 import pytest
 
-from data import check, prepare
-from data.supervoxels import generate_supervoxels
-from scripts import compare, val
+from qnet.data import check, prepare
+from qnet.data.supervoxels import generate_supervoxels
+from qnet.scripts import compare, val
+from qnet.util.options.config import CONFIG_DIR
+from qnet.util.run.experiment import make_experiment, run_commandline
 from tests import damage as d
 from tests.programs import entry_point, run
 from tests.runs import write_evaluation, write_run
-from util.options.config import CONFIG_DIR
-from util.run.experiment import make_experiment, run_commandline
 
 DATA = "chaos_MR_T2_normalized"
 

@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from data import check
-from data.preparation.contact_sheet import draw_contact_sheet
-from data.preparation.inspect_case import best_union_dice, inspect_case, telling_slice
-from data.preparation.recipes import table_entry
-from dataloaders.datasets import find_cases
+from qnet.data import check
+from qnet.data.preparation.contact_sheet import draw_contact_sheet
+from qnet.data.preparation.inspect_case import best_union_dice, inspect_case, telling_slice
+from qnet.data.preparation.recipes import table_entry
+from qnet.dataloaders.datasets import find_cases
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "CHAOST2"
 AFFINE = np.diag([-2.0, 2.0, 5.0, 1.0])

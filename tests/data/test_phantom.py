@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from data import phantom
-from dataloaders.datasets import find_cases
-from dataloaders.volumes import read_image, read_label, read_supervoxels
-from util.base.files import LIST
-from util.options.config import base_config
-from util.options.sections import dataset_spec
+from qnet.data import phantom
+from qnet.dataloaders.datasets import find_cases
+from qnet.dataloaders.volumes import read_image, read_label, read_supervoxels
+from qnet.util.base.files import LIST
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import dataset_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_IMAGE = ROOT.parent / "shared/data/CHAOST2/chaos_MR_T2_normalized/image_1.nii.gz"

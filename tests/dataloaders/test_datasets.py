@@ -2,10 +2,10 @@
 
 import pytest
 
-from dataloaders.datasets import case_order, find_cases
-from util.base.errors import InputError
-from util.options.config import base_config
-from util.options.sections import dataset_spec
+from qnet.dataloaders.datasets import case_order, find_cases
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import dataset_spec
 
 
 def spec(name="CHAOST2"):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataloaders.dicom import read_dicom
+from qnet.dataloaders.dicom import read_dicom
+from qnet.util.base.errors import InputError
 from tests.data.raw_downloads import empty_scan, scanned, write_dicom
-from util.base.errors import InputError
 
 N = 16
 ANGLE = np.deg2rad(12)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dataloaders.episodes import EpisodeDataset, TrainingVolume, _single_slices, _windows, allowed_slices
-from util.base.errors import InputError
+from qnet.dataloaders.episodes import EpisodeDataset, TrainingVolume, _single_slices, _windows, allowed_slices
+from qnet.util.base.errors import InputError
 
 
 def volume(seed=0, depth=10, allowed=None, case="1"):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from dataloaders.folds import (
+from qnet.dataloaders.folds import (
     extra_position,
     fold_positions,
     parts,
@@ -13,9 +13,9 @@ from dataloaders.folds import (
     support_slices,
     supports_and_queries,
 )
-from dataloaders.nifti import read_array
+from qnet.dataloaders.nifti import read_array
+from qnet.util.base.errors import InputError
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens
-from util.base.errors import InputError
 
 CHAOST2_CASES = [1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataloaders.nifti import read_array, read_nifti, save, write_like
+from qnet.dataloaders.nifti import read_array, read_nifti, save, write_like
+from qnet.util.base.files import LIST
 from tests.toy import write
-from util.base.files import LIST
 
 
 def test_axes_are_slice_row_column(tmp_path):

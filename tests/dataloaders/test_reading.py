@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataloaders.finding import find_scans
-from dataloaders.reading import affine_at, check_header, content_sha256, read_image
+from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.reading import affine_at, check_header, content_sha256, read_image
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
 from tests.kinds import KINDS
-from util.base.errors import InputError
-from util.base.root import ROOT
 
 
 @pytest.mark.parametrize(("ending", "field"), [("mhd", "ElementDataFile ="), ("nhdr", "data file:")])
@@ -47,8 +47,8 @@ def test_denormal_numbers_in_a_header_make_itk_print_nothing(tmp_path, capfd):
 MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
-from dataloaders.reading import check_header, read_image
-from util.base.errors import InputError
+from qnet.dataloaders.reading import check_header, read_image
+from qnet.util.base.errors import InputError
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 found = {}

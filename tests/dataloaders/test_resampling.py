@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.preparation.recipes import CHAOS_SPACING_MM, CMR_SPACING_MM, clip_and_resample, window_and_shrink
-from dataloaders import resampling as resample
-from dataloaders.geometry import grid_distance_mm, voxel_to_patient
-from dataloaders.nifti import read_nifti
-from util.base.errors import InputError
+from qnet.data.preparation.recipes import CHAOS_SPACING_MM, CMR_SPACING_MM, clip_and_resample, window_and_shrink
+from qnet.dataloaders import resampling as resample
+from qnet.dataloaders.geometry import grid_distance_mm, voxel_to_patient
+from qnet.dataloaders.nifti import read_nifti
+from qnet.util.base.errors import InputError
 
 GOLDENS = Path(__file__).resolve().parents[2].parent / "shared" / "goldens"
 needs_goldens = pytest.mark.skipif(not GOLDENS.exists(), reason="../shared/goldens is not here")

@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 
-from dataloaders.store import Slices, Store
-from util.base.checksums import sha256
-from util.base.files import partial_name
+from qnet.dataloaders.store import Slices, Store
+from qnet.util.base.checksums import sha256
+from qnet.util.base.files import partial_name
 
 
 @pytest.fixture

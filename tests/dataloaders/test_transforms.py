@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from dataloaders.transforms import (
+from qnet.dataloaders.transforms import (
     Geometry,
     affine_matrix,
     affine_source_points,
@@ -11,7 +11,7 @@ from dataloaders.transforms import (
     gamma_transform,
     uniform_noise,
 )
-from dataloaders.volumes import read_image
+from qnet.dataloaders.volumes import read_image
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from dataloaders.volumes import normalise, read_label
+from qnet.dataloaders.volumes import normalise, read_label
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import dataset_spec
 from tests.toy import write
-from util.base.errors import InputError
-from util.options.config import base_config
-from util.options.sections import dataset_spec
 
 
 def spec(name="CHAOST2"):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoder import Features
-from util.base.episode import Episode
+from qnet.models.encoder import Features
+from qnet.util.base.episode import Episode
 
 SIZE = (32, 32)
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.adnet import ADNet
-from models.encoder import Features, build_encoder, build_single_path_encoder
-from models.qnet import QNet
-from util.base.episode import Episode
+from qnet.models.adnet import ADNet
+from qnet.models.encoder import Features, build_encoder, build_single_path_encoder
+from qnet.models.qnet import QNet
+from qnet.util.base.episode import Episode
 
 EPS = torch.finfo(torch.float32).eps
 

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.alpnet import ALPNet
-from models.encoder import Features, build_single_path_encoder
-from models.panet import PANet
-from models.prototypes import class_score
+from qnet.models.alpnet import ALPNet
+from qnet.models.encoder import Features, build_single_path_encoder
+from qnet.models.panet import PANet
+from qnet.models.prototypes import class_score
+from qnet.util.base.episode import Episode
 from tests.goldens import GOLDENS, needs_goldens
-from util.base.episode import Episode
 
 
 def features_of(maps, size=(256, 256)):

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.carrying import GuidedModel
-from models.guided import label_map
-from models.registration import Registration, RegistrationSettings, Search
-from models.volume import VolumeSegmentation, Way
+from qnet.models.carrying import GuidedModel
+from qnet.models.guided import label_map
+from qnet.models.registration import Registration, RegistrationSettings, Search
+from qnet.models.volume import VolumeSegmentation, Way
 
 FAST = RegistrationSettings(affine=Search(20_000, cell=4, reach=5), wide=Search(60_000, cell=6, reach=5),
                             zoom=Search(40_000, cell=4, reach=3), n_steps=30)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.carrying import CARRIED, MILD, STRONG, GuidedModel, RegistrationModel, back_scale
-from models.guided import Trial
-from models.registration import Displacement, PreparedScan, Registration, RegistrationSettings, Search
-from models.volume import Outlines, Support, Way, outlines_of, points_of
+from qnet.models.carrying import CARRIED, MILD, STRONG, GuidedModel, RegistrationModel, back_scale
+from qnet.models.guided import Trial
+from qnet.models.registration import Displacement, PreparedScan, Registration, RegistrationSettings, Search
+from qnet.models.volume import Outlines, Support, Way, outlines_of, points_of
 
 SHAPE, MM = (4, 16, 16), (1.0,) * 3
 WHOLE = torch.full((3,), -0.5), torch.tensor(SHAPE) - 0.5

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.confidence import EVIDENCE, contrast, expected_dice, local_correlations, returned
-from models.sampling import grid_mm
+from qnet.models.confidence import EVIDENCE, contrast, expected_dice, local_correlations, returned
+from qnet.models.sampling import grid_mm
 
 MM = (2.0, 1.0, 1.0)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.contents import content_box_mm, scaled
+from qnet.models.contents import content_box_mm, scaled
 
 SPACING = (2.0, 1.0, 1.0)
 

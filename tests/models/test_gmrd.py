@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.gmrd import GMRD, GMRDSettings, background_edge, fill_indices
+from qnet.models.gmrd import GMRD, GMRDSettings, background_edge, fill_indices
 from tests.models.given import SIZE, GivenFeatures, given_case
 from tests.reference import newer_methods as plain
 

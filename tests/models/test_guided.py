@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.contents import scaled
-from models.guided import (
+from qnet.models.contents import scaled
+from qnet.models.guided import (
     AMPLITUDES,
     GuidedSettings,
     Trial,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.encoder import Features, build_encoder, build_single_path_encoder
-from models.inference import for_inference
+from qnet.models.encoder import Features, build_encoder, build_single_path_encoder
+from qnet.models.inference import for_inference
 
 
 def with_statistics(model):

@@ -7,14 +7,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from models.gmrd import GMRDSettings
+from qnet.models.gmrd import GMRDSettings
+from qnet.util.options.config import check_config, load_config, named_configs
+from qnet.util.options.sections import ModelOptions
+from qnet.util.options.table import CLASS_PRIORS, MODELS
+from qnet.util.training.building import build_model
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import run
 from tests.toy import toy_case
-from util.options.config import check_config, load_config, named_configs
-from util.options.sections import ModelOptions
-from util.options.table import CLASS_PRIORS, MODELS
-from util.training.building import build_model
-from util.training.snapshots import read_snapshot
 
 NARROW = {"gmrd": {"n_background": 6, "n_foreground": 4, "mix_px": 32}}
 METHODS = {"qnet": {}, "adnet": {}, "alpnet": {}, "panet": {}, "tpm": {}, "tpm_mixture": {}, "qnet_tpm": {}, "rpt": {},

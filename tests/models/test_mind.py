@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from models.mind import mind_ssc
+from qnet.models.mind import mind_ssc
 
 with warnings.catch_warnings():
     from convexAdam.convex_adam_utils import MINDSSC

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.outside import OutsideModel, UniverSeg, scaled
-from util.base.errors import InputError
+from qnet.models.outside import OutsideModel, UniverSeg, scaled
+from qnet.util.base.errors import InputError
 
 
 def model_of(network):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.prototypes import foreground_probability, fuse, masked_average, pull_back
+from qnet.models.prototypes import foreground_probability, fuse, masked_average, pull_back
 from tests.reference import qnet as reference
 
 

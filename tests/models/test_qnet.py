@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
-from models.prototypes import anomaly_score
-from models.qnet import QNet, SupportThresholdQNet
+from qnet.models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
+from qnet.models.prototypes import anomaly_score
+from qnet.models.qnet import QNet, SupportThresholdQNet
+from qnet.util.base.episode import Episode
 from tests.reference import qnet as reference
-from util.base.episode import Episode
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.nifti import read_array
-from dataloaders.volumes import normalise, read_image
-from models.encoder import build_encoder
-from models.prototypes import foreground_probability, fuse
-from models.qnet import QNet
-from models.refinement import refine
+from qnet.dataloaders.nifti import read_array
+from qnet.dataloaders.volumes import normalise, read_image
+from qnet.models.encoder import build_encoder
+from qnet.models.prototypes import foreground_probability, fuse
+from qnet.models.qnet import QNet
+from qnet.models.refinement import refine
+from qnet.util.base.device import resolve_device
+from qnet.util.base.episode import Episode
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
-from util.base.device import resolve_device
-from util.base.episode import Episode
 
 pytestmark = [needs_goldens, needs_chaost2, pytest.mark.whole]
 

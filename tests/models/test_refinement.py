@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.refinement import refine
+from qnet.models.refinement import refine
 from tests.reference import qnet as reference
 
 

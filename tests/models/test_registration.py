@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.registration import (
+from qnet.models.registration import (
     Displacement,
     PreparedScan,
     Registration,
@@ -21,8 +21,8 @@ from models.registration import (
     starts_of,
     weight_of_intensity,
 )
-from models.sampling import WorkingGrid, grid_mm
-from util.base.root import ROOT
+from qnet.models.sampling import WorkingGrid, grid_mm
+from qnet.util.base.root import ROOT
 
 FAST = RegistrationSettings(affine=Search(20_000, cell=4, reach=5), wide=Search(60_000, cell=6, reach=5),
                             zoom=Search(40_000, cell=4, reach=3))
@@ -259,8 +259,9 @@ def test_adam_is_that_of_torch():
 @pytest.mark.whole
 def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
     """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB. Nor is there a word of warning."""
-    program = ("import sys, torch; from scripts import segment; from models.registration import RegistrationSettings, register\n"
-               "from util.base.device import resolve_device\n"
+    program = ("import sys, torch; from qnet.scripts import segment\n"
+               "from qnet.models.registration import RegistrationSettings, register\n"
+               "from qnet.util.base.device import resolve_device\n"
                "resolve_device('cpu'); scan, spacing = torch.rand(8, 40, 40), (4., 4., 4.)\n"
                "register(scan, scan, spacing, spacing, RegistrationSettings(finest=2.0))\n"
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.regions import farthest_points, nearest_centre
-from models.rpt import RPT, boundary_loss, dice_loss, region_weights
+from qnet.models.regions import farthest_points, nearest_centre
+from qnet.models.rpt import RPT, boundary_loss, dice_loss, region_weights
 from tests.models.given import SIZE, GivenFeatures, given_case
 from tests.reference import newer_methods as plain
 

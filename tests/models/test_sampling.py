@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.sampling import MIN_CELLS, WorkingGrid, bounds_of, grid_mm, mapped, margin_box, sample, spacing_over
+from qnet.models.sampling import MIN_CELLS, WorkingGrid, bounds_of, grid_mm, mapped, margin_box, sample, spacing_over
 
 CPU = torch.device("cpu")
 

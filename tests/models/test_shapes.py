@@ -3,14 +3,22 @@
 import pytest
 import torch
 
-from models.alpnet import ALPNet
-from models.anomaly import threshold_of
-from models.base import hard_mask
-from models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
-from models.prototypes import anomaly_score, class_score, foreground_probability, fuse, inner_products, masked_average, on_grid
-from models.qnet import QNet
-from models.refinement import refine
-from util.base.episode import Episode
+from qnet.models.alpnet import ALPNet
+from qnet.models.anomaly import threshold_of
+from qnet.models.base import hard_mask
+from qnet.models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
+from qnet.models.prototypes import (
+    anomaly_score,
+    class_score,
+    foreground_probability,
+    fuse,
+    inner_products,
+    masked_average,
+    on_grid,
+)
+from qnet.models.qnet import QNet
+from qnet.models.refinement import refine
+from qnet.util.base.episode import Episode
 
 F, P, T = torch.zeros(2, 4, 8, 8), torch.zeros(2, 4), torch.zeros(2, 1)      # features, prototypes, threshold
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.guided import GuidedSettings
-from models.spatial_prior import prior_logits, with_prior
+from qnet.models.guided import GuidedSettings
+from qnet.models.spatial_prior import prior_logits, with_prior
 
 PLAIN = GuidedSettings(blur=0.0, prior_weight=1.0, bias=0.0)
 

@@ -5,13 +5,13 @@ import sys
 import pytest
 import torch
 
-from models.adnet import ADNet
-from models.encoder import build_encoder, build_single_path_encoder
-from models.qnet import QNet
-from models.timm_backbone import TimmBackbone, create, rename_by_order
+from qnet.models.adnet import ADNet
+from qnet.models.encoder import build_encoder, build_single_path_encoder
+from qnet.models.qnet import QNet
+from qnet.models.timm_backbone import TimmBackbone, create, rename_by_order
+from qnet.util.base.errors import InputError
+from qnet.util.training.weights import load_pretrained
 from tests.programs import run
-from util.base.errors import InputError
-from util.training.weights import load_pretrained
 
 NAME = "timm/mobilenetv3_small_050"      # the smallest
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.adnet import ADNet
-from models.mixture import fit_mixture, mixture_logits
-from models.qnet import QNet
-from models.tpm import TPM, Informed, PriorStatistics, QNetTPM, cues_of, ideal_logit
+from qnet.models.adnet import ADNet
+from qnet.models.mixture import fit_mixture, mixture_logits
+from qnet.models.qnet import QNet
+from qnet.models.tpm import TPM, Informed, PriorStatistics, QNetTPM, cues_of, ideal_logit
 from tests.models.given import GivenFeatures, given_case
 from tests.reference.newer_methods import mixture_probability
 

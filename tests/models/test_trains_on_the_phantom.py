@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data import phantom
+from qnet.data import phantom
+from qnet.util.options.config import load_config, named_configs
 from tests.programs import entry_point
-from util.options.config import load_config, named_configs
 
 METHODS = ["qnet", "adnet", "alpnet", "panet", "tpm", "tpm_mixture", "qnet_tpm", "rpt", "rpt_2023", "gmrd_small"]
 OPTIONS = {"n_steps": 200, "optim": {"lr": 0.005}, "pseudo_labels": "supervoxels", "n_sv": 250, "min_size": 15, "num_workers": 0,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.registration import PreparedScan, Registration, RegistrationSettings, Search
-from models.volume import Outlines, Way, box_of, fuse, join_boxes, outlines_of, region, soft_dice
+from qnet.models.registration import PreparedScan, Registration, RegistrationSettings, Search
+from qnet.models.volume import Outlines, Way, box_of, fuse, join_boxes, outlines_of, region, soft_dice
 
 SHAPE, MM = (4, 8, 8), (1.0,) * 3
 SMALL = RegistrationSettings(affine=None, wide=Search(512, cell=4, reach=1), zoom=None)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.gmrd import GMRD, fill_indices
-from models.rpt import RPT
+from qnet.models.gmrd import GMRD, fill_indices
+from qnet.models.rpt import RPT
 
 
 def mean_inside(features: Tensor, mask: Tensor, align_corners: bool = False) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataloaders.transforms import GAMMA, Geometry, gamma_transform
-from models.base import safe_log
-from models.encoder import Features
-from models.prototypes import fuse
-from models.qnet import QNet
-from util.base.episode import Episode
+from qnet.dataloaders.transforms import GAMMA, Geometry, gamma_transform
+from qnet.models.base import safe_log
+from qnet.models.encoder import Features
+from qnet.models.prototypes import fuse
+from qnet.models.qnet import QNet
+from qnet.util.base.episode import Episode
 
 
 def masked_average(features: Tensor, masks: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from data.supervoxels.felzenszwalb import DIRECTIONS
+from qnet.data.supervoxels.felzenszwalb import DIRECTIONS
 
 
 def segment_volume(image: np.ndarray, spacing_mm: Sequence[float], min_size: int, scale: float = 1.0) -> np.ndarray:
-    """The same result as `data.supervoxels.felzenszwalb.segment_volume`, for an image that is not constant."""
+    """The same result as `qnet.data.supervoxels.felzenszwalb.segment_volume`, for an image that is not constant."""
     scaled = 255 * (image.astype(np.float64) - image.min()) / (float(image.max()) - image.min())
     index, ends, costs = np.arange(image.size).reshape(image.shape), [], []
     for step in DIRECTIONS:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
 A_GPU_IS_HERE = any(Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version"))
 CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu torch==1.2.3 torchvision==4.5.6"

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
-from scripts.compare import PUBLISHED, main
+from qnet.scripts.compare import PUBLISHED, main
+from qnet.util.options.config import base_config, read_json5
 from tests.runs import write_run
-from util.options.config import base_config, read_json5
 
 
 @pytest.fixture

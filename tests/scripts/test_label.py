@@ -11,14 +11,14 @@ import webbrowser
 
 import pytest
 
-from scripts.label import main, outlined_pairs
+from qnet.scripts.label import main, outlined_pairs
+from qnet.util.base.own_folder import OwnFolder
+from qnet.util.base.root import ROOT
+from qnet.util.label.client import Client
+from qnet.util.label.serve import load_outlined, open_browser
+from qnet.util.label.session import Session
 from tests.labelling import drawing, nifti, wait_until, write_scans
 from tests.toy import write
-from util.base.own_folder import OwnFolder
-from util.base.root import ROOT
-from util.label.client import Client
-from util.label.serve import load_outlined, open_browser
-from util.label.session import Session
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from scripts import compare
-from scripts.newest import comparisons, main
+from qnet.scripts import compare
+from qnet.scripts.newest import comparisons, main
+from qnet.util.base.errors import InputError
 from tests.runs import write_run
-from util.base.errors import InputError
 
 
 def test_the_newest_snapshot_of_a_config_and_fold(trained, tmp_path, capsys):

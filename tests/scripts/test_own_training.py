@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from scripts.own_training import FEWEST, grid_of, train_on
-from scripts.segment import main
-from util.base.errors import InputError
-from util.training.snapshots import read_snapshot
+from qnet.scripts.own_training import FEWEST, grid_of, train_on
+from qnet.scripts.segment import main
+from qnet.util.base.errors import InputError
+from qnet.util.training.snapshots import read_snapshot
 
 IMAGES = "chaos_MR_T2_normalized"
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from scripts.segment import main, outlined_pair
+from qnet.scripts.segment import main, outlined_pair
+from qnet.util.base.checksums import sha256
+from qnet.util.base.files import LIST
+from qnet.util.base.root import ROOT
+from qnet.util.segment.metrics import dice
 from tests.damage import elsewhere
 from tests.data.raw_downloads import write_dicom
 from tests.toy import toy_case
-from util.base.checksums import sha256
-from util.base.files import LIST
-from util.base.root import ROOT
-from util.segment.metrics import dice
 
 IMAGES = "chaos_MR_T2_normalized"
 

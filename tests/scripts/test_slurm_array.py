@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
 SCRIPT = ROOT / "scripts/slurm_array.sh"
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from data.prepare import parse_arguments as prepare_arguments
-from scripts.newest import parse_arguments as newest_arguments
-from util.base.root import ROOT
-from util.options.config import check_config, load_config, named_configs
-from util.run.experiment import check_update
+from qnet.data.prepare import parse_arguments as prepare_arguments
+from qnet.scripts.newest import parse_arguments as newest_arguments
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import check_config, load_config, named_configs
+from qnet.util.run.experiment import check_update
 
 SCRIPT = ROOT / "scripts/slurm_chain.sh"
 PREPARE = ["--prepare", "cmr", "--source", "DOWNLOAD", "--target", "data/CMR"]

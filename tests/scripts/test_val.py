@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from scripts import val
+from qnet.scripts import val
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import base_config, named_configs
+from qnet.util.run.experiment import run_commandline
 from tests.programs import entry_point, run
-from util.base.root import ROOT
-from util.options.config import base_config, named_configs
-from util.run.experiment import run_commandline
 
 FOLDS = range(5)
 

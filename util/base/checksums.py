@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
 CODE = ("models", "dataloaders", "util", "data/preparation")       # folders that results depend on
 

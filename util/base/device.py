@@ -4,9 +4,9 @@ import os
 
 import torch
 
-from util.base.distributed import local_rank, world_size
-from util.base.errors import InputError
-from util.base.memory import keep_freed_memory
+from qnet.util.base.distributed import local_rank, world_size
+from qnet.util.base.errors import InputError
+from qnet.util.base.memory import keep_freed_memory
 
 
 def resolve_device(name: str, deterministic: bool = False) -> torch.device:

@@ -18,8 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from util.base.errors import InputError
-from util.base.signals import Interrupted
+from qnet.util.base.errors import InputError
+from qnet.util.base.signals import Interrupted
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from util.base.checksums import sha256
+from qnet.util.base.checksums import sha256
 
 PARTIAL = ".partial-"
 NAME_BYTES = 255          # of a file name, on nearly all file systems
@@ -32,7 +32,7 @@ def replacing(path: Path, *, listed: bool = True) -> Iterator[Path]:
     File and folder are synced, so the file survives a power cut.
 
     Args:
-        listed: add name and checksum to the folder's LIST, so that `util.base.guard.claim` recognises the file. Files that
+        listed: add name and checksum to the folder's LIST, so that `qnet.util.base.guard.claim` recognises the file. Files that
             only the run itself reads, in its own folder, need no entry.
     Raises:
         OSError: the file cannot be written, as on a full disk. The error names `path`. After this or any other error, the

@@ -8,9 +8,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from util.base.checksums import sha256
-from util.base.errors import InputError
-from util.base.files import made_in, partial_name
+from qnet.util.base.checksums import sha256
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import made_in, partial_name
 
 OVERWRITE_HELP = "replace files that this program did not make, or that were changed since; none that it reads"
 PROBE_BYTES = 2**16
@@ -93,7 +93,9 @@ def expect_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def is_made(path: Path, made: Set[tuple[str, str]]) -> bool:
-    """Return whether a file is as this project wrote it. `made` is the result of `util.base.files.made_in` for its folder."""
+    """Return whether a file is as this project wrote it. `made` is the result of `qnet.util.base.files.made_in` for its
+    folder.
+    """
     return path.is_file() and (path.name, sha256(path)) in made
 
 

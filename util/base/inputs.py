@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from util.base.errors import InputError, in_utf8
+from qnet.util.base.errors import InputError, in_utf8
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from util.base.files import append_json, json_lines
+from qnet.util.base.files import append_json, json_lines
 
 
 class Kept:

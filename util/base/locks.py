@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 LOCK = ".made.lock"     # the file that is locked, in the folder; it is empty
 EARLIER_LOCK = ".lock"  # the same, of earlier versions

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from util.base.errors import InputError
-from util.base.files import LIST, NO_SYNC, PARTIAL
-from util.base.locks import EARLIER_LOCK, LOCK, held
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import LIST, NO_SYNC, PARTIAL
+from qnet.util.base.locks import EARLIER_LOCK, LOCK, held
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 WORK = ".work-"         # how the names of work folders begin
@@ -138,7 +138,7 @@ class OwnFolder:
         return content
 
     def lock(self, refusal: str) -> BinaryIO:
-        """Lock it for this process, as `util.base.locks.lock`."""
+        """Lock it for this process, as `qnet.util.base.locks.lock`."""
         return held(os.fdopen(self._open(LOCK, os.O_RDWR | os.O_CREAT), "r+b"), self.path, refusal)
 
     def fresh(self, name: str) -> BinaryIO:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from util.base.distributed import is_main
+from qnet.util.base.distributed import is_main
 
 
 def progress(iterable: Iterable | None = None, disable: bool = False, **options: Any) -> tqdm:

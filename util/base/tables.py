@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from util.base.files import replacing
-from util.base.inputs import expect_file
+from qnet.util.base.files import replacing
+from qnet.util.base.inputs import expect_file
 
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")      # what makes a cell a formula; the last four are wide ones
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")

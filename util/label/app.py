@@ -16,14 +16,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dataloaders.nifti import read_header
-from util.base.errors import InputError, in_utf8
-from util.base.inputs import SMALL, parse_json
-from util.label.export import export
-from util.label.gate import Gate, TooLargeError, read_body
-from util.label.run import Runner
-from util.label.session import ConflictError, MissingError, Session
-from util.viewer.niivue import LICENSE, NOTICES, SCRIPT, niivue_script
+from qnet.dataloaders.nifti import read_header
+from qnet.util.base.errors import InputError, in_utf8
+from qnet.util.base.inputs import SMALL, parse_json
+from qnet.util.label.export import export
+from qnet.util.label.gate import Gate, TooLargeError, read_body
+from qnet.util.label.run import Runner
+from qnet.util.label.session import ConflictError, MissingError, Session
+from qnet.util.viewer.niivue import LICENSE, NOTICES, SCRIPT, niivue_script
 
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
@@ -38,7 +38,7 @@ def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp
 
     Args:
         port: of 127.0.0.1 that it answers at.
-        token: `util.label.gate.Gate` explains it.
+        token: `qnet.util.label.gate.Gate` explains it.
     Raises:
         InputError: NiiVue's file is not as it should be.
     """

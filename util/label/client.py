@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from util.base.root import ROOT
-from util.label.gate import TOKEN_HEADER
+from qnet.util.base.root import ROOT
+from qnet.util.label.gate import TOKEN_HEADER
 
 PROGRAM = ROOT / "scripts/label.py"
 

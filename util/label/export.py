@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.geometry import voxel_ml
-from dataloaders.nifti import read_affine, read_array
-from util.base.errors import InputError
-from util.base.guard import claim
-from util.base.root import ROOT
-from util.base.tables import significant, write_rows
-from util.label.session import TASK, Session
+from qnet.dataloaders.geometry import voxel_ml
+from qnet.dataloaders.nifti import read_affine, read_array
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import claim
+from qnet.util.base.root import ROOT
+from qnet.util.base.tables import significant, write_rows
+from qnet.util.label.session import TASK, Session
 
 TABLE = "cases.csv"
 COLUMNS = ("scan", "state", "label", "label_name", "volume_ml", "slices", "confidence")
@@ -68,7 +68,7 @@ def _write_task(session: Session, path: Path, supports: Sequence[tuple[str, Path
     held = {int(value) for _, labels in supports for value in np.unique(read_array(labels))}
     classes = [one for one in session.classes if one["value"] in held]
     pairs = [text for name, labels in supports for text in ("--support", str(session.scan_file(name)), str(labels))]
-    command = [sys.executable, "-m", "util.predict.task_command", "create", *pairs,
+    command = [sys.executable, "-m", "qnet.util.predict.task_command", "create", *pairs,
                "--names", *(f"{one['value']}={one['name']}" for one in classes),
                "--colours", *(f"{one['value']}={one['colour']}" for one in classes), "--", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)

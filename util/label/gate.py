@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 # NiiVue sets styles by script, which `style-src` does not forbid, and has its font as data: URLs. Its WebAssembly is for formats
 # that are not used.

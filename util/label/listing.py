@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from dataloaders.finding import find_scans, name_problem, same_names
-from dataloaders.reading import check_header, is_nifti
-from util.base.errors import InputError, in_utf8
-from util.base.inputs import expect_utf8
+from qnet.dataloaders.finding import find_scans, name_problem, same_names
+from qnet.dataloaders.reading import check_header, is_nifti
+from qnet.util.base.errors import InputError, in_utf8
+from qnet.util.base.inputs import expect_utf8
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dataloaders.folds import stepping_stones
-from util.base.errors import InputError
-from util.base.root import ROOT
-from util.label.session import ConflictError, Session
+from qnet.dataloaders.folds import stepping_stones
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
+from qnet.util.label.session import ConflictError, Session
 
-COMMAND = (sys.executable, "-m", "util.label.worker")
+COMMAND = (sys.executable, "-m", "qnet.util.label.worker")
 LOG = "run.log"     # of the last run
 N_STONES = 6        # of a careful run, as configs/guided.json5
 CLOSE_S = 10.0      # for a process that was told to end

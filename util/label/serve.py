@@ -11,11 +11,11 @@ from typing import Any
 
 import uvicorn
 
-from util.base.errors import InputError
-from util.base.own_folder import OwnFolder
-from util.label.app import make_app
-from util.label.run import Runner
-from util.label.session import ConflictError, Session
+from qnet.util.base.errors import InputError
+from qnet.util.base.own_folder import OwnFolder
+from qnet.util.label.app import make_app
+from qnet.util.label.run import Runner
+from qnet.util.label.session import ConflictError, Session
 
 WAY = "open.html"           # leads the browser to the page
 HEADER_BYTES = 2**14        # largest head of a request
@@ -25,7 +25,7 @@ CLOSE_S = 2                 # for requests under way when the server is stopped
 
 def serve(session: Session, port: int, said: Callable[[str], None], *, browser: bool,
           registration: Mapping[str, Any] | None = None) -> None:
-    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM, which is raised anew (`util.base.signals.raise_on_signals`).
+    """Serve the page at 127.0.0.1 until SIGINT or SIGTERM, which is raised anew (`qnet.util.base.signals.raise_on_signals`).
 
     Args:
         port: 0 takes one that is free.
@@ -56,7 +56,7 @@ def make_server(session: Session, runner: Runner, port: int, token: str) -> uvic
 
     Args:
         port: of 127.0.0.1 that it is reached at.
-        token: `util.label.gate.Gate` explains it.
+        token: `qnet.util.label.gate.Gate` explains it.
     """
     return uvicorn.Server(uvicorn.Config(
         make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False, proxy_headers=False,
@@ -98,7 +98,7 @@ def load_task(session: Session, task: Path) -> None:
     Raises:
         InputError: it is damaged, or its names do not fit the session's classes.
     """
-    from util.taskfile.task_file import opened  # imports PyTorch, which the page does without
+    from qnet.util.taskfile.task_file import opened  # imports PyTorch, which the page does without
     with opened(task) as content:
         session.set_task(task, {value: (label.name, label.colour) for value, label in content.manifest.labels.items()})
 

@@ -10,8 +10,8 @@
 Every change is one file that is replaced as a whole, so a process that is killed leaves the state before or after it. What is on
 disk comes first: a change that could not be written has not been made in memory either.
 
-The folder is private and its files are opened from its descriptor (`util.base.own_folder`). Libraries read and write in a work
-folder in it, from which whole files are taken.
+The folder is private and its files are opened from its descriptor (`qnet.util.base.own_folder`). Libraries read and write in a
+work folder in it, from which whole files are taken.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.finding import name_problem
-from dataloaders.itk import check_image, labels_on
-from dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
-from dataloaders.reading import read_image
-from util.base.errors import InputError, in_utf8
-from util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
-from util.base.own_folder import OwnFolder
-from util.label.listing import Scan, expect_inside, label_files, list_scans
-from util.label.stored import (
+from qnet.dataloaders.finding import name_problem
+from qnet.dataloaders.itk import check_image, labels_on
+from qnet.dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
+from qnet.dataloaders.reading import read_image
+from qnet.util.base.errors import InputError, in_utf8
+from qnet.util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
+from qnet.util.base.own_folder import OwnFolder
+from qnet.util.label.listing import Scan, expect_inside, label_files, list_scans
+from qnet.util.label.stored import (
     FIRST_CLASS,
     MAX_LABEL,
     Decisions,

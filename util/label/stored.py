@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from util.base.errors import InputError
-from util.base.inputs import LIMITS, SMALL, as_schema, parse_json
+from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import LIMITS, SMALL, as_schema, parse_json
 
 VERSION = 1
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#b0b0b0")     # Okabe and Ito

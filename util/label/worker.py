@@ -1,6 +1,6 @@
 """The process that segments for the labelling page: reads a job from standard input, prints a line for everything that happens.
 
-    python -m util.label.worker < job.json
+    python -m qnet.util.label.worker < job.json
 
 A job is {"task": a task file with more examples, or null, "supports": [[scan, labels], …], "stones": [scan, …],
 "queries": [[name, scan, label map to write], …], "registration": options that differ from configs/base.json5}.
@@ -19,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from util.base.errors import InputError
-from util.base.memory import keep_freed_memory
-from util.options.config import base_config
-from util.predict.predictor import Predictor
-from util.predict.scans import write_on_scan
+from qnet.util.base.errors import InputError
+from qnet.util.base.memory import keep_freed_memory
+from qnet.util.options.config import base_config
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.scans import write_on_scan
 
 NICENESS = 5        # the page comes first
 

@@ -1,6 +1,7 @@
 """Reads `configs/*.json5`, and checks a config before any work.
 
-`util.options.table` holds the options of the top level, `util.options.rules` their rules. The rules of data sets are here.
+`qnet.util.options.table` holds the options of the top level, `qnet.util.options.rules` their rules. The rules of data sets are
+here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 import json5
 import msgspec
 
-from util.base.errors import InputError, did_you_mean
-from util.base.inputs import Limits, as_schema, parse_json, read_small, shown
-from util.base.root import ROOT
-from util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
-from util.options.table import RULES, current_names, gone_options
+from qnet.util.base.errors import InputError, did_you_mean
+from qnet.util.base.inputs import Limits, as_schema, parse_json, read_small, shown
+from qnet.util.base.root import ROOT
+from qnet.util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
+from qnet.util.options.table import RULES, current_names, gone_options
 
 CONFIG_DIR = ROOT / "configs"
 FILE_ENDINGS = (".json5", ".json")

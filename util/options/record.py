@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from util.options.config import base_config
+from qnet.util.options.config import base_config
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
-from util.options.table import MODELS, VOLUME_MODELS
+from qnet.dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
+from qnet.util.options.table import MODELS, VOLUME_MODELS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Config = Mapping[str, Any]      # checked by `util.options.config`: plain dictionaries, lists and values
+Config = Mapping[str, Any]      # checked by `qnet.util.options.config`: plain dictionaries, lists and values
 T = TypeVar("T", bound="DataclassInstance")
 
 

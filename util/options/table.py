@@ -1,6 +1,6 @@
 """The table of options: the rule and the roles of each key of `configs/base.json5`.
 
-Only `base.json5` explains what an option means; `util.options.config.explanation` reads that text.
+Only `base.json5` explains what an option means; `qnet.util.options.config.explanation` reads that text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from util.options.rules import (
+from qnet.util.options.rules import (
     Rule,
     boolean,
     device_name,
@@ -57,7 +57,7 @@ class Option:
     """An option at the top level of a config.
 
     Attributes:
-        rule: what is allowed. A section has one rule per key. None: `util.options.config` checks the option by itself.
+        rule: what is allowed. A section has one rule per key. None: `qnet.util.options.config` checks the option by itself.
         roles: why the option is treated specially; empty for most.
     """
 

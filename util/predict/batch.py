@@ -10,24 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.finding import LeftOut, find_scans, name_problem, same_names
-from dataloaders.folds import stepping_stones
-from dataloaders.reading import content_sha256, is_nifti, is_slice
-from util.base.checksums import code_sha256, digest, sha256
-from util.base.distributed import is_main, join, main_does, main_first, share, world_size
-from util.base.errors import InputError, in_utf8
-from util.base.files import remove_partial_files
-from util.base.guard import claim, expect_apart, is_same
-from util.base.locks import alone, unlock
-from util.base.progress import progress
-from util.base.tables import read_rows, write_rows
-from util.options.record import Record
-from util.options.sections import PredictOptions
-from util.options.table import Role, with_role
-from util.predict.predictor import Predictor
-from util.predict.report import beside, probability_path, registered_path, report_queries
-from util.predict.scans import pair_paths, to_scan, write_on_scan
-from util.results.scan_report import empty_classes, is_empty
+from qnet.dataloaders.finding import LeftOut, find_scans, name_problem, same_names
+from qnet.dataloaders.folds import stepping_stones
+from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
+from qnet.util.base.checksums import code_sha256, digest, sha256
+from qnet.util.base.distributed import is_main, join, main_does, main_first, share, world_size
+from qnet.util.base.errors import InputError, in_utf8
+from qnet.util.base.files import remove_partial_files
+from qnet.util.base.guard import claim, expect_apart, is_same
+from qnet.util.base.locks import alone, unlock
+from qnet.util.base.progress import progress
+from qnet.util.base.tables import read_rows, write_rows
+from qnet.util.options.record import Record
+from qnet.util.options.sections import PredictOptions
+from qnet.util.options.table import Role, with_role
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.report import beside, probability_path, registered_path, report_queries
+from qnet.util.predict.scans import pair_paths, to_scan, write_on_scan
+from qnet.util.results.scan_report import empty_classes, is_empty
 
 CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "border", "wide_mm",
                 "made_from", "sha256", "problem")
@@ -198,7 +198,7 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
         settings: checksum of all that predictions depend on, without the query.
         words: what the program that runs calls its options.
     Raises:
-        InputError: there is no query, `output` does not fit, or a file may not be written (`util.base.guard.claim`).
+        InputError: there is no query, `output` does not fit, or a file may not be written (`qnet.util.base.guard.claim`).
     """
     if not options.query or not options.output:
         raise InputError(f"{words.query}, {words.output}: got null, allowed: the path of a scan or a folder of scans, and one to "

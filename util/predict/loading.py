@@ -6,13 +6,13 @@ from collections.abc import Collection
 
 import torch
 
-from models.volume import VolumeModel
-from util.base.errors import InputError
-from util.options.sections import ModelOptions
-from util.options.table import OUTSIDE_MODELS, UNTRAINED_MODELS
-from util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
-from util.segment.slice_encoder import SliceEncoder
-from util.training.building import (
+from qnet.models.volume import VolumeModel
+from qnet.util.base.errors import InputError
+from qnet.util.options.sections import ModelOptions
+from qnet.util.options.table import OUTSIDE_MODELS, UNTRAINED_MODELS
+from qnet.util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
+from qnet.util.segment.slice_encoder import SliceEncoder
+from qnet.util.training.building import (
     build_model,
     build_registration,
     expect_fitting,

@@ -1,6 +1,6 @@
 """The Python API: segments scans from supports, without a config or a run folder.
 
-    from util.predict.predictor import Predictor
+    from qnet.util.predict.predictor import Predictor
 
     predictor = Predictor.untrained("guided")       # or Predictor.load("runs/…/snapshots/30000.pth"), or of a task file
     predictor.add_support("support.nii.gz", "support_labels.nii.gz")
@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.datasets import DatasetSpec, Grid
-from dataloaders.geometry import affine_of_image, voxel_ml
-from dataloaders.volumes import Volume
-from util.base.device import resolve_device
-from util.base.errors import InputError
-from util.base.guard import claim
-from util.base.tables import significant
-from util.options.config import base_config, of_today
-from util.options.sections import PredictorOptions, WholeVolumeOptions
-from util.predict.loading import load_segmenter
-from util.predict.scans import (
+from qnet.dataloaders.datasets import DatasetSpec, Grid
+from qnet.dataloaders.geometry import affine_of_image, voxel_ml
+from qnet.dataloaders.volumes import Volume
+from qnet.util.base.device import resolve_device
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import claim
+from qnet.util.base.tables import significant
+from qnet.util.options.config import base_config, of_today
+from qnet.util.options.sections import PredictorOptions, WholeVolumeOptions
+from qnet.util.predict.loading import load_segmenter
+from qnet.util.predict.scans import (
     Image,
     Scan,
     frame_of,
@@ -39,14 +39,14 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
-from util.segment.segmenters import Member, Segmenter, VolumeSegmenter
-from util.segment.task import Task, label_map_of
-from util.segment.uncertainty import AUGMENTATIONS, Agreement
-from util.segment.whole_volume import largest_components, smooth_along_z
-from util.segment.whole_volume import to_label_map as join_classes
-from util.taskfile.task_file import ENDING, manifest_of, opened
-from util.training.as_trained import as_trained, complete
-from util.training.snapshots import read_snapshot
+from qnet.util.segment.segmenters import Member, Segmenter, VolumeSegmenter
+from qnet.util.segment.task import Task, label_map_of
+from qnet.util.segment.uncertainty import AUGMENTATIONS, Agreement
+from qnet.util.segment.whole_volume import largest_components, smooth_along_z
+from qnet.util.segment.whole_volume import to_label_map as join_classes
+from qnet.util.taskfile.task_file import ENDING, manifest_of, opened
+from qnet.util.training.as_trained import as_trained, complete
+from qnet.util.training.snapshots import read_snapshot
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,8 @@ class Predictor:
     def prepare(self) -> None:
         """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so.
 
-        The processes of a group (`util.base.distributed.meet`) share out this work: each must call this, with the same supports.
+        The processes of a group (`qnet.util.base.distributed.meet`) share out this work: each must call this, with the same
+        supports.
         """
         supports = [support.volume for support in self.supports]
         self.segmenter.prepare([(support, range(len(support.image))) for support in supports], list(self.stones.values()))

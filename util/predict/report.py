@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.nifti import read_affine, read_array
-from dataloaders.reading import read_image, scan_name
-from util.base.errors import InputError
-from util.results.page import Layers
-from util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
-from util.results.scores import WARPED, file_name
+from qnet.dataloaders.nifti import read_affine, read_array
+from qnet.dataloaders.reading import read_image, scan_name
+from qnet.util.base.errors import InputError
+from qnet.util.results.page import Layers
+from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
+from qnet.util.results.scores import WARPED, file_name
 
 
 def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str], rows: Mapping[str, Sequence[Mapping]],

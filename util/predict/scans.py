@@ -11,15 +11,15 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.datasets import Grid
-from dataloaders.gaps import described, fill, gaps_of
-from dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
-from dataloaders.itk import check_image, labels_on, with_geometry
-from dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
-from dataloaders.reading import is_nifti, read_image, scan_name
-from dataloaders.resampling import clip_at_percentile, straight_grid, window_to_255
-from dataloaders.volumes import normalise
-from util.base.errors import InputError
+from qnet.dataloaders.datasets import Grid
+from qnet.dataloaders.gaps import described, fill, gaps_of
+from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
+from qnet.dataloaders.itk import check_image, labels_on, with_geometry
+from qnet.dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
+from qnet.dataloaders.reading import is_nifti, read_image, scan_name
+from qnet.dataloaders.resampling import clip_at_percentile, straight_grid, window_to_255
+from qnet.dataloaders.volumes import normalise
+from qnet.util.base.errors import InputError
 
 MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is resampled to coarser voxels
 FEW_VALUES = 64             # different values in a file that may hold outlines
@@ -69,7 +69,7 @@ def read_scan(given: Path | str | Image, grid: Grid | None, frame: np.ndarray | 
     """Read a scan and prepare it on the model's grid.
 
     Args:
-        given: a file or a folder of DICOM slices (`dataloaders.reading.read_image`), or an image in memory.
+        given: a file or a folder of DICOM slices (`qnet.dataloaders.reading.read_image`), or an image in memory.
         grid: None keeps the scan's own grid, if its axes are at right angles and run about as those of `frame`.
         frame: `frame_of` the first support: how the axes should run, where the grid does not fix that. None: as in the file.
     Raises:

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from dataloaders.geometry import affine_of_image, voxel_ml
-from util.base.checksums import sha256
-from util.base.errors import InputError, printable
-from util.base.guard import OVERWRITE_HELP
-from util.base.tables import format_table
-from util.options.config import load_config
-from util.predict.predictor import Predictor
-from util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_colour, is_label_name, is_label_value, is_licence
-from util.taskfile.task_file import TaskFile, UnknownLabelError, create, opened, options_for
+from qnet.dataloaders.geometry import affine_of_image, voxel_ml
+from qnet.util.base.checksums import sha256
+from qnet.util.base.errors import InputError, printable
+from qnet.util.base.guard import OVERWRITE_HELP
+from qnet.util.base.tables import format_table
+from qnet.util.options.config import load_config
+from qnet.util.predict.predictor import Predictor
+from qnet.util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_colour, is_label_name, is_label_value, is_licence
+from qnet.util.taskfile.task_file import TaskFile, UnknownLabelError, create, opened, options_for
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import wilcoxon
 
-from util.base.errors import InputError
-from util.base.inputs import read_json
-from util.base.tables import read_rows
-from util.options.config import check_options
-from util.options.sections import ComparedOptions, section
-from util.options.table import MODELS, Role, with_role
+from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import read_json
+from qnet.util.base.tables import read_rows
+from qnet.util.options.config import check_options
+from qnet.util.options.sections import ComparedOptions, section
+from qnet.util.options.table import MODELS, Role, with_role
 
 MIN_PAIRS = 6            # with fewer pairs, p < 0.05 is impossible
 ALL = "all classes"

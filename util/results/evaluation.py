@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from util.base.distributed import is_main, join
-from util.base.errors import InputError
-from util.base.tables import format_table
-from util.options.sections import DataOptions, EvaluationOptions
-from util.results.scores import (
+from qnet.util.base.distributed import is_main, join
+from qnet.util.base.errors import InputError
+from qnet.util.base.tables import format_table
+from qnet.util.options.sections import DataOptions, EvaluationOptions
+from qnet.util.results.scores import (
     TABLE_HEADER,
     WHOLE,
     WHOLE_HEADER,
@@ -26,9 +26,9 @@ from util.results.scores import (
     write_overviews,
     write_scores,
 )
-from util.segment.predictions import QueryResult
-from util.segment.task import TaskReader
-from util.segment.unfinished import Unfinished
+from qnet.util.segment.predictions import QueryResult
+from qnet.util.segment.task import TaskReader
+from qnet.util.segment.unfinished import Unfinished
 
 
 def save_query(result: QueryResult, names: Mapping[int, str], tolerance_mm: float, folder: Path) -> QueryScores:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from skimage.measure import find_contours
 from torch import Tensor
 
-from util.base.files import replacing
+from qnet.util.base.files import replacing
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
 PITCH = 1.04, 1.1      # of the slices in an overview, whose longer side is 1
@@ -36,7 +36,7 @@ def loss_curve(history: Tensor, path: Path) -> None:
     """Draw query and alignment loss of every step with their running means.
 
     Args:
-        history: (n_steps, losses) from `util.training.loop.train`. The first two columns are drawn.
+        history: (n_steps, losses) from `qnet.util.training.loop.train`. The first two columns are drawn.
         path: of the PNG.
     """
     figure, axes = plt.subplots(figsize=(8, 4.5), gridspec_kw={"left": 0.1, "right": 0.96, "bottom": 0.12, "top": 0.97})

@@ -22,8 +22,8 @@ from nibabel import Nifti1Header
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from util.base.files import replacing
-from util.viewer import niivue
+from qnet.util.base.files import replacing
+from qnet.util.viewer import niivue
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"page.{ending}") for ending in ("html", "css", "js"))
 COLOURS = ("#ff9d1f", "#4fd06a", "#a98bff", "#ffe14d", "#ff5e57", "#5c9dff", "#ff8ad8", "#b5e853")

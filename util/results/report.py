@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy
 
-from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.nifti import read_affine, read_array
-from dataloaders.volumes import read_image, read_label_of
-from util.base.errors import InputError
-from util.base.guard import claim
-from util.base.inputs import read_json
-from util.base.progress import progress
-from util.base.tables import read_rows as read_table
-from util.options.config import check_options, run_dataset
-from util.options.sections import ShownOptions, dataset_spec, section
-from util.options.table import Role, with_role
-from util.results.page import Column, Content, Layers, Volumes, left_out, write_page
-from util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
-from util.segment.metrics import METRICS
+from qnet.dataloaders.datasets import Case, DatasetSpec, find_cases
+from qnet.dataloaders.nifti import read_affine, read_array
+from qnet.dataloaders.volumes import read_image, read_label_of
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import claim
+from qnet.util.base.inputs import read_json
+from qnet.util.base.progress import progress
+from qnet.util.base.tables import read_rows as read_table
+from qnet.util.options.config import check_options, run_dataset
+from qnet.util.options.sections import ShownOptions, dataset_spec, section
+from qnet.util.options.table import Role, with_role
+from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
+from qnet.util.results.scores import SCORE_COLUMNS, WARPED, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
+from qnet.util.segment.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

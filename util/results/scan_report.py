@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.base.errors import InputError
-from util.base.progress import progress
-from util.results.page import Column, Content, Layers, Volumes, left_out, write_page
+from qnet.util.base.errors import InputError
+from qnet.util.base.progress import progress
+from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 
 TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement", 2), Column("margin", "margin", 1))
 NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0),

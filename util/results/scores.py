@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dataloaders.datasets import Case, case_order
-from dataloaders.nifti import read_array, write_like
-from dataloaders.volumes import Volume
-from util.base.files import write_text
-from util.base.tables import write_rows
-from util.segment.metrics import METRICS, all_metrics, dice
-from util.segment.predictions import Prediction, WholePrediction
-from util.segment.task import label_map_of
-from util.segment.uncertainty import mean_margin
+from qnet.dataloaders.datasets import Case, case_order
+from qnet.dataloaders.nifti import read_array, write_like
+from qnet.dataloaders.volumes import Volume
+from qnet.util.base.files import write_text
+from qnet.util.base.tables import write_rows
+from qnet.util.segment.metrics import METRICS, all_metrics, dice
+from qnet.util.segment.predictions import Prediction, WholePrediction
+from qnet.util.segment.task import label_map_of
+from qnet.util.segment.uncertainty import mean_margin
 
 if TYPE_CHECKING:
-    from util.results.figures import Panel
+    from qnet.util.results.figures import Panel
 
 STATISTICS: Mapping[str, Callable[..., Any]] = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
@@ -218,7 +218,7 @@ def write_overviews(slices: Sequence[Mapping[str, Any]], names: Mapping[int, str
         InputError: a volume or a mask cannot be read.
         OSError: a file cannot be written.
     """
-    from util.results.figures import overview  # predict draws none, and starts sooner without
+    from qnet.util.results.figures import overview  # predict draws none, and starts sooner without
     ordered = sorted(slices, key=lambda entry: (case_order(entry["support_case"]), case_order(entry["query_case"])))
     for label in sorted({entry["label"] for entry in slices}):
         found = [_Slice(score, entry["support_case"], support_slice, entry["query_case"], z) for entry in ordered
@@ -231,7 +231,7 @@ def write_overviews(slices: Sequence[Mapping[str, Any]], names: Mapping[int, str
 
 def _column(word: str, one: _Slice, label: int, name: str, read: Callable[[str], Volume], folder: Path) -> tuple[Panel, Panel]:
     """Return a support slice and the query slice that was segmented from it."""
-    from util.results.figures import PREDICTED, TRUTH, Panel
+    from qnet.util.results.figures import PREDICTED, TRUTH, Panel
 
     def slice_of(volume: Volume, z: int) -> tuple[np.ndarray, np.ndarray]:
         return volume.image[z].copy(), label_map_of(volume)[z] == label      # a copy, so that the volume is let go

@@ -18,12 +18,12 @@ from sacred import SETTINGS, Experiment
 from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
-from util.base.device import resolve_device, resolve_precision
-from util.base.distributed import first_tells, is_main, leave, let_first_tell, meet, of_main, silence
-from util.base.errors import InputError, did_you_mean
-from util.base.root import ROOT
-from util.base.signals import Interrupted, raise_on_signals
-from util.options.config import (
+from qnet.util.base.device import resolve_device, resolve_precision
+from qnet.util.base.distributed import first_tells, is_main, leave, let_first_tell, meet, of_main, silence
+from qnet.util.base.errors import InputError, did_you_mean
+from qnet.util.base.root import ROOT
+from qnet.util.base.signals import Interrupted, raise_on_signals
+from qnet.util.options.config import (
     CONFIG_DIR,
     FILE_ENDINGS,
     base_config,
@@ -33,12 +33,12 @@ from util.options.config import (
     of_today,
     read_config_file,
 )
-from util.options.record import Record
-from util.options.sections import RunOptions, RunPlace
-from util.run.observer import RunFolder
-from util.run.resume import begun_with, is_finished, run_to_continue
-from util.taskfile.task_file import manifest_of
-from util.training.as_trained import as_trained, complete, scored_config
+from qnet.util.options.record import Record
+from qnet.util.options.sections import RunOptions, RunPlace
+from qnet.util.run.observer import RunFolder
+from qnet.util.run.resume import begun_with, is_finished, run_to_continue
+from qnet.util.taskfile.task_file import manifest_of
+from qnet.util.training.as_trained import as_trained, complete, scored_config
 
 PATHS = ("support_image", "support_label", "task", "query", "output", "reload_model_path", "run")     # options with one path
 SETTINGS.CAPTURE_MODE = "sys"

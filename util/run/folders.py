@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from util.base.errors import InputError
-from util.base.root import ROOT
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
 
 
 def numbered_runs(folder: Path) -> list[Path]:

@@ -18,10 +18,10 @@ from sacred.dependencies import get_digest
 from sacred.observers import FileStorageObserver
 from sacred.serializer import flatten
 
-from util.base.files import PARTIAL, is_partial, partial_name, replacing
-from util.base.locks import lock
-from util.options.record import Record
-from util.run.folders import numbered_runs
+from qnet.util.base.files import PARTIAL, is_partial, partial_name, replacing
+from qnet.util.base.locks import lock
+from qnet.util.options.record import Record
+from qnet.util.run.folders import numbered_runs
 
 CONFIG = "config.json"
 STALE_S = 3600      # an unfinished folder older than this was left by a killed process

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from dataloaders.datasets import Case
-from util.base.checksums import code_sha256, sha256
-from util.base.distributed import world_size
-from util.base.errors import InputError
-from util.base.files import replacing
-from util.base.inputs import LIMITS, parse_json, read_small
-from util.base.kept import Kept
-from util.base.root import ROOT
+from qnet.dataloaders.datasets import Case
+from qnet.util.base.checksums import code_sha256, sha256
+from qnet.util.base.distributed import world_size
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+from qnet.util.base.inputs import LIMITS, parse_json, read_small
+from qnet.util.base.kept import Kept
+from qnet.util.base.root import ROOT
 
 FILE = "provenance.json"
 DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data", "weights")   # results depend on these

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from util.base.errors import InputError
-from util.base.inputs import read_json
-from util.options.record import Record
-from util.options.sections import RunOptions
-from util.options.table import Role, current_names, with_role
-from util.run.folders import numbered_runs
-from util.training.snapshots import Snapshot, newest_readable, read_snapshot
+from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import read_json
+from qnet.util.options.record import Record
+from qnet.util.options.sections import RunOptions
+from qnet.util.options.table import Role, current_names, with_role
+from qnet.util.run.folders import numbered_runs
+from qnet.util.training.snapshots import Snapshot, newest_readable, read_snapshot
 
 ANYWHERE = set(with_role(Role.RESUME))                      # may differ when a training is resumed
 BY_NAME = ANYWHERE | set(with_role(Role.RESUME_NAMED))      # … from a snapshot that the user names

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
-from util.base.progress import progress
-from util.options.sections import EvaluationOptions, WholeVolumeOptions
-from util.segment.predictions import QueryResult
-from util.segment.protocol import slices_of_support
-from util.segment.segmenters import Segmenter
-from util.segment.task import Task, TaskReader
+from qnet.util.base.progress import progress
+from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
+from qnet.util.segment.predictions import QueryResult
+from qnet.util.segment.protocol import slices_of_support
+from qnet.util.segment.segmenters import Segmenter
+from qnet.util.segment.task import Task, TaskReader
 
 
 def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,

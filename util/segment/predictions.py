@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataloaders.folds import Part
-from dataloaders.volumes import Volume
-from util.segment.metrics import dice, iou
-from util.segment.task import label_map_of
+from qnet.dataloaders.folds import Part
+from qnet.dataloaders.volumes import Volume
+from qnet.util.segment.metrics import dice, iou
+from qnet.util.segment.task import label_map_of
 
 
 @dataclass(frozen=True)

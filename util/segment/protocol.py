@@ -9,14 +9,14 @@ import numpy as np
 import torch
 import tqdm
 
-from dataloaders.folds import parts, slices_with, support_slices
-from dataloaders.volumes import Volume
-from models.base import FewShotModel, hard_mask
-from models.encoder import Features
-from models.spatial_prior import with_prior
-from util.segment.predictions import Prediction
-from util.segment.slice_encoder import SliceEncoder, batches
-from util.segment.task import Task, label_map_of
+from qnet.dataloaders.folds import parts, slices_with, support_slices
+from qnet.dataloaders.volumes import Volume
+from qnet.models.base import FewShotModel, hard_mask
+from qnet.models.encoder import Features
+from qnet.models.spatial_prior import with_prior
+from qnet.util.segment.predictions import Prediction
+from qnet.util.segment.slice_encoder import SliceEncoder, batches
+from qnet.util.segment.task import Task, label_map_of
 
 Priors = Mapping[tuple[str, int], torch.Tensor]
 

@@ -15,21 +15,21 @@ import numpy as np
 import torch
 import tqdm
 
-from dataloaders.folds import Part, parts
-from dataloaders.volumes import Volume
-from models.guided import GuidedSettings
-from models.registration import PreparedScan, Registration
-from models.spatial_prior import prior_logits, with_prior
-from models.volume import Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
-from util.base.distributed import share, shared
-from util.base.pool import side_by_side
-from util.base.progress import progress
-from util.options.sections import EvaluationOptions, WholeVolumeOptions
-from util.segment.predictions import Prediction, WholePrediction
-from util.segment.protocol import query_slices, segment_by_protocol
-from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task, label_map_of
-from util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
+from qnet.dataloaders.folds import Part, parts
+from qnet.dataloaders.volumes import Volume
+from qnet.models.guided import GuidedSettings
+from qnet.models.registration import PreparedScan, Registration
+from qnet.models.spatial_prior import prior_logits, with_prior
+from qnet.models.volume import Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
+from qnet.util.base.distributed import share, shared
+from qnet.util.base.pool import side_by_side
+from qnet.util.base.progress import progress
+from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
+from qnet.util.segment.predictions import Prediction, WholePrediction
+from qnet.util.segment.protocol import query_slices, segment_by_protocol
+from qnet.util.segment.slice_encoder import SliceEncoder
+from qnet.util.segment.task import Task, label_map_of
+from qnet.util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Member:
         confidence: by label, 0 to 1; empty if the model has none.
         warped: (D, H, W) uint8 image of the support, registered to the query; None if the model registers nothing.
         borders: by label, how the border was drawn; empty unless the model registers scans.
-        evidence: by label, the numbers that the confidence is made of (`models.confidence.EVIDENCE`).
+        evidence: by label, the numbers that the confidence is made of (`qnet.models.confidence.EVIDENCE`).
         wide_mm: spacing of the grid on which the whole query was registered.
         carried: by label, (D, H, W) uint8, 255 times the probability that registration carried over, before borders were drawn;
             empty unless the model registers scans.

@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 import tqdm
 
-from dataloaders.volumes import Volume
-from models.base import FewShotModel
-from models.encoder import Features
-from models.inference import for_inference
-from util.base.distributed import rank, shared, world_size
-from util.base.progress import progress
+from qnet.dataloaders.volumes import Volume
+from qnet.models.base import FewShotModel
+from qnet.models.encoder import Features
+from qnet.models.inference import for_inference
+from qnet.util.base.distributed import rank, shared, world_size
+from qnet.util.base.progress import progress
 
 
 class SliceEncoder:

@@ -10,7 +10,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.encoder import Features
+from qnet.models.encoder import Features
 
 CELLS = 4            # coarse features are averaged over CELLS × CELLS cells of a slice
 MAX_STEP = 3         # most support slices that the path advances per query slice

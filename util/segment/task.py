@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.datasets import Case, DatasetSpec
-from dataloaders.volumes import Volume, expect_same_place, read_volume
-from util.base.progress import progress
+from qnet.dataloaders.datasets import Case, DatasetSpec
+from qnet.dataloaders.volumes import Volume, expect_same_place, read_volume
+from qnet.util.base.progress import progress
 
 
 @dataclass(frozen=True)

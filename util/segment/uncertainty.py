@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
-from util.segment.metrics import dice
-from util.segment.whole_volume import to_label_map
+from qnet.util.segment.metrics import dice
+from qnet.util.segment.whole_volume import to_label_map
 
 PROBABILITY_EPS = 1e-6
 

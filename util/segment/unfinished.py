@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from util.base.files import replacing
+from qnet.util.base.files import replacing
 
 FOLDER = "unfinished"     # in the run folder; removed once the evaluation is complete
 

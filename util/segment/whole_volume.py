@@ -11,14 +11,14 @@ import tqdm
 from scipy import ndimage
 from torch import Tensor
 
-from dataloaders.volumes import Volume
-from models.base import FewShotModel
-from models.encoder import Features
-from util.options.sections import WholeVolumeOptions
-from util.segment.location import body_box, location_weight
-from util.segment.slice_encoder import SliceEncoder
-from util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
-from util.segment.task import Task, label_map_of
+from qnet.dataloaders.volumes import Volume
+from qnet.models.base import FewShotModel
+from qnet.models.encoder import Features
+from qnet.util.options.sections import WholeVolumeOptions
+from qnet.util.segment.location import body_box, location_weight
+from qnet.util.segment.slice_encoder import SliceEncoder
+from qnet.util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
+from qnet.util.segment.task import Task, label_map_of
 
 
 class EncodedVolume:

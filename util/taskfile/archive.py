@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from util.base.errors import InputError
-from util.base.files import replacing
-from util.base.inputs import expect_file
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+from qnet.util.base.inputs import expect_file
 
 MAX_FILES = 256
 MAX_MANIFEST_BYTES = 2**20

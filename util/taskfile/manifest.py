@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from util.base.errors import InputError
-from util.base.inputs import SMALL, parse_json, shown
-from util.options.rules import text
-from util.options.table import UNTRAINED_MODELS, Role, with_role
+from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import SMALL, parse_json, shown
+from qnet.util.options.rules import text
+from qnet.util.options.table import UNTRAINED_MODELS, Role, with_role
 
 FORMAT, VERSION = "few-shot segmentation task", 1
 NAME, WEIGHTS = "task.json", "weights.pth"

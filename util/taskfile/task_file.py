@@ -15,14 +15,14 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from dataloaders import nifti
-from dataloaders.geometry import affine_of_image
-from dataloaders.itk import check_image, labels_on
-from dataloaders.reading import read_image
-from util.base.errors import InputError
-from util.base.guard import claim
-from util.taskfile.archive import MAX_MANIFEST_BYTES, read_archive, sha256_of, write_archive
-from util.taskfile.manifest import (
+from qnet.dataloaders import nifti
+from qnet.dataloaders.geometry import affine_of_image
+from qnet.dataloaders.itk import check_image, labels_on
+from qnet.dataloaders.reading import read_image
+from qnet.util.base.errors import InputError
+from qnet.util.base.guard import claim
+from qnet.util.taskfile.archive import MAX_MANIFEST_BYTES, read_archive, sha256_of, write_archive
+from qnet.util.taskfile.manifest import (
     ALLOWED,
     COLOURS,
     MAX_LABELS,
@@ -35,9 +35,9 @@ from util.taskfile.manifest import (
     stored_options,
     support_files,
 )
-from util.training.as_trained import as_trained
-from util.training.snapshots import read_snapshot
-from util.training.weights import read_weights
+from qnet.util.training.as_trained import as_trained
+from qnet.util.training.snapshots import read_snapshot
+from qnet.util.training.weights import read_weights
 
 ENDING = ".task"
 KEPT_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")      # images of others are stored as float32

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from util.base.device import resolve_device, resolve_precision
-from util.options.config import base_config, check_config, check_options, merge
-from util.options.table import RULES, Role, with_role
-from util.training.snapshots import SHAPES, read_snapshot
+from qnet.util.base.device import resolve_device, resolve_precision
+from qnet.util.options.config import base_config, check_config, check_options, merge
+from qnet.util.options.table import RULES, Role, with_role
+from qnet.util.training.snapshots import SHAPES, read_snapshot
 
 TRAINED_WITH = with_role(Role.TRAINED_WITH)
 

@@ -1,4 +1,4 @@
-"""Builds the model that the option `model` names. Display names are in `util.options.table.MODELS`.
+"""Builds the model that the option `model` names. Display names are in `qnet.util.options.table.MODELS`.
 
 `precision` is "bf16" or "float32" here, as a run has resolved it. "auto" builds the same model as "float32".
 """
@@ -13,25 +13,25 @@ from functools import partial
 import numpy as np
 import torch
 
-from models.adnet import ADNet
-from models.alpnet import ALPNet
-from models.base import FewShotModel
-from models.carrying import GuidedModel, RegistrationModel
-from models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
-from models.gmrd import GMRD, GMRDSettings
-from models.guided import GuidedSettings
-from models.panet import PANet
-from models.qnet import QNet, SupportThresholdQNet
-from models.registration import RegistrationSettings
-from models.rpt import RPT
-from models.timm_backbone import PREFIX
-from models.tpm import TPM, QNetTPM
-from models.volume import VolumeModel
-from util.base.errors import InputError
-from util.options.sections import ModelOptions
-from util.training.outside import load_outside, load_universeg
-from util.training.snapshots import Snapshot, expect_model_fits, load_model, read_snapshot
-from util.training.weights import load_pretrained
+from qnet.models.adnet import ADNet
+from qnet.models.alpnet import ALPNet
+from qnet.models.base import FewShotModel
+from qnet.models.carrying import GuidedModel, RegistrationModel
+from qnet.models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
+from qnet.models.gmrd import GMRD, GMRDSettings
+from qnet.models.guided import GuidedSettings
+from qnet.models.panet import PANet
+from qnet.models.qnet import QNet, SupportThresholdQNet
+from qnet.models.registration import RegistrationSettings
+from qnet.models.rpt import RPT
+from qnet.models.timm_backbone import PREFIX
+from qnet.models.tpm import TPM, QNetTPM
+from qnet.models.volume import VolumeModel
+from qnet.util.base.errors import InputError
+from qnet.util.options.sections import ModelOptions
+from qnet.util.training.outside import load_outside, load_universeg
+from qnet.util.training.snapshots import Snapshot, expect_model_fits, load_model, read_snapshot
+from qnet.util.training.weights import load_pretrained
 
 
 def build_model(options: ModelOptions) -> FewShotModel | VolumeModel:

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dataloaders.episodes import EpisodeDataset
-from models.base import FewShotModel
-from util.base.distributed import is_main, largest_of_processes, mean_over_processes, of_main, parallel, rank, world_size
-from util.base.episode import Episode
-from util.base.errors import InputError
-from util.base.files import remove_partial_files
-from util.base.progress import progress
-from util.base.signals import Interrupted, deferred_signals, ignore_signals
-from util.options.record import Record
-from util.options.sections import TrainOptions
-from util.training.snapshots import Snapshot, load_model, prune_snapshots, restore_generators, save_snapshot
+from qnet.dataloaders.episodes import EpisodeDataset
+from qnet.models.base import FewShotModel
+from qnet.util.base.distributed import is_main, largest_of_processes, mean_over_processes, of_main, parallel, rank, world_size
+from qnet.util.base.episode import Episode
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import remove_partial_files
+from qnet.util.base.progress import progress
+from qnet.util.base.signals import Interrupted, deferred_signals, ignore_signals
+from qnet.util.options.record import Record
+from qnet.util.options.sections import TrainOptions
+from qnet.util.training.snapshots import Snapshot, load_model, prune_snapshots, restore_generators, save_snapshot
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""Loads networks from elsewhere for `models.outside`: a user's own from a Python file or package, and UniverSeg."""
+"""Loads networks from elsewhere for `qnet.models.outside`: a user's own from a Python file or package, and UniverSeg."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from models.outside import OutsideModel, UniverSeg
-from util.base.errors import InputError
-from util.base.inputs import expect_file
-from util.training.weights import load_state, read_weights
+from qnet.models.outside import OutsideModel, UniverSeg
+from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import expect_file
+from qnet.util.training.weights import load_state, read_weights
 
 ALLOWED = "a Python file or the name of a module, a colon, and a name in it, as my_network.py:MyNetwork"
 

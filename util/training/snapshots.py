@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from util.base.errors import InputError
-from util.base.files import made_in, replacing
-from util.base.guard import is_made
-from util.options.config import stored_options
-from util.options.record import Record
-from util.options.table import Role, with_role
-from util.training.weights import expect_state_fits, load_state, read_weights
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import made_in, replacing
+from qnet.util.base.guard import is_made
+from qnet.util.options.config import stored_options
+from qnet.util.options.record import Record
+from qnet.util.options.table import Role, with_role
+from qnet.util.training.weights import expect_state_fits, load_state, read_weights
 
 SHAPES = with_role(Role.SHAPES)
 

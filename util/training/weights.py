@@ -11,10 +11,10 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from models.timm_backbone import PREFIX, TimmBackbone, own_weights, rename_by_order
-from util.base.errors import InputError
-from util.base.files import replacing
-from util.base.inputs import expect_file
+from qnet.models.timm_backbone import PREFIX, TimmBackbone, own_weights, rename_by_order
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+from qnet.util.base.inputs import expect_file
 
 # torchvision's names of the weights: enumeration and member.
 PRETRAINED = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from util.base.errors import InputError
-from util.base.inputs import expect_file
+from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import expect_file
 
 VERSION = "0.69.0"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"

@@ -21,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.phantom import VERSION, generate_phantom
-from dataloaders.datasets import Case, DatasetSpec, find_cases
-from dataloaders.folds import fold_positions
-from dataloaders.volumes import Volume, read_volume
-from models.encoder import build_encoder
-from models.qnet import QNet
-from util.base.device import bf16_is_fast, resolve_device
-from util.base.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory, mallopt
-from util.base.root import ROOT
-from util.options.config import load_config
-from util.options.sections import dataset_spec
+from qnet.data.phantom import VERSION, generate_phantom
+from qnet.dataloaders.datasets import Case, DatasetSpec, find_cases
+from qnet.dataloaders.folds import fold_positions
+from qnet.dataloaders.volumes import Volume, read_volume
+from qnet.models.encoder import build_encoder
+from qnet.models.qnet import QNet
+from qnet.util.base.device import bf16_is_fast, resolve_device
+from qnet.util.base.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory, mallopt
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import load_config
+from qnet.util.options.sections import dataset_spec
 
 T = TypeVar("T")
 LABELS = [1, 2, 3, 4]

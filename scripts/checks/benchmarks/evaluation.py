@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
-from dataloaders.folds import parts
-from dataloaders.volumes import Volume
-from models.encoder import Features
-from models.qnet import QNet
-from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
+from qnet.dataloaders.folds import parts
+from qnet.dataloaders.volumes import Volume
+from qnet.models.encoder import Features
+from qnet.models.qnet import QNet
+from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
+from qnet.util.base.tables import markdown_table
+from qnet.util.segment.metrics import dice
+from qnet.util.segment.protocol import segment_by_protocol
+from qnet.util.segment.slice_encoder import SliceEncoder
+from qnet.util.segment.task import Task
 from tests.goldens import recipe
 from tests.reference import qnet as reference
 from tests.toy import names_of, tasks_of
-from util.base.tables import markdown_table
-from util.segment.metrics import dice
-from util.segment.protocol import segment_by_protocol
-from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
 
 RECIPE_SEED, RECIPE_BIAS, RECIPE_SCALE = 90, -18.2, 0.02      # of the published implementation's scores on CHAOS
 

@@ -9,8 +9,8 @@ import re
 import subprocess
 import sys
 
-from scripts.checks.benchmarks.bench import Bench, Measured, Result
-from util.base.root import ROOT
+from qnet.scripts.checks.benchmarks.bench import Bench, Measured, Result
+from qnet.util.base.root import ROOT
 
 NEEDED = ("pytest", "xdist")
 # as scripts/run_tests.sh --fast

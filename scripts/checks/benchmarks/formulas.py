@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data.supervoxels.felzenszwalb import segment_volume
-from dataloaders.volumes import read_image
-from models.encoder import DUAL_PATH_CHANNELS, Features, build_encoder
-from models.qnet import QNet
-from scripts.checks.benchmarks.bench import ALPHA, Bench, Measured, Result
+from qnet.data.supervoxels.felzenszwalb import segment_volume
+from qnet.dataloaders.volumes import read_image
+from qnet.models.encoder import DUAL_PATH_CHANNELS, Features, build_encoder
+from qnet.models.qnet import QNet
+from qnet.scripts.checks.benchmarks.bench import ALPHA, Bench, Measured, Result
 from tests.reference import qnet as reference
 from tests.reference import supervoxels as reference_supervoxels
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result
+from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result
+from qnet.util.base.tables import markdown_table
+from qnet.util.label.client import Client, running, scan_path
 from tests.labelling import nifti
-from util.base.tables import markdown_table
-from util.label.client import Client, running, scan_path
 
 N_SCANS = 8                 # an outlined one, one that is drawn on, and those that the run outlines
 ALLOWED_S = 0.1             # for nine answers in ten

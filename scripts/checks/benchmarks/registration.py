@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from dataloaders.volumes import Volume, read_volume
-from models.contents import scaled
-from models.registration import Registration, RegistrationSettings, register
-from models.sampling import column, grid_mm, mapped, sample
-from scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
-from util.predict.predictor import Predictor
-from util.segment.metrics import dice
+from qnet.dataloaders.volumes import Volume, read_volume
+from qnet.models.contents import scaled
+from qnet.models.registration import Registration, RegistrationSettings, register
+from qnet.models.sampling import column, grid_mm, mapped, sample
+from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
+from qnet.util.predict.predictor import Predictor
+from qnet.util.segment.metrics import dice
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
     from convexAdam.convex_adam_MIND import convex_adam_pt

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from dataloaders.episodes import EpisodeDataset, TrainingVolume
-from dataloaders.folds import fold_positions
-from dataloaders.volumes import read_image, read_supervoxels
-from models.qnet import QNet
-from scripts.checks.benchmarks.bench import Bench, Measured, Result, freed_memory_handed_back
+from qnet.dataloaders.episodes import EpisodeDataset, TrainingVolume
+from qnet.dataloaders.folds import fold_positions
+from qnet.dataloaders.volumes import read_image, read_supervoxels
+from qnet.models.qnet import QNet
+from qnet.scripts.checks.benchmarks.bench import Bench, Measured, Result, freed_memory_handed_back
+from qnet.util.base.episode import Episode
 from tests.reference import qnet as reference
-from util.base.episode import Episode
 
 
 def train(bench: Bench) -> Measured:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataloaders.folds import stepping_stones
-from dataloaders.reading import is_nifti, scan_name
-from scripts.tables.own_scans import IMAGES, LABELS
-from util.base.errors import InputError
+from qnet.dataloaders.folds import stepping_stones
+from qnet.dataloaders.reading import is_nifti, scan_name
+from qnet.scripts.tables.own_scans import IMAGES, LABELS
+from qnet.util.base.errors import InputError
 
 CHAOS = "CHAOS-T2"
 NAMES: Mapping[str, Mapping[int, str]] = {      # of the public sets of docs/organs.md, by the set's name; of others "label 1", …

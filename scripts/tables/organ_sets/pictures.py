@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from util.results.figures import save_figure
-from util.taskfile.manifest import COLOURS
+from qnet.util.results.figures import save_figure
+from qnet.util.taskfile.manifest import COLOURS
 
 MARGIN = 0.3           # around the labels, of their size
 PANEL_INCHES = 3.4     # high, …

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from util.base.tables import markdown_table
+from qnet.util.base.tables import markdown_table
 
 Row = Mapping[str, Any]
 

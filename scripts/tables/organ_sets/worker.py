@@ -1,6 +1,6 @@
 """The process that outlines one set's scans from one outlined case for scripts/tables/organs.py, and scores them.
 
-    python -m scripts.tables.organ_sets.worker < job.json
+    python -m qnet.scripts.tables.organ_sets.worker < job.json
 
 A job is {"outlined": [image, labels], "names": {value: name}, "stones": [image, …], "options": {"section.key": value},
 "queries": [[name, image, labels, label map to write], …]}. For everything that happens it prints a line of JSON:
@@ -24,19 +24,19 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from dataloaders.itk import labels_on
-from dataloaders.nifti import read_nifti
-from models.confidence import EVIDENCE
-from util.base.errors import InputError
-from util.base.memory import keep_freed_memory
-from util.options.config import load_config
-from util.options.sections import PredictorOptions
-from util.predict.predictor import Predictor, Segmentation, join_on_scan
-from util.predict.scans import write_on_scan
-from util.segment.metrics import dice
-from util.segment.task import label_map_of
-from util.segment.whole_volume import smooth_along_z
-from util.training.as_trained import complete
+from qnet.dataloaders.itk import labels_on
+from qnet.dataloaders.nifti import read_nifti
+from qnet.models.confidence import EVIDENCE
+from qnet.util.base.errors import InputError
+from qnet.util.base.memory import keep_freed_memory
+from qnet.util.options.config import load_config
+from qnet.util.options.sections import PredictorOptions
+from qnet.util.predict.predictor import Predictor, Segmentation, join_on_scan
+from qnet.util.predict.scans import write_on_scan
+from qnet.util.segment.metrics import dice
+from qnet.util.segment.task import label_map_of
+from qnet.util.segment.whole_volume import smooth_along_z
+from qnet.util.training.as_trained import complete
 
 
 def work(job: Mapping[str, Any], lines: TextIO) -> None:

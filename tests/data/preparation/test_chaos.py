@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.preparation.chaos import read_chaos
-from data.preparation.raw import RawCase
-from data.preparation.recipes import chaos
+from qnet.data.preparation.chaos import read_chaos
+from qnet.data.preparation.raw import RawCase
+from qnet.data.preparation.recipes import chaos
+from qnet.util.base.errors import InputError
 from tests.data.raw_downloads import (
     BACKGROUND,
     IDENTITY,
@@ -20,7 +21,6 @@ from tests.data.raw_downloads import (
     write_chaos,
     write_dicom,
 )
-from util.base.errors import InputError
 
 LAS = (1, 0, 0, 0, -1, 0, 0, 0, 1)
 ANGLE = np.deg2rad(12)

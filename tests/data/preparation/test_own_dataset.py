@@ -2,12 +2,12 @@
 
 import pytest
 
-from data.preparation.own_dataset import config_text, describe_dataset
-from data.preparation.raw import RawCase
+from qnet.data.preparation.own_dataset import config_text, describe_dataset
+from qnet.data.preparation.raw import RawCase
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import base_config, check_config, read_json5
+from qnet.util.options.sections import dataset_spec
 from tests.data.raw_downloads import empty_scan, write_nifti_pair
-from util.base.errors import InputError
-from util.options.config import base_config, check_config, read_json5
-from util.options.sections import dataset_spec
 
 GRID = empty_scan((40, 36, 6), (6.0, 6.0, 20.0))
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data import check, prepare
-from data.preparation.recipes import table_entry
-from data.supervoxels.generate_supervoxels import default_n_sv
-from dataloaders.datasets import find_cases
-from dataloaders.episodes import EpisodeDataset, load_training_volumes
-from dataloaders.store import Store
-from dataloaders.volumes import read_label, read_supervoxels
+from qnet.data import check, prepare
+from qnet.data.preparation.recipes import table_entry
+from qnet.data.supervoxels.generate_supervoxels import default_n_sv
+from qnet.dataloaders.datasets import find_cases
+from qnet.dataloaders.episodes import EpisodeDataset, load_training_volumes
+from qnet.dataloaders.store import Store
+from qnet.dataloaders.volumes import read_label, read_supervoxels
+from qnet.util.base.files import LIST
+from qnet.util.options.config import load_config
+from qnet.util.options.sections import dataset_spec
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
-from util.base.files import LIST
-from util.options.config import load_config
-from util.options.sections import dataset_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])

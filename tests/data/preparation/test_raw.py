@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data.preparation.raw import RawCase, read_nifti_pair
+from qnet.data.preparation.raw import RawCase, read_nifti_pair
+from qnet.util.base.errors import InputError
 from tests.data.raw_downloads import as_image, empty_scan, organs, scanned, write_nifti_pair
-from util.base.errors import InputError
 
 GRID = empty_scan((40, 36, 6), (6.0, 6.0, 20.0))
 

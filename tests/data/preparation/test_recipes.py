@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data.preparation.raw import RawCase
-from data.preparation.recipes import find_chaos, find_cmr, find_nifti, find_sabs
-from util.base.errors import InputError
+from qnet.data.preparation.raw import RawCase
+from qnet.data.preparation.recipes import find_chaos, find_cmr, find_nifti, find_sabs
+from qnet.util.base.errors import InputError
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from data import prepare
+from qnet.data import prepare
+from qnet.util.base.root import ROOT
 from tests.data.raw_downloads import empty_scan, write_nifti_pair
-from util.base.root import ROOT
 
 SCAN = empty_scan((40, 36, 6), (6.0, 6.0, 20.0))
 PROGRAM = """
 import json, sys
-from data import prepare
+from qnet.data import prepare
 for arguments in json.loads(sys.argv[1]):
     try:
         status = prepare.main(arguments)
@@ -76,5 +76,5 @@ def test_two_processes_share_out_the_cases_and_only_one_speaks(tmp_path, capsys)
 
 
 def test_one_process_does_without_pytorch():
-    program = "import sys; from data import prepare; sys.exit('torch' in sys.modules)"
+    program = "import sys; from qnet.data import prepare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

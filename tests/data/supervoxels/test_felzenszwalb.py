@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.supervoxels.felzenszwalb import (
+from qnet.data.supervoxels.felzenszwalb import (
     generate_supervoxels,
     largest_filled_component,
     mask_background,
     segment_volume,
 )
-from dataloaders.nifti import read_array
+from qnet.dataloaders.nifti import read_array
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared (goldens, real data) is absent")
@@ -115,7 +115,7 @@ def test_equals_a_plain_reference(kind, shape, spacing_mm, min_size, scale):
 def test_edges_of_cost_0_are_opened_in_pieces_that_change_nothing(piece, monkeypatch):
     image = np.where(volume("floats", (5, 9, 8)) < 0.8, 0, volume("integers", (5, 9, 8)))
     expected = reference(image, (7.7, 1.25, 1.25), 12, 1)
-    monkeypatch.setattr("data.supervoxels.felzenszwalb.PIECE", piece)
+    monkeypatch.setattr("qnet.data.supervoxels.felzenszwalb.PIECE", piece)
     np.testing.assert_array_equal(segment_volume(image, (7.7, 1.25, 1.25), 12), expected)
 
 

@@ -10,9 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from data.supervoxels.felzenszwalb import generate_supervoxels
-from data.supervoxels.generate_supervoxels import main, parse_arguments, plan
-from dataloaders.nifti import read_array
+from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
+from qnet.data.supervoxels.generate_supervoxels import main, parse_arguments, plan
+from qnet.dataloaders.nifti import read_array
 
 ROOT = Path(__file__).resolve().parents[3]
 SPACING_ZYX = (7.7, 1.25, 1.25)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.supervoxels.superpixels import generate_superpixels
+from qnet.data.supervoxels.superpixels import generate_superpixels
 
 
 def two_halves():

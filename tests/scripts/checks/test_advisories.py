@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from scripts.checks.advisories import NotAskedError, advisories, installed, main
-from util.base.root import ROOT
+from qnet.scripts.checks.advisories import NotAskedError, advisories, installed, main
+from qnet.util.base.root import ROOT
 
 
 def answering(text):

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.qnet import QNet
-from models.registration import register
-from scripts.checks import benchmark
-from scripts.checks.benchmarks import evaluation, fast_tests, page, registration, training
-from scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back
+from qnet.models.qnet import QNet
+from qnet.models.registration import register
+from qnet.scripts.checks import benchmark
+from qnet.scripts.checks.benchmarks import evaluation, fast_tests, page, registration, training
+from qnet.scripts.checks.benchmarks.bench import Bench, Result, freed_memory_handed_back
+from qnet.util.base import device, memory
+from qnet.util.base.tables import markdown_table
+from qnet.util.label.session import Session
 from tests.labelling import FAST, served, write_scans
 from tests.toy import toy_volume
-from util.base import device, memory
-from util.base.tables import markdown_table
-from util.label.session import Session
 
 
 def run(monkeypatch, *arguments):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.checks.kill_one_process import kill_one_process
+from qnet.scripts.checks.kill_one_process import kill_one_process
 from tests.programs import TINY
 
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from scripts.checks.kill_segment import contents, differences, kill_segment
-from util.base.files import LIST
+from qnet.scripts.checks.kill_segment import contents, differences, kill_segment
+from qnet.util.base.files import LIST
 
 
 def test_every_kind_of_difference_is_named(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from scripts.checks.resampling import check, main, overlaps, resample
+from qnet.scripts.checks.resampling import check, main, overlaps, resample
 from tests.data.raw_downloads import as_image, empty_scan
 
 

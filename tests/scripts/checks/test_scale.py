@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from scripts.checks.scale import HEADER, PREPARATION_HEADER, PeakMemory, family, main, pss_kb
+from qnet.scripts.checks.scale import HEADER, PREPARATION_HEADER, PeakMemory, family, main, pss_kb
 
 
 @pytest.mark.whole

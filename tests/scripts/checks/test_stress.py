@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from scripts.checks import stress
+from qnet.scripts.checks import stress
 from tests.programs import run
 
 

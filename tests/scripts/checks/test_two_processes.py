@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.checks.two_processes import (
+from qnet.scripts.checks.two_processes import (
     COMMANDS_HEADER,
     STAGES_HEADER,
     Command,
@@ -15,7 +15,7 @@ from scripts.checks.two_processes import (
     measure_stages,
     of_processes,
 )
-from util.base.errors import InputError
+from qnet.util.base.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 PROGRAM = """
@@ -71,7 +71,7 @@ def test_steps_are_timed_in_processes_that_do_them_together(tmp_path):
 
 def test_steps_alone_and_beside_another_are_medians_of_the_rounds(tmp_path, monkeypatch):
     given = iter([1.0, 2.0, 3.0, 3.0, 2.0, 9.0])      # alone and beside another, in turn
-    monkeypatch.setattr("scripts.checks.two_processes.of_processes", lambda n, *_: {"step": next(given)})
+    monkeypatch.setattr("qnet.scripts.checks.two_processes.of_processes", lambda n, *_: {"step": next(given)})
     header, _, row = [[cell.strip() for cell in line.strip("|").split("|")] for line in measure_stages(tmp_path, 3).splitlines()]
     assert header == STAGES_HEADER and row == ["step", "2", "3", "1.50"]
 

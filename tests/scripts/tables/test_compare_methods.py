@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.nifti import read_array
-from scripts.tables.compare_methods import DEFAULT, METHODS, Comparison, Row, data_with_superpixels, main, model_of, rows_of
+from qnet.dataloaders.nifti import read_array
+from qnet.scripts.tables.compare_methods import DEFAULT, METHODS, Comparison, Row, data_with_superpixels, main, model_of, rows_of
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import named_configs
+from qnet.util.options.table import MODELS
 from tests.programs import TINY
 from tests.toy import CASES
-from util.base.errors import InputError
-from util.options.config import named_configs
-from util.options.table import MODELS
 
 
 def test_data_that_has_superpixels_is_used_as_it_is(toy_data):

@@ -1,7 +1,7 @@
 import csv
 import json
 
-from scripts.tables.guided import GUIDED, finished, tables
+from qnet.scripts.tables.guided import GUIDED, finished, tables
 
 
 def make_run(output, name, model, fold, protocol, whole, rows=(), number=1):

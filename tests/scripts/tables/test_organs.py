@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.tables import organs
-from scripts.tables.organ_sets.cases import NAMES, chaos_set, jobs_of, paired, sets_in
-from scripts.tables.organ_sets.pictures import best_slice, draw
-from scripts.tables.organ_sets.tables import all_sets, one_set, seconds_a_scan, trust
+from qnet.scripts.tables import organs
+from qnet.scripts.tables.organ_sets.cases import NAMES, chaos_set, jobs_of, paired, sets_in
+from qnet.scripts.tables.organ_sets.pictures import best_slice, draw
+from qnet.scripts.tables.organ_sets.tables import all_sets, one_set, seconds_a_scan, trust
+from qnet.util.base.errors import InputError
 from tests.toy import toy_case, write, write_toy_data
-from util.base.errors import InputError
 
 
 @pytest.fixture

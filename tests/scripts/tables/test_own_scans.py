@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from scripts.tables.own_scans import copy_scans, draw, main, scores_of, seconds_of, table
+from qnet.scripts.tables.own_scans import copy_scans, draw, main, scores_of, seconds_of, table
+from qnet.util.base.errors import InputError
 from tests.toy import write_toy_data
-from util.base.errors import InputError
 
 
 def test_cases_are_copied_in_the_order_of_their_numbers(tmp_path):

@@ -12,24 +12,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dataloaders.datasets import find_cases
-from dataloaders.episodes import EpisodeDataset, load_training_volumes
-from dataloaders.folds import fold_positions, supports_of_queries
-from dataloaders.store import Store
+from qnet.dataloaders.datasets import find_cases
+from qnet.dataloaders.episodes import EpisodeDataset, load_training_volumes
+from qnet.dataloaders.folds import fold_positions, supports_of_queries
+from qnet.dataloaders.store import Store
+from qnet.util.base.device import resolve_device
+from qnet.util.base.distributed import ANOTHER_TELLS_S, cores_per_process, first_tells, main_does, parallel, share
+from qnet.util.base.episode import Episode
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import LIST
+from qnet.util.base.root import ROOT
+from qnet.util.base.signals import Interrupted
+from qnet.util.options.config import load_config
+from qnet.util.options.sections import ModelOptions, dataset_spec
+from qnet.util.run.experiment import one_line_errors
+from qnet.util.training.building import build_model
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import run
 from tests.util.base.two_processes import EVALUATIONS, counted, predict_all, weights
-from util.base.device import resolve_device
-from util.base.distributed import ANOTHER_TELLS_S, cores_per_process, first_tells, main_does, parallel, share
-from util.base.episode import Episode
-from util.base.errors import InputError
-from util.base.files import LIST
-from util.base.root import ROOT
-from util.base.signals import Interrupted
-from util.options.config import load_config
-from util.options.sections import ModelOptions, dataset_spec
-from util.run.experiment import one_line_errors
-from util.training.building import build_model
-from util.training.snapshots import read_snapshot
 
 
 def environment(rank: int, port: int) -> dict[str, str]:

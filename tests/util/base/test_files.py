@@ -7,10 +7,10 @@ import stat
 
 import pytest
 
-from util.base.checksums import sha256
-from util.base.errors import InputError
-from util.base.files import LIST, PARTIAL, made_in, partial_name, remove_partial_files, replacing, write_text
-from util.base.guard import claim, expect_apart, is_made, lies_in
+from qnet.util.base.checksums import sha256
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import LIST, PARTIAL, made_in, partial_name, remove_partial_files, replacing, write_text
+from qnet.util.base.guard import claim, expect_apart, is_made, lies_in
 
 REFUSED = "is there and was not made by this program, or was changed since"
 

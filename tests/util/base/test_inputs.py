@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from msgspec import Meta, Struct
 
-from dataloaders.reading import read_image, scan_name
+from qnet.dataloaders.reading import read_image, scan_name
+from qnet.util.base.errors import InputError, printable
+from qnet.util.base.inputs import Limits, expect_file, parse_json
+from qnet.util.base.root import ROOT
 from tests import kinds
 from tests.toy import write
-from util.base.errors import InputError, printable
-from util.base.inputs import Limits, expect_file, parse_json
-from util.base.root import ROOT
 
 
 class Inner(Struct):
@@ -72,7 +72,7 @@ def test_a_name_that_is_no_utf8_is_refused_before_a_library_ends_the_program(tmp
     assert read_image(folder).GetSize() == kinds.SHAPE
 
 
-# what they read comes from this program itself, down a pipe or a moment before; `util.base.inputs` and lists of lines
+# what they read comes from this program itself, down a pipe or a moment before; `qnet.util.base.inputs` and lists of lines
 OWN_WORDS = {"util/base/inputs.py", "util/base/files.py", "util/label/client.py", "util/label/run.py", "util/label/worker.py",
              "util/run/experiment.py", "util/segment/unfinished.py"}
 

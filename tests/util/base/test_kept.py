@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from util.base.kept import Kept
+from qnet.util.base.kept import Kept
 
 
 class Length:

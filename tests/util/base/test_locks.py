@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from util.base.locks import alone, lock
+from qnet.util.base.locks import alone, lock
 
 
 def add(folder, name):

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from util.base.memory import keep_freed_memory
+from qnet.util.base.memory import keep_freed_memory
 
 FAULTS = """
 import resource, threading, torch
-from util.base.memory import keep_freed_memory
+from qnet.util.base.memory import keep_freed_memory
 
 def fill():
     torch.set_num_threads(1)

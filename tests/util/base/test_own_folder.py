@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from util.base.errors import InputError
-from util.base.own_folder import OwnFolder
+from qnet.util.base.errors import InputError
+from qnet.util.base.own_folder import OwnFolder
 
 
 def mode(path):

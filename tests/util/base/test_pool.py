@@ -11,12 +11,12 @@ from functools import partial
 import pytest
 import torch
 
-from util.base.pool import side_by_side
-from util.base.root import ROOT
+from qnet.util.base.pool import side_by_side
+from qnet.util.base.root import ROOT
 
 PROGRAM = """
 import os, time
-from util.base.pool import processes
+from qnet.util.base.pool import processes
 if __name__ == "__main__":
     pool = processes(1)
     print(pool.submit(os.getpid).result(), flush=True)

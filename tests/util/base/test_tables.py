@@ -5,12 +5,12 @@ import io
 
 import pytest
 
-from scripts.compare import as_csv
-from util.base.tables import read_rows, write_rows
-from util.predict.batch import CASE_COLUMNS, _earlier_rows
-from util.results.comparison import Scored
-from util.results.report import read_rows as read_scores
-from util.results.scores import SCORE_COLUMNS
+from qnet.scripts.compare import as_csv
+from qnet.util.base.tables import read_rows, write_rows
+from qnet.util.predict.batch import CASE_COLUMNS, _earlier_rows
+from qnet.util.results.comparison import Scored
+from qnet.util.results.report import read_rows as read_scores
+from qnet.util.results.scores import SCORE_COLUMNS
 
 FORMULAS = ["=1+1", "=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''=1", "-", "=",
             "\uff1d1+1", "\uff20a"]

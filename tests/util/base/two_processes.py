@@ -15,12 +15,12 @@ from unittest import mock
 import torch
 from torch import nn
 
-from models.registration import PreparedScan
+from qnet.models.registration import PreparedScan
+from qnet.util.base.distributed import leave, rank
+from qnet.util.base.signals import Interrupted
+from qnet.util.predict.predictor import Predictor
+from qnet.util.segment.slice_encoder import SliceEncoder
 from tests.programs import entry_point, predict, run_experiment
-from util.base.distributed import leave, rank
-from util.base.signals import Interrupted
-from util.predict.predictor import Predictor
-from util.segment.slice_encoder import SliceEncoder
 
 
 def main(data: Path, folder: Path, snapshot: str) -> None:

@@ -12,12 +12,12 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from qnet.util.base.errors import InputError
+from qnet.util.label.app import MAX_HEADER, MAX_JSON, ROUTES
+from qnet.util.label.gate import is_code
+from qnet.util.label.session import Session, read_labels
 from tests.labelling import TOKEN, drawing, head, nifti, refusal, send_raw, served, write_scans
 from tests.toy import AFFINE
-from util.base.errors import InputError
-from util.label.app import MAX_HEADER, MAX_JSON, ROUTES
-from util.label.gate import is_code
-from util.label.session import Session, read_labels
 
 SECRET = b"what no page may read"
 

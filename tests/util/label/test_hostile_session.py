@@ -9,11 +9,11 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from qnet.util.base.errors import InputError
+from qnet.util.label.export import export
+from qnet.util.label.session import ConflictError, Session
 from tests.labelling import drawing, nifti, refusal, served, write_scans
 from tests.toy import write
-from util.base.errors import InputError
-from util.label.export import export
-from util.label.session import ConflictError, Session
 
 SECRET = b"what nobody may read"
 ROWS = [{"label": 1, "label_name": "label 1", "confidence": 0.5, "volume_ml": 1.0, "slices": 2}]

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from scripts.tables.label_pictures import open_page, open_scan, press, wait_for
+from qnet.scripts.tables.label_pictures import open_page, open_scan, press, wait_for
+from qnet.util.base.own_folder import OwnFolder
+from qnet.util.base.root import ROOT
+from qnet.util.label.client import running
+from qnet.util.label.serve import open_browser
+from qnet.util.label.session import Session
 from tests.browser import needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
-from util.base.own_folder import OwnFolder
-from util.base.root import ROOT
-from util.label.client import running
-from util.label.serve import open_browser
-from util.label.session import Session
 
 pytestmark = [pytest.mark.whole, needs_chromium]
 LIMIT_S = 60

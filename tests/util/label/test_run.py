@@ -11,13 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from qnet.util.base.errors import InputError
+from qnet.util.label.client import running
+from qnet.util.label.serve import load_task
+from qnet.util.label.session import Session
+from qnet.util.segment.metrics import dice
 from tests.labelling import FAST, drawing, nifti, refusal, served, wait_until, write_scans
 from tests.toy import toy_case, write
-from util.base.errors import InputError
-from util.label.client import running
-from util.label.serve import load_task
-from util.label.session import Session
-from util.segment.metrics import dice
 
 pytestmark = pytest.mark.whole
 TRUTH = {f"a_{number}": toy_case(number)[1] for number in (1, 2, 3)}
@@ -160,7 +160,7 @@ def workers(parent):
             line = path.with_name("cmdline").read_bytes()
         except OSError:
             continue
-        if (parent is None or int(words[1]) == parent) and b"util.label.worker" in line and words[0] != "Z":
+        if (parent is None or int(words[1]) == parent) and b"qnet.util.label.worker" in line and words[0] != "Z":
             found.append(int(path.parent.name))
     return found
 

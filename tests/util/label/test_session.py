@@ -13,13 +13,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import partial_name
+from qnet.util.base.root import ROOT
+from qnet.util.label.client import running
+from qnet.util.label.session import ConflictError, MissingError, Session
 from tests.labelling import drawing, nifti, write_scans
 from tests.toy import toy_case, write
-from util.base.errors import InputError
-from util.base.files import partial_name
-from util.base.root import ROOT
-from util.label.client import running
-from util.label.session import ConflictError, MissingError, Session
 
 ROWS = [{"label": 1, "label_name": "label 1", "confidence": 0.7}, {"label": 2, "label_name": "label 2", "confidence": 0.4},
         {"label": 3, "label_name": "label 3", "confidence": None}]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from qnet.util.label.session import Session
 from tests.data.raw_downloads import write_dicom
 from tests.labelling import drawing, nifti, served, write_scans
 from tests.toy import write
-from util.label.session import Session
 
 CLASSES = [{"value": 1, "name": "liver", "colour": "#aa0000"}]
 ROWS = [{"label": 1, "label_name": "label 1", "confidence": 0.5}]

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from util.base.errors import InputError
-from util.base.root import ROOT
-from util.options.config import check_config, check_options, explanation, load_config, named_configs, read_json5
-from util.options.table import OPTIONS, Role, with_role
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import check_config, check_options, explanation, load_config, named_configs, read_json5
+from qnet.util.options.table import OPTIONS, Role, with_role
 
 
 @pytest.mark.parametrize("name", sorted(named_configs()))

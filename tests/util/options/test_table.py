@@ -7,11 +7,10 @@ from dataclasses import fields
 import pytest
 import torch
 
-from tests.programs import entry_point, run
-from util.options.config import base_config, check_config, load_config
-from util.options.record import Record
-from util.options.sections import ComparedOptions, ModelOptions, RunOptions, ShownOptions
-from util.options.table import (
+from qnet.util.options.config import base_config, check_config, load_config
+from qnet.util.options.record import Record
+from qnet.util.options.sections import ComparedOptions, ModelOptions, RunOptions, ShownOptions
+from qnet.util.options.table import (
     GONE,
     MODELS,
     OLD_NAMES,
@@ -23,11 +22,12 @@ from util.options.table import (
     gone_options,
     with_role,
 )
-from util.run.experiment import run_commandline
-from util.run.resume import run_to_continue
-from util.training.as_trained import as_trained
-from util.training.building import build_model
-from util.training.snapshots import read_snapshot
+from qnet.util.run.experiment import run_commandline
+from qnet.util.run.resume import run_to_continue
+from qnet.util.training.as_trained import as_trained
+from qnet.util.training.building import build_model
+from qnet.util.training.snapshots import read_snapshot
+from tests.programs import entry_point, run
 
 # what each reader of the table goes by; a change here is a change of what a user sees
 WITH_ROLE = {

@@ -13,20 +13,20 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from dataloaders.geometry import voxel_to_patient
+from qnet.dataloaders.geometry import voxel_to_patient
+from qnet.util.base.checksums import sha256
+from qnet.util.base.files import LIST
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import PredictOptions
+from qnet.util.options.sections import section as section_of
+from qnet.util.predict import batch
+from qnet.util.predict.batch import Plan, output_path
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.scans import read_scan
+from qnet.util.training.as_trained import as_trained
 from tests.data.raw_downloads import write_dicom
 from tests.programs import predict
-from util.base.checksums import sha256
-from util.base.files import LIST
-from util.base.root import ROOT
-from util.options.config import base_config
-from util.options.sections import PredictOptions
-from util.options.sections import section as section_of
-from util.predict import batch
-from util.predict.batch import Plan, output_path
-from util.predict.predictor import Predictor
-from util.predict.scans import read_scan
-from util.training.as_trained import as_trained
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 
-from dataloaders.itk import with_geometry
-from scripts.checks.resampling import check, overlaps, turn
+from qnet.dataloaders.itk import with_geometry
+from qnet.scripts.checks.resampling import check, overlaps, turn
+from qnet.util.predict.predictor import Predictor
 from tests.goldens import CHAOST2, needs_chaost2
 from tests.programs import run
-from util.predict.predictor import Predictor
 
 IMAGES = CHAOST2 / "chaos_MR_T2_normalized"
 

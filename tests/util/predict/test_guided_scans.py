@@ -7,10 +7,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from data.phantom import VERSION, generate_phantom
-from util.options.config import base_config
-from util.predict.predictor import Predictor
-from util.segment.metrics import dice
+from qnet.data.phantom import VERSION, generate_phantom
+from qnet.util.options.config import base_config
+from qnet.util.predict.predictor import Predictor
+from qnet.util.segment.metrics import dice
 
 pytestmark = pytest.mark.whole
 LABELS = (1, 2, 3, 4)

@@ -8,15 +8,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from qnet.util.base.errors import InputError
+from qnet.util.options.config import base_config
+from qnet.util.options.record import Record
+from qnet.util.options.sections import ModelOptions
+from qnet.util.predict.predictor import Predictor
+from qnet.util.training.building import build_model
+from qnet.util.training.snapshots import save_snapshot
 from tests.programs import predict
 from tests.toy import toy_case, write
-from util.base.errors import InputError
-from util.options.config import base_config
-from util.options.record import Record
-from util.options.sections import ModelOptions
-from util.predict.predictor import Predictor
-from util.training.building import build_model
-from util.training.snapshots import save_snapshot
 
 
 @pytest.fixture

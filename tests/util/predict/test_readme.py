@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from util.base.root import ROOT
+from qnet.util.base.root import ROOT
 
 METHODS = {      # the line that makes the predictor, and what the labels are called then
     'Predictor.untrained("guided")': ["label 1", "label 2", "label 3", "label 4"],

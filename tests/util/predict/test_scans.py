@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dataloaders.datasets import Grid
-from dataloaders.finding import find_scans
-from tests.data.raw_downloads import as_image, empty_scan, organs, scanned, write_dicom
-from util.base.errors import InputError
-from util.predict.scans import (
+from qnet.dataloaders.datasets import Grid
+from qnet.dataloaders.finding import find_scans
+from qnet.util.base.errors import InputError
+from qnet.util.predict.scans import (
     label_names,
     orientation_of,
     pair_paths,
@@ -18,6 +17,7 @@ from util.predict.scans import (
     to_scan,
     write_on_scan,
 )
+from tests.data.raw_downloads import as_image, empty_scan, organs, scanned, write_dicom
 
 GRID = Grid((2.5, 2.5, 6.0), 104, "LAS", None)
 

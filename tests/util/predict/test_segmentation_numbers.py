@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from qnet.util.base.tables import significant
+from qnet.util.options.sections import WholeVolumeOptions
+from qnet.util.predict.batch import CASE_COLUMNS, EARLIER_COLUMNS, Outcome, worst_first
+from qnet.util.predict.predictor import Segmentation
+from qnet.util.segment.segmenters import Member, whole_predictions
+from qnet.util.segment.uncertainty import Agreement
 from tests.toy import toy_volume
-from util.base.tables import significant
-from util.options.sections import WholeVolumeOptions
-from util.predict.batch import CASE_COLUMNS, EARLIER_COLUMNS, Outcome, worst_first
-from util.predict.predictor import Segmentation
-from util.segment.segmenters import Member, whole_predictions
-from util.segment.uncertainty import Agreement
 
 WHOLE = WholeVolumeOptions(0, 0, 0, False, 1)
 

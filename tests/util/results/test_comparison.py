@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from tests.runs import write_run
-from util.base.errors import InputError
-from util.results.comparison import (
+from qnet.util.base.errors import InputError
+from qnet.util.results.comparison import (
     ALL,
     Scored,
     by_method,
@@ -15,6 +14,7 @@ from util.results.comparison import (
     mean_and_std,
     p_values_against,
 )
+from tests.runs import write_run
 
 
 def volumes(values, label="liver", support="1", fold=0):

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from scripts.tables.report_pictures import drawn, open_report, take_pictures
+from qnet.scripts.tables.report_pictures import drawn, open_report, take_pictures
+from qnet.util.results.report import write_report
 from tests.browser import needs_chromium, screen
 from tests.programs import entry_point, run
-from util.results.report import write_report
 
 pytestmark = pytest.mark.whole
 
@@ -34,7 +34,7 @@ def test_one_file_without_anything_from_outside(evaluated):
 
 
 def test_a_page_that_is_full_shows_the_worst_cases_and_lists_all(evaluated, tmp_path, monkeypatch):
-    monkeypatch.setattr("util.results.page.MOST_EMBEDDED", 1)
+    monkeypatch.setattr("qnet.util.results.page.MOST_EMBEDDED", 1)
     folder = shutil.copytree(evaluated, tmp_path / "1")
     page = write_report(str(folder)).read_text(encoding="utf-8")
     content = json.loads(page.split('id="content">')[1].split("</script>")[0])

@@ -10,13 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from scripts.tables.report_pictures import open_report
+from qnet.scripts.tables.report_pictures import open_report
+from qnet.util.base.errors import InputError
+from qnet.util.results import page
+from qnet.util.results.page import Layers, Volumes
+from qnet.util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
 from tests.browser import needs_chromium, screen
 from tests.toy import AFFINE, toy_case
-from util.base.errors import InputError
-from util.results import page
-from util.results.page import Layers, Volumes
-from util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
 
 NAMES = {1: "liver", 700: "spleen"}
 HOSTILE = """</script><script>document.title = "broken"</script><img src=x onerror='document.title="broken"'>"""

@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from qnet.util.base.checksums import sha256
+from qnet.util.base.files import LIST, PARTIAL
+from qnet.util.base.kept import Kept
+from qnet.util.base.locks import lock
+from qnet.util.base.root import ROOT
+from qnet.util.base.signals import Interrupted
+from qnet.util.run.experiment import run_commandline
+from qnet.util.run.folders import newest_run
+from qnet.util.run.provenance import record_start
+from qnet.util.training.building import BUILDERS
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import TINY, entry_point, run
 from tests.toy import write_toy_data
-from util.base.checksums import sha256
-from util.base.files import LIST, PARTIAL
-from util.base.kept import Kept
-from util.base.locks import lock
-from util.base.root import ROOT
-from util.base.signals import Interrupted
-from util.run.experiment import run_commandline
-from util.run.folders import newest_run
-from util.run.provenance import record_start
-from util.training.building import BUILDERS
-from util.training.snapshots import read_snapshot
 
 
 def same(first, second):
@@ -119,7 +119,7 @@ def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(traine
 @pytest.mark.whole
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_path, monkeypatch, capsys):
-    advance = sys.modules["util.training.loop"].Trainer.advance
+    advance = sys.modules["qnet.util.training.loop"].Trainer.advance
 
     def interrupted(trainer, episode):
         if trainer.step == 0:
@@ -127,7 +127,7 @@ def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_
         return advance(trainer, episode)
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted) as caught:
-        patched.setattr("util.training.loop.Trainer.advance", interrupted)
+        patched.setattr("qnet.util.training.loop.Trainer.advance", interrupted)
         run("train", tmp_path, toy_data)
     assert caught.value.exit_status == 128 + number
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_exits_at_once(toy_data, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("util.training.loop.Trainer.advance", interrupted)
+    monkeypatch.setattr("qnet.util.training.loop.Trainer.advance", interrupted)
     in_another_process(lambda: run("train", tmp_path, toy_data), ends_with=130)
 
 
@@ -184,7 +184,7 @@ def test_a_killed_training_goes_on_in_its_folder(trained, toy_data, tmp_path, mo
 
 def test_a_run_that_is_killed_as_it_starts_keeps_its_folder(toy_data, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("util.run.observer.RunFolder.save_sources", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        patched.setattr("qnet.util.run.observer.RunFolder.save_sources", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         in_another_process(lambda: run("train", tmp_path, toy_data), ends_with=-signal.SIGKILL)
     assert run("train", tmp_path, toy_data, n_steps=4).name == "1"
     assert [path.name for path in (tmp_path / "QNet_train_CHAOST2_cv0").iterdir() if path.name.startswith(".")] == []

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.encoder import build_encoder
-from models.qnet import QNet
+from qnet.models.encoder import build_encoder
+from qnet.models.qnet import QNet
+from qnet.util.base.device import bf16_is_fast
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
 from tests.programs import entry_point
-from util.base.device import bf16_is_fast
 
 
 @pytest.mark.slow

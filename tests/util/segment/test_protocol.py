@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.folds import parts
-from dataloaders.volumes import Volume
-from models.encoder import build_encoder
-from models.qnet import QNet
+from qnet.dataloaders.folds import parts
+from qnet.dataloaders.volumes import Volume
+from qnet.models.encoder import build_encoder
+from qnet.models.qnet import QNet
+from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
+from qnet.util.segment.evaluate import evaluate_query
+from qnet.util.segment.metrics import dice
+from qnet.util.segment.protocol import segment_by_protocol, slices_of_support
+from qnet.util.segment.segmenters import SliceSegmenter
+from qnet.util.segment.slice_encoder import SliceEncoder
 from tests.reference import qnet as reference
 from tests.toy import names_of, tasks_of, toy_volume
-from util.options.sections import EvaluationOptions, WholeVolumeOptions
-from util.segment.evaluate import evaluate_query
-from util.segment.metrics import dice
-from util.segment.protocol import segment_by_protocol, slices_of_support
-from util.segment.segmenters import SliceSegmenter
-from util.segment.slice_encoder import SliceEncoder
 
 LABELS = [1, 2, 3, 4]
 

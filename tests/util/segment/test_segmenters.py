@@ -13,13 +13,13 @@ import pytest
 import torch
 import tqdm
 
-from models.volume import VolumeModel, VolumeSegmentation
+from qnet.models.volume import VolumeModel, VolumeSegmentation
+from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
+from qnet.util.segment.evaluate import evaluate_query
+from qnet.util.segment.segmenters import VolumeSegmenter
+from qnet.util.segment.task import Task
 from tests.programs import entry_point, predict, run
 from tests.toy import toy_volume, write
-from util.options.sections import EvaluationOptions, WholeVolumeOptions
-from util.segment.evaluate import evaluate_query
-from util.segment.segmenters import VolumeSegmenter
-from util.segment.task import Task
 
 WHOLE = WholeVolumeOptions(0, 0, 0, False, 1)
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.encoder import Features
-from util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
+from qnet.models.encoder import Features
+from qnet.util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
 
 
 def scan(n_slices: int, start: float = 0.0, step: float = 1.0) -> Features:

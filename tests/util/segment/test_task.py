@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from dataloaders.datasets import find_cases
-from dataloaders.folds import supports_of_queries
-from dataloaders.volumes import Volume
+from qnet.dataloaders.datasets import find_cases
+from qnet.dataloaders.folds import supports_of_queries
+from qnet.dataloaders.volumes import Volume
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import dataset_spec
+from qnet.util.results.evaluation import saved_queries
+from qnet.util.segment.task import TaskReader
+from qnet.util.segment.unfinished import Unfinished
 from tests.programs import TOY_GRID, run
-from util.options.config import base_config
-from util.options.sections import dataset_spec
-from util.results.evaluation import saved_queries
-from util.segment.task import TaskReader
-from util.segment.unfinished import Unfinished
 
 
 @pytest.fixture

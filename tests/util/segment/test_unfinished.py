@@ -6,10 +6,10 @@ import signal
 import nibabel
 import pytest
 
+from qnet.util.base.signals import Interrupted
+from qnet.util.run.folders import newest_run
+from qnet.util.segment.slice_encoder import SliceEncoder
 from tests.programs import run
-from util.base.signals import Interrupted
-from util.run.folders import newest_run
-from util.segment.slice_encoder import SliceEncoder
 
 
 @pytest.fixture(scope="module")

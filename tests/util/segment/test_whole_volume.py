@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.volumes import Volume
-from models.encoder import build_encoder
-from models.qnet import QNet
+from qnet.dataloaders.volumes import Volume
+from qnet.models.encoder import build_encoder
+from qnet.models.qnet import QNet
+from qnet.util.options.sections import WholeVolumeOptions
+from qnet.util.segment.segmenters import SliceSegmenter
+from qnet.util.segment.slice_encoder import SliceEncoder
+from qnet.util.segment.task import Task
+from qnet.util.segment.whole_volume import largest_components, smooth_along_z, to_label_map
 from tests.toy import names_of, toy_volume
-from util.options.sections import WholeVolumeOptions
-from util.segment.segmenters import SliceSegmenter
-from util.segment.slice_encoder import SliceEncoder
-from util.segment.task import Task
-from util.segment.whole_volume import largest_components, smooth_along_z, to_label_map
 
 
 def test_conflicts_go_to_the_likeliest_class_above_one_half():

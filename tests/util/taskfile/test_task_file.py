@@ -21,24 +21,24 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from dataloaders.dicom import read_dicom
-from models.guided import GuidedSettings
-from models.registration import RegistrationSettings
+from qnet.dataloaders.dicom import read_dicom
+from qnet.models.guided import GuidedSettings
+from qnet.models.registration import RegistrationSettings
+from qnet.util.base.checksums import sha256
+from qnet.util.base.errors import InputError
+from qnet.util.base.root import ROOT
+from qnet.util.options.config import base_config, load_config
+from qnet.util.options.sections import ModelOptions
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.task_command import main
+from qnet.util.taskfile.archive import EARLIEST, MAX_FILES, sha256_of
+from qnet.util.taskfile.manifest import MAX_LABELS, NAME, WEIGHTS, Label, Manifest
+from qnet.util.taskfile.task_file import create, manifest_of, opened, options_for
+from qnet.util.training.building import build_model
 from tests import damage
 from tests.data.raw_downloads import write_dicom
 from tests.programs import entry_point, predict
 from tests.toy import toy_case, write
-from util.base.checksums import sha256
-from util.base.errors import InputError
-from util.base.root import ROOT
-from util.options.config import base_config, load_config
-from util.options.sections import ModelOptions
-from util.predict.predictor import Predictor
-from util.predict.task_command import main
-from util.taskfile.archive import EARLIEST, MAX_FILES, sha256_of
-from util.taskfile.manifest import MAX_LABELS, NAME, WEIGHTS, Label, Manifest
-from util.taskfile.task_file import create, manifest_of, opened, options_for
-from util.training.building import build_model
 
 OPTIONS = load_config("guided")
 OPTIONS["registration"]["finest"] = 2.0       # seconds for a scan
@@ -312,7 +312,7 @@ def test_a_giant_network_costs_nothing_until_its_weights_are_there(task):
     with_entry(options={**spoilt, "datasets": {"CHAOST2": spoilt["datasets"]["CHAOST2"]},
                         "encoder": "timm/resnetv2_152x4_bit"})(task)
     with_file(WEIGHTS, saved({"a": torch.zeros(2)}))(task)
-    command = [sys.executable, "-m", "util.predict.task_command", "check", str(task)]
+    command = [sys.executable, "-m", "qnet.util.predict.task_command", "check", str(task)]
     before_kb, begun = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1 and "weights of another architecture" in done.stderr and done.stderr.count("\n") == 1

@@ -6,18 +6,18 @@ import sys
 import pytest
 import torch
 
-from models.adnet import ADNet
-from models.alpnet import ALPNet
-from models.encoder import SmallBackbone
-from models.gmrd import GMRDSettings
-from models.qnet import SupportThresholdQNet
-from scripts import val
+from qnet.models.adnet import ADNet
+from qnet.models.alpnet import ALPNet
+from qnet.models.encoder import SmallBackbone
+from qnet.models.gmrd import GMRDSettings
+from qnet.models.qnet import SupportThresholdQNet
+from qnet.scripts import val
+from qnet.util.options.config import base_config
+from qnet.util.options.table import Role, with_role
+from qnet.util.run.experiment import run_commandline
+from qnet.util.training.building import BUILDERS
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import TINY, entry_point, run
-from util.options.config import base_config
-from util.options.table import Role, with_role
-from util.run.experiment import run_commandline
-from util.training.building import BUILDERS
-from util.training.snapshots import read_snapshot
 
 # an option that changes what a network computes: a value that is not the default, what it needs besides, how the model shows it
 CHANGED = {

@@ -5,15 +5,15 @@ import copy
 import pytest
 import torch
 
-from dataloaders.episodes import EpisodeDataset
+from qnet.dataloaders.episodes import EpisodeDataset
+from qnet.util.base.episode import Episode
+from qnet.util.options.config import load_config
+from qnet.util.options.record import Record
+from qnet.util.options.sections import ModelOptions, TrainOptions
+from qnet.util.training.building import build_model
+from qnet.util.training.loop import Trainer
+from qnet.util.training.snapshots import read_snapshot
 from tests.programs import TINY, run
-from util.base.episode import Episode
-from util.options.config import load_config
-from util.options.record import Record
-from util.options.sections import ModelOptions, TrainOptions
-from util.training.building import build_model
-from util.training.loop import Trainer
-from util.training.snapshots import read_snapshot
 
 
 def episode(value=None):

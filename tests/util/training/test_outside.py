@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from util.base.errors import InputError
-from util.training.outside import load_outside, load_universeg
+from qnet.util.base.errors import InputError
+from qnet.util.training.outside import load_outside, load_universeg
 
 UNIVERSEG = '''
 import torch

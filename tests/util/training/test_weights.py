@@ -8,12 +8,12 @@ import pytest
 import torch
 import torchvision
 
-from models.encoder import build_encoder
-from util.base.errors import InputError
-from util.base.files import LIST, partial_name
-from util.options.record import Record
-from util.training.snapshots import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
-from util.training.weights import PRETRAINED, load_pretrained, load_state, pretrained_url
+from qnet.models.encoder import build_encoder
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import LIST, partial_name
+from qnet.util.options.record import Record
+from qnet.util.training.snapshots import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
+from qnet.util.training.weights import PRETRAINED, load_pretrained, load_state, pretrained_url
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from util.base.errors import InputError
-from util.results.page import Content, Volumes, write_page
-from util.viewer import niivue
+from qnet.util.base.errors import InputError
+from qnet.util.results.page import Content, Volumes, write_page
+from qnet.util.viewer import niivue
 
 
 def test_the_file_is_that_of_its_version():
