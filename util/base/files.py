@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qnet.util.base.checksums import sha256
+from qnet.util.base.system import lock_file
 
 PARTIAL = ".partial-"
 NAME_BYTES = 255          # of a file name, on nearly all file systems
@@ -136,7 +136,7 @@ def append_json(path: Path, *entries: object) -> None:
     """
     with path.open("a", encoding="ascii") as file:
         with contextlib.suppress(OSError):      # without a lock, network drives may lose a line of two machines
-            fcntl.lockf(file, fcntl.LOCK_EX)
+            lock_file(file, wait=True)
         file.write("".join("\n" + json.dumps(entry) for entry in entries))
 
 
@@ -154,7 +154,7 @@ def json_lines(path: Path) -> Iterator[Any]:
 def _sync(path: Path) -> None:
     """Sync a file or a folder. File systems that cannot sync folders, as some of networks, keep what is renamed all the same."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)      # Windows syncs what can be written
         try:
             os.fsync(descriptor)
         finally:

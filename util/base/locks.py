@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from qnet.util.base.errors import InputError
+from qnet.util.base.system import CLOEXEC, NOFOLLOW, lock_file, make_mode
 
 LOCK = ".made.lock"     # the file that is locked, in the folder; it is empty
 EARLIER_LOCK = ".lock"  # the same, of earlier versions
@@ -32,12 +31,10 @@ def lock(folder: Path, refusal: str) -> BinaryIO:
 
 def held(file: BinaryIO, folder: Path, refusal: str) -> BinaryIO:
     """Lock the open lock file of a folder, and return it. The rest is as `lock`."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # not held by children that outlive this process
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
+    with contextlib.suppress(OSError):      # a file system without locks
+        if not lock_file(file, wait=False):
             file.close()
-            raise InputError(f"{folder}: {refusal}") from None
+            raise InputError(f"{folder}: {refusal}")
     return file
 
 
@@ -49,7 +46,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with _opened(folder) as file:
         with contextlib.suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_EX)
+            lock_file(file, wait=True)
         yield
 
 
@@ -66,7 +63,7 @@ def _opened(folder: Path) -> BinaryIO:
 
     A link in its place is refused.
     """
-    descriptor = os.open(folder / LOCK, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+    descriptor = os.open(folder / LOCK, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | CLOEXEC, MODE)
     with contextlib.suppress(OSError):      # of somebody else, or a file system without modes
-        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & MODE)
+        make_mode(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & MODE)
     return os.fdopen(descriptor, "ab")

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -22,11 +23,12 @@ from typing import BinaryIO
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import LIST, NO_SYNC, PARTIAL
 from qnet.util.base.locks import EARLIER_LOCK, LOCK, held
+from qnet.util.base.system import CLOEXEC, DIRECTORY, HOLDS_FOLDERS, NOFOLLOW, NONBLOCK, make_mode
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 WORK = ".work-"         # how the names of work folders begin
-_PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC      # no link, and no waiting for the other end of a pipe
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PLAIN = NOFOLLOW | NONBLOCK | CLOEXEC      # no link, and no waiting for the other end of a pipe
+_FOLDER = os.O_RDONLY | DIRECTORY | NOFOLLOW | CLOEXEC
 
 
 class OwnFolder:
@@ -38,11 +40,14 @@ class OwnFolder:
         path: of the folder, for messages and for paths in a work folder.
         parent: the open folder that it lies in; None if anything may lie there.
     Raises:
-        InputError: a link or a file has its name, or it belongs to somebody else.
+        InputError: a link or a file has its name, or it belongs to somebody else; or the system opens no files from a folder.
         OSError: it cannot be made or opened.
     """
 
     def __init__(self, path: Path, parent: OwnFolder | None = None):
+        if not HOLDS_FOLDERS:
+            raise InputError(f"{path}: cannot be kept private on {sys.platform}, allowed: Linux and macOS (qnet segment needs "
+                             "no such folder)")
         self.path = path
         self.descriptor: int
         within = None if parent is None else parent.descriptor
@@ -62,7 +67,7 @@ class OwnFolder:
     def make_private(self) -> None:
         """Make an earlier folder and its files private, too."""
         with contextlib.suppress(PermissionError):      # a file system without modes
-            os.fchmod(self.descriptor, PRIVATE_FOLDER)
+            make_mode(self.descriptor, PRIVATE_FOLDER)
         for name in self.names():
             with contextlib.suppress(OSError):
                 os.close(self._open(name, os.O_RDONLY))
@@ -119,7 +124,7 @@ class OwnFolder:
             os.close(descriptor)
             raise InputError(f"{self.path / name}: is a link, a folder or a device; allowed: a plain file")
         with contextlib.suppress(PermissionError):
-            os.fchmod(descriptor, PRIVATE_FILE)
+            make_mode(descriptor, PRIVATE_FILE)
         return descriptor
 
     def read(self, name: str, limit: int | None = None) -> bytes:
@@ -182,7 +187,7 @@ class OwnFolder:
         descriptor = os.open(made, os.O_RDONLY | _PLAIN, dir_fd=source)
         with os.fdopen(descriptor, "rb") as file:
             with contextlib.suppress(PermissionError):
-                os.fchmod(descriptor, PRIVATE_FILE)
+                make_mode(descriptor, PRIVATE_FILE)
             os.fsync(descriptor)
             entry = {"name": name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
         # listed before it has its name, so that a kill in between leaves no unlisted file
