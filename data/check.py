@@ -1,6 +1,6 @@
 """Check a prepared dataset before training: report on every case, and name every inconsistency.
 
-    python data/check.py CHAOST2
+    qnet check CHAOST2
 
 The report has size, spacing, intensities, number of supervoxels, the volume of each class, and the best Dice that a union
 of supervoxels can reach with it. A contact sheet shows a slice of each case with labels and supervoxels outlined.
@@ -26,6 +26,7 @@ from qnet.data.preparation.contact_sheet import draw_contact_sheet
 from qnet.data.preparation.inspect_case import CaseReport, inspect_case
 from qnet.data.supervoxels.generate_supervoxels import default_n_sv, positive
 from qnet.dataloaders.datasets import DatasetSpec, find_cases
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.options.config import check_config, load_config
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None, draw: Callable[..., None] = draw_co
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("dataset", help="a key of the dataset table: CHAOST2, CMR, SABS, PHANTOM or one of your own")
     parser.add_argument("--config", metavar="NAME", help="a file of configs/, or any .json5 or .json file, as of your dataset")
     parser.add_argument("--data-dir", type=Path, help="its folder (default: as path.<dataset>.data_dir in the config)")

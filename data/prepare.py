@@ -1,7 +1,7 @@
 """Turn a downloaded dataset into the folder that training reads: images, labels, supervoxels and classmaps.
 
-    python data/prepare.py chaos --source ~/downloads/CHAOS --target data/CHAOST2
-    torchrun --nproc-per-node 4 data/prepare.py …             # processes share out the cases, also on several machines
+    qnet prepare chaos --source ~/downloads/CHAOS --target data/CHAOST2
+    torchrun --nproc-per-node 4 -m qnet prepare …             # processes share out the cases, also on several machines
 
 data/README.md describes where to get each dataset, and its folder before and after.
 """
@@ -26,6 +26,7 @@ from qnet.data.preparation.run import expect_writable, find_out, find_raw_cases,
 from qnet.data.supervoxels.generate_supervoxels import default_n_sv, positive
 from qnet.dataloaders.datasets import Grid
 from qnet.dataloaders.resampling import IN_PLANE_PX
+from qnet.util.base.arguments import Parser
 from qnet.util.base.distributed import cores_per_process, first_tells, is_main, leave, main_does, meet, silence
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import OVERWRITE_HELP
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None, make_maps: Callable[..., bool] = ge
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     downloads = parser.add_subparsers(dest="download", required=True, metavar="{chaos,cmr,sabs,nifti}")
     for name, dataset, text in (("chaos", "CHAOST2", "CHAOS challenge, T2-SPIR MRI: DICOM series and PNG masks"),
                                 ("cmr", "CMR", "MS-CMRSeg 2019, bSSFP: *_C0.nii.gz and *_C0_manual.nii.gz"),
@@ -164,7 +165,7 @@ def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> 
         values.of))
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
                                      options.trust_image_geometry), options, make_maps)
-    print(f"// save as configs/{spec.name.lower()}.json5, then: python train.py with {spec.name.lower()}")
+    print(f"// save as {spec.name.lower()}.json5, then: qnet train {spec.name.lower()}.json5")
     print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
     return complete
 

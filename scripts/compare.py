@@ -1,7 +1,7 @@
-"""Collect finished evaluation runs (of test.py) in one table, method by class, beside published numbers.
+"""Collect finished evaluations in one table, method by class, beside published numbers.
 
-    python scripts/compare.py runs/chaost2_setting1
-    python scripts/compare.py runs/a/QNet_test_CHAOST2_cv0/1 "Q-Net, no refinement=runs/a/QNet_test_CHAOST2_cv0/2"
+    qnet compare runs/chaost2_setting1
+    qnet compare runs/a/QNet_test_CHAOST2_cv0/1 "Q-Net, no refinement=runs/a/QNet_test_CHAOST2_cv0/2"
 
 Runs of one method are pooled over folds and supports. Writes comparison.txt, .csv, .md, .tex and comparison.png.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, claim
@@ -53,7 +54,7 @@ class Table:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("runs", nargs="+", help="run folders of test.py, or folders that hold such; NAME=FOLDER names the method")
     parser.add_argument("--baseline", default="QNet", help="method that the others are tested against, or 'none'; default: "
                         "%(default)s")

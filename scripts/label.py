@@ -1,7 +1,7 @@
 """The labelling page: outline one scan of a folder in the browser, get the others, correct, export.
 
-    python scripts/label.py scans/
-    python scripts/label.py scans/ --outlined image_1.nii.gz=label_1.nii.gz --scans 'image_*'
+    qnet label scans/
+    qnet label scans/ --outlined image_1.nii.gz=label_1.nii.gz --scans 'image_*'
 
 Everything is kept in scans/label_page, at once; the scans are only read. The page is for this machine alone.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
 from qnet.dataloaders.reading import scan_name
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError, printable
 from qnet.util.base.signals import Interrupted, raise_on_signals
 from qnet.util.label.serve import load_outlined, load_task, serve
@@ -24,7 +25,7 @@ from qnet.util.label.session import Session
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="of scans: NIfTI files, or folders of DICOM slices")
     parser.add_argument("--scans", default="*", metavar="PATTERN",
                         help="names of the files that are scans, as 'image_*'; default: all")

@@ -1,6 +1,10 @@
-"""Outline an organ in one scan of a folder, and get it outlined in the others (see scripts/segment.sh).
+"""Outline an organ in one scan of a folder, and get it outlined in the others.
 
-    python scripts/segment.py --scans FOLDER --outlined SCAN=LABELS --output OUT
+    qnet segment --scans FOLDER --outlined SCAN=LABELS --output OUT
+
+FOLDER holds scans of any spacing, orientation and size: NIfTI, NRRD and MetaImage files, DICOM slices at any depth. They are
+only read. OUT gets a label map for each other scan on that scan's own grid, cases.csv with the least certain first, and
+report.html to look at all. No GPU is needed, and no training. The same command again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packa
 
 from qnet.dataloaders.finding import find_scans
 from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
+from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import digest
 from qnet.util.base.distributed import world_size
 from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
@@ -40,7 +45,7 @@ JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": flo
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER", help="NIfTI files and folders of DICOM slices")
     parser.add_argument("--outlined", action="append", required=True, metavar="SCAN=LABELS",
                         help="a scan of FOLDER and the file of its outlines; may be given several times")
@@ -204,10 +209,15 @@ def summary(outcome: Outcome, output: Path) -> list[str]:
     return [f"written to {output}{where}", outcome.summary(), *(f"left out: {line}" for line in outcome.notes)]
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Run the command of a shell, which a signal may end, and return its exit status."""
     raise_on_signals()
     try:
-        sys.exit(main())
+        return main()
     except Interrupted as error:
         print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
-        sys.exit(error.exit_status)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from qnet.util.base.root import ROOT
 
 TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0, "print_interval": 2, "min_size": 20,
         "device": "cpu", "precision": "float32", "lr_step_every": 2}     # float32: the same bits on every kind of processor
@@ -18,13 +15,8 @@ TOY_GRID = {"CHAOST2": {"grid": {"spacing_mm": [1.5, 1.5, 7.7], "size_px": 96}}}
 
 
 def entry_point(name: str) -> ModuleType:
-    """Import train.py or test.py under a name that is not Python's own `test`."""
-    key = f"entry_point_{name}"
-    if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, ROOT / f"{name}.py")
-        sys.modules[key] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[key])
-    return sys.modules[key]
+    """Return the module of train.py or test.py."""
+    return importlib.import_module(f"qnet.{name}")
 
 
 def run_experiment(name: str, log_dir: Path, data: Path, *named: str, **options: object) -> Any:

@@ -1,6 +1,7 @@
 """The house stands as docs/architecture.md says: imports go one way, and the diagram is that of the imports."""
 
 import ast
+import tomllib
 from graphlib import TopologicalSorter
 
 import pytest
@@ -56,19 +57,26 @@ def test_every_python_file_is_in_a_room(tmp_path):
         own_room(tmp_path.relative_to(tmp_path) / "attic/old.py")
 
 
+def test_the_wheel_has_every_room():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    tops = {room.partition(".")[0] for room in ARROWS} - {"entry points", "tests"}
+    assert set(wheel["only-include"]) == {"qnet", "configs", *tops}
+    assert wheel["sources"] == {top: f"qnet/{top}" for top in ("configs", *tops)}
+
+
 def test_the_diagram_is_that_of_the_imports():
     text = PAGE.read_text(encoding="utf-8")
     assert drawn_page(text, ROOT) == text, "python scripts/checks/imports.py --draw makes it anew"
 
 
 # where a raw config is read, checked, completed, and made into sections
-WITH_CONFIG = {"train.py", "test.py", "scripts/segment.py", "util/options/config.py", "util/options/sections.py",
+WITH_CONFIG = {"qnet/train.py", "qnet/test.py", "scripts/segment.py", "util/options/config.py", "util/options/sections.py",
                "util/run/experiment.py", "util/training/as_trained.py"}
 
 
 def functions_with_a_config(root):
     """Yield file:line of every function that takes a config."""
-    files = [*root.glob("*.py"), *(path for folder in ("data", "dataloaders", "models", "scripts", "util")
+    files = [*root.glob("*.py"), *(path for folder in ("data", "dataloaders", "models", "qnet", "scripts", "util")
                                    for path in (root / folder).rglob("*.py"))]
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,7 +1,7 @@
 """Run the type checker on the whole project, or on what is named.
 
     python scripts/checks/check_types.py
-    python scripts/checks/check_types.py util/segment train.py
+    python scripts/checks/check_types.py util/segment qnet/train.py
 
 mypy looks for a package in a folder of its name. So this shows it the repository as a folder `qnet` of links, in `.mypy_cache`.
 """
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))      # before packa
 from qnet.util.base.root import ROOT
 
 LINKS = Path(".mypy_cache/links")
-PARTS = ("data", "dataloaders", "models", "scripts", "util", "train.py", "test.py")
+PARTS = ("data", "dataloaders", "models", "scripts", "util")
 
 
 def link(root: Path) -> None:
@@ -28,7 +28,8 @@ def link(root: Path) -> None:
     package.mkdir(parents=True, exist_ok=True)
     for target in (*(root / part for part in PARTS), *(root / "qnet").glob("*.py")):
         path = package / target.name
-        if not path.is_symlink():
+        if not (path.is_symlink() and path.exists() and path.samefile(target)):
+            path.unlink(missing_ok=True)
             path.symlink_to(os.path.relpath(target, package))
 
 

@@ -1,4 +1,4 @@
-""".ci/run: the type checker, a browser for the report's tests where one can be installed, and the tests in any case."""
+""".ci/run: the type checker, the wheel, a browser for the report's tests where one can be had, and the tests in any case."""
 
 import pathlib
 import shutil
@@ -20,7 +20,7 @@ def ci(tmp_path):
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
     program(tmp_path / "scripts/run_tests.sh", 'echo "tests $*"')
     (tmp_path / "scripts/common.sh").write_text("use_environment() { :; }\n", encoding="utf-8")
-    program(tmp_path / "bin/python", '[[ $1 == scripts/checks/check_types.py ]] && echo types')
+    program(tmp_path / "bin/python", '[[ $1 == scripts/checks/check_types.py ]] && echo types || echo "${1##*/}"')
     program(tmp_path / "bin/id", "echo 0")
 
     def call(**programs):
@@ -35,19 +35,20 @@ def ci(tmp_path):
 
 
 def test_a_missing_browser_is_installed(ci):
-    assert ci(apt_get='echo "$*" >> calls') == (["installing Chromium and chromedriver", "types", "tests -rs"], [
+    assert ci(apt_get='echo "$*" >> calls') == (["installing Chromium and chromedriver", "types", "wheel.py", "tests -rs"], [
         "-qq update", "-qq install --yes --no-install-recommends chromium chromium-driver"])
 
 
 def test_a_failed_installation_stops_nothing(ci):
     printed, _ = ci(apt_get="exit 100")
-    assert printed[1:] == ["they could not be installed", "types", "tests -rs"]
+    assert printed[1:] == ["they could not be installed", "types", "wheel.py", "tests -rs"]
 
 
 @pytest.mark.parametrize("programs", [{}, {"apt_get": 'echo "$*" >> calls', "id": "echo 1000"}])
 def test_who_may_not_install_goes_on(programs, ci):
-    assert ci(**programs) == (["no Chromium with chromedriver, and no right to install them", "types", "tests -rs"], [])
+    assert ci(**programs) == (
+        ["no Chromium with chromedriver, and no right to install them", "types", "wheel.py", "tests -rs"], [])
 
 
 def test_a_browser_that_is_there_stays(ci):
-    assert ci(chromium="", chromedriver="", apt_get='echo "$*" >> calls') == (["types", "tests -rs"], [])
+    assert ci(chromium="", chromedriver="", apt_get='echo "$*" >> calls') == (["types", "wheel.py", "tests -rs"], [])

@@ -9,7 +9,7 @@ from typing import Any
 
 from qnet.util.base.root import ROOT
 
-CODE = ("models", "dataloaders", "util", "data/preparation")       # folders that results depend on
+CODE = ("models", "dataloaders", "util", "data/preparation")       # folders that results depend on, beside the package's own
 
 
 def sha256(path: Path) -> str:
@@ -30,6 +30,7 @@ def digest(value: Any) -> str:
 
 
 def code_sha256(root: Path = ROOT) -> str:
-    """Return one checksum over all Python files that results depend on, in a checkout of this repository."""
-    files = [*root.glob("*.py"), *(path for name in CODE for path in (root / name).rglob("*.py"))]
-    return digest([sha256(path) for path in sorted(files)])
+    """Return one checksum over all Python files that results depend on. A checkout has that of the package installed from it."""
+    own = root / "qnet" if (root / "qnet").is_dir() else root
+    files = [*own.glob("*.py"), *(path for name in CODE for path in (root / name).rglob("*.py"))]
+    return digest(sorted(map(sha256, files)))

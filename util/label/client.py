@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from qnet.util.base.root import ROOT
+from qnet.util.base.root import ROOT, module_environment
 from qnet.util.label.gate import TOKEN_HEADER
 
 PROGRAM = ROOT / "scripts/label.py"
@@ -95,16 +94,21 @@ def scan_path(name: str, what: str) -> str:
 
 @contextmanager
 def running(folder: Path, options: Sequence[str] = (),
-            program: Path = PROGRAM) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
+            program: Path | Sequence[str | Path] = PROGRAM, environment: Mapping[str, str] | None = None,
+            ) -> Iterator[tuple[Client, subprocess.Popen[str]]]:
     """Run scripts/label.py, or a program like it, on a folder, and yield a client and the process. It is ended with the block.
+
+    Args:
+        program: a file of Python, or a command.
+        environment: of the process; default: in which it finds this package.
 
     Raises:
         RuntimeError: it did not start; with what it said.
     """
-    command = [sys.executable, str(program), str(folder), "--no-browser", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    begin = [sys.executable, str(program)] if isinstance(program, Path) else list(map(str, program))
+    command = [*begin, str(folder), "--no-browser", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-                          env=environment) as process:
+                          env=module_environment() if environment is None else environment) as process:
         assert process.stdout is not None
         try:
             yield Client(_address(process)), process

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from qnet.dataloaders.geometry import voxel_ml
 from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
-from qnet.util.base.root import ROOT
+from qnet.util.base.root import module_command, module_environment
 from qnet.util.base.tables import significant, write_rows
 from qnet.util.label.session import TASK, Session
 
@@ -68,10 +67,10 @@ def _write_task(session: Session, path: Path, supports: Sequence[tuple[str, Path
     held = {int(value) for _, labels in supports for value in np.unique(read_array(labels))}
     classes = [one for one in session.classes if one["value"] in held]
     pairs = [text for name, labels in supports for text in ("--support", str(session.scan_file(name)), str(labels))]
-    command = [sys.executable, "-m", "qnet.util.predict.task_command", "create", *pairs,
+    command = [*module_command("qnet.util.predict.task_command"), "create", *pairs,
                "--names", *(f"{one['value']}={one['name']}" for one in classes),
                "--colours", *(f"{one['value']}={one['colour']}" for one in classes), "--", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(command, env=module_environment(), capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise InputError(f"{path.name}: {lines[-1].removeprefix('error: ')}")

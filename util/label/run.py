@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -14,10 +13,10 @@ from typing import Any
 
 from qnet.dataloaders.folds import stepping_stones
 from qnet.util.base.errors import InputError
-from qnet.util.base.root import ROOT
+from qnet.util.base.root import module_command, module_environment
 from qnet.util.label.session import ConflictError, Session
 
-COMMAND = (sys.executable, "-m", "qnet.util.label.worker")
+COMMAND = module_command("qnet.util.label.worker")
 LOG = "run.log"     # of the last run
 N_STONES = 6        # of a careful run, as configs/guided.json5
 CLOSE_S = 10.0      # for a process that was told to end
@@ -131,7 +130,8 @@ class Runner:
     def _watch(self, job: Mapping[str, Any]) -> str:
         """Start the process, take in its events until it ends, and return how it ended."""
         with self.session.own.fresh(LOG) as errors, subprocess.Popen(
-                COMMAND, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8") as process:
+                COMMAND, env=module_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                encoding="utf-8") as process:
             assert process.stdin is not None and process.stdout is not None
             try:
                 self._begin(process, job)

@@ -1,8 +1,10 @@
-"""The command `python test.py task`: makes, shows and checks task files.
+"""Make, show and check task files: outlined scans and a method in one file, for others to use.
 
-    python test.py task create liver.task --support scan.nii.gz labels.nii.gz --names 1=liver
-    python test.py task show liver.task
-    python test.py task check liver.task
+    qnet task create liver.task --support scan.nii.gz labels.nii.gz --names 1=liver
+    qnet task show liver.task
+    qnet task check liver.task
+
+`qnet predict task=liver.task query=scans/ output=predicted/` segments scans with one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
+from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import sha256
 from qnet.util.base.errors import InputError, printable
 from qnet.util.base.guard import OVERWRITE_HELP
@@ -28,7 +31,7 @@ from qnet.util.taskfile.task_file import TaskFile, UnknownLabelError, create, op
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser("test.py task", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{create,show,check}")
     make = commands.add_parser("create", help="write a task file of outlined scans")
     make.add_argument("--support", nargs=2, action="append", required=True, type=Path, metavar=("SCAN", "LABELS"),

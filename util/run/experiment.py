@@ -8,9 +8,10 @@ import copy
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from docopt import DocoptExit, docopt
@@ -28,6 +29,7 @@ from qnet.util.options.config import (
     FILE_ENDINGS,
     base_config,
     check_config,
+    explanation,
     merge,
     named_configs,
     of_today,
@@ -41,6 +43,7 @@ from qnet.util.taskfile.task_file import manifest_of
 from qnet.util.training.as_trained import as_trained, complete, scored_config
 
 PATHS = ("support_image", "support_label", "task", "query", "output", "reload_model_path", "run")     # options with one path
+HELP_COLUMN = 22    # where an option's explanation begins
 SETTINGS.CAPTURE_MODE = "sys"
 # check_config checks types and new entries, so sacred's warnings about them would only confuse
 logging.getLogger().addFilter(lambda record: " of config entry " not in record.msg and "new config entry" not in record.msg)
@@ -61,6 +64,13 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(f"error: {error.filename}: {error.strerror}") from None
 
 
+class Help(NamedTuple):
+    """What `--help` says: a text with examples, and the options that most people need."""
+
+    text: str
+    options: Sequence[str] = ()
+
+
 class _Experiment(Experiment):
     """Sacred's experiment, which checks the config before a run, and completes it from a snapshot or an earlier run.
 
@@ -69,6 +79,7 @@ class _Experiment(Experiment):
 
     path: str       # the name: "train" or "test"
 
+    helps: Mapping[str, Help]       # by command; "main" for none
     base: dict[str, Any]
     of_names: dict[str, dict[str, Any]]     # the named configs
 
@@ -153,12 +164,12 @@ def expect_no_code(of_files: Mapping[str, Any], of_command_line: Mapping[str, An
                          "command line")
 
 
-def make_experiment(mode: str, description: str, configs: Path = CONFIG_DIR) -> Experiment:
+def make_experiment(mode: str, helps: Mapping[str, Help], configs: Path = CONFIG_DIR) -> _Experiment:
     """Return the experiment of an entry point, with the configs of `configs/`.
 
     Args:
         mode: "train" or "test".
-        description: the text of `--help`. Sacred would take this module's docstring.
+        helps: what `--help` says, by command; "main" for none.
         configs: the folder of the named configs.
     Raises:
         SystemExit: a file of `configs/` cannot be read.
@@ -167,7 +178,7 @@ def make_experiment(mode: str, description: str, configs: Path = CONFIG_DIR) -> 
         silence()
     logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have no observer
     experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False)
-    experiment.doc = description
+    experiment.doc, experiment.helps = "", helps        # sacred would take this module's docstring
     with one_line_errors():
         experiment.base, experiment.of_names = base_config(), named_configs(configs)
         for name, config in experiment.of_names.items():
@@ -196,7 +207,7 @@ def _earlier_run(record: Record, options: RunOptions, mode: str, device: torch.d
     return folder, False, resolve_precision(options.precision, device, begun, training=mode == "train")
 
 
-def run_commandline(experiment: Experiment, others: Sequence[str] = ()) -> None:
+def run_commandline(experiment: _Experiment, others: Sequence[str] = ()) -> None:
     """Run an experiment with the arguments of the command line. As in configs/, true, false and null are values there.
 
     Args:
@@ -208,8 +219,9 @@ def run_commandline(experiment: Experiment, others: Sequence[str] = ()) -> None:
     pairs = (argument.partition("=") for argument in sys.argv)
     arguments = [name + equals + words.get(value, value) if not _is_path(name, value) else name + equals + repr(value)
                  for name, equals, value in pairs]
-    if arguments[2:] in (["-h"], ["--help"]):
-        arguments[1:] = ["help", arguments[1]]
+    if {"-h", "--help"} & set(arguments[1:]):
+        print(help_text(experiment, arguments[1]))
+        raise SystemExit(0)
     with first_tells(), one_line_errors():
         for update in _updates(experiment, arguments[1:], others):
             check_update(update, sorted(experiment.named_configs))
@@ -222,7 +234,7 @@ def run_commandline(experiment: Experiment, others: Sequence[str] = ()) -> None:
     leave()
 
 
-def _updates(experiment: Experiment, words: list[str], others: Sequence[str]) -> list[str]:
+def _updates(experiment: _Experiment, words: list[str], others: Sequence[str]) -> list[str]:
     """Return the words after `with`. Raises InputError unless sacred understands all words: it would show its whole help."""
     commands = [name for name, _ in experiment.gather_commands()]
     try:
@@ -238,6 +250,17 @@ def _updates(experiment: Experiment, words: list[str], others: Sequence[str]) ->
     allowed = sorted({*commands, *others})
     raise InputError(f"{command}: is no command{did_you_mean(command, ['with', 'help', *allowed])}; allowed: "
                      f"{', '.join(allowed)}{f', or with {command}' if '=' in command else ''}")
+
+
+def help_text(experiment: _Experiment, command: str) -> str:
+    """Return the help of a command, or of the experiment: what a person needs, then what is sacred's."""
+    text, options = experiment.helps.get(command, experiment.helps["main"])
+    explained = [textwrap.fill(explanation(key), 120, initial_indent=f"  {key:<{HELP_COLUMN - 4}}  ",
+                               subsequent_indent=" " * HELP_COLUMN) for key in options]
+    every = f"Every option is explained in {CONFIG_DIR / 'base.json5'}, and may be given as key=value."
+    sacreds = experiment.get_usage()[2].replace("dummy", Path(sys.argv[0]).name).replace("\n\n\n", "\n")
+    return "\n".join([text.strip(), "", *([*explained, ""] if explained else []), every, "",
+                      "Sacred, which runs this, has these of its own:", "", sacreds.strip()])
 
 
 def _is_path(name: str, value: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from qnet.util.base.errors import InputError
-from qnet.util.base.root import ROOT
+from qnet.util.base.root import IS_CHECKOUT, ROOT, module_command
 
 
 def numbered_runs(folder: Path) -> list[Path]:
@@ -33,6 +33,11 @@ def call(*arguments: str) -> None:
     Raises:
         SystemExit: the program failed; with its exit status.
     """
-    status = subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
+    command = [sys.executable, *arguments] if IS_CHECKOUT else [*module_command(_module(arguments[0])), *arguments[1:]]
+    status = subprocess.run(command, cwd=ROOT if IS_CHECKOUT else None).returncode
     if status != 0:
         raise SystemExit(status)
+
+
+def _module(program: str) -> str:
+    return f"qnet.{program.removesuffix('.py').replace('/', '.')}"

@@ -39,7 +39,7 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
         cases: each of their files that exists gets a checksum.
         weights: the option `reload_model_path`. A file gets a checksum.
         sums: gives the checksums of the data; it is saved here.
-        root: the checkout whose code runs.
+        root: the checkout or the installed package whose code runs.
         more: further files that results depend on; those that exist get a checksum.
     Returns:
         The names in DECIDES that differ from the previous start; empty at the first start.
@@ -50,7 +50,7 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
     files = (*more, *(path for case in cases for path in case.files))
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([sys.executable, *sys.argv]), "folder": str(Path.cwd()),
+        "command": _command(), "folder": str(Path.cwd()),
         "code": code_sha256(root), "git": _git_state(folder, root),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": _packages(),
@@ -62,6 +62,11 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
     with replacing(folder / FILE, listed=False) as partial:
         partial.write_text(json.dumps([*starts, entry], indent=1), encoding="utf-8")
     return [key for key in DECIDES if starts and entry[key] != starts[-1].get(key)]
+
+
+def _command() -> str:
+    """Return the command line of this program. `qnet` changes what programs see of it."""
+    return shlex.join(sys.orig_argv if sys.argv[0].startswith("qnet ") else [sys.executable, *sys.argv])
 
 
 @cache
@@ -88,7 +93,7 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 def _git_state(folder: Path, root: Path) -> dict[str, Any] | None:
     """Return commit, untracked files, and the name of the file in `folder` with the uncommitted changes. None without git."""
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None     # no repository that it is installed in
     if commit is None:
         return None
     changes, name = _git(root, "diff", "--binary", "HEAD") or "", None

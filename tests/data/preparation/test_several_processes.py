@@ -60,7 +60,7 @@ def test_two_processes_share_out_the_cases_and_only_one_speaks(tmp_path, capsys)
     assert (error + other_error).count("error: case f: ") == 1
     assert error.splitlines()[-1] == other_error.splitlines()[-1] == "status 1"
     assert "5 prepared, 0 skipped, 1 broken" in error and "5 of 5 cases to do" in error
-    assert out.startswith("// save as configs/mine.json5") and "cases to do" not in other_error and "|" not in other_error
+    assert out.startswith("// save as mine.json5") and "cases to do" not in other_error and "|" not in other_error
 
     # all is there and recorded, so that one process finds nothing to do
     assert json.loads((target / "images/preparation.json").read_text(encoding="utf-8")).keys() == set("abcde")

@@ -23,7 +23,7 @@ def test_base_config_is_allowed_and_has_exactly_the_known_keys():
 def test_every_option_is_read_somewhere():
     """A key that no code asks for would only mislead."""
     files = [path for folder in ("util", "dataloaders", "models") for path in (ROOT / folder).rglob("*.py")]
-    sources = "".join(path.read_text(encoding="utf-8") for path in (*files, ROOT / "train.py", ROOT / "test.py")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (*files, ROOT / "qnet/train.py", ROOT / "qnet/test.py")
                       if path.name not in ("table.py", "config.py"))
     refused_but_for_one_value = {"n_way", "n_query"}
     unread = [key for key in OPTIONS if not re.search(rf"""["']{key}["']|\.{key}\b""", sources)]

@@ -1,0 +1,7 @@
+"""``python -m qnet``: the command `qnet`."""
+
+import sys
+
+from qnet.command import main
+
+sys.exit(main())

@@ -1,0 +1,102 @@
+"""The command `qnet`: its sub-commands, their help, what it refuses in one line, and one version."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import qnet
+from qnet.command import PROGRAMS, help_text, main, report_words, with_words
+from qnet.util.base.root import ROOT, module_environment
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """Run the command and return its exit status, what it printed, and what it said of errors."""
+    monkeypatch.setattr(sys, "argv", ["qnet"])
+
+    def call(*arguments):
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
+def test_its_help_names_every_command(said, asked):
+    status, out, _ = said(*asked)
+    assert status == 0 and out.strip() == help_text()
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"    \w+  ", line)] == list(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_help_begins_with_what_a_person_needs(said, name, handlers_stay):
+    status, out, _ = said(name, "--help")
+    before_sacreds = out.partition("Sacred")[0]
+    assert not status and f"    qnet {name} " in before_sacreds and "python " not in before_sacreds
+    assert out.startswith("usage: qnet") or out.index("Usage:") > len(before_sacreds)
+
+
+def test_a_misspelt_command_is_told_in_one_line(said):
+    status, out, err = said("segmnt", "--scans", "x")
+    assert status == 2 and not out
+    assert err == f"error: qnet: got 'segmnt'; did you mean segment?; allowed: {', '.join(PROGRAMS)}\n"
+
+
+@pytest.mark.parametrize(("arguments", "error"), [
+    (["segment", "--scan", "x", "--outlined", "a=b"], "error: the following arguments are required: --output; qnet segment"),
+    (["label"], "error: the following arguments are required: folder; qnet label --help explains"),
+    (["task", "shwo", "x"], "error: argument {create,show,check}: invalid choice: 'shwo'"),
+    (["prepare", "chaos"], "error: the following arguments are required: --source, --target; qnet prepare chaos --help explains"),
+    (["check", "NONE"], "error: dataset: got 'NONE', allowed: "),
+    (["compare", "nowhere"], "error: "),
+])
+def test_what_is_wrong_is_one_line(said, arguments, error):
+    status, _, err = said(*arguments)
+    assert status == 2 and err.startswith(error) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["train", "demo", "n_step=3"], "n_step"), (["test", "dem"], "did you mean demo?"),
+    (["predict", "guided", "qery=x"], "did you mean query?"), (["report", "nowhere"], "nowhere/config.json: no such file"),
+    (["train", "-x"], "error: -x: not understood; --help explains")])
+def test_what_is_wrong_with_options_is_one_line(said, arguments, told, handlers_stay):
+    status, _, _ = said(*arguments)
+    assert isinstance(status, str) and status.startswith("error: ") and told in status and "\n" not in status
+
+
+def test_with_may_be_left_out():
+    assert with_words(["demo", "seed=1"]) == with_words(["with", "demo", "seed=1"]) == ["with", "demo", "seed=1"]
+    assert with_words([]) == [] and with_words(["--help"], ["predict"]) == ["predict", "--help"]
+    assert with_words(["print_config", "with", "demo"]) == ["print_config", "with", "demo"]
+    assert report_words(["runs/1"]) == report_words(["with", "run=runs/1"]) == ["report", "with", "run=runs/1"]
+    assert report_words(["runs/1", "overwrite=true"]) == ["report", "with", "run=runs/1", "overwrite=true"]
+
+
+def test_the_functions_are_there():
+    for program in PROGRAMS.values():
+        module, _, function = program.function.rpartition(".")
+        assert callable(getattr(importlib.import_module(f"qnet.{module}"), function))
+
+
+def test_the_version_stands_in_one_place(said):
+    """Of an environment that was made before the version changed, it may be an earlier one."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert said("--version") == (0, f"qnet {qnet.__version__}\n", "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+|unknown", qnet.__version__) and re.fullmatch(r"\d+\.\d+\.\d+", version)
+    with pytest.raises(AttributeError, match="has no attribute 'versoin'"):
+        qnet.versoin  # noqa: B018
+
+
+def test_as_a_module_it_loads_no_library_for_its_help(tmp_path):
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "qnet"], cwd=tmp_path, env=module_environment(),
+                          capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and done.stdout.strip() == help_text()
+    assert not {"torch", "numpy", "sacred"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -1,0 +1,25 @@
+"""The parser of command lines."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from qnet.util.base.errors import printable
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and whose help shows the description as it stands.
+
+    Args:
+        description: the docstring of the program.
+    """
+
+    def __init__(self, description: str | None = None, **options: Any):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit status 2."""
+        print(printable(f"error: {message}; {self.prog} --help explains"), file=sys.stderr)
+        raise SystemExit(2)
