@@ -27,6 +27,7 @@ from qnet.data.supervoxels.generate_supervoxels import default_n_sv, positive
 from qnet.dataloaders.datasets import Grid
 from qnet.dataloaders.resampling import IN_PLANE_PX
 from qnet.util.base.arguments import Parser
+from qnet.util.base.classes import named_value
 from qnet.util.base.distributed import cores_per_process, first_tells, is_main, leave, main_does, meet, silence
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import OVERWRITE_HELP
@@ -97,7 +98,7 @@ def add_own_options(command: argparse.ArgumentParser) -> None:
                          help="width and height after preparation, in pixels; default: %(default)s")
     command.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"),
                          help="for CT: clip to these intensities and scale to 0…255; default: cut the brightest 0.5 %%")
-    command.add_argument("--names", type=class_name, nargs="*", default=[], metavar="VALUE=NAME",
+    command.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME",
                          help="class names, such as 1=liver; others are called by their value")
 
 
@@ -124,14 +125,6 @@ def file_pattern(text: str) -> str:
     if text.count("{case}") != 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a path below --source with {{case}} in it once")
     return text
-
-
-def class_name(text: str) -> tuple[int, str]:
-    """Return the value and the name that an option gives, or raise ArgumentTypeError."""
-    value, _, name = text.partition("=")
-    if not value.isdecimal() or not name or set(name) & set('/\\:"\n'):
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME, as 1=liver, fit for a file name")
-    return int(value), name
 
 
 def known_recipe(options: argparse.Namespace) -> Recipe:

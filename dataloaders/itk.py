@@ -11,9 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from qnet.dataloaders.geometry import affine_of_image, grid_distance_mm, same_order
+from qnet.util.base.classes import MAX_VALUE
 from qnet.util.base.errors import InputError
 
-MAX_LABEL = 2**15 - 1
 ROUNDING = 1e-3     # of labels that another program scaled
 
 
@@ -97,7 +97,7 @@ def whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
     """Return labels as int16. Values that are whole but for rounding, as 0.99999994 or 51 times a slope of 1/51, are rounded.
 
     Raises:
-        InputError: which names `path`: a value is no whole number, or not from 0 to MAX_LABEL.
+        InputError: which names `path`: a value is no whole number, or not from 0 to MAX_VALUE.
     """
     with np.errstate(invalid="ignore"):
         whole = (np.rint(array) if array.dtype.kind == "f" else array).astype(np.int16)
@@ -105,5 +105,5 @@ def whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:
     if strange.any():
         worst = array[strange].min()
         shown = f"{worst:g}" if float(f"{worst:g}") % 1 or worst % 1 == 0 else f"{worst:.9g}"
-        raise InputError(f"{path}: holds {shown}, allowed in labels: whole numbers from 0 to {MAX_LABEL}")
+        raise InputError(f"{path}: holds {shown}, allowed in labels: whole numbers from 0 to {MAX_VALUE}")
     return whole

@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
+from qnet.util.base.classes import file_name
 from qnet.util.base.files import replacing, write_text
 from qnet.util.base.guard import claim
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import format_table
 from qnet.util.options.config import load_config
-from qnet.util.results.scores import file_name
 from qnet.util.run.experiment import one_line_errors
 from qnet.util.run.folders import call, newest_run
 

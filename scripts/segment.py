@@ -22,6 +22,7 @@ from qnet.dataloaders.finding import find_scans
 from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
 from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import digest
+from qnet.util.base.classes import named_value
 from qnet.util.base.distributed import world_size
 from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
 from qnet.util.base.files import write_text
@@ -33,7 +34,6 @@ from qnet.util.options.record import Record
 from qnet.util.options.sections import PredictOptions, PredictorOptions, section
 from qnet.util.predict.batch import Outcome, Words, predict_all, settings_digest
 from qnet.util.predict.predictor import Predictor
-from qnet.util.predict.task_command import label_name
 from qnet.util.results.scan_report import is_empty
 from qnet.util.run.experiment import one_line_errors
 from qnet.util.training.as_trained import as_trained, complete
@@ -50,7 +50,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--outlined", action="append", required=True, metavar="SCAN=LABELS",
                         help="a scan of FOLDER and the file of its outlines; may be given several times")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
-    parser.add_argument("--names", type=label_name, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help="first train a network on the scans, without labels. Slower, and no "
                         "gain was measured over what is done without: docs/own_scans.md")

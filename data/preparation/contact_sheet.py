@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from skimage.segmentation import find_boundaries
 
 from qnet.data.preparation.inspect_case import CaseReport
 from qnet.dataloaders.datasets import DatasetSpec
+from qnet.util.base.classes import colours_of, in_figure
 from qnet.util.base.files import replacing
 
 CASES_PER_ROW = 4
@@ -34,18 +34,17 @@ def draw_contact_sheet(reports: Sequence[CaseReport], spec: DatasetSpec, path: P
     axes = figure.subplots(n_rows, 2 * CASES_PER_ROW, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
-    name, n_colours = ("Set1", 9) if len(spec.labels) <= 8 else ("tab20", 20)
-    palette = [colormaps[name](k) for k in range(n_colours)]
-    colours = {label: palette[i % len(palette)] for i, label in enumerate(spec.labels)}
+    colours = colours_of(spec.labels)
     for i, report in enumerate(shown):
         _draw_case(axes[2 * i], axes[2 * i + 1], report, colours)
-    figure.legend(handles=[Line2D([], [], color=colour, label=spec.labels[label]) for label, colour in colours.items()],
+    names = {label: in_figure(name) for label, name in spec.labels.items()}
+    figure.legend(handles=[Line2D([], [], color=colour, label=names[label]) for label, colour in colours.items()],
                   loc="outside upper center", ncols=7, frameon=False)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
 
 
-def _draw_case(left: Axes, right: Axes, report: CaseReport, colours: dict[int, tuple]) -> None:
+def _draw_case(left: Axes, right: Axes, report: CaseReport, colours: Mapping[int, str]) -> None:
     image = report.slices["image"]
     low, high = np.percentile(image, (0.5, 99.5))
     for ax, text in ((left, f"{report.name}: labels"), (right, f"{report.name}: {report.n_supervoxels} supervoxels")):

@@ -15,9 +15,8 @@ from qnet.data.preparation.raw import RawCase
 from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.itk import whole_numbers
 from qnet.dataloaders.reading import affine_at, read_image
+from qnet.util.base.classes import ALIKE_RULE, MAX_TRAINED, alike, default_name
 from qnet.util.base.errors import InputError
-
-MAX_LABEL = 254
 
 
 def whole_values(label_file: Path) -> list[int]:
@@ -49,7 +48,8 @@ def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mappi
         grid: to which the scans are brought.
         values_of: as `whole_values`.
     Raises:
-        InputError: there are label files but none has a label above 0, or a named value is in no file.
+        InputError: there are label files but none has a label above 0, a named value is in no file, or two classes
+            have names that are the same in names of files.
     """
     label_files = [case.label for case in raw_cases if case.label is not None]
     stored = sorted(set().union(*map(values_of, label_files)) - {0}) if label_files else sorted(class_names or {1: ""})
@@ -57,10 +57,15 @@ def describe_dataset(name: str, raw_cases: Sequence[RawCase], class_names: Mappi
         raise InputError(f"--label: no label file of {name} that can be read holds a value above 0")
     if unknown := sorted(set(class_names) - set(stored)):
         raise InputError(f"--names: {unknown[0]} is in no label file, which hold {stored}")
-    numbers = {value: value if stored[-1] <= MAX_LABEL else i for i, value in enumerate(stored, 1)}
+    names = dict(class_names)
+    for value in stored:
+        names.setdefault(value, default_name(value, names.values()))
+    if two := alike(names.values()):
+        raise InputError(f"--names: got {two[0]!r} and {two[1]!r}, allowed: {ALIKE_RULE}")
+    numbers = {value: value if stored[-1] <= MAX_TRAINED else i for i, value in enumerate(stored, 1)}
     return replace(without_labels(name, raw_cases),
-                   labels={number: class_names.get(value, f"label {value}") for value, number in numbers.items()},
-                   file_values={value: number for value, number in numbers.items() if stored[-1] > MAX_LABEL}, grid=grid)
+                   labels={number: names[value] for value, number in numbers.items()},
+                   file_values={value: number for value, number in numbers.items() if stored[-1] > MAX_TRAINED}, grid=grid)
 
 
 def shared_orientation(raw_cases: Sequence[RawCase]) -> str | None:

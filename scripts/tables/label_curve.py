@@ -23,6 +23,7 @@ import numpy as np
 
 from qnet.dataloaders.datasets import Case, find_cases
 from qnet.dataloaders.nifti import read_array, write_like
+from qnet.util.base.classes import colours_of
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
 from qnet.util.label.client import Client, running, scan_path
@@ -30,7 +31,7 @@ from qnet.util.options.config import base_config
 from qnet.util.options.sections import dataset_spec
 from qnet.util.segment.metrics import dice
 
-DATASET, COLOURS = "CHAOST2", ("#e69f00", "#56b4e9", "#009e73", "#cc79a7")
+DATASET = "CHAOST2"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -91,8 +92,9 @@ def run_round(client: Client, careful: bool) -> float:
 def give_classes(client: Client) -> None:
     """Give the classes of CHAOS-T2 their names and colours."""
     labels = dataset_spec(DATASET, base_config()["datasets"][DATASET]).labels
-    client.tell("PUT", "/api/classes", {"classes": [{"value": value, "name": name, "colour": colour} for (value, name), colour
-                                                    in zip(labels.items(), COLOURS, strict=False)]})
+    colours = colours_of(labels)
+    classes = [{"value": value, "name": name, "colour": colours[value]} for value, name in labels.items()]
+    client.tell("PUT", "/api/classes", {"classes": classes})
 
 
 def chaos_cases(data: Path, n: int) -> list[Case]:

@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from qnet.dataloaders.nifti import read_array
+from qnet.util.base.classes import colours_of
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing, write_text
 from qnet.util.base.guard import claim
@@ -30,7 +31,6 @@ from qnet.util.base.tables import format_table
 from qnet.util.options.config import base_config
 from qnet.util.results.figures import save_figure
 from qnet.util.segment.metrics import dice
-from qnet.util.taskfile.manifest import COLOURS
 
 IMAGES = "chaos_MR_T2_normalized"
 LABELS = {int(value): name for value, name in base_config()["datasets"]["CHAOST2"]["labels"].items()}
@@ -110,7 +110,7 @@ def draw(cases: Sequence[str], made: dict[str, Path], images: Path, scores: np.n
         axis.imshow(image[z], cmap="gray", vmax=np.percentile(image[z], 99.5), origin="lower")
         maps = {"dashed": truth, **({"solid": read_array(made[case])} if case in made else {})}
         for style, label_map in maps.items():
-            for label, colour in zip(LABELS, COLOURS, strict=False):
+            for label, colour in colours_of(LABELS).items():
                 if (label_map[z] == label).any():
                     axis.contour(label_map[z] == label, levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
         found = f"Dice {scores[cases.index(case) - 1].mean():.2f}" if case in made else "outlined by hand"

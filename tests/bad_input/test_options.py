@@ -109,9 +109,9 @@ WRONG_OPTIONS = {
     "path.CHAOST2.data_dir": TEXT,
     "datasets.CMR.image": [3, "scan.nii.gz", "{case}/scan.nii.gz", "{case}_{case}", "{case}*", "{case}{x}", "{case}[1]"],
     "datasets.CMR.label": [3, "", "{case", "{0}{case}"], "datasets.CMR.supervoxels": [3, "", "{case!r}{case}"],
-    "datasets.CMR.labels": [3, {}, {"0": "background"}, {"255": "a"}, {"1": ""}, {"1": "a/b"}, {"1": "a", "2": "a"},
+    "datasets.CMR.labels": [3, {}, {"0": "background"}, {"255": "a"}, {"1": ""}, {"1": "a\nb"}, {"1": "a", "2": "a"},
                             {"1": "a b", "2": "a_b"}, {"1": 3}, {"one": "a"}, {"01": "a"}],
-    "datasets.CMR.file_values": [3, {"200": 0}, {"0": 1}, {"x": 1}, {"200": "1"}, {"1.5": 1}, {"200": 255}],
+    "datasets.CMR.file_values": [3, {"200": 0}, {"0": 1}, {"x": 1}, {"200": "1"}, {"1.5": 1}, {"200": 255}, {"32768": 1}],
     "datasets.CMR.n_folds": [0, *WHOLE],
     "datasets.CMR.grid": [3, {}, *({**base_config()["datasets"]["CMR"]["grid"], **wrong} for wrong in (
         {"spacing_mm": [1, 1]}, {"spacing_mm": [1, 1, 0]}, {"spacing_mm": [1, 1, 1e9]}, {"size_px": 0}, {"size_px": 10**5},

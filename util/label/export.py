@@ -16,6 +16,7 @@ from qnet.util.base.guard import claim
 from qnet.util.base.root import module_command, module_environment
 from qnet.util.base.tables import significant, write_rows
 from qnet.util.label.session import TASK, Session
+from qnet.util.label.stored import expect_unlike
 
 TABLE = "cases.csv"
 COLUMNS = ("scan", "state", "label", "label_name", "volume_ml", "slices", "confidence")
@@ -27,10 +28,12 @@ def export(session: Session) -> list[Path]:
     Returns:
         The paths of the files.
     Raises:
-        InputError: a file of an earlier export was changed since, or a class has a name that a task file cannot hold.
+        InputError: a file of an earlier export was changed since, or two classes have names that are the same in names
+            of files.
         OSError: a file cannot be written.
     """
     folder = session.export_folder
+    expect_unlike(session.classes)
     with session.work_folder() as work:
         maps = {name: work / f"{name}.nii.gz" for name in session.usable()
                 if _copy(session.outlines(name), work / f"{name}.nii.gz")}

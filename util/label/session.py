@@ -35,17 +35,18 @@ from qnet.dataloaders.finding import name_problem
 from qnet.dataloaders.itk import check_image, labels_on
 from qnet.dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
 from qnet.dataloaders.reading import read_image
+from qnet.util.base.classes import MAX_DRAWN, MAX_NAME
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.label.listing import Scan, expect_inside, label_files, list_scans
 from qnet.util.label.stored import (
     FIRST_CLASS,
-    MAX_LABEL,
     Decisions,
     expect_classes,
     found_name,
     found_to_json,
+    next_class,
     read_decisions,
     read_found,
     with_values,
@@ -129,8 +130,8 @@ class Session:
         """Return whether outlines by hand hold a label. Values that another program added get a class."""
         with self._lend(self._hand_folder, _file_name(name)) as path:
             values = np.unique(read_labels(self.image_file(name), path)).tolist()
-        if not 0 <= values[0] <= values[-1] <= MAX_LABEL:
-            raise InputError(f"{self.hand_file(name)}: holds the values {values[0]} to {values[-1]}, allowed: 0 to {MAX_LABEL}")
+        if not 0 <= values[0] <= values[-1] <= MAX_DRAWN:
+            raise InputError(f"{self.hand_file(name)}: holds the values {values[0]} to {values[-1]}, allowed: 0 to {MAX_DRAWN}")
         self._change(classes=with_values(self._decisions.classes, values))
         return values != [0]
 
@@ -277,11 +278,15 @@ class Session:
         return self.scans[name].problem or self._problems.get(name)
 
     def overview(self) -> dict[str, Any]:
-        """Return all that the page shows, as JSON can hold it: classes, and the scans, those to look at first in front."""
+        """Return all that the page shows, as JSON can hold it.
+
+        They are the classes, the class that may be added next, and the scans, those to look at first in front.
+        """
         with self._lock:
             scans = [self._overview_of(name) for name in self.scans]
         places = {"folder": self.folder, "session": self.path, "home": Path.home()}
         return {**{key: in_utf8(str(place)) for key, place in places.items()}, "classes": self.classes,
+                "next_class": next_class(self.classes), "max_name": MAX_NAME,
                 "scans": sorted(scans, key=_urgency)}
 
     def _overview_of(self, name: str) -> dict[str, Any]:
@@ -455,12 +460,12 @@ class Session:
         Raises:
             MissingError: there is no such scan.
             ConflictError: the scan has outlines by hand.
-            InputError: the file does not fit the scan, or has a value above MAX_LABEL.
+            InputError: the file does not fit the scan, or has a value above MAX_DRAWN.
         """
         reference = self.image_file(name)
         label_map = read_labels(reference, labels)
-        if not label_map.any() or label_map.max() > MAX_LABEL:
-            raise InputError(f"{labels}: largest value is {label_map.max()}, allowed in outlines: 1 to {MAX_LABEL}")
+        if not label_map.any() or label_map.max() > MAX_DRAWN:
+            raise InputError(f"{labels}: largest value is {label_map.max()}, allowed in outlines: 1 to {MAX_DRAWN}")
         with self._of_scan[name], self._lock:
             self._expect_sound(name)
             if name in self._hand:

@@ -10,19 +10,29 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from qnet.util.base.classes import (
+    ALIKE_RULE,
+    COLOUR_RULE,
+    MAX_DRAWN,
+    MAX_NAME,
+    NAME_RULE,
+    alike,
+    colours_of,
+    default_name,
+    is_colour,
+    is_name,
+)
 from qnet.util.base.errors import InputError
-from qnet.util.base.inputs import LIMITS, SMALL, as_schema, parse_json
+from qnet.util.base.inputs import LIMITS, SMALL, as_schema, parse_json, shown
 
 VERSION = 1
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#b0b0b0")     # Okabe and Ito
-FIRST_CLASS = {"value": 1, "name": "label 1", "colour": COLOURS[0]}        # until the person names one
-MAX_LABEL, MAX_NAME = 255, 60      # NiiVue draws bytes
+FIRST_CLASS = {"value": 1, "name": default_name(1), "colour": colours_of([1])[1]}      # until the person names one
 
 
 class _Class(Struct, forbid_unknown_fields=True):
-    value: Annotated[int, Meta(ge=1, le=MAX_LABEL)]
-    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-    colour: Annotated[str, Meta(pattern="^#[0-9a-fA-F]{6}$")]
+    value: Annotated[int, Meta(ge=1, le=MAX_DRAWN)]
+    name: str
+    colour: str
 
 
 class _Session(Struct):
@@ -33,8 +43,8 @@ class _Session(Struct):
 
 
 class _Row(Struct):
-    label: Annotated[int, Meta(ge=1, le=MAX_LABEL)]
-    label_name: Annotated[str, Meta(max_length=100)]
+    label: Annotated[int, Meta(ge=1, le=MAX_DRAWN)]
+    label_name: Annotated[str, Meta(max_length=MAX_NAME)]
     query: str = ""
     volume_ml: Annotated[float, Meta(ge=0)] | None = None
     slices: Annotated[int, Meta(ge=0, le=2**31)] | None = None
@@ -45,7 +55,7 @@ class _Row(Struct):
 
 class _Found(Struct):
     map: str
-    rows: Annotated[list[_Row], Meta(max_length=MAX_LABEL)]
+    rows: Annotated[list[_Row], Meta(max_length=MAX_DRAWN)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ def read_decisions(content: bytes, origin: str) -> Decisions:
     """
     stored = parse_json(content, origin, _Session, limits=LIMITS, plain=True)
     try:
-        return Decisions(tuple(expect_classes(stored.classes)), frozenset(stored.done), frozenset(stored.left_out))
+        return Decisions(tuple(expect_classes(stored.classes, earlier=True)), frozenset(stored.done), frozenset(stored.left_out))
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
 
@@ -111,28 +121,51 @@ def found_name(scan: str, run: int) -> str:
     return f"{scan}.{run}.nii.gz"
 
 
-def expect_classes(classes: Any) -> list[dict[str, Any]]:
+def expect_classes(classes: Any, *, earlier: bool = False) -> list[dict[str, Any]]:
     """Return classes in the order of their values.
 
+    Args:
+        earlier: they were stored, maybe by a version that took names which are the same in names of files.
     Raises:
-        InputError: they are no list of {value, name, colour}; a value is not in 1 to MAX_LABEL; a name is empty or too long; a
-            colour is not as "#e69f00"; or two have the same value or name.
+        InputError: they are no list of {value, name, colour}; a value is not in 1 to MAX_DRAWN; a name or a colour is not as
+            `qnet.util.base.classes` says; two have the same value, or names that are the same in names of files.
     """
-    found: list[_Class] = as_schema(classes, Annotated[list[_Class], Meta(min_length=1, max_length=MAX_LABEL)], "classes")
-    for one in found:
-        if not one.name.strip() or not one.name.isprintable():
-            raise InputError(f"classes: name: got {one.name!r}, allowed: 1 to {MAX_NAME} letters on one line")
+    found: list[_Class] = as_schema(classes, Annotated[list[_Class], Meta(min_length=1, max_length=MAX_DRAWN)], "classes")
     checked = [{"value": one.value, "name": one.name.strip(), "colour": one.colour.lower()}
                for one in sorted(found, key=lambda one: one.value)]
+    for key, is_allowed, rule in (("name", is_name, NAME_RULE), ("colour", is_colour, COLOUR_RULE)):
+        if wrong := [one for one in checked if not is_allowed(one[key])]:
+            raise InputError(f"classes: {key}: got {shown(wrong[0][key])}, allowed: {rule}")
     for key in ("value", "name"):
-        if len({one[key] for one in checked}) < len(checked):
-            raise InputError(f"classes: two have the same {key}; allowed: a {key} once")
+        if twice := [one[key] for k, one in enumerate(checked) if one[key] in [other[key] for other in checked[:k]]]:
+            raise InputError(f"classes: {key}: got {twice[0]!r} twice, allowed: a {key} once")
+    if not earlier:
+        expect_unlike(checked)
     return checked
+
+
+def expect_unlike(classes: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError if two classes have names that are the same in names of files, as a session of earlier versions may."""
+    if two := alike(one["name"] for one in classes):
+        raise InputError(f"classes: name: got {two[0]!r} and {two[1]!r}, allowed: {ALIKE_RULE}")
 
 
 def with_values(classes: Sequence[Mapping[str, Any]], values: Sequence[int]) -> tuple[Mapping[str, Any], ...]:
     """Return the classes, and a new one for each value above 0 that none has."""
-    known = {one["value"] for one in classes}
-    new = [{"value": value, "name": f"label {value}", "colour": COLOURS[(value - 1) % len(COLOURS)]}
-           for value in values if value > 0 and value not in known]
-    return tuple(sorted((*classes, *new), key=lambda one: one["value"]))
+    for value in sorted({*values} - {0, *(one["value"] for one in classes)}):
+        classes = [*classes, _new(classes, value)]
+    return tuple(sorted(classes, key=lambda one: one["value"]))
+
+
+def next_class(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the class that a person may add to some: the value above all others, with a name and a colour of its own.
+
+    None if there is no such value.
+    """
+    value = max(one["value"] for one in classes) + 1
+    return _new(classes, value) if value <= MAX_DRAWN else None
+
+
+def _new(classes: Sequence[Mapping[str, Any]], value: int) -> dict[str, Any]:
+    colours = colours_of([value], {one["value"]: one["colour"] for one in classes})
+    return {"value": value, "name": default_name(value, [one["name"] for one in classes]), "colour": colours[value]}

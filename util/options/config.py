@@ -16,10 +16,11 @@ from typing import Any
 import json5
 import msgspec
 
+from qnet.util.base.classes import ALIKE_RULE, MAX_TRAINED, MAX_VALUE, NAME_RULE, alike, is_name, is_value
 from qnet.util.base.errors import InputError, did_you_mean
 from qnet.util.base.inputs import Limits, as_schema, parse_json, read_small, shown
 from qnet.util.base.root import ROOT
-from qnet.util.options.rules import MAX_WHOLE, Rule, is_number, is_whole, text, whole
+from qnet.util.options.rules import Rule, is_number, is_whole, text, whole
 from qnet.util.options.table import RULES, current_names, gone_options
 
 CONFIG_DIR = ROOT / "configs"
@@ -32,15 +33,10 @@ def _is_file_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 100 and value.isprintable() and not set(value) & set('/\\:"')
 
 
-def _is_label(key: Any, high: int = 254) -> bool:
-    """Return whether a key, a text in JSON5, is a whole number from 1 to `high`."""
-    return bool(re.fullmatch("[1-9][0-9]{0,8}", str(key))) and int(key) <= high
-
-
 def _is_label_table(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not all(map(_is_label, value)) or not all(map(_is_file_name, value.values())):
+    if not isinstance(value, Mapping) or not all(is_value(key, MAX_TRAINED) for key in value):      # keys of JSON5 are texts
         return False
-    return len(value) == len({name.replace(" ", "_") for name in value.values()}) > 0
+    return len(value) > 0 and all(map(is_name, value.values())) and alike(value.values()) is None
 
 
 def _is_case_pattern(value: Any) -> bool:
@@ -51,9 +47,10 @@ def _is_case_pattern(value: Any) -> bool:
     return rest.isprintable() and not set(rest) & set("{}*?[]")
 
 
-_LABEL_TABLE = Rule("{label value 1…254: name}, names distinct and fit for a file name", _is_label_table)
-_FILE_VALUES = Rule("{value above 0 in the file: label value}, or {}", lambda v: isinstance(v, Mapping) and all(
-    _is_label(key, MAX_WHOLE) and is_whole(value) and 1 <= value <= 254 for key, value in v.items()))
+_LABEL_TABLE = Rule(f"{{label value from 1 to {MAX_TRAINED}: name}}, each name {NAME_RULE}; {ALIKE_RULE}", _is_label_table)
+_FILE_VALUES = Rule(f"{{value from 1 to {MAX_VALUE} in the file: label value from 1 to {MAX_TRAINED}}}, or {{}}",
+                    lambda v: isinstance(v, Mapping) and all(map(is_value, v)) and all(
+                        is_whole(value) and 1 <= value <= MAX_TRAINED for value in v.values()))
 _CASE_PATTERN = Rule("a path below data_dir with {case} in its file name, without * ? [ ]", _is_case_pattern)
 
 

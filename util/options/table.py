@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from qnet.util.base.classes import MAX_TRAINED
 from qnet.util.options.rules import (
     Rule,
     boolean,
@@ -102,8 +103,8 @@ def with_role(role: Role) -> tuple[str, ...]:
 OPTIONS: dict[str, Option] = {
     "dataset": _option(text(), Role.TRAINED_WITH, Role.COMPARED, Role.SHOWN),
     "eval_fold": _option(whole(0), Role.COMPARED, Role.SHOWN),
-    "test_label": _option(list_of(whole(1, 254))),
-    "exclude_label": _option(optional(list_of(whole(1, 254))), Role.COMPARED),
+    "test_label": _option(list_of(whole(1, MAX_TRAINED))),
+    "exclude_label": _option(optional(list_of(whole(1, MAX_TRAINED))), Role.COMPARED),
     "exclude_rule": _option(one_of("any", "all"), Role.COMPARED),
     "use_gt": _option(boolean()),
     "pseudo_labels": _option(one_of("supervoxels", "superpixels")),

@@ -136,7 +136,7 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, wo
     unlock(plan.table.parent)
     problems = [f"query {line}" for line in outcome.problems]
     report_queries(plan.targets, plan.names, _earlier_rows(plan.table), predictor.names, problems, plan.report,
-                   {"computed in": predictor.precision})
+                   {"computed in": predictor.precision}, predictor.given_colours)
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same")
     return outcome

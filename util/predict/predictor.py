@@ -150,6 +150,7 @@ class Predictor:
         precision: what the network computes in, "float32" or "bf16".
     Attributes:
         given_names: names of label values, which come before those of the data set.
+        given_colours: colours of label values in a report, as "#e69f00". Others get one of the palette.
     Raises:
         InputError: the data set has no grid.
     """
@@ -161,6 +162,7 @@ class Predictor:
         self.segmenter, self.spec, self.options, self.augment = segmenter, spec, options, augment
         self.n_stones, self.precision = n_stones, precision
         self.given_names: Mapping[int, str] = {}
+        self.given_colours: Mapping[int, str] = {}
         self.supports: list[Support] = []
         self.stones: dict[Path, Volume] = {}
 
@@ -219,6 +221,7 @@ class Predictor:
             weights = None if content.weights is None else str(content.weights)
             predictor = cls.made_of(replace(options, reload_model_path=weights))
             predictor.given_names = content.manifest.names
+            predictor.given_colours = content.manifest.colours
             for support in content.supports:
                 predictor.add_support(*support)
         return predictor

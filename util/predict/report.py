@@ -11,15 +11,16 @@ import SimpleITK as sitk
 
 from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.dataloaders.reading import read_image, scan_name
+from qnet.util.base.classes import file_name
 from qnet.util.base.errors import InputError
 from qnet.util.results.page import Layers
 from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
-from qnet.util.results.scores import WARPED, file_name
+from qnet.util.results.scores import WARPED
 
 
 def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str], rows: Mapping[str, Sequence[Mapping]],
                    names: Mapping[int, str], failures: Sequence[str], path: Path,
-                   facts: Mapping[str, str] | None = None) -> None:
+                   facts: Mapping[str, str] | None = None, colours: Mapping[int, str] | None = None) -> None:
     """Write the report about all queries that are segmented, now or before. There is none if no query is.
 
     Args:
@@ -30,6 +31,7 @@ def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str]
         failures: a line for each query that could not be segmented.
         path: of the HTML file.
         facts: shown below the title, by name.
+        colours: of labels, by value, as `write_scan_report` takes them.
     Raises:
         OSError: the file cannot be written.
     """
@@ -42,7 +44,7 @@ def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str]
             problems.append(f"{query_names[query]}: not shown: {error}")
     if done:
         write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", facts=facts,
-                          problems=problems)
+                          colours=colours, problems=problems)
 
 
 def _entry(query: Path, name: str, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:

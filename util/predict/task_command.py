@@ -20,12 +20,13 @@ import SimpleITK as sitk
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
 from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import sha256
+from qnet.util.base.classes import ALIKE_RULE, alike, coloured_value, named_value
 from qnet.util.base.errors import InputError, printable
 from qnet.util.base.guard import OVERWRITE_HELP
 from qnet.util.base.tables import format_table
 from qnet.util.options.config import load_config
 from qnet.util.predict.predictor import Predictor
-from qnet.util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_colour, is_label_name, is_label_value, is_licence
+from qnet.util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_licence
 from qnet.util.taskfile.task_file import TaskFile, UnknownLabelError, create, opened, options_for
 
 
@@ -36,8 +37,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     make = commands.add_parser("create", help="write a task file of outlined scans")
     make.add_argument("--support", nargs=2, action="append", required=True, type=Path, metavar=("SCAN", "LABELS"),
                       help="an outlined scan (NIfTI, or a folder of DICOM slices) and its label file; may be given several times")
-    make.add_argument("--names", nargs="*", default=[], type=label_name, metavar="VALUE=NAME", help="as 1=liver 2=spleen")
-    make.add_argument("--colours", nargs="*", default=[], type=label_colour, metavar="VALUE=COLOUR", help="as 1=#e6194b")
+    make.add_argument("--names", nargs="*", default=[], type=named_value, metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    make.add_argument("--colours", nargs="*", default=[], type=coloured_value, metavar="VALUE=COLOUR", help="as 1=#e69f00")
     make.add_argument("--licence", default="", type=licence_note, metavar="TEXT", help="terms for whoever uses scans and weights")
     make.add_argument("--snapshot", type=Path, metavar="FILE", help="of train.py; without it, the method is guided")
     make.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
@@ -46,22 +47,6 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     for command in (make, show, check):
         command.add_argument("task", type=Path, metavar="FILE.task")
     return parser.parse_args(given)
-
-
-def label_name(text: str) -> tuple[int, str]:
-    """Return the value and the name that an option gives, or raise ArgumentTypeError."""
-    value, _, name = text.partition("=")
-    if not is_label_value(value) or not is_label_name(name):
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=NAME, as 1=liver, fit for a file name")
-    return int(value), name
-
-
-def label_colour(text: str) -> tuple[int, str]:
-    """Return the value and the colour that an option gives, or raise ArgumentTypeError."""
-    value, _, colour = text.partition("=")
-    if not is_label_value(value) or not is_colour(colour.lower()):
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: VALUE=COLOUR, as 1=#e6194b")
-    return int(value), colour.lower()
 
 
 def licence_note(text: str) -> str:
@@ -75,10 +60,10 @@ def labels_of(names: Mapping[int, str], colours: Mapping[int, str]) -> dict[int,
     """Return the labels that options name. What they leave out is empty.
 
     Raises:
-        InputError: two have the same name.
+        InputError: two have names that are the same in names of files.
     """
-    if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
-        raise InputError(f"--names: got {twice[0]!r} twice, allowed: a name of its own for each label")
+    if two := alike(names.values()):
+        raise InputError(f"--names: got {two[0]!r} and {two[1]!r}, allowed: {ALIKE_RULE}")
     return {value: Label(names.get(value, ""), colours.get(value, "")) for value in {*names, *colours}}
 
 

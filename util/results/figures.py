@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from skimage.measure import find_contours
 from torch import Tensor
 
+from qnet.util.base.classes import in_figure
 from qnet.util.base.files import replacing
 
 TRUTH, PREDICTED = "#2ec4ff", "#ffb000"
@@ -75,7 +76,7 @@ def overview(columns: Sequence[tuple[Panel, Panel]], name: str, path: Path) -> N
     figure = plt.figure(figsize=(10, 7.4))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.92))
     axes.set_axis_off()
-    figure.suptitle(f"{name}: support above, query below (blue: truth, orange: prediction)")
+    figure.suptitle(f"{in_figure(name)}: support above, query below (blue: truth, orange: prediction)")
     for column, panels in enumerate(columns):
         for row, panel in enumerate(reversed(panels)):
             _draw(axes, (column + 0.5) * PITCH[0], row * PITCH[1], panel)

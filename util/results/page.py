@@ -22,11 +22,11 @@ from nibabel import Nifti1Header
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
+from qnet.util.base.classes import colours_of
 from qnet.util.base.files import replacing
 from qnet.util.viewer import niivue
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"page.{ending}") for ending in ("html", "css", "js"))
-COLOURS = ("#ff9d1f", "#4fd06a", "#a98bff", "#ffe14d", "#ff5e57", "#5c9dff", "#ff8ad8", "#b5e853")
 MAX_VOXELS = 10 * 2**20     # of an embedded volume; of a larger one every second voxel is shown
 MOST_EMBEDDED = 100e6       # characters of all volumes of a page, about 50 scans of CHAOS; browsers fail at some 500e6
 PROBABILITY_LEVELS = 15     # few, as they compress well
@@ -74,7 +74,7 @@ class Content:
         title: of the page.
         facts: below the title, by name.
         names: of the labels, by value.
-        colours: as "#rrggbb" by label value; others get one of COLOURS.
+        colours: as "#rrggbb" by label value; others get one of the palette (`qnet.util.base.classes.colours_of`).
         columns: of the table of cases.
         rows: of it: its columns, "view" (number of the view, or None), "label" (its value), "map" (as in `Layers.maps`) and, if
             nothing was found of the label, "empty".
@@ -195,8 +195,8 @@ def in_script(value: Any) -> str:
 
 
 def _as_data(content: Content) -> dict[str, Any]:
-    labels = [{"value": value, "name": name, "colour": content.colours.get(value) or COLOURS[k % len(COLOURS)]}
-              for k, (value, name) in enumerate(content.names.items())]
+    colours = colours_of(content.names, content.colours)
+    labels = [{"value": value, "name": name, "colour": colours[value]} for value, name in content.names.items()]
     return {"title": content.title, "facts": content.facts, "labels": labels, "hint": content.hint, "order": content.order,
             "columns": [column._asdict() for column in content.columns], "rows": content.rows, "views": content.views,
             "classes": content.classes, "plots": content.plots, "problems": content.problems}

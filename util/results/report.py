@@ -16,6 +16,7 @@ import scipy
 from qnet.dataloaders.datasets import Case, DatasetSpec, find_cases
 from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.dataloaders.volumes import read_image, read_label_of
+from qnet.util.base.classes import colours_of, in_figure
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.inputs import read_json
@@ -202,7 +203,7 @@ def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[M
                 axes.plot(x + np.linspace(-0.08, 0.08, len(dots)), dots, "o", color=colour, alpha=0.6, markersize=4)
             axes.plot([], [], "o", color=colour, label=what)
         axes.set(xticks=range(len(names)), ylabel=text)
-        axes.set_xticklabels(names)
+        axes.set_xticklabels(map(in_figure, names))
     axes.legend(frameon=False)
     return {"image": _png(figure), "text": "Every query volume is a dot: Dice, and 95% Hausdorff distance (HD95)."}
 
@@ -221,12 +222,14 @@ def plot_trust(whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None
                if sum(_is_number(row[key]) for row in whole_rows) >= 3]
     if not numbers:
         return None
+    colours = colours_of(int(row["label"]) for row in whole_rows)
     figure, correlations = _figure(5.5 * len(numbers), 3.8), []
     for axes, (key, text) in zip(np.ravel(figure.subplots(1, len(numbers))), numbers, strict=True):
         known = [row for row in whole_rows if _is_number(row[key])]
-        for name in dict.fromkeys(row["label_name"] for row in known):
-            axes.plot([row[key] for row in known if row["label_name"] == name],
-                      [row["dice"] for row in known if row["label_name"] == name], "o", alpha=0.7, markersize=5, label=name)
+        for label, name in {int(row["label"]): row["label_name"] for row in known}.items():
+            same = [row for row in known if row["label"] == label]
+            axes.plot([row[key] for row in same], [row["dice"] for row in same], "o", color=colours[label], alpha=0.7,
+                      markersize=5, label=in_figure(name))
         correlation = scipy.stats.spearmanr([row[key] for row in known], [row["dice"] for row in known]).statistic
         correlations.append(f"{text}: {correlation:.2f}")
         axes.set(xlabel=text, ylabel="Dice, whole volume", ylim=(-0.02, 1.02))

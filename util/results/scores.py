@@ -13,6 +13,7 @@ import numpy as np
 from qnet.dataloaders.datasets import Case, case_order
 from qnet.dataloaders.nifti import read_array, write_like
 from qnet.dataloaders.volumes import Volume
+from qnet.util.base.classes import file_name
 from qnet.util.base.files import write_text
 from qnet.util.base.tables import write_rows
 from qnet.util.segment.metrics import METRICS, all_metrics, dice
@@ -28,11 +29,6 @@ SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
 WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin", "confidence")
 WHOLE = "whole_volume"   # in the names of files about whole volumes
 WARPED = "warped_supports"      # the folder of the supports' images, registered to the queries
-
-
-def file_name(label_name: str) -> str:
-    """Return the name of a label as file names have it."""
-    return label_name.replace(" ", "_")
 
 
 def prediction_name(query_case: str, label_name: str, support_case: str) -> str:

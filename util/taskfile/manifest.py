@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qnet.util.base.classes import ALIKE_RULE, COLOUR_RULE, MAX_VALUE, NAME_RULE, alike, is_colour, is_name, is_value
 from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import SMALL, parse_json, shown
-from qnet.util.options.rules import text
 from qnet.util.options.table import UNTRAINED_MODELS, Role, with_role
 
 FORMAT, VERSION = "few-shot segmentation task", 1
 NAME, WEIGHTS = "task.json", "weights.pth"
 ALLOWED = re.compile(r"task\.json|weights\.pth|supports/[1-9][0-9]?_(?:image|labels)\.nii\.gz")
-MAX_VALUE, MAX_TEXT = 2**15 - 1, 10000
+MAX_TEXT = 10000
 MAX_LABELS = 512        # each costs a resampling of every support
-COLOUR, SHA256 = re.compile("#[0-9a-f]{6}"), re.compile("[0-9a-f]{64}")
-COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990")
+LABELS_RULE = (f"{{value from 1 to {MAX_VALUE}: {{name, colour}}}}, at most {MAX_LABELS}; each name {NAME_RULE}; {ALIKE_RULE}; "
+               f"each colour {COLOUR_RULE}")
+SHA256 = re.compile("[0-9a-f]{64}")
 KEYS = {"format", "version", "labels", "licence", "options", "n_supports", "sha256"}
 
 
@@ -28,8 +29,8 @@ class Label:
     """A label of a task.
 
     Attributes:
-        name: as "liver", fit for a file name.
-        colour: as "#e6194b".
+        name: as "liver".
+        colour: as "#e69f00", in small letters.
     """
 
     name: str
@@ -58,6 +59,11 @@ class Manifest:
     def names(self) -> dict[int, str]:
         """The names of the labels, by value."""
         return {value: label.name for value, label in self.labels.items()}
+
+    @property
+    def colours(self) -> dict[int, str]:
+        """The colours of the labels, by value."""
+        return {value: label.colour for value, label in self.labels.items()}
 
     @property
     def files(self) -> list[str]:
@@ -102,7 +108,7 @@ def read_manifest(content: bytes, origin: str) -> Manifest:
     if stored.get("version") != VERSION or type(stored["version"]) is not int:
         raise InputError(f"{origin}: version: got {shown(stored.get('version'))}, allowed: {VERSION}")
     _expect_kinds(stored, origin)
-    labels = {int(value): Label(label["name"], label["colour"]) for value, label in stored["labels"].items()}
+    labels = {int(value): Label(label["name"], label["colour"].lower()) for value, label in stored["labels"].items()}
     return Manifest(labels, stored["licence"], stored["options"], stored["n_supports"], stored["sha256"])
 
 
@@ -111,7 +117,7 @@ def _expect_kinds(stored: Mapping[str, Any], origin: str) -> None:
     if set(stored) != KEYS:
         raise InputError(f"{origin}: got the keys {shown(sorted(stored))}, allowed: {sorted(KEYS)}")
     for key, allowed, is_allowed in (
-            ("labels", f"{{value from 1: {{name, colour}}}}, at most {MAX_LABELS}", _are_labels),
+            ("labels", LABELS_RULE, _are_labels),
             ("licence", f"a text of at most {MAX_TEXT} characters", is_licence),
             ("options", "the options of a method, by name", _are_options),
             ("n_supports", "a whole number from 1 to 99", lambda value: type(value) is int and 1 <= value <= 99),
@@ -121,15 +127,15 @@ def _expect_kinds(stored: Mapping[str, Any], origin: str) -> None:
 
 
 def _are_labels(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(map(is_label_value, value)) or not all(map(_is_label, value.values())):
+    if not isinstance(value, dict) or not all(map(is_value, value)) or not all(map(_is_label, value.values())):
         return False
-    return 0 < len(value) <= MAX_LABELS and len(value) == len({label["name"].replace(" ", "_") for label in value.values()})
+    return 0 < len(value) <= MAX_LABELS and alike(label["name"] for label in value.values()) is None
 
 
 def _is_label(value: Any) -> bool:
     if not isinstance(value, dict) or set(value) != {"name", "colour"}:
         return False
-    return is_label_name(value["name"]) and is_colour(value["colour"])
+    return is_name(value["name"]) and is_colour(value["colour"])
 
 
 def _are_options(value: Any) -> bool:
@@ -143,18 +149,3 @@ def _are_checksums(value: Any) -> bool:
 def is_licence(value: Any) -> bool:
     """Return whether a value may be a licence note: a text that is not too long."""
     return isinstance(value, str) and len(value) <= MAX_TEXT
-
-
-def is_label_value(text: str) -> bool:
-    """Return whether a text is a label's value, as in a label file: a whole number from 1 to MAX_VALUE."""
-    return re.fullmatch("[1-9][0-9]{0,4}", text) is not None and int(text) <= MAX_VALUE
-
-
-def is_label_name(value: Any) -> bool:
-    """Return whether a value may be a label's name: a text fit for a file name."""
-    return text().allows(value) and bool(value.strip()) and len(value) <= 100 and not set(value) & set('/\\:"')
-
-
-def is_colour(value: Any) -> bool:
-    """Return whether a value is a colour, as "#e6194b"."""
-    return isinstance(value, str) and COLOUR.fullmatch(value) is not None

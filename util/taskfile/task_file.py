@@ -19,12 +19,12 @@ from qnet.dataloaders import nifti
 from qnet.dataloaders.geometry import affine_of_image
 from qnet.dataloaders.itk import check_image, labels_on
 from qnet.dataloaders.reading import read_image
+from qnet.util.base.classes import ALIKE_RULE, alike, colours_of, default_name
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.taskfile.archive import MAX_MANIFEST_BYTES, read_archive, sha256_of, write_archive
 from qnet.util.taskfile.manifest import (
     ALLOWED,
-    COLOURS,
     MAX_LABELS,
     NAME,
     WEIGHTS,
@@ -186,22 +186,26 @@ def _all_labels(manifest: Manifest, pairs: Sequence[Pair]) -> dict[int, Label]:
 
     Raises:
         UnknownLabelError: a named value is in no label file.
-        InputError: there are too many labels.
+        InputError: there are too many labels, or two have names that are the same in names of files.
     """
     values, named = sorted(_values(pairs)), manifest.labels
     if len(values) > MAX_LABELS:
         raise InputError(f"the label files hold {len(values)} labels, allowed in a task file: {MAX_LABELS}")
     if unknown := sorted(set(named) - set(values)):
         raise UnknownLabelError(f"{unknown[0]} is in no label file, which hold {values}")
-    default = {value: Label(_known_name(manifest.options, value), COLOURS[k % len(COLOURS)]) for k, value in enumerate(values)}
-    return {value: Label(named[value].name or label.name, named[value].colour or label.colour) if value in named else label
-            for value, label in default.items()}
+    names = {value: label.name for value, label in named.items() if label.name}
+    for value in values:
+        names.setdefault(value, _known_name(manifest.options, value) or default_name(value, names.values()))
+    if two := alike(names.values()):
+        raise InputError(f"names of labels: got {two[0]!r} and {two[1]!r}, allowed: {ALIKE_RULE}")
+    colours = colours_of(values, {value: label.colour for value, label in named.items() if label.colour})
+    return {value: Label(names[value], colours[value]) for value in values}
 
 
-def _known_name(options: Mapping[str, Any], value: int) -> str:
-    """Return the name that a network's data set has for a value in label files, else "label <value>"."""
+def _known_name(options: Mapping[str, Any], value: int) -> str | None:
+    """Return the name that a network's data set has for a value in label files, or None."""
     entry = options["datasets"][options["dataset"]] if "datasets" in options else {"labels": {}, "file_values": {}}
-    return entry["labels"].get(str(entry["file_values"].get(str(value), value)), f"label {value}")
+    return entry["labels"].get(str(entry["file_values"].get(str(value), value)))
 
 
 def to_nifti(image: sitk.Image) -> bytes:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from qnet.util.base.classes import colours_of
 from qnet.util.results.figures import save_figure
-from qnet.util.taskfile.manifest import COLOURS
 
 MARGIN = 0.3           # around the labels, of their size
 PANEL_INCHES = 3.4     # high, …
@@ -29,7 +29,7 @@ def draw(panels: Sequence[Panel], names: Mapping[int, str], path: Path) -> None:
         path: of the PNG.
     """
     values = sorted({int(value) for _, _, _, labels in panels for value in np.unique(canonical(labels)[0])} - {0})
-    colours = {value: COLOURS[k % len(COLOURS)] for k, value in enumerate(values)}
+    colours = colours_of(values)
     normal = best_slice(*canonical(panels[0][3]))[0]
     widths = [_width(labels, normal) for _, _, _, labels in panels]
     inches = min(PANEL_INCHES, MOST_INCHES / sum(widths))

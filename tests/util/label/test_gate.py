@@ -184,7 +184,7 @@ def test_broken_json(body, client):
     [], [1], [{}], [{"value": 1}],
     [{"value": 0, "name": "a", "colour": "#000000"}], [{"value": 256, "name": "a", "colour": "#000000"}],
     [{"value": True, "name": "a", "colour": "#000000"}], [{"value": 1, "name": "", "colour": "#000000"}],
-    [{"value": 1, "name": "a\nb", "colour": "#000000"}], [{"value": 1, "name": 61 * "a", "colour": "#000000"}],
+    [{"value": 1, "name": "a\nb", "colour": "#000000"}], [{"value": 1, "name": 101 * "a", "colour": "#000000"}],
     [{"value": 1, "name": "a", "colour": "red"}], [{"value": 1, "name": "a", "colour": "#00000g"}],
     [{"value": 2, "name": "a", "colour": "#000000"}], 2 * [{"value": 1, "name": "a", "colour": "#000000"}],
     [{"value": 1, "name": "a", "colour": "#000000"}, {"value": 2, "name": "a", "colour": "#000000"}]], ids=str)

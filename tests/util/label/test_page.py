@@ -10,6 +10,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 
 from qnet.scripts.tables.label_pictures import open_page, open_scan, press, wait_for
+from qnet.util.base.classes import MAX_NAME, PALETTE
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
 from qnet.util.label.client import running
@@ -132,8 +133,9 @@ def test_pen_eraser_width_and_classes(fresh, place, client):
     fresh.find_element("id", "add-class").click()
     wait_until(lambda: len(client.state()["classes"]) == 2)
     wait_for(fresh, "return document.activeElement.type === 'text'", LIMIT_S)
+    assert fresh.switch_to.active_element.get_attribute("maxLength") == str(MAX_NAME)
     ActionChains(fresh).send_keys("spleen", Keys.ENTER).perform()
-    wait_until(lambda: client.state()["classes"][1]["name"] == "spleen")
+    wait_until(lambda: client.state()["classes"][1] == {"value": 2, "name": "spleen", "colour": PALETTE[1]})
     press(fresh, "p")
     drag(fresh, [(0.2, 0.2), (0.8, 0.2)])
     saved(fresh)

@@ -1,6 +1,7 @@
 """Runs through the page's own requests: the others outlined, stopped, corrected, again, and what is exported."""
 
 import csv
+import json
 import os
 import signal
 import statistics
@@ -16,7 +17,9 @@ from qnet.util.label.client import running
 from qnet.util.label.serve import load_task
 from qnet.util.label.session import Session
 from qnet.util.segment.metrics import dice
+from qnet.util.taskfile.task_file import manifest_of
 from tests.labelling import FAST, drawing, nifti, refusal, served, wait_until, write_scans
+from tests.programs import predict
 from tests.toy import toy_case, write
 
 pytestmark = pytest.mark.whole
@@ -79,6 +82,29 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert exported(client)[1] == rows          # again, over its own files
         write(Path(written["folder"]) / "a_1.nii.gz", drawing())
         assert "was changed since" in refusal(*client.ask("POST", "/api/export"))
+
+
+def test_a_name_with_a_slash_goes_from_the_page_to_a_report(folder, tmp_path):
+    names = {1: "L/R kidney", 2: 'a "b" = c', 3: "$^$", 4: "C:\\d"}
+    classes = [{"value": value, "name": name, "colour": f"#00000{value}"} for value, name in names.items()]
+    with served(Session(folder)) as client:
+        client.tell("PUT", "/api/classes", {"classes": classes})
+        client.draw("a_1", nifti(TRUTH["a_1"]))
+        client.set_done("a_1")
+        written, rows = exported(client)
+    task = Path(written["folder"]) / "examples.task"
+    assert [row["label_name"] for row in rows] == list(names.values())
+    assert manifest_of(task).names == names
+    predict(task=task, query=folder / "a_2.nii.gz", output=tmp_path / "out", save_probs=True, registration={"finest": 4.0})
+    assert {path.name for path in (tmp_path / "out").glob("*_prob.nii.gz")} == {
+        f"a_2_{name}_prob.nii.gz" for name in ("L%2FR_kidney", "a_%22b%22_=_c", "$^$", "C%3A%5Cd")}
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    content = json.loads(page.split('id="content">')[1].split("</script>")[0])
+    assert content["labels"] == classes and len(content["views"][0]["probabilities"]) == 4
+    other = Session(write_scans(tmp_path / "other", [3]))
+    load_task(other, task)
+    assert other.classes == classes
+    other.close()
 
 
 def test_nothing_to_learn_from(folder):

@@ -17,6 +17,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.files import partial_name
 from qnet.util.base.root import ROOT
 from qnet.util.label.client import running
+from qnet.util.label.export import export
 from qnet.util.label.session import ConflictError, MissingError, Session
 from tests.labelling import drawing, nifti, write_scans
 from tests.toy import toy_case, write
@@ -168,6 +169,34 @@ def test_classes_are_added_and_renamed_and_none_goes(session):
     assert again(session).classes == [{"value": 1, "name": "liver", "colour": "#aa0000"}, kidney]
     with pytest.raises(InputError, match="1 is missing"):
         session.set_classes([kidney])
+
+
+def test_the_class_that_may_be_added_next_is_no_other(session):
+    session.set_classes([{"value": 1, "name": "label 2", "colour": "#56b4e9"}])
+    session.set_classes([*session.classes, session.overview()["next_class"]])
+    assert session.classes[1] == {"value": 2, "name": "label 2 (2)", "colour": "#009e73"}
+    session.set_classes([*session.classes, {"value": 255, "name": "last", "colour": "#000000"}])
+    assert session.overview()["next_class"] is None
+
+
+def test_a_value_of_a_file_gets_a_name_that_no_class_has(session, folder):
+    session.set_classes([{"value": 1, "name": "label 4", "colour": "#aa0000"}])
+    session.load("a_1", folder / "truth/a_1.nii.gz")
+    assert [one["name"] for one in again(session).classes] == ["label 4", "label 2", "label 3", "label 4 (2)"]
+
+
+def test_a_session_of_an_earlier_version_with_names_that_are_alike_is_read(session):
+    classes = [{"value": 1, "name": "a b", "colour": "#aa0000"}, {"value": 2, "name": "a_b", "colour": "#00aa00"}]
+    session.close()
+    state = session.path / "session.json"
+    state.write_text(json.dumps({"version": 1, "classes": classes}), encoding="utf-8")
+    session = Session(session.folder)
+    assert session.classes == classes
+    with pytest.raises(InputError, match="name: got 'a b' and 'a_b', allowed: names that differ"):
+        export(session)
+    session.set_classes([classes[0], {**classes[1], "name": "c"}])
+    assert [path.name for path in export(session)] == ["cases.csv"]
+    session.close()
 
 
 def test_all_of_it_is_there_again(session):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from qnet.scripts.tables.report_pictures import open_report
+from qnet.util.base.classes import PALETTE
 from qnet.util.base.errors import InputError
 from qnet.util.results import page
 from qnet.util.results.page import Layers, Volumes
@@ -53,6 +54,7 @@ def test_the_least_trusted_scans_come_first_and_nothing_is_said_of_truth(tmp_pat
     assert found["bad", "spleen"] == (0, 0.1) and found["good", "liver"] == (2, 0.5)
     assert [column["key"] for column in content["columns"]] == ["case", "label_name", "confidence", "volume_ml"]
     assert content["labels"][1] == {"value": 700, "name": "spleen", "colour": "#0000ff"} and content["classes"] is None
+    assert content["labels"][0]["colour"] == PALETTE[0]      # as on the labelling page
     assert all(set(view["maps"]) == {"whole"} for view in content["views"]) and "Dice" not in json.dumps({**content, "hint": ""})
     assert content["problems"] == ["query c.nii.gz: damaged"] and content["facts"] == {"method": "guided"}
 

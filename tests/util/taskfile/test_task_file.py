@@ -250,7 +250,7 @@ HOSTILE = {
     "a version that is true": (with_entry(version=True), r"task.json: version: got True, allowed: 1"),
     "an unknown key": (with_entry(code="import os"), r"task.json: got the keys \['code'"),
     "no labels": (with_entry(labels={}), r"task.json: labels: got {}, allowed"),
-    "a label's name is a path": (with_entry(labels={"1": {"name": "../x", "colour": "#000000"}}), r"task.json: labels: got"),
+    "a label's name has two lines": (with_entry(labels={"1": {"name": "x\n", "colour": "#000000"}}), r"task.json: labels: got"),
     "a label's colour is code": (with_entry(labels={"1": {"name": "x", "colour": "red;}"}}), r"task.json: labels: got"),
     "a label that no scan has": (with_manifest(lambda m: m["labels"].update({"7": {"name": "x", "colour": "#000000"}})),
                                  r"task.json: names the labels \[1, 2, 3, 4, 7\], but its scans have \[1, 2, 3, 4\]"),
@@ -449,7 +449,8 @@ def test_a_series_becomes_voxels_without_a_name(scans, tmp_path):
 @pytest.mark.parametrize(("words", "message"), [
     (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--names", "9=x"],
      "error: --names, --colours: 9 is in no label file, which hold"),
-    (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--names", "1=x", "2=x"], "--names: got 'x' twice"),
+    (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--names", "1=x", "2=x"],
+     "--names: got 'x' and 'x', allowed: names that differ"),
     (["--support", "{scans}/image 1.nii.gz", "{scans}/image 2.nii.gz"], "image 2.nii.gz: holds"),
     (["--support", "{scans}/nowhere.nii.gz", "{scans}/labels 1.nii.gz"], "nowhere.nii.gz: no such file"),
     (["--support", "{scans}/image 1.nii.gz", "{scans}/labels 1.nii.gz", "--snapshot", "{scans}/image 1.nii.gz"], "as weights"),
@@ -475,7 +476,7 @@ def test_create_writes_over_nothing_of_a_users(scans, tmp_path, capsys):
     assert main(["create", str(tmp_path / "x.task"), *words, "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize("words", [["--names", "0=x"], ["--names", "1=a/b"], ["--names", "one=x"], ["--colours", "1=red"]])
+@pytest.mark.parametrize("words", [["--names", "0=x"], ["--names", "1=a\nb"], ["--names", "one=x"], ["--colours", "1=red"]])
 def test_a_bad_word_is_refused_with_what_is_allowed(words, capsys):
     with pytest.raises(SystemExit):
         main(["create", "x.task", "--support", "a", "b", *words])

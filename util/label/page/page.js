@@ -4,7 +4,6 @@ import * as server from './requests.js';
 import { Viewer } from './viewer.js';
 
 const POLL_MS = 1000, RETRY_MS = 2000;
-const COLOURS = ['#e69f00', '#56b4e9', '#009e73', '#f0e442', '#d55e00', '#cc79a7', '#0072b2', '#b0b0b0'];
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
                 'found': ['◐', 'to look through'], 'correcting': ['✎', 'being corrected'], 'corrected': ['★', 'corrected: an example'],
                 'accepted': ['✓', 'accepted'], 'left out': ['–', 'left out'], 'unreadable': ['!', ''] };
@@ -240,12 +239,13 @@ function showWindow(volume) {
 
 function showClasses() {
   viewer.setColours(state.classes);
+  at('add-class').disabled = !state.next_class;
   if (at('classes').contains(document.activeElement) && document.activeElement.type !== 'radio') return;
   at('classes').replaceChildren(...state.classes.map(({ value, name, colour }) => {
     const choice = made('input', { type: 'radio', name: 'class', checked: value === chosenClass, ariaLabel: `draw ${name}`,
                                    onchange: () => chooseClass(value) });
     const paint = made('input', { type: 'color', value: colour, ariaLabel: `colour of ${name}`, onchange: () => change(value, { colour: paint.value }) });
-    const text = made('input', { type: 'text', value: name, maxLength: 60, ariaLabel: `name of class ${value}`,
+    const text = made('input', { type: 'text', value: name, maxLength: state.max_name, ariaLabel: `name of class ${value}`,
                                  onchange: () => change(value, { name: text.value }),
                                  onkeydown: event => { if (event.key === 'Enter') text.blur(); } });
     return made('li', { className: value === chosenClass ? 'chosen' : '' }, choice, paint, text, ...(value < 10 ? [made('kbd', { textContent: value })] : []));
@@ -259,10 +259,10 @@ const change = act(async (value, what) => {
 });
 
 const addClass = act(async () => {
-  const value = Math.max(...state.classes.map(one => one.value)) + 1;
-  await server.putClasses([...state.classes, { value, name: `label ${value}`, colour: COLOURS[(value - 1) % COLOURS.length] }]);
+  const added = state.next_class;
+  await server.putClasses([...state.classes, added]);
   await refresh();
-  chooseClass(value);
+  chooseClass(added.value);
   const text = [...at('classes').querySelectorAll('input[type="text"]')].at(-1);
   text.focus();
   text.select();
