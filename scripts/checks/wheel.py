@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qnet.dataloaders.reading import scan_name
+from qnet.util.base.fingerprint import OUTLINES, RUNS, code_sha256
 from qnet.util.base.root import ROOT
 from qnet.util.base.system import HOLDS_FOLDERS
 from qnet.util.label.client import running
@@ -33,6 +34,7 @@ for program in PROGRAMS.values():
     module, _, function = program.function.rpartition(".")
     assert callable(getattr(importlib.import_module(f"qnet.{module}"), function))
 """
+FINGERPRINTS = "from qnet.util.base.fingerprint import *; print(code_sha256(OUTLINES), code_sha256(RUNS))"
 # nothing of what this prints is of the checkout
 WHERE = "import qnet, sys, qnet.util.base.root as r; print(r.ROOT); print(*sys.path, sep='\\n'); print(qnet.__version__)"
 
@@ -79,13 +81,15 @@ def check_place(installed: Installed) -> str:
     """Return the version, after a look at where the package and its configs lie.
 
     Raises:
-        SystemExit: a path of the checkout is seen, or a config is missing.
+        SystemExit: a path of the checkout is seen, a config is missing, or the fingerprints of the code are others.
     """
     package, *path, version = installed.call(installed.scripts / "python", "-c", WHERE).splitlines()
     if seen := [place for place in (package, *path) if Path(place) in (ROOT, ROOT / "qnet")]:
         raise SystemExit(f"error: the installed package sees {seen[0]}, allowed: nothing of the checkout")
     if missing := [name for name in named_configs() if not (Path(package) / f"configs/{name}.json5").is_file()]:
         raise SystemExit(f"error: the wheel has no configs/{missing[0]}.json5")
+    if installed.call(installed.scripts / "python", "-c", FINGERPRINTS).split() != [code_sha256(OUTLINES), code_sha256(RUNS)]:
+        raise SystemExit("error: the installed package has another fingerprint of its code than the checkout")
     return version
 
 

@@ -33,15 +33,17 @@ from qnet.scripts.tables.organ_sets.cases import NAMES, Case, Job, chaos_set, jo
 from qnet.scripts.tables.organ_sets.pictures import draw
 from qnet.scripts.tables.organ_sets.tables import Row, report
 from qnet.scripts.tables.own_scans import AS_ON_AVX2
-from qnet.util.base.checksums import code_sha256, digest, sha256
+from qnet.util.base.checksums import digest, sha256
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
+from qnet.util.base.fingerprint import OUTLINES, code_sha256
 from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import write_rows
 
-COMMAND = (sys.executable, "-m", "qnet.scripts.tables.organ_sets.worker")
+WORKER = "scripts.tables.organ_sets.worker"
+COMMAND = (sys.executable, "-m", f"qnet.{WORKER}")
 COLUMNS = ("set", "support", "query", "label", "name", "registration", "guided", "confidence", "border", *EVIDENCE, "wide_mm",
            "seconds", "preparation_s", "memory_mb", "processor", "made_from")
 TEXT = {"set", "support", "query", "name", "border", "processor", "made_from"}      # columns that are no numbers
@@ -221,7 +223,8 @@ def main(given: Sequence[str] | None = None) -> int:
         own = [picture_path(arguments.picture_dir, organs.name) for organs in sets] if arguments.picture_dir else []
         claim([output / "organs.csv", *own], [path for organs in sets for case in organs.cases for path in case[1:]],
               overwrite=arguments.overwrite)
-        table = Table(output / "organs.csv", [code_sha256(), arguments.stones, arguments.avx2], dict(arguments.options))
+        settings = [code_sha256((*OUTLINES, WORKER)), arguments.stones, arguments.avx2]
+        table = Table(output / "organs.csv", settings, dict(arguments.options))
         environment, failures = AS_ON_AVX2 if arguments.avx2 else {}, []
         with progress(total=sum(len(job.queries) for job in jobs), desc="outlining", unit="scan") as bar:
             for job in jobs:

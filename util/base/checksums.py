@@ -1,4 +1,4 @@
-"""SHA-256 checksums of files, values and the code."""
+"""SHA-256 checksums of files and values."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
-
-from qnet.util.base.root import ROOT
-
-CODE = ("models", "dataloaders", "util", "data/preparation")       # folders that results depend on, beside the package's own
 
 
 def sha256(path: Path) -> str:
@@ -27,10 +23,3 @@ def content_sha256(path: Path) -> str:
 def digest(value: Any) -> str:
     """Return the checksum of a value that JSON can hold. The order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def code_sha256(root: Path = ROOT) -> str:
-    """Return one checksum over all Python files that results depend on. A checkout has that of the package installed from it."""
-    own = root / "qnet" if (root / "qnet").is_dir() else root
-    files = [*own.glob("*.py"), *(path for name in CODE for path in (root / name).rglob("*.py"))]
-    return digest(sorted(map(sha256, files)))

@@ -13,10 +13,11 @@ import numpy as np
 from qnet.dataloaders.finding import LeftOut, find_scans, name_problem, same_names
 from qnet.dataloaders.folds import stepping_stones
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
-from qnet.util.base.checksums import code_sha256, digest, sha256
+from qnet.util.base.checksums import digest, sha256
 from qnet.util.base.distributed import is_main, join, main_does, main_first, share, world_size
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.files import remove_partial_files
+from qnet.util.base.fingerprint import OUTLINES, code_sha256
 from qnet.util.base.guard import claim, expect_apart, is_same
 from qnet.util.base.locks import alone, unlock
 from qnet.util.base.progress import progress
@@ -157,7 +158,7 @@ def settings_digest(record: Record, files: Sequence[Path] = ()) -> str:
     Args:
         files: of a network from elsewhere. Supports and a snapshot are left out here: `predict_all` sums them up.
     """
-    return digest([record.without(with_role(Role.ELSEWHERE)), code_sha256(),
+    return digest([record.without(with_role(Role.ELSEWHERE)), code_sha256(OUTLINES),
                    *(content_sha256(path) for path in files if path.is_file())])
 
 

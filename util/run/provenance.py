@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from qnet.dataloaders.datasets import Case
-from qnet.util.base.checksums import code_sha256, sha256
+from qnet.util.base.checksums import sha256
 from qnet.util.base.distributed import world_size
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
+from qnet.util.base.fingerprint import RUNS, code_sha256
 from qnet.util.base.inputs import LIMITS, parse_json, read_small
 from qnet.util.base.kept import Kept
 from qnet.util.base.root import ROOT
@@ -31,7 +32,7 @@ DECIDES = ("code", "python", "packages", "device", "threads", "processes", "data
 
 
 def record_start(folder: Path, device: torch.device, precision: str, cases: Sequence[Case], weights: str | None,
-                 sums: Kept, root: Path = ROOT, more: Sequence[Path] = ()) -> list[str]:
+                 sums: Kept, root: Path = ROOT, more: Sequence[Path] = (), entries: tuple[str, ...] = RUNS) -> list[str]:
     """Add an entry about this start to provenance.json in the run folder.
 
     Args:
@@ -41,6 +42,7 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
         sums: gives the checksums of the data; it is saved here.
         root: the checkout or the installed package whose code runs.
         more: further files that results depend on; those that exist get a checksum.
+        entries: modules that lead to all code that results depend on.
     Returns:
         The names in DECIDES that differ from the previous start; empty at the first start.
     Raises:
@@ -51,7 +53,7 @@ def record_start(folder: Path, device: torch.device, precision: str, cases: Sequ
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": _command(), "folder": str(Path.cwd()),
-        "code": code_sha256(root), "git": _git_state(folder, root),
+        "code": code_sha256(entries, root), "git": _git_state(folder, root),
         "python": platform.python_version(), "platform": platform.platform(),
         "packages": _packages(),
         "device": _device(device), "precision": precision, "threads": torch.get_num_threads(), "processes": world_size(),

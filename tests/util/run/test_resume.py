@@ -262,15 +262,15 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     for name in ("code", "1", "2", "3"):
         (tmp_path / name).mkdir()
     cpu, sums = torch.device("cpu"), Kept(tmp_path / "sums.jsonl", sha256)
-    record_start(tmp_path / "1", cpu, "float32", [], None, sums, root=tmp_path / "code")
-    git("init", "--quiet")
     (tmp_path / "code/a.py").write_text("x = 1\n", encoding="utf-8")
+    record_start(tmp_path / "1", cpu, "float32", [], None, sums, root=tmp_path / "code", entries=("a",))
+    git("init", "--quiet")
     git("add", "a.py")
     git("commit", "--quiet", "--message", "first")
-    record_start(tmp_path / "2", cpu, "float32", [], None, sums, root=tmp_path / "code")
+    record_start(tmp_path / "2", cpu, "float32", [], None, sums, root=tmp_path / "code", entries=("a",))
     (tmp_path / "code/a.py").write_text("x = 2\n", encoding="utf-8")
     (tmp_path / "code/b.py").touch()
-    assert record_start(tmp_path / "2", cpu, "float32", [], None, sums, root=tmp_path / "code") == ["code"]
+    assert record_start(tmp_path / "2", cpu, "float32", [], None, sums, root=tmp_path / "code", entries=("a",)) == ["code"]
     without = json.loads((tmp_path / "1/provenance.json").read_text(encoding="utf-8"))[0]["git"]
     clean, changed = (start["git"] for start in json.loads((tmp_path / "2/provenance.json").read_text(encoding="utf-8")))
     assert without is None and clean["uncommitted"] is None
@@ -279,7 +279,7 @@ def test_uncommitted_changes_are_kept_and_git_may_be_missing(tmp_path, monkeypat
     git("apply", str(tmp_path / "2" / changed["uncommitted"]))
     assert (tmp_path / "code/a.py").read_text(encoding="utf-8") == "x = 2\n"
     monkeypatch.setenv("PATH", "")
-    assert record_start(tmp_path / "3", cpu, "float32", [], None, sums, root=tmp_path / "code") == []
+    assert record_start(tmp_path / "3", cpu, "float32", [], None, sums, root=tmp_path / "code", entries=("a",)) == []
     assert json.loads((tmp_path / "3/provenance.json").read_text(encoding="utf-8"))[0]["git"] is None
 
 
