@@ -70,7 +70,7 @@ def predict(_config: Mapping[str, Any]) -> None:
     with one_line_errors():
         config = plain(_config)
         options, task = PredictorOptions.of(config), config["task"]
-        device = resolve_device(options.device, options.deterministic)
+        device = resolve_device(options.device)
         meet(device)
         print(f"on {device} in {options.model.precision}")
         predictor = main_first(lambda: Predictor.made_of(options) if task is None else Predictor.of_task(task, options))
@@ -96,7 +96,7 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     """Evaluate, and return the mean Dice over classes. Each of several processes evaluates its share of the queries."""
     config, folder = plain(_config), run_dir(_run)
     run, data, options = RunOptions.of(config), DataOptions.of(config), section(EvaluationOptions, config)
-    device = resolve_device(run.device, run.deterministic)
+    device = resolve_device(run.device)
     cases = data.cases()
     supports_of = supports_of_queries(supports_and_queries(
         len(cases), data.spec.n_folds, data.eval_fold, options.protocol, options.supp_idx))

@@ -44,7 +44,7 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float:
     """Train, and return the mean total loss of the last 100 steps. Refused steps are left out."""
     config, folder = plain(_config), run_dir(_run)
     run, record = RunOptions.of(config), Record(config)
-    device = resolve_device(run.device, run.deterministic)
+    device = resolve_device(run.device)
     data, options = DataOptions.of(config), TrainOptions.of(config)
     cases = training_cases(data)
     expect_elsewhere(run.reload_model_path, folder)

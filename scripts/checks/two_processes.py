@@ -41,7 +41,7 @@ from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.models.registration import Registration, register
 from qnet.scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
 from qnet.util.base.checksums import sha256
-from qnet.util.base.device import resolve_device
+from qnet.util.base.device import set_up_process
 from qnet.util.base.errors import InputError
 from qnet.util.base.pool import processes
 from qnet.util.base.progress import progress
@@ -101,7 +101,7 @@ def _begin(barrier: Barrier) -> None:
     global _barrier     # of this process, one of several that begin each step together
     _barrier = barrier
     torch.set_num_threads(1)
-    resolve_device("cpu")       # the process keeps its memory, as programs do
+    set_up_process(torch.device("cpu"))     # the process keeps its memory, as programs do
 
 
 def time_steps(make: Callable[[Path, Path], Steps], data_dir: Path) -> dict[str, float]:

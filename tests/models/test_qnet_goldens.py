@@ -12,7 +12,7 @@ from qnet.models.encoder import build_encoder
 from qnet.models.prototypes import foreground_probability, fuse
 from qnet.models.qnet import QNet
 from qnet.models.refinement import refine
-from qnet.util.base.device import resolve_device
+from qnet.util.base.device import set_up_process
 from qnet.util.base.episode import Episode
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
 
@@ -28,7 +28,8 @@ def golden(request):
 def model(golden):
     model = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1))
     model.load_state_dict(recipe(model.state_dict(), int(golden["weight_seed"]), float(golden["threshold_bias"])))
-    return model.to(resolve_device("cpu")).eval()
+    set_up_process(torch.device("cpu"))
+    return model.eval()
 
 
 def slice_of(case: int, z: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Sets up the device of the option `device`, and chooses the arithmetic of the option `precision`."""
+"""The device of the option `device`, the process that computes on it, and the arithmetic of the option `precision`."""
 
 import os
 
@@ -9,25 +9,14 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.memory import keep_freed_memory
 
 
-def resolve_device(name: str, deterministic: bool = False) -> torch.device:
-    """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:<number>".
+def resolve_device(name: str) -> torch.device:
+    """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:<number>". Nothing is set.
 
-    Each of several processes on a machine takes its own GPU. CUDA multiplies float32 matrices in TF32, as PyTorch does in
-    convolutions. On a CPU the process keeps the memory that it frees.
+    Each of several processes on a machine takes its own GPU.
 
-    Args:
-        deterministic: use only algorithms that give the same bits every time. torch raises RuntimeError where it has none.
-            CUDA is slower with them.
     Raises:
         InputError: the CUDA device does not exist, or several processes ask for the same one.
     """
-    if deterministic != torch.are_deterministic_algorithms_enabled():      # the call imports PyTorch's compiler: 1.3 s, 150 MB
-        torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.deterministic = deterministic
-    torch.backends.cudnn.benchmark = not deterministic     # all slices of a data set have one size
-    torch.backends.cuda.matmul.allow_tf32 = True
-    if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"     # CUDA reads it at its first matrix product
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if world_size() > 1 and name != "cpu":
@@ -38,9 +27,28 @@ def resolve_device(name: str, deterministic: bool = False) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device: got {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; allowed here: "
                          "'auto', 'cpu'" + "".join(f", 'cuda:{i}'" for i in range(torch.cuda.device_count())))
+    return device
+
+
+def set_up_process(device: torch.device, deterministic: bool = False) -> None:
+    """Set how this process computes on a device from now on.
+
+    CUDA multiplies float32 matrices in TF32, as PyTorch does in convolutions. For a CPU, the process keeps the memory that it
+    frees; threads that have begun by then do not share it.
+
+    Args:
+        deterministic: use only algorithms that give the same bits every time. torch raises RuntimeError where it has none.
+            CUDA is slower with them.
+    """
+    if deterministic != torch.are_deterministic_algorithms_enabled():      # the call imports PyTorch's compiler: 1.3 s, 150 MB
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic     # all slices of a data set have one size
+    torch.backends.cuda.matmul.allow_tf32 = True
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"     # CUDA reads it at its first matrix product
     if device.type == "cpu":
         keep_freed_memory()
-    return device
 
 
 # with these values of ONEDNN_MAX_CPU_ISA, oneDNN uses no bf16 instructions

@@ -20,7 +20,7 @@ import numpy as np
 from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
 from qnet.dataloaders.volumes import Volume
-from qnet.util.base.device import resolve_device
+from qnet.util.base.device import resolve_device, set_up_process
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant
@@ -202,7 +202,8 @@ class Predictor:
         Raises:
             InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
         """
-        device = resolve_device(options.device, options.deterministic)
+        device = resolve_device(options.device)
+        set_up_process(device, options.deterministic)
         segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole.eval_batch_size, whole=True)
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
         return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones,

@@ -19,7 +19,7 @@ from sacred import SETTINGS, Experiment
 from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
-from qnet.util.base.device import resolve_device, resolve_precision
+from qnet.util.base.device import resolve_device, resolve_precision, set_up_process
 from qnet.util.base.distributed import first_tells, is_main, leave, let_first_tell, meet, of_main, silence
 from qnet.util.base.errors import InputError, did_you_mean
 from qnet.util.base.root import ROOT
@@ -132,7 +132,9 @@ class _Experiment(Experiment):
         if command == "main":
             make_writable(RunPlace.of(used).folders(self.path))
             return self._continued(used)
-        return complete(used)
+        used = complete(used)
+        set_up_process(resolve_device(used["device"]), used["deterministic"])       # before Sacred starts a thread
+        return used
 
     def _continued(self, config: dict[str, Any]) -> dict[str, Any]:
         """Find the run folder to continue, if any, and return the config with the run's precision.
@@ -140,7 +142,8 @@ class _Experiment(Experiment):
         The main process decides, and only it has an observer. A training that is finished ends here.
         """
         options = RunOptions.of(config)
-        device = resolve_device(options.device, options.deterministic)
+        device = resolve_device(options.device)
+        set_up_process(device, options.deterministic)
         meet(device)
         folder, finished, precision = of_main(_earlier_run(Record(config), options, self.path, device) if is_main() else None)
         if finished:

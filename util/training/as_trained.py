@@ -94,7 +94,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         InputError: an option is not allowed.
     """
     check_config(config)
-    device = resolve_device(config["device"], config["deterministic"])
+    device = resolve_device(config["device"])
     return {**config, "precision": resolve_precision(config["precision"], device)}
 
 

@@ -27,7 +27,7 @@ from qnet.dataloaders.folds import fold_positions
 from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
-from qnet.util.base.device import bf16_is_fast, resolve_device
+from qnet.util.base.device import bf16_is_fast, resolve_device, set_up_process
 from qnet.util.base.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory, mallopt
 from qnet.util.base.root import ROOT
 from qnet.util.options.config import load_config
@@ -80,6 +80,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.quick, self.device = options.quick, resolve_device(options.device)
+        set_up_process(self.device)
         self.encoder = "small" if options.quick else options.encoder
         self.folder, self._given = folder, options.data_dir
         self.repeats, self.batch_size = 2, 8 if self.device.type == "cuda" else 2
