@@ -133,8 +133,6 @@ def with_coordinates(images: Tensor) -> Tensor:
 class DualPathEncoder(Encoder):
     """Q-Net's encoder (Shen et al. 2022, section 2.2): `layer3` gives the fine path, `layer4` the coarse one.
 
-    The threshold is the coarse stage → average pooling → `fc` → `reduce1d`. There is nothing between these two linear layers.
-
     Args:
         backbone, bf16, coordinates: Encoder explains them.
         n_channels: C, the channels of a path.
@@ -164,9 +162,19 @@ class DualPathEncoder(Encoder):
         self._initialise_convolutions()
 
     def _heads(self, fine: Tensor, coarse: Any) -> tuple[list[Tensor], Tensor | None]:
-        net = self.backbone
         maps = [reduce(stage) for reduce, stage in ((self.reduce1, fine), (self.reduce2, coarse)) if reduce is not None]
-        return maps, None if self.reduce1d is None else self.reduce1d(net.fc(net.avgpool(coarse).flatten(1)))
+        return maps, None if self.reduce1d is None else self.predicted_threshold(coarse)
+
+    def predicted_threshold(self, coarse: Tensor) -> Tensor:
+        """Return the (B, 1) threshold of each image, which Q-Net predicts from the query (section 2.3).
+
+        It is average pooling → `fc` → `reduce1d`. There is nothing between these two linear layers.
+
+        Args:
+            coarse: (B, C, h, w), the coarse stage.
+        """
+        assert self.reduce1d is not None
+        return self.reduce1d(self.backbone.fc(self.backbone.avgpool(coarse).flatten(1)))
 
 
 class SinglePathEncoder(Encoder):

@@ -56,7 +56,7 @@ class QNet(AnomalyModel):
         Raises:
             ValueError: the axes are wrong, or the features carry no threshold.
         """
-        threshold = threshold_of(query_features)
+        threshold = query_informed_threshold(query_features)
         if not self.training:
             prototypes = tuple(refine(feature_map, p, threshold, self.n_iters)
                                for feature_map, p in zip(query_features.maps, prototypes, strict=True))
@@ -67,6 +67,21 @@ class QNet(AnomalyModel):
     def segment_each(self, query_features: Features, prototypes: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """Return the (K, 2, H, W) soft masks of one query slice. Its features are read once for all K prototypes."""
         return self.segment(query_features, tuple(torch.cat(of_path) for of_path in zip(*prototypes, strict=True)))
+
+
+def query_informed_threshold(query_features: Features) -> Tensor:
+    """Return the (B, 1) threshold T on the anomaly score of each query slice (Q-Net, section 2.3).
+
+    The query decides what counts as an anomaly: the encoder predicts T from the query's own coarse stage, while it encodes
+    (`DualPathEncoder.predicted_threshold`). Where ADNet's learned threshold or that of the support is asked for, it is in the
+    features in its place.
+
+    Args:
+        query_features: of B slices.
+    Raises:
+        ValueError: they carry no threshold.
+    """
+    return threshold_of(query_features)
 
 
 class SupportThresholdQNet(QNet):
