@@ -223,7 +223,7 @@ def read_dicom(path: Path) -> sitk.Image:
     Raises:
         InputError: files are missing or damaged, there are several series, or the slices are not evenly stacked.
     """
-    return read_stack(stack(slices_of(path), path), path)
+    return read_stack(stack(slices_of(path), path))
 
 
 def slices_of(path: Path) -> list[Slice]:
@@ -332,7 +332,7 @@ def _step(positions: np.ndarray, normal: np.ndarray, names: Sequence[str], name:
     return mean if tilted > EVEN * min(1.0, step_mm) else (mean @ normal) * normal
 
 
-def read_stack(found: Stack, name: Path | str) -> sitk.Image:
+def read_stack(found: Stack) -> sitk.Image:
     """Return the volume of a stack. Each slice has the values that its own header gives, with its own slope.
 
     Raises:

@@ -104,11 +104,6 @@ def labels_to_grid(labels: sitk.Image, spacing_mm: Sequence[float], size_px: int
     return crop_or_pad_in_plane(resample_labels(labels, spacing_mm), size_px)
 
 
-def labels_to_scan(labels: sitk.Image, scan: sitk.Image) -> sitk.Image:
-    """Bring a label map from the model's grid to the grid of a scan, by the nearest voxel. Outside the map it is 0."""
-    return sitk.Resample(labels, scan, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
-
-
 def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: float = 0.0,
                   max_voxels: int = MAX_VOXELS, max_cosine: float = STRAIGHT) -> sitk.Image:
     """Return a grid with axes at right angles that run about as those of `frame`: the image itself if its own are and do.

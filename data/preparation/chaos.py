@@ -33,7 +33,7 @@ def read_chaos(case: RawCase) -> tuple[sitk.Image, sitk.Image]:
         raise InputError(f"{case.label}: masks and the slices of {case.image} do not pair up: number "
                          f"{', '.join(map(str, odd))} is on one side only")
     numbers, stack = by_position(case.image, slices)
-    image = read_stack(stack, case.image)
+    image = read_stack(stack)
     labels = np.stack([_read_mask(masks[number], image.GetSize()[:2]) for number in numbers])
     check_image(image, case.image)
     return sitk.DICOMOrient(image, "LAS"), sitk.DICOMOrient(with_geometry(labels, image), "LAS")

@@ -13,8 +13,7 @@ from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, w
 
 TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement", 2), Column("margin", "margin", 1))
 NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0),
-           Column("seconds", "seconds", 1), Column("border", "border by"),
-           Column("wide_mm", "registered at, mm", 3, significant=True))
+           Column("border", "border by"), Column("wide_mm", "registered at, mm", 3, significant=True))
 SHOWN_NAMES = 5
 HINT = {"confidence": "Confidence, 0 to 1: the overlap with a correct outline that is to be expected; 0 if nothing, or nearly "
                       "nothing, was found. Look at the lowest first.",

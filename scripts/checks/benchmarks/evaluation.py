@@ -41,7 +41,7 @@ def evaluate(bench: Bench) -> dict[str, Result]:
     results, ours = {}, {}
     for name, pairs in (("evaluate_one_support", one), ("evaluate_all_supports", every)):
         timed = ours[name] = _ours(bench, model, pairs)
-        plain, agree, note = _plain(bench, model, pairs, timed.predictions)
+        plain, agree, note = _plain(bench, model, timed.predictions)
         results[name] = Result(plain, timed.seconds, agree, f"{note}; {timed.encoder_share:.0%} of ours inside the encoder, "
                                f"{timed.n_encoded} slices", timed.n_encoded * flops / rate)
     if not bench.bf16:
@@ -113,7 +113,7 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
     return spent
 
 
-def _plain(bench: Bench, model: QNet, pairs: list, ours: list) -> tuple[float, bool, str]:
+def _plain(bench: Bench, model: QNet, ours: list) -> tuple[float, bool, str]:
     """Time the plain procedure on a sample of (class, slice) pairs, and compare its masks with ours there."""
     work = [(prediction, part, z) for prediction in ours for part in prediction.parts for z in part.query_slices]
     sample = work[::max(1, len(work) // (6 if bench.quick else 12))]
