@@ -73,7 +73,7 @@ class Stack:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM, by its first bytes. Files without the mark of DICOM are, if they begin as one."""
+    """Return whether a file is DICOM, by its first bytes: by the mark of DICOM, or by an element of a DICOM header."""
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -176,7 +176,7 @@ def _expect_pixels(head: pydicom.Dataset, n_px: int, path: Path) -> None:
 
 
 def slices_in(folder: Path) -> tuple[dict[str, list[Slice]], dict[Path, str]]:
-    """Return the slices of the files of a folder by series, and what is said of each other file that has no hidden name.
+    """Return the slices of a folder by series, and for each other file why it is none. Files with hidden names are left out.
 
     Files that are named as NIfTI or as images of other programs are not looked at.
     """
@@ -251,7 +251,7 @@ def slices_of(path: Path) -> list[Slice]:
 
 
 def _folder_of_series(folder: Path) -> Path:
-    """Return the folder itself, or, where it has no file, the only one below it that has."""
+    """Return the folder itself. If it has no file, return the only folder below it that has one."""
     if any(item.is_file() for item in folder.iterdir()):
         return folder
     below = {item.parent for item in folder.rglob("*") if item.is_file() and is_dicom(item)}
@@ -296,7 +296,7 @@ def stack(slices: Sequence[Slice], name: Path | str) -> Stack:
 
 
 def _n_kinds(values: np.ndarray, same: float) -> int:
-    """Return how many kinds of rows there are; 0 if all are the same but for rounding."""
+    """Return how many different rows there are; 0 if they differ by no more than rounding."""
     if np.ptp(values, axis=0).max() <= same:
         return 0
     kinds: list[np.ndarray] = []
@@ -351,7 +351,7 @@ def _read_pixels(path: Path, size: tuple[int, int], copy: Path) -> np.ndarray:
     """Return the (H, W) values of a slice.
 
     Args:
-        copy: where a copy is written for GDCM, which allocates what a damaged file says, however much that is.
+        copy: path of a copy that is written for GDCM, which would allocate any size that a damaged file names.
     """
     _write_plain_copy(path, copy)
     reader = sitk.ImageFileReader()
@@ -369,7 +369,7 @@ def _read_pixels(path: Path, size: tuple[int, int], copy: Path) -> np.ndarray:
 
 
 def _write_plain_copy(path: Path, copy: Path) -> None:
-    """Write what pixels depend on of a DICOM file, with lengths that are right."""
+    """Write those elements of a DICOM file on which its pixels depend, with correct lengths."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

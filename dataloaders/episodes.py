@@ -63,7 +63,7 @@ def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, store: Store
                           pseudo_labels: str = "supervoxels") -> list[TrainingVolume]:
     """Prepare the training cases in a store, from which episodes read single slices.
 
-    Each of several processes makes its share of those that are missing. Every process must call this.
+    Of several processes, each makes its share of the missing volumes. Every process must call this.
     Labels are read only in setting 2 (`exclude_label`) and with `use_gt`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Finds the scans below a folder. What is none is listed with the reason, so that nothing is left out without a word."""
+"""Finds the scans below a folder. Every other file is listed with the reason, so that nothing is left out silently."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Found:
 
 
 def find_scans(root: Path, output: Path | None = None, *, deep: bool = True) -> Found:
-    """Return the scans below a folder, at any depth, and what is left out. A file, or what is not there, stands for itself.
+    """Return the scans below a folder, at any depth, and what is left out. A path that is no folder is itself the scan.
 
     Args:
         root: of a file or a folder.
@@ -74,7 +74,7 @@ def find_scans(root: Path, output: Path | None = None, *, deep: bool = True) -> 
 
 def _look_through(folder: Path, found: Found, paths: list[Path], output: Path | None, deep: bool,
                   seen: set[Path]) -> None:
-    """Add to `paths` the scans of a folder and of those in it, and to `found` what is none."""
+    """Add the scans of a folder and of its sub-folders to `paths`, and all that is no scan to `found`."""
     real = folder.resolve()
     if real in seen:        # a link that leads back
         return
@@ -112,7 +112,7 @@ def _sort_files(folder: Path, files: list[Path], found: Found, paths: list[Path]
             others.append(path)
     slices = [path for path in others if path.name.upper() not in NO_SCANS and is_dicom(path)]
     if not slices and folder != found.root and any(path.suffix.lower() in SLICE_ENDINGS for path in others):
-        paths.append(folder)        # of slices that are damaged; told in one line, when it is read
+        paths.append(folder)        # its slices are damaged; the error comes when it is read, in one line
         return
     if slices:
         alone = folder != found.root or not any(map(ending_of, files))
@@ -153,7 +153,7 @@ def _sort_slices(folder: Path, found: Found, paths: list[Path], alone: bool) -> 
     """
     series, others = slices_in(folder)
     damaged = [path for path, reason in others.items() if is_dicom(path) and reason.startswith("cannot be read")]
-    if not series and damaged and folder != found.root:     # told in one line, when it is read
+    if not series and damaged and folder != found.root:     # the error comes when it is read, in one line
         paths.append(folder)
         return
     scans: list[Path] = []
@@ -173,9 +173,10 @@ def _sort_slices(folder: Path, found: Found, paths: list[Path], alone: bool) -> 
 
 
 def _names(root: Path, paths: list[Path]) -> dict[Path, str]:
-    """Return the name of each scan: its own where it lies in `root`; else that of the folder in `root`, if that has no other.
+    """Return the name of each scan. A scan in `root` has its own name.
 
-    Of several in one folder, each has the names of all folders before its own.
+    Another scan has the name of the folder in `root` that holds it. If that folder holds several, each of them is named by all
+    folders that lead to it, and its own name.
     """
     below: Mapping[str, list[Path]] = defaultdict(list)
     for path in paths:

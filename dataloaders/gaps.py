@@ -1,4 +1,4 @@
-"""Slices between outlined ones that were left out: found, told, and filled by shape."""
+"""Finds slices that were left out between outlined ones, describes them in a warning, and fills them by shape."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SHOWN = 12      # slices that a message names
 def sparse_axis(label_map: np.ndarray) -> int | None:
     """Return the axis across which a person outlined some slices and left out others between them; None if there is none.
 
-    Of rows and columns, which organs may leave free between them, that takes three groups of outlined ones or more, with as many
-    left out as outlined.
+    Two organs may leave rows or columns free between them. So rows and columns count only if there are three or more groups of
+    outlined ones, and as many are left out as are outlined.
 
     Args:
         label_map: (D, H, W) whole numbers.
@@ -64,8 +64,8 @@ def fill(label_map: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return a label map in which the slices that were left out are filled by shape.
 
     Between two outlined slices, the signed distances to a label's border are interpolated, and the label is where they are
-    negative. So shapes grow, shrink and move from one to the other; two that do not overlap have nothing between them. Where
-    several labels meet, that which a voxel lies deepest in counts. What was outlined stays.
+    negative. So shapes grow, shrink and move from one slice to the other. Between two shapes that do not overlap
+    nothing is filled. Where several labels meet, a voxel gets the label in which it lies deepest. Outlined slices stay so.
 
     Args:
         label_map: (D, H, W) whole numbers.

@@ -29,8 +29,9 @@ MAX_COSINE = math.cos(math.radians(45)) + 1e-6      # between two axes of a shea
 def affine_of(header: Nifti1Header, name: Path | str) -> np.ndarray:
     """Return the affine of a NIfTI header, version 1 or 2, as nibabel, FSL and NiiVue choose it.
 
-    The sform where its code is not 0; else the qform where its code is not 0, with the size of pixdim, whatever its sign; else
-    pixdim, the first axis from right to left, around the middle. Lengths in metres or microns become mm.
+    It is the sform if the sform's code is not 0. Otherwise it is the qform if the qform's code is not 0, with the size of pixdim
+    without its sign. Otherwise it follows pixdim: the first axis runs from right to left, and the origin is the middle.
+    Lengths in metres or microns become mm.
 
     Args:
         header: of a volume with three axes.
@@ -109,7 +110,7 @@ def largest_cosine(affine: np.ndarray) -> float:
 
 
 def is_straight(affine: np.ndarray, most: float = STRAIGHT) -> bool:
-    """Return whether the axes are at right angles, but for rounding, or for a cosine of `most`."""
+    """Return whether the axes are at right angles. Cosines up to `most`, by default those of rounding, count as right angles."""
     return largest_cosine(affine) < most
 
 
@@ -125,8 +126,8 @@ def place(image: sitk.Image, affine: np.ndarray, sizes: Sequence[float] | None =
 
     Args:
         affine: of its voxels.
-        sizes: (x, y, z) of pixdim. Where the affine says the same but for rounding, these are taken, as they are the decimals
-            that were meant: they decide sizes after resampling, and labels at exactly one half.
+        sizes: (x, y, z) of pixdim. If the affine differs from them only by rounding, they are used, since they are the decimals
+            that were meant. They decide sizes after resampling, and labels at exactly one half.
     """
     lps = FLIP @ affine
     spacing = spacing_of(lps)
@@ -171,7 +172,7 @@ def grid_distance_mm(matrix: np.ndarray, other: np.ndarray, size: Sequence[int])
 
 def same_order(affine: np.ndarray, other: np.ndarray,
                size: Sequence[int]) -> tuple[tuple[int, ...], tuple[bool, ...], np.ndarray]:
-    """Return how to store a grid's voxels so that its axes run as those of `affine`, and its affine then.
+    """Return how to store a grid's voxels so that its axes run like those of `affine`, and the affine that it then has.
 
     Args:
         affine: of the grid whose order is taken.

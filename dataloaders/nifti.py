@@ -49,7 +49,7 @@ def files_of(path: Path) -> tuple[Path, Path]:
 
 
 def _sibling(path: Path, stem: str, ending: str) -> Path:
-    """Return the file beside `path` with another ending, in whatever case, gzipped or not."""
+    """Return the file beside `path` with another ending, in capital or small letters, gzipped or not."""
     endings = (ending, ending.removesuffix(".gz"), f"{ending.removesuffix('.gz')}.gz")
     names = [stem + other for one in endings for other in (one, one.upper())]
     return next((found for name in names if (found := path.with_name(name)).exists()), path.with_name(stem + ending))
@@ -216,7 +216,7 @@ def save(image: sitk.Image, path: Path) -> None:
 
 
 def to_nifti(array: np.ndarray, affine: np.ndarray) -> Nifti1Image:
-    """Return (D, H, W) values as a nibabel image. Sform and qform are the affine; a qform cannot be sheared, so that has none."""
+    """Return (D, H, W) values as a nibabel image. Its sform is the affine, and so is its qform, unless the affine is sheared."""
     values = array.transpose(2, 1, 0)
     image = (Nifti1Image if max(values.shape) <= MAX_SIDE else Nifti2Image)(values, affine, dtype=array.dtype)
     image.set_qform(affine, 1 if is_straight(affine) else 0)

@@ -106,16 +106,18 @@ def labels_to_grid(labels: sitk.Image, spacing_mm: Sequence[float], size_px: int
 
 def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: float = 0.0,
                   max_voxels: int = MAX_VOXELS, max_cosine: float = STRAIGHT) -> sitk.Image:
-    """Return a grid with axes at right angles that run about as those of `frame`: the image itself if its own are and do.
+    """Return a grid whose axes are at right angles and run about like those of `frame`.
 
-    Else an empty image around it. Along each new axis, its voxels are as long as the image's own are in that direction.
+    It is the image itself, if the image's axes do. Otherwise it is an empty image around it. Along each new axis, its voxels
+    are as long as the image's own are in that direction.
 
     Args:
         image: with axes in the order of the frame's.
         frame: (3, 3), directions of axes at right angles, a column each; None: any.
-        max_turn: degrees by which the image may be turned within its slices. Those that lie in other planes than the frame's, by
-            more than that, stay as they are: planes are chosen by the organ, as of hearts, and thick slices would blur.
-        max_voxels: of the new grid; it is coarser if need be.
+        max_turn: degrees by which the image may be turned within its slices. An image whose slices lie in other planes than the
+            frame's, by more than that, stays as it is: such planes are chosen by the organ, as in scans of hearts, and thick
+            slices would blur.
+        max_voxels: of the new grid, which is made coarser if it would have more.
         max_cosine: between two axes of the image that count as being at right angles.
     """
     own = np.reshape(image.GetDirection(), (3, 3))
@@ -165,7 +167,7 @@ def _is_turned(direction: np.ndarray, spacing_mm: Sequence[float], frame: np.nda
 
 
 def straightened(image: sitk.Image, labels: sitk.Image | None) -> tuple[sitk.Image, sitk.Image | None]:
-    """Return an image and its labels on a grid with axes at right angles. Those whose axes are so stay as they are."""
+    """Return an image and its labels on a grid with axes at right angles. If the image's axes are, both stay as they are."""
     target = straight_grid(image)
     if target is image:
         return image, labels

@@ -38,7 +38,7 @@ class Slices:
     def __getitem__(self, z: int) -> np.ndarray:
         """Return slice z, (H, W).
 
-        It is read at once: a memory map of a file that is on the disk alone takes four times as long.
+        It is read in one call. A memory map takes four times as long if the file is not in the system's cache.
         """
         with self.path.open("rb") as file:
             np.lib.format.read_magic(file)
@@ -54,7 +54,7 @@ class Slices:
 class Store:
     """A folder of prepared volumes. Each is made once, and again if a file that it was made from has another checksum.
 
-    The main process removes what killed ones left there half made.
+    The main process removes the unfinished files of killed processes.
 
     Args:
         folder: need not exist. Its content can be removed at any time.

@@ -35,9 +35,10 @@ CONFIGS = {
     ("CHAOST2", "2"): ["chaost2_setting2_liver_spleen", "chaost2_setting2_kidneys"],
     ("CMR", "1"): ["cmr_setting1"],
 }
-# what makes one training another: all options but the fold, those that may change on the way, and what precision: auto came to
+# Two trainings are different if one of these options differs: all options without the fold, the options that may change when a
+# training is resumed, and the precision that "auto" chose.
 OF_TRAINING = [key for key in OPTIONS if key not in ("eval_fold", "precision", *with_role(Role.RESUME)) or key == "n_steps"]
-# what makes its scores others
+# options that change the scores of a training
 SCORING = {"n_iters", *(field.name for cls in (EvaluationOptions, WholeVolumeOptions) for field in fields(cls)
                         if field.name != "eval_batch_size")}
 STOPPED = (130, 143, -2, -15)      # exit statuses of a program that Ctrl-C or SIGTERM ended

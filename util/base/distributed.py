@@ -63,9 +63,10 @@ def silence() -> None:
 
 
 def let_first_tell() -> None:
-    """Give the first process of this machine time to tell an error that this one has too. torchrun ends this one then.
+    """Wait, so that only the first process of this machine prints an error that all its processes have.
 
-    If the first has no such error, this returns after `ANOTHER_TELLS_S` seconds, so that this process tells its own.
+    When that process ends with the error, torchrun ends this one. If it has no such error, this function returns after
+    `ANOTHER_TELLS_S` seconds, and this process prints its own error.
     """
     if not _is_first():
         try:
@@ -75,12 +76,12 @@ def let_first_tell() -> None:
 
 
 def _is_first() -> bool:
-    return world_size() == 1 or int(os.environ.get("LOCAL_RANK", 0)) == 0     # errors are told also where it was forgotten
+    return world_size() == 1 or int(os.environ.get("LOCAL_RANK", 0)) == 0     # without LOCAL_RANK every process prints its errors
 
 
 @contextlib.contextmanager
 def first_tells() -> Iterator[None]:
-    """Let one process of each machine print what is wrong with the command line, which is the same for all."""
+    """Let only one process of each machine print what is wrong with the command line. All processes have the same one."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(sys.stderr if _is_first() else said):
@@ -96,7 +97,7 @@ def meet(device: torch.device | None = None) -> None:
     """Join the group of processes, which the functions below need. This waits for all of them.
 
     Args:
-        device: on which they compute with PyTorch; None: they do not.
+        device: the device on which they compute with PyTorch; None: they do not use PyTorch.
     """
     if world_size() == 1:
         return
@@ -181,7 +182,8 @@ def of_main(value: Any) -> Any:
 def main_first(make: Callable[[], T]) -> T:
     """Call a function in the main process, then in the others, and return what it gave to this one.
 
-    Every process must call this. If the main process raises an error, the others end without a word, so it is told once.
+    Every process must call this. If the main process raises an error, the others end and print nothing, so the error is printed
+    once.
 
     Raises:
         SystemExit: in the other processes, after an error in the main one.
@@ -210,7 +212,7 @@ def main_does(work: Callable[[], T]) -> T:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """Return this process's share of items of which every process has the same list: one in `world_size`, interleaved."""
+    """Return this process's share of a list that all processes have: every `world_size`-th item, beginning at its rank."""
     return items[rank()::world_size()]
 
 

@@ -152,7 +152,7 @@ def json_lines(path: Path) -> Iterator[Any]:
 
 
 def _sync(path: Path) -> None:
-    """Sync a file or a folder. File systems that cannot sync folders, as some of networks, keep what is renamed all the same."""
+    """Sync a file or a folder. Some network file systems cannot sync folders; there the file is renamed without that."""
     try:
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)      # Windows syncs what can be written
         try:

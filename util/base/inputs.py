@@ -159,7 +159,7 @@ def _in_words(said: str, content: Any) -> str:
 
 
 def _value_at(content: Any, place: str) -> Any:
-    """Return the value at a place as msgspec names it, as far as the place is told."""
+    """Return the value at a place that msgspec names. If msgspec names only a part of the way, return the value there."""
     for key, position in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", place):
         if position == "..." or not isinstance(content, (Mapping if key else list)):
             break

@@ -59,7 +59,7 @@ def unlock(folder: Path) -> None:
 
 
 def _opened(folder: Path) -> BinaryIO:
-    """Open a folder's lock file, which only those may read who may write it: whoever can read a file can lock it.
+    """Open a folder's lock file. Only people who may write it may read it, since everybody who can read a file can lock it.
 
     A link in its place is refused.
     """

@@ -30,7 +30,7 @@ def _begin(begin: Callable[[], None] | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that made the pool; if it was killed, nothing else ends this one."""
+    """Wait for the end of the process that made the pool, and end this process. If that one is killed, nothing else does it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -40,11 +40,11 @@ def _end_with_parent() -> None:
 def side_by_side(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
     """Do jobs of PyTorch on the CPU in threads, up to `MOST_THREADS` at a time, and yield the results in the order of the jobs.
 
-    Jobs that run together share out PyTorch's threads. That pays where a job's own operations are too small for many threads.
+    Jobs that run together share PyTorch's threads. That is faster if the operations of a job are too small for many threads.
     A job that is left alone runs in this thread. Gradient and inference mode do not reach the other threads.
 
     Args:
-        jobs: drawn in this thread, only as many at a time as run together.
+        jobs: this thread takes them from the iterable, only as many at a time as run together.
     """
     import torch
     waiting, threads = iter(jobs), torch.get_num_threads()
@@ -56,4 +56,4 @@ def side_by_side(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
                 with ThreadPoolExecutor(len(together), "job", torch.set_num_threads, (threads // len(together),)) as pool:
                     yield from pool.map(lambda job: job(), together)
     finally:
-        torch.set_num_threads(threads)      # threads that begin later take the number that was set last, in whichever
+        torch.set_num_threads(threads)      # a new thread gets the number that any thread set last
