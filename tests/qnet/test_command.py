@@ -66,7 +66,7 @@ def test_what_is_wrong_is_one_line(said, arguments, error):
 @pytest.mark.parametrize(("arguments", "told"), [
     (["train", "demo", "n_step=3"], "n_step"), (["test", "dem"], "did you mean demo?"),
     (["predict", "guided", "qery=x"], "did you mean query?"), (["report", "nowhere"], "nowhere/config.json: no such file"),
-    (["train", "-x"], "error: -x: not understood; --help explains")])
+    (["train", "-x"], "error: -x: cannot be understood")])
 def test_what_is_wrong_with_options_is_one_line(said, arguments, told, handlers_stay):
     status, _, _ = said(*arguments)
     assert isinstance(status, str) and status.startswith("error: ") and told in status and "\n" not in status
