@@ -36,7 +36,7 @@ from qnet.util.predict.batch import Outcome, Words, predict_all, settings_digest
 from qnet.util.predict.predictor import Predictor
 from qnet.util.results.scan_report import is_empty
 from qnet.util.run.experiment import one_line_errors
-from qnet.util.training.as_trained import as_trained, complete
+from qnet.util.training.as_trained import complete
 
 SHOWN_NAMES = 5
 JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float,
@@ -52,8 +52,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
     parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
-    parser.add_argument("--train", action="store_true", help="first train a network on the scans, without labels. Slower, and no "
-                        "gain was measured over what is done without: docs/own_scans.md")
+    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     return parser.parse_args(given)
@@ -130,20 +129,6 @@ def config_of(arguments: argparse.Namespace) -> dict[str, Any]:
             "output": str(arguments.output), "overwrite": arguments.overwrite, "fill": arguments.fill}
 
 
-def trained(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Train on the scans of a checked config, and return the config with the network in place of the method `guided`.
-
-    Raises:
-        InputError: as `train_on`.
-    """
-    from qnet.scripts.own_training import train_on  # without --train, its compiled code would take time and memory
-    snapshot, of_training = train_on(list(scans_in(Path(config["query"]))), Path(config["support_image"][0]), folder)
-    kept = {key: config[key] for key in ("registration", "support_image", "support_label", "query", "output", "overwrite",
-                                        "fill")}
-    return as_trained(load_config(), of_training) | kept | {
-        "test_label": of_training["test_label"], "reload_model_path": str(snapshot), "spatial_prior": "registration"}
-
-
 def segment(arguments: argparse.Namespace) -> Outcome:
     """Segment every scan of the folder that is not outlined, and write `--json`.
 
@@ -152,9 +137,10 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     """
     if world_size() > 1:
         raise InputError(f"WORLD_SIZE: got {world_size()}, allowed: 1; several processes go with test.py predict")
-    config, names = complete(config_of(arguments)), dict(arguments.names)
     if arguments.train:
-        config = complete(trained(config, arguments.output / "training"))
+        raise InputError("--train: is gone, as its outlines were worse; allowed: without it, or a network of `qnet prepare` and "
+                         "`qnet train`, with `qnet predict reload_model_path=…`")
+    config, names = complete(config_of(arguments)), dict(arguments.names)
     if arguments.json is not None:
         claim([arguments.json], map(Path, config["support_image"] + config["support_label"]), overwrite=arguments.overwrite)
     predictor = Predictor.made_of(PredictorOptions.of(config))

@@ -12,8 +12,6 @@
 #
 #   --names VALUE=NAME …     names of the labels, as 1=liver 2=spleen; others are called "label 3"
 #   --fill                   where slices were left out between outlined ones, fill them by shape; without it a warning names them
-#   --train                  first train a network on the scans, without labels, in OUT/training; it says beforehand how long that will take.
-#                            No gain over what is done without was measured: docs/own_scans.md
 #   --json FILE              what came out, for machines: each scan with its label map or its error
 #   --overwrite              replace files in OUT that this program did not make, or that were changed since; none that it reads
 #

@@ -39,7 +39,7 @@ ARROWS: Mapping[str, set[str]] = {
     "util.label": DATA_AND_MODELS | {"util.taskfile", "util.predict", "util.viewer"},
     "data": BASE | {"util.options", "dataloaders"},
     "entry points": UTIL,
-    "scripts": UTIL | {"data"},
+    "scripts": UTIL,
     "scripts.tables": UTIL | {"data", "scripts"},
     "scripts.checks": UTIL | {"data", "scripts", "tests"},     # measures speed and robustness with the data of the tests
     "tests": UTIL | {"data", "scripts", "scripts.tables", "scripts.checks", "entry points"},

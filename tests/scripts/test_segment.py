@@ -176,6 +176,12 @@ def test_several_processes_are_refused(place, monkeypatch):
         main(words(place))
 
 
+def test_training_is_told_where_it_went(place):
+    with pytest.raises(SystemExit, match=r"^error: --train: is gone, .*; allowed: .*qnet train.*reload_model_path=[^\n]*$"):
+        main([*words(place), "--train"])
+    assert not (place / "out").exists()
+
+
 def test_a_scan_that_is_outlined_twice_and_one_that_is_alone(place):
     pair = f"first = outlined={place / 'its labels.nii.gz'}"
     with pytest.raises(SystemExit, match=r"^error: --outlined: .* is given twice"):
