@@ -33,14 +33,12 @@ from qnet.util.options.config import load_config
 from qnet.util.options.record import Record
 from qnet.util.options.sections import PredictOptions, PredictorOptions, section
 from qnet.util.predict.batch import Outcome, Words, predict_all, settings_digest
+from qnet.util.predict.cases import as_numbers
 from qnet.util.predict.predictor import Predictor
-from qnet.util.results.scan_report import is_empty
 from qnet.util.run.experiment import one_line_errors
 from qnet.util.training.as_trained import complete
 
 SHOWN_NAMES = 5
-JSON_KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float,
-              "border": str}
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -168,14 +166,8 @@ def _result(outcome: Outcome, scan: Path) -> dict[str, Any]:
         return {"error": outcome.failures[scan]}
     rows = outcome.rows[outcome.names[scan]]
     wide_mm = next((float(row["wide_mm"]) for row in rows if row.get("wide_mm")), None)
-    labels = sorted(map(_numbers, rows), key=lambda row: row["label"])
+    labels = sorted(map(as_numbers, rows), key=lambda row: row["label"])
     return {"label_map": str(outcome.targets[scan]), "wide_mm": wide_mm, "labels": labels}
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a row that describe the label. Rows of an earlier cases.csv are text."""
-    numbers = {key: None if row.get(key) in (None, "") else kind(row[key]) for key, kind in JSON_KINDS.items()}
-    return {"label_name": row["label_name"], **numbers, "empty": is_empty(row)}
 
 
 def main(given: Sequence[str] | None = None) -> int:

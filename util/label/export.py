@@ -14,12 +14,10 @@ from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.root import module_command, module_environment
-from qnet.util.base.tables import significant, write_rows
+from qnet.util.base.tables import write_rows
 from qnet.util.label.session import TASK, Session
 from qnet.util.label.stored import expect_unlike
-
-TABLE = "cases.csv"
-COLUMNS = ("scan", "state", "label", "label_name", "volume_ml", "slices", "confidence")
+from qnet.util.predict.cases import PAGE_COLUMNS, TABLE, measured
 
 
 def export(session: Session) -> list[Path]:
@@ -39,7 +37,7 @@ def export(session: Session) -> list[Path]:
                 if _copy(session.outlines(name), work / f"{name}.nii.gz")}
         files = [*(path.name for path in maps.values()), TABLE]
         claim([folder.path / file for file in (*files, TASK)], remedy=f"moving {folder.path} away")
-        write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], COLUMNS, work / TABLE)
+        write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], PAGE_COLUMNS, work / TABLE)
         for file in files:
             folder.take(work / file, file)
         if session.supports():
@@ -92,5 +90,4 @@ def rows_of(session: Session, name: str, outlines: Path) -> Iterator[Mapping[str
     for one in session.classes:
         mask = label_map == one["value"]
         yield {"scan": name, "state": overview["state"], "label": one["value"], "label_name": one["name"],
-               "volume_ml": significant(mask.sum() * ml), "slices": int(mask.any(axis=(1, 2)).sum()),
-               "confidence": confidence.get(one["value"])}
+               **measured(mask, ml), "confidence": confidence.get(one["value"])}

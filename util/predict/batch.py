@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from qnet.dataloaders.finding import LeftOut, find_scans, name_problem, same_names
 from qnet.dataloaders.folds import stepping_stones
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
 from qnet.util.base.checksums import digest, sha256
-from qnet.util.base.distributed import is_main, join, main_does, main_first, share, world_size
+from qnet.util.base.distributed import is_main, join, main_does, main_first, share
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.files import remove_partial_files
 from qnet.util.base.fingerprint import OUTLINES, code_sha256
 from qnet.util.base.guard import claim, expect_apart, is_same
-from qnet.util.base.locks import alone, unlock
+from qnet.util.base.locks import unlock
 from qnet.util.base.progress import progress
-from qnet.util.base.tables import read_rows, write_rows
 from qnet.util.options.record import Record
 from qnet.util.options.sections import PredictOptions
 from qnet.util.options.table import Role, with_role
+from qnet.util.predict.cases import TABLE, read_cases, write_cases
+from qnet.util.predict.maps import maps_of, registered_path
 from qnet.util.predict.predictor import Predictor
-from qnet.util.predict.report import beside, probability_path, registered_path, report_queries
-from qnet.util.predict.scans import pair_paths, to_scan, write_on_scan
+from qnet.util.predict.report import report_queries
+from qnet.util.predict.scans import pair_paths
 from qnet.util.results.scan_report import empty_classes, is_empty
-
-CASE_COLUMNS = ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "border", "wide_mm",
-                "made_from", "sha256", "problem")
-EARLIER_COLUMNS = [tuple(column for column in CASE_COLUMNS if column not in later)
-                   for later in (["problem"], ["problem", "border", "wide_mm"], ["problem", "border", "wide_mm", "confidence"],
-                                 ["problem", "border", "wide_mm", "confidence", "sha256"])]
 
 
 @dataclass(frozen=True)
@@ -133,10 +125,10 @@ def predict_all(predictor: Predictor, options: PredictOptions, settings: str, wo
     if not is_main():
         return outcome
     if plan.waiting or outcome.problems:
-        _write_table(plan, {}, _problem_rows(plan, outcome))
+        write_cases(plan.table, plan.rows, {}, _problem_rows(plan, outcome))
     unlock(plan.table.parent)
     problems = [f"query {line}" for line in outcome.problems]
-    report_queries(plan.targets, plan.names, _earlier_rows(plan.table), predictor.names, problems, plan.report,
+    report_queries(plan.targets, plan.names, read_cases(plan.table), predictor.names, problems, plan.report,
                    {"computed in": predictor.precision}, predictor.given_colours)
     if plan.n_kept:
         print(f"{plan.n_kept} of {plan.n_kept + len(plan.waiting)} queries were there already, made of the same")
@@ -210,11 +202,11 @@ def plan_queries(options: PredictOptions, names: Mapping[int, str], settings: st
     if twice := same_names(queries):
         raise InputError(f"{words.query}: {', '.join(query.name for query in twice)} would all be written to "
                          f"{output_path(queries[twice[0]], output, len(queries))}; allowed: names that differ before the ending")
-    table, report = (jobs[0][1].parent / name for name in ("cases.csv", "report.html"))
-    rows = _earlier_rows(table)
+    table, report = (jobs[0][1].parent / name for name in (TABLE, "report.html"))
+    rows = read_cases(table)
     waiting = [(query, target) for query, target in jobs
                if options.resume == "never" or not _is_done(query, queries[query], target, rows, settings)]
-    files = {target: _files(target, names, options.save_probs) for _, target in jobs}
+    files = {target: maps_of(target, names.values(), options.save_probs) for _, target in jobs}
     _expect_apart_from_maps(jobs, files, words)
     inputs = [*_given(options), *queries, *(query.parent for query in queries if query.is_file() and is_slice(query))]
     expect_apart([table, report, *(file for same_query in files.values() for file in same_query)], inputs)
@@ -296,9 +288,11 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
             bar.set_postfix_str(name)
             try:
                 made_from = _made_from(plan.settings, query)
-                made = _predict_one(predictor, query, target, options.save_probs)
-                of_query = {name: [{**row, "query": name, "made_from": made_from, "sha256": sha256(target)} for row in made]}
-                _write_table(plan, rows | of_query)
+                found = predictor.segment(query)
+                found.write(target, save_probs=options.save_probs)
+                of_query = {name: [{**row, "query": name, "made_from": made_from, "sha256": sha256(target)}
+                                   for row in found.numbers()]}
+                write_cases(plan.table, plan.rows, rows | of_query)
                 rows |= of_query        # only now: what is not on disk is not done
             except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
                 failures[query] = " ".join(str(error).split()).removeprefix(f"{query}: ").replace(f"{query}/", "")
@@ -307,43 +301,10 @@ def _predict_waiting(predictor: Predictor, plan: Plan, options: PredictOptions) 
                    {query: of_all[query] for query, _ in plan.waiting if query in of_all}, plan.root, plan.left_out)
 
 
-def _write_table(plan: Plan, rows: Mapping[str, list[dict]], problems: Sequence[Mapping] = ()) -> None:
-    """Write cases.csv: these rows, by query, beside those that are there, which may be of other processes; then the problems."""
-    with alone(plan.table.parent) if world_size() > 1 else nullcontext():
-        write_rows([*worst_first({**plan.rows, **_earlier_rows(plan.table), **rows}), *problems], CASE_COLUMNS, plan.table)
-
-
 def _problem_rows(plan: Plan, outcome: Outcome) -> list[dict]:
     """Return a row of cases.csv for each query that failed, and for each file that might hold a scan and was not read."""
     return [*({"query": plan.names[query], "problem": reason} for query, reason in outcome.failures.items()),
             *({"query": outcome.shown(one.path), "problem": one.reason} for one in outcome.left_out if one.may_be_scan)]
-
-
-def worst_first(rows: Mapping[str, Sequence[Mapping]]) -> list[Mapping]:
-    """Return the rows of all queries, by ascending confidence, query and label.
-
-    Empty classes come first, and rows without a confidence last.
-    """
-    def rank(row: Mapping) -> tuple[bool, float, str, int]:
-        confidence = row.get("confidence")      # text if the row was read from an earlier table
-        certain = float("inf") if confidence in (None, "") else float(confidence)
-        return not is_empty(row), certain, row["query"], int(row["label"])
-
-    return sorted((row for same_query in rows.values() for row in same_query), key=rank)
-
-
-def _predict_one(predictor: Predictor, query: Path, target: Path, save_probs: bool) -> list[dict]:
-    """Segment a query, write its label map and other maps on its own grid, and return its rows of cases.csv."""
-    found = predictor.segment(query)
-    if save_probs:
-        for label in found.on_grid:
-            write_on_scan(found.probability(label).round(3), found.scan, probability_path(target, found.names[label]))
-        write_on_scan(found.uncertainty().round(3), found.scan, beside(target, "uncertainty"))
-    if found.registered is not None:
-        registered = to_scan(found.registered.astype(np.float32), found.scan).round().astype(np.uint8)
-        write_on_scan(registered, found.scan, registered_path(target))
-    write_on_scan(found.label_map, found.scan, target)
-    return found.numbers()
 
 
 def _given(options: PredictOptions) -> list[Path]:
@@ -363,30 +324,3 @@ def output_path(name: str, output: Path, n_queries: int, words: Words = Words())
             raise InputError(f"{words.output}: got the file {output} for {n_queries} queries, allowed: a folder")
         return output
     return output / f"{name}.nii.gz"
-
-
-def _earlier_rows(table: Path) -> dict[str, list[dict]]:
-    """Return the rows of an earlier cases.csv by query. There are none if it is missing, damaged or has other columns.
-
-    Tables of earlier versions have no checksums. Their queries do not count as done.
-    """
-    rows: dict[str, list[dict]] = {}
-    try:
-        if not table.exists():
-            return {}
-        columns, of_all = read_rows(table)
-        for row in of_all if columns in (CASE_COLUMNS, *EARLIER_COLUMNS) else ():
-            if row.get("problem") and not row["label"]:        # what could not be segmented is tried again
-                continue
-            int(row["label"]), float(row.get("confidence") or 0)
-            rows.setdefault(row["query"], []).append(row)
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        print(f"warning: {table}: damaged ({error}); all queries are segmented again")
-        return {}
-    return rows
-
-
-def _files(target: Path, names: Mapping[int, str], save_probs: bool) -> list[Path]:
-    """Return the files that `_predict_one` writes."""
-    maps = [*(probability_path(target, name) for name in names.values()), beside(target, "uncertainty")] if save_probs else []
-    return [target, registered_path(target), *maps]

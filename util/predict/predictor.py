@@ -26,7 +26,9 @@ from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant
 from qnet.util.options.config import base_config, of_today
 from qnet.util.options.sections import PredictorOptions, WholeVolumeOptions
+from qnet.util.predict.cases import measured
 from qnet.util.predict.loading import load_segmenter
+from qnet.util.predict.maps import beside, probability_path, registered_path
 from qnet.util.predict.scans import (
     Image,
     Scan,
@@ -115,8 +117,8 @@ class Segmentation:
         for label, name in self.names.items():
             mask = self.label_map == label
             borders = dict.fromkeys(member.borders[label] for member in self.members if label in member.borders)
-            row = {"query": self.scan.name, "label": label, "label_name": name, "volume_ml": significant(mask.sum() * ml),
-                   "slices": int(mask.any(axis=(1, 2)).sum()), **self.agreement.numbers(label, self.on_grid.get(label)),
+            row = {"query": self.scan.name, "label": label, "label_name": name, **measured(mask, ml),
+                   **self.agreement.numbers(label, self.on_grid.get(label)),
                    "border": "; ".join(borders) or None, "wide_mm": None if wide_mm is None else significant(wide_mm)}
             if self.agreement.confidences and not mask.any():
                 row["confidence"] = 0.0
@@ -135,6 +137,27 @@ class Segmentation:
         read = [] if self.scan.path is None else [self.scan.path]
         claim([Path(path)], read, overwrite=overwrite, remedy="overwrite=True")
         write_on_scan(self.label_map, self.scan, Path(path))
+
+    def write(self, target: Path, *, registered: bool = True, save_probs: bool = False) -> None:
+        """Write the label map and the maps that belong to it (`maps_of`), on the scan's own grid. The label map comes last.
+
+        No file is protected: the caller checks with `qnet.util.base.guard.claim`.
+
+        Args:
+            target: the path of the label map.
+            registered: write the registered support's image too, if there is one.
+            save_probs: write the probability map of each label and the uncertainty too, with 3 decimals.
+        Raises:
+            OSError: a file cannot be written.
+        """
+        if save_probs:
+            for label in self.on_grid:
+                write_on_scan(self.probability(label).round(3), self.scan, probability_path(target, self.names[label]))
+            write_on_scan(self.uncertainty().round(3), self.scan, beside(target, "uncertainty"))
+        if registered and self.registered is not None:
+            moved = to_scan(self.registered.astype(np.float32), self.scan).round().astype(np.uint8)
+            write_on_scan(moved, self.scan, registered_path(target))
+        write_on_scan(self.label_map, self.scan, target)
 
 
 class Predictor:

@@ -10,12 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from qnet.dataloaders.nifti import read_affine, read_array
-from qnet.dataloaders.reading import read_image, scan_name
-from qnet.util.base.classes import file_name
+from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
+from qnet.util.predict.maps import probability_path, registered_path
 from qnet.util.results.page import Layers
 from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
-from qnet.util.results.scores import WARPED
 
 
 def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str], rows: Mapping[str, Sequence[Mapping]],
@@ -84,18 +83,3 @@ def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if values.shape != shape:
         raise InputError(f"{path}: shape {values.shape}, expected {shape}, as the query")
     return values
-
-
-def beside(target: Path, what: str) -> Path:
-    """Return the path of another map beside a label map, as image_2_uncertainty.nii.gz beside image_2.nii.gz."""
-    return target.with_name(f"{scan_name(target)}_{what}.nii.gz")
-
-
-def probability_path(target: Path, label_name: str) -> Path:
-    """Return the path of the probability map of a label beside a label map."""
-    return beside(target, f"{file_name(label_name)}_prob")
-
-
-def registered_path(target: Path) -> Path:
-    """Return the path of the registered support's image that belongs to a label map, in a folder beside it."""
-    return target.parent / WARPED / f"{scan_name(target)}.nii.gz"

@@ -7,7 +7,7 @@ import pytest
 
 from qnet.scripts.compare import as_csv
 from qnet.util.base.tables import read_rows, write_rows
-from qnet.util.predict.batch import CASE_COLUMNS, _earlier_rows
+from qnet.util.predict.cases import COLUMNS, read_cases
 from qnet.util.results.comparison import Scored
 from qnet.util.results.report import read_rows as read_scores
 from qnet.util.results.scores import SCORE_COLUMNS
@@ -40,9 +40,9 @@ def test_a_row_that_is_too_short_has_nothing_there(tmp_path):
 
 @pytest.mark.parametrize("name", FORMULAS[:6])
 def test_cases_and_scores_are_found_again_by_name(name, tmp_path):
-    row = dict.fromkeys(CASE_COLUMNS, "x") | {"query": name, "label": 1, "label_name": name, "confidence": 0.5}
-    write_rows([row], CASE_COLUMNS, tmp_path / "cases.csv")
-    assert list(_earlier_rows(tmp_path / "cases.csv")) == [name]
+    row = dict.fromkeys(COLUMNS, "x") | {"query": name, "label": 1, "label_name": name, "confidence": 0.5}
+    write_rows([row], COLUMNS, tmp_path / "cases.csv")
+    assert list(read_cases(tmp_path / "cases.csv")) == [name]
     scores = dict.fromkeys(SCORE_COLUMNS, 0.5) | {"label_name": name, "label": 1, "support_case": name, "query_case": name}
     write_rows([scores], SCORE_COLUMNS, tmp_path / "scores.csv")
     (read,) = read_scores(tmp_path / "scores.csv", SCORE_COLUMNS)
@@ -54,5 +54,5 @@ def test_cases_and_scores_are_found_again_by_name(name, tmp_path):
 
 @pytest.mark.parametrize("damage", [{"label": "x"}, {"confidence": "high"}, {"label": ""}])
 def test_a_row_of_cases_that_is_none_is_told(damage, tmp_path, capsys):
-    write_rows([dict.fromkeys(CASE_COLUMNS, "1") | {"problem": ""} | damage], CASE_COLUMNS, tmp_path / "cases.csv")
-    assert _earlier_rows(tmp_path / "cases.csv") == {} and "damaged" in capsys.readouterr().out
+    write_rows([dict.fromkeys(COLUMNS, "1") | {"problem": ""} | damage], COLUMNS, tmp_path / "cases.csv")
+    assert read_cases(tmp_path / "cases.csv") == {} and "damaged" in capsys.readouterr().out

@@ -22,8 +22,10 @@ from qnet.util.options.sections import PredictOptions
 from qnet.util.options.sections import section as section_of
 from qnet.util.predict import batch
 from qnet.util.predict.batch import Plan, output_path
-from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.cases import EARLIER_COLUMNS, read_cases
+from qnet.util.predict.predictor import Predictor, Segmentation
 from qnet.util.predict.scans import read_scan
+from qnet.util.segment.uncertainty import Agreement
 from qnet.util.training.as_trained import as_trained
 from tests.data.raw_downloads import write_dicom
 from tests.programs import predict
@@ -230,7 +232,7 @@ def test_a_table_of_an_earlier_version_is_read(files, tmp_path, capsys):
     table = tmp_path / "out/cases.csv"
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, batch.EARLIER_COLUMNS[1], extrasaction="ignore")
+        writer = csv.DictWriter(file, EARLIER_COLUMNS[1], extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**row, "query": "another"} for row in rows)
     (tmp_path / "out" / LIST).unlink()
@@ -323,15 +325,11 @@ def test_the_command_line(files, tmp_path):
 def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path):
     query, target, table = toy_data / "chaos_MR_T2_normalized/image_2.nii.gz", tmp_path / "image_2.nii.gz", tmp_path / "cases.csv"
 
-    class Found:
-        scan, label_map, on_grid, registered = read_scan(query, None), np.ones((8, 64, 64), np.uint8), {}, None
-
-        def numbers(self):
-            return [{"query": "image_2", "label": 1, "label_name": "liver"}]
-
     class Predicts:
         def segment(self, _):
-            return Found()
+            agreement = Agreement()
+            agreement.add({1: np.ones((8, 64, 64))}, {1: 0.9})
+            return Segmentation(read_scan(query, None), np.ones((8, 64, 64), np.uint8), {1: "liver"}, {}, agreement)
 
     options = section_of(PredictOptions, base_config())
     plan = Plan({query: target}, {query: "image_2"}, [], [(query, target)], 0, table, tmp_path / "report.html", {}, "settings",
@@ -341,4 +339,4 @@ def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path)
     assert list(outcome.failures) == [query] and outcome.rows == {}
     shutil.rmtree(table)
     assert list(batch._predict_waiting(Predicts(), plan, options).rows) == ["image_2"]
-    assert list(batch._earlier_rows(table)) == ["image_2"]
+    assert list(read_cases(table)) == ["image_2"]

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 
 from qnet.util.base.tables import significant
 from qnet.util.options.sections import WholeVolumeOptions
-from qnet.util.predict.batch import CASE_COLUMNS, EARLIER_COLUMNS, Outcome, worst_first
+from qnet.util.predict.batch import Outcome
+from qnet.util.predict.cases import COLUMNS, EARLIER_COLUMNS, PAGE_COLUMNS, as_numbers, worst_first
 from qnet.util.predict.predictor import Segmentation
 from qnet.util.segment.segmenters import Member, whole_predictions
 from qnet.util.segment.uncertainty import Agreement
@@ -79,4 +80,12 @@ def test_empty_classes_come_first_and_their_scans_are_counted_apart():
 def test_tables_of_each_earlier_version_are_known():
     assert EARLIER_COLUMNS[1] == ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin",
                                   "made_from", "sha256")
-    assert set(CASE_COLUMNS) - set(EARLIER_COLUMNS[1]) == {"border", "wide_mm", "problem"} and "sha256" not in EARLIER_COLUMNS[-1]
+    assert set(COLUMNS) - set(EARLIER_COLUMNS[1]) == {"border", "wide_mm", "problem"} and "sha256" not in EARLIER_COLUMNS[-1]
+    assert set(PAGE_COLUMNS) - set(COLUMNS) == {"scan", "state"}
+
+
+def test_the_numbers_of_a_row_that_was_read_again_are_those_of_the_row():
+    made = {"label": 2, "label_name": "spleen", "volume_ml": 1.5, "slices": 3, "confidence": 0.0, "agreement": None,
+            "border": "as it is"}
+    read = {key: "" if value is None else str(value) for key, value in made.items()}
+    assert as_numbers(made) == as_numbers(read) == {**made, "margin": None, "empty": True}
