@@ -19,20 +19,18 @@ from qnet.dataloaders.store import Store
 from qnet.util.base.device import resolve_device
 from qnet.util.base.distributed import is_main, main_first, meet, of_main, share
 from qnet.util.base.errors import printable
-from qnet.util.options.record import Record
 from qnet.util.options.sections import (
     DataOptions,
     EvaluationOptions,
     ModelOptions,
-    PredictOptions,
-    PredictorOptions,
     RunOptions,
     WholeVolumeOptions,
     section,
 )
-from qnet.util.predict.batch import predict_all, settings_digest
 from qnet.util.predict.loading import load_segmenter
-from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.outline import outline
+from qnet.util.predict.request import Request
+from qnet.util.predict.shown import shown
 from qnet.util.predict.task_command import main as task_command
 from qnet.util.results.evaluation import save_query, saved_queries, write_evaluation
 from qnet.util.results.report import write_report
@@ -69,13 +67,11 @@ def predict(_config: Mapping[str, Any]) -> None:
     """Segment your own scans from labelled ones. Options: support_image, support_label, query, output, reload_model_path."""
     with one_line_errors():
         config = plain(_config)
-        options, task = PredictorOptions.of(config), config["task"]
-        device = resolve_device(options.device)
+        device = resolve_device(config["device"])
         meet(device)
-        print(f"on {device} in {options.model.precision}")
-        predictor = main_first(lambda: Predictor.made_of(options) if task is None else Predictor.of_task(task, options))
-        settings = settings_digest(Record(config), options.model.outside.files)
-        outcome = predict_all(predictor, section(PredictOptions, config), settings)
+        print(f"on {device} in {config['precision']}")
+        request = main_first(lambda: Request.of(config))
+        outcome = shown(outline(request))
     print(f"written to {config['output']}")
     if is_main():
         print("\n".join(map(printable, [outcome.summary(), *(f"left out: {line}" for line in outcome.notes)])))

@@ -21,24 +21,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packa
 from qnet.dataloaders.finding import find_scans
 from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
 from qnet.util.base.arguments import Parser
-from qnet.util.base.checksums import digest
 from qnet.util.base.classes import named_value
-from qnet.util.base.distributed import world_size
+from qnet.util.base.distributed import first_tells, is_main, leave, silence
 from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
 from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
 from qnet.util.base.inputs import expect_file
 from qnet.util.base.signals import Interrupted, raise_on_signals
-from qnet.util.options.config import load_config
-from qnet.util.options.record import Record
-from qnet.util.options.sections import PredictOptions, PredictorOptions, section
-from qnet.util.predict.batch import Outcome, Words, predict_all, settings_digest
 from qnet.util.predict.cases import as_numbers
-from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.events import Outcome
+from qnet.util.predict.outline import outline
+from qnet.util.predict.request import Query, Request, Words
+from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
-from qnet.util.training.as_trained import complete
 
 SHOWN_NAMES = 5
+WORDS = Words("--scans", "--output", "--overwrite", "--fill")
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -111,42 +109,36 @@ def check_places(scans: Path, output: Path, json_file: Path | None) -> None:
             raise InputError(f"{option}: {path} lies in {scans}, where it could pass for a scan; allowed: a place outside of it")
 
 
-def config_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the complete config of the method `guided`, with supports, queries and output.
+def request_of(arguments: argparse.Namespace) -> Request:
+    """Return the request of the options.
 
     Raises:
         InputError: an option does not fit the folder.
     """
+    if arguments.train:
+        raise InputError("--train: is gone, as its outlines were worse; allowed: without it, or a network of `qnet prepare` and "
+                         "`qnet train`, with `qnet predict reload_model_path=…`")
     scans = scans_in(arguments.scans)
     check_places(arguments.scans, arguments.output, arguments.json)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]
-    images, labels = ([str(path) for path in column] for column in zip(*pairs, strict=True))
+    images = [image for image, _ in pairs]
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
-    return {**load_config("guided"), "support_image": images, "support_label": labels, "query": str(arguments.scans),
-            "output": str(arguments.output), "overwrite": arguments.overwrite, "fill": arguments.fill}
+    return Request.of_folder(arguments.scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
+                             overwrite=arguments.overwrite, words=WORDS)
 
 
 def segment(arguments: argparse.Namespace) -> Outcome:
-    """Segment every scan of the folder that is not outlined, and write `--json`.
+    """Segment every scan of the folder that is not outlined, and write `--json`. Processes of torchrun share out the scans.
 
     Raises:
         InputError: an option is wrong, or an outlined scan cannot be read. Told before any work.
     """
-    if world_size() > 1:
-        raise InputError(f"WORLD_SIZE: got {world_size()}, allowed: 1; several processes go with test.py predict")
-    if arguments.train:
-        raise InputError("--train: is gone, as its outlines were worse; allowed: without it, or a network of `qnet prepare` and "
-                         "`qnet train`, with `qnet predict reload_model_path=…`")
-    config, names = complete(config_of(arguments)), dict(arguments.names)
-    if arguments.json is not None:
-        claim([arguments.json], map(Path, config["support_image"] + config["support_label"]), overwrite=arguments.overwrite)
-    predictor = Predictor.made_of(PredictorOptions.of(config))
-    predictor.given_names = names
-    settings = digest([settings_digest(Record(config)), sorted(names.items())])
-    outcome = predict_all(predictor, section(PredictOptions, config), settings,
-                          Words("--scans", "--output", "--overwrite", "--fill"))
-    if arguments.json is not None:
+    request = request_of(arguments)
+    if arguments.json is not None and is_main():
+        claim([arguments.json], (path for pair in request.supports for path in pair), overwrite=arguments.overwrite)
+    outcome = shown(outline(request))
+    if arguments.json is not None and is_main():
         write_text(in_utf8(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False)) + "\n", arguments.json)
     return outcome
 
@@ -156,25 +148,28 @@ def for_machines(outcome: Outcome) -> dict[str, Any]:
 
     "empty" is the number of scans with an empty class, and of each label, whether it is one.
     """
-    scans = [{"scan": str(scan), **_result(outcome, scan)} for scan in outcome.targets]
+    scans = [{"scan": str(query.scan), **_result(outcome, query)} for query in outcome.queries]
     left_out = [{"path": str(one.path), "reason": one.reason, "may_be_scan": one.may_be_scan} for one in outcome.left_out]
     return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty), "left_out": left_out}
 
 
-def _result(outcome: Outcome, scan: Path) -> dict[str, Any]:
-    if scan in outcome.failures:
-        return {"error": outcome.failures[scan]}
-    rows = outcome.rows[outcome.names[scan]]
+def _result(outcome: Outcome, query: Query) -> dict[str, Any]:
+    if query.name in outcome.failures:
+        return {"error": outcome.failures[query.name]}
+    rows = outcome.rows[query.name]
     wide_mm = next((float(row["wide_mm"]) for row in rows if row.get("wide_mm")), None)
     labels = sorted(map(as_numbers, rows), key=lambda row: row["label"])
-    return {"label_map": str(outcome.targets[scan]), "wide_mm": wide_mm, "labels": labels}
+    return {"label_map": str(query.target), "wide_mm": wide_mm, "labels": labels}
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 1 if a scan failed, or something was left out that might be one."""
-    arguments = parse_arguments(given)
+    with first_tells():
+        arguments = parse_arguments(given)
     with one_line_errors():
         outcome = segment(arguments)
+    if not is_main():       # the main process knows of all, and says so
+        return 0
     print("\n".join(map(printable, summary(outcome, arguments.output))))
     for line in outcome.problems:
         print(printable(f"error: {line}"), file=sys.stderr)
@@ -183,15 +178,19 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def summary(outcome: Outcome, output: Path) -> list[str]:
     """Return what came out, as lines for people."""
-    where = "; report.html shows the outlines" if len(outcome.targets) > len(outcome.failures) else ""
+    where = "; report.html shows the outlines" if len(outcome.queries) > len(outcome.failures) else ""
     return [f"written to {output}{where}", outcome.summary(), *(f"left out: {line}" for line in outcome.notes)]
 
 
 def run() -> int:
     """Run the command of a shell, which a signal may end, and return its exit status."""
+    if not is_main():
+        silence()
     raise_on_signals()
     try:
-        return main()
+        status = main()
+        leave()
+        return status
     except Interrupted as error:
         print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
         return error.exit_status

@@ -170,12 +170,6 @@ def test_refused_in_one_line_before_any_work(case, place):
     assert everything(place) == before and not (place / "out").exists()
 
 
-def test_several_processes_are_refused(place, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit, match=r"^error: WORLD_SIZE: got 2, allowed: 1; several processes go with test.py predict$"):
-        main(words(place))
-
-
 def test_training_is_told_where_it_went(place):
     with pytest.raises(SystemExit, match=r"^error: --train: is gone, .*; allowed: .*qnet train.*reload_model_path=[^\n]*$"):
         main([*words(place), "--train"])

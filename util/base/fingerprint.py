@@ -14,9 +14,10 @@ from pathlib import Path
 from qnet.util.base.root import ROOT
 
 PACKAGE = "qnet"
-OUTLINES, RUNS = ("util.predict.batch",), ("train", "test")     # modules that lead to all that outlines, or runs, depend on
+OUTLINES, RUNS = ("util.predict.outline",), ("train", "test")     # modules that lead to all that outlines, or runs, depend on
 SHOW = ("util.label", "util.viewer", "util.results.figures", "util.results.page", "util.results.report",
-        "util.results.scan_report", "util.predict.report", "util.predict.task_command")     # these only show and ask
+        "util.results.scan_report", "util.predict.report", "util.predict.shown",
+        "util.predict.task_command")     # these only show and ask
 TEXT_OR_COMMENT = re.compile(r"""("{3}|'{3})(?:\\.|(?!\1).)*\1|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|#[^\n]*""", re.DOTALL)
 FROM = re.compile(rf"^[ \t]*from[ \t]+{PACKAGE}(\.[\w.]+)?[ \t]+import[ \t]*(\([^)]*\)|[^\n]*)", re.MULTILINE)
 IMPORT = re.compile(rf"^[ \t]*import[ \t]+{PACKAGE}\.([\w.]+)", re.MULTILINE)

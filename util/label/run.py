@@ -15,10 +15,10 @@ from qnet.dataloaders.folds import stepping_stones
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_command, module_environment
 from qnet.util.label.session import ConflictError, Session
+from qnet.util.options.config import load_config
 
 COMMAND = module_command("qnet.util.label.worker")
 LOG = "run.log"     # of the last run
-N_STONES = 6        # of a careful run, as configs/guided.json5
 CLOSE_S = 10.0      # for a process that was told to end
 
 
@@ -98,8 +98,8 @@ class Runner:
                 "registration": self.registration}
 
     def _stones(self, careful: bool) -> list[str]:
-        scans = self.session.usable()
-        return [scans[position] for position in stepping_stones(len(scans), (), N_STONES)] if careful else []
+        scans, n_stones = self.session.usable(), load_config("guided")["registration"]["stones"]
+        return [scans[position] for position in stepping_stones(len(scans), (), n_stones)] if careful else []
 
     def stop(self) -> None:
         """End the run. What it has found stays."""

@@ -14,16 +14,16 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from qnet.util.base.errors import InputError
 from qnet.util.base.memory import keep_freed_memory
-from qnet.util.options.config import base_config
-from qnet.util.predict.predictor import Predictor
-from qnet.util.predict.scans import write_on_scan
+from qnet.util.options.config import load_config
+from qnet.util.predict.events import Begun, Failed, Outlined, Ready
+from qnet.util.predict.outline import outline
+from qnet.util.predict.request import Query, Request, method_of_task, untrained_method
 
 NICENESS = 5        # the page comes first
 
@@ -39,33 +39,29 @@ def work(job: Mapping[str, Any], lines: TextIO) -> None:
     def tell(event: str, **what: Any) -> None:
         print(json.dumps({"event": event, **what}), file=lines, flush=True)
 
-    predictor = make_predictor(job)
-    tell("ready")
-    for name, scan, target in job["queries"]:
-        tell("begun", name=name)
-        try:
-            tell("found", name=name, rows=segment(predictor, Path(scan), Path(target)))
-        except (InputError, OSError, RuntimeError, MemoryError) as error:       # torch and ITK raise RuntimeError
-            tell("failed", name=name, message=" ".join(str(error).split()))
+    for event in outline(request_of(job)):
+        match event:
+            case Ready():
+                tell("ready")
+            case Begun(query):
+                tell("begun", name=query.name)
+            case Outlined(query, rows):
+                tell("found", name=query.name, rows=rows)
+            case Failed(query, message):
+                tell("failed", name=query.name, message=message)
 
 
-def make_predictor(job: Mapping[str, Any]) -> Predictor:
-    """Return a predictor with the supports and stepping stones of a job."""
-    registration = {**base_config()["registration"], **job.get("registration", {})}
-    predictor = Predictor.untrained("guided", registration=registration) if job["task"] is None else Predictor.load(job["task"])
-    for scan, labels in job["supports"]:
-        predictor.add_support(scan, labels)
-    for stone in job["stones"]:
-        with suppress(InputError):      # it is named when it is segmented
-            predictor.add_stone(stone)
-    return predictor
+def request_of(job: Mapping[str, Any]) -> Request:
+    """Return the request of a job: by the method of its task file, else by `guided`.
 
-
-def segment(predictor: Predictor, scan: Path, target: Path) -> Sequence[Mapping[str, Any]]:
-    """Segment a scan, write its label map, and return the rows of `Segmentation.numbers`."""
-    found = predictor.segment(scan)
-    write_on_scan(found.label_map, found.scan, target)
-    return found.numbers()
+    Raises:
+        InputError: the task file cannot be read.
+    """
+    registration = {**load_config("guided")["registration"], **job.get("registration", {})}
+    method = untrained_method(registration=registration) if job["task"] is None else method_of_task(job["task"])
+    return Request(method, tuple(Query(name, Path(scan), Path(target)) for name, scan, target in job["queries"]),
+                   tuple((Path(scan), Path(labels)) for scan, labels in job["supports"]),
+                   task=None if job["task"] is None else Path(job["task"]), stones=tuple(map(Path, job["stones"])))
 
 
 def _end_with(given: TextIO) -> None:

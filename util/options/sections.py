@@ -313,8 +313,6 @@ class PredictOptions:
     output: str | None
     overwrite: bool
     save_probs: bool
-    augment: bool
-    largest_component: bool
     resume: str
     reload_model_path: str | None
 

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +19,19 @@ from typing import Any
 import numpy as np
 
 from qnet.dataloaders.datasets import DatasetSpec, Grid
+from qnet.dataloaders.folds import stepping_stones
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
 from qnet.dataloaders.volumes import Volume
 from qnet.util.base.device import resolve_device, set_up_process
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant
-from qnet.util.options.config import base_config, of_today
+from qnet.util.options.config import base_config
 from qnet.util.options.sections import PredictorOptions, WholeVolumeOptions
 from qnet.util.predict.cases import measured
 from qnet.util.predict.loading import load_segmenter
 from qnet.util.predict.maps import beside, probability_path, registered_path
+from qnet.util.predict.request import Request, method_of_task, untrained_method
 from qnet.util.predict.scans import (
     Image,
     Scan,
@@ -46,7 +49,7 @@ from qnet.util.segment.task import Task, label_map_of
 from qnet.util.segment.uncertainty import AUGMENTATIONS, Agreement
 from qnet.util.segment.whole_volume import largest_components, smooth_along_z
 from qnet.util.segment.whole_volume import to_label_map as join_classes
-from qnet.util.taskfile.task_file import ENDING, manifest_of, opened
+from qnet.util.taskfile.task_file import ENDING, opened
 from qnet.util.training.as_trained import as_trained, complete
 from qnet.util.training.snapshots import read_snapshot
 
@@ -169,7 +172,7 @@ class Predictor:
             None for a model that takes scans on their own grid.
         options: how whole volumes are segmented.
         augment: also segment augmented copies of each scan, and take the mean. This takes five times as long.
-        n_stones: how many stepping stones `predict` gives the model.
+        n_stones: how many stepping stones `add_stones` gives the model.
         precision: what the network computes in, "float32" or "bf16".
     Attributes:
         given_names: names of label values, which come before those of the data set.
@@ -200,9 +203,7 @@ class Predictor:
             InputError: the file is missing, damaged or something else, or an option is not allowed.
         """
         if Path(snapshot).suffix == ENDING:
-            stored = of_today(manifest_of(snapshot).options)
-            used = as_trained(base_config() | options, stored, tuple(stored), given=options)
-            return cls.of_task(snapshot, PredictorOptions.of(complete(used)))
+            return cls.of_task(snapshot, method_of_task(snapshot, **options))
         config = as_trained(base_config() | options, read_snapshot(snapshot).config, given=options)
         return cls.made_of(PredictorOptions.of(complete({**config, "reload_model_path": str(snapshot)})))
 
@@ -216,7 +217,7 @@ class Predictor:
         Raises:
             InputError: the model needs training, or an option is not allowed.
         """
-        return cls.made_of(PredictorOptions.of(complete({**base_config(), **options, "model": model, "reload_model_path": None})))
+        return cls.made_of(untrained_method(model, **options))
 
     @classmethod
     def made_of(cls, options: PredictorOptions) -> Predictor:
@@ -231,6 +232,19 @@ class Predictor:
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
         return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones,
                    precision=options.model.precision)
+
+    @classmethod
+    def of(cls, request: Request) -> Predictor:
+        """Return the predictor of a request, with its supports.
+
+        Raises:
+            InputError: as `made_of` and `of_task`, or a support cannot be read.
+        """
+        predictor = cls.made_of(request.method) if request.task is None else cls.of_task(request.task, request.method)
+        predictor.given_names = {**predictor.given_names, **request.names}
+        for support in request.supports:
+            predictor.add_support(*support, fill=request.fill)
+        return predictor
 
     @classmethod
     def of_task(cls, task: Path | str, options: PredictorOptions) -> Predictor:
@@ -278,6 +292,22 @@ class Predictor:
         scan = read_scan(path, self._grid, self._frame)
         self.stones[Path(path).resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
 
+    def add_stones(self, scans: Sequence[Path | str], chosen: Sequence[Path | str] | None = None) -> None:
+        """Add stepping stones: as many of some scans as the method uses, spread evenly. One that cannot be read is left out.
+
+        Args:
+            scans: as `add_stone` takes them; those that will be segmented, as a rule.
+            chosen: take these in their place, all of them.
+        Raises:
+            InputError: there is no support yet.
+        """
+        if not self.supports:
+            raise InputError("no outlined scan yet; add_support comes before add_stones")
+        spread = [scans[position] for position in stepping_stones(len(scans), (), self.n_stones)]
+        for scan in spread if chosen is None else chosen:
+            with suppress(InputError):      # it is named when it is segmented
+                self.add_stone(scan)
+
     @property
     def _grid(self) -> Grid | None:
         return None if self.spec is None else self.spec.grid
@@ -300,8 +330,15 @@ class Predictor:
         The processes of a group (`qnet.util.base.distributed.meet`) share out this work: each must call this, with the same
         supports.
         """
+        for _ in self.preparing():
+            pass
+
+    def preparing(self) -> Iterator[Path]:
+        """Do as `prepare`, and yield the path of each stepping stone when it is outlined. All of them must be taken."""
         supports = [support.volume for support in self.supports]
-        self.segmenter.prepare([(support, range(len(support.image))) for support in supports], list(self.stones.values()))
+        path_of = {stone.name: path for path, stone in self.stones.items()}
+        yield from (path_of[stone.name] for stone in self.segmenter.preparing(
+            [(support, range(len(support.image))) for support in supports], list(self.stones.values())))
 
     def segment(self, scan: Image | Path | str) -> Segmentation:
         """Segment a scan of any spacing, orientation and size.

@@ -13,18 +13,18 @@ from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.predict.maps import probability_path, registered_path
+from qnet.util.predict.request import Query
 from qnet.util.results.page import Layers
 from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
 
 
-def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str], rows: Mapping[str, Sequence[Mapping]],
-                   names: Mapping[int, str], failures: Sequence[str], path: Path,
-                   facts: Mapping[str, str] | None = None, colours: Mapping[int, str] | None = None) -> None:
+def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping]], names: Mapping[int, str],
+                   failures: Sequence[str], path: Path, facts: Mapping[str, str] | None = None,
+                   colours: Mapping[int, str] | None = None) -> None:
     """Write the report about all queries that are segmented, now or before. There is none if no query is.
 
     Args:
-        targets: the path of each query's label map, by the query's path.
-        query_names: of the queries, by path.
+        queries: all of them.
         rows: of cases.csv, by the query's name.
         names: of the labels, by value.
         failures: a line for each query that could not be segmented.
@@ -34,23 +34,23 @@ def report_queries(targets: Mapping[Path, Path], query_names: Mapping[Path, str]
     Raises:
         OSError: the file cannot be written.
     """
-    done = {query: target for query, target in targets.items() if query_names[query] in rows and target.is_file()}
+    done = [query for query in queries if query.name in rows and query.target.is_file()]
     entries, problems = [], list(failures)
-    for query, target in done.items():
+    for query in done:
         try:
-            entries.append(_entry(query, query_names[query], target, rows[query_names[query]], names))
+            entries.append(_entry(query, rows[query.name], names))
         except ValueError as error:      # a cell of cases.csv is no number
-            problems.append(f"{query_names[query]}: not shown: {error}")
+            problems.append(f"{query.name}: not shown: {error}")
     if done:
         write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", facts=facts,
                           colours=colours, problems=problems)
 
 
-def _entry(query: Path, name: str, target: Path, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
+def _entry(query: Query, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
     numbers = {int(row["label"]): {column.key: row[column.key] if column.digits is None else float(row[column.key])
                                    for column in NUMBERS if row.get(column.key) not in (None, "")}
                for row in rows if int(row["label"]) in names}
-    return ScanEntry(name, numbers, partial(read_layers, query, target, names))
+    return ScanEntry(query.name, numbers, partial(read_layers, query.scan, query.target, names))
 
 
 def read_layers(query: Path, target: Path, names: Mapping[int, str]) -> Layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -305,19 +305,3 @@ def label_names(values: Sequence[int], names: Mapping[int, str], file_values: Ma
         file_values: label by value in a file.
     """
     return {value: names.get(file_values.get(value, value), f"label {value}") for value in values}
-
-
-def pair_paths(images: Sequence[str] | str | None, labels: Sequence[str] | str | None) -> Iterator[tuple[Path, Path]]:
-    """Yield the path of the image and of the labels of each support.
-
-    Args:
-        images: the option `support_image`.
-        labels: the option `support_label`.
-    Raises:
-        InputError: there is no support, or the numbers of images and labels differ.
-    """
-    images, labels = ([paths] if isinstance(paths, str) else list(paths or []) for paths in (images, labels))
-    if not images or len(images) != len(labels):
-        raise InputError(f"support_image, support_label: got {len(images)} images and {len(labels)} labels; "
-                         "allowed: equally many, at least one")
-    yield from ((Path(image), Path(label)) for image, label in zip(images, labels, strict=True))

@@ -98,11 +98,18 @@ class Segmenter(ABC):
     def keep(self, support: Volume) -> None:
         """Announce a support of several queries, so that what is computed from it once is kept."""
 
-    @abstractmethod
     def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
-        """Compute now what is computed once for all queries. Otherwise the first query does so.
+        """Do all of `preparing`, with a progress bar."""
+        with progress(total=len(stones), desc="stepping stones", unit="stone", disable=not stones) as bar:
+            for _ in self.preparing(supports, stones):
+                bar.update()
 
-        Several processes share out this work, and all get the results. Every process must call this, with the same volumes.
+    @abstractmethod
+    def preparing(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> Iterator[Volume]:
+        """Compute now what is computed once for all queries, and yield each stone that is outlined. Else the first query does so.
+
+        Several processes share out this work, and all get the results. Every process must call this with the same volumes, and
+        take all stones.
 
         Args:
             supports: each with the slices of it that are needed.
@@ -158,9 +165,10 @@ class SliceSegmenter(Segmenter):
         """See Segmenter."""
         self.encoder.supports.add(support.name)
 
-    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
-        """Encode the supports."""
+    def preparing(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> Iterator[Volume]:
+        """Encode the supports. Stones are of no use to slices."""
         self.encoder.encode_supports(supports)
+        yield from ()
 
     def release(self, query: Volume) -> None:
         """Drop the features of a query, unless it is also a support."""
@@ -224,17 +232,17 @@ class VolumeSegmenter(Segmenter):
     def keep(self, support: Volume) -> None:
         """Do nothing: supports are kept anyway."""
 
-    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
+    def preparing(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> Iterator[Volume]:
         """Outline the stepping stones. Of several processes, each does so for its share of them."""
         for support, _ in supports:
             self._support(support)
         pairs = [(stone, support) for stone in stones for support, _ in supports]
-        own = share(pairs)      # which each process takes in turn, as `shared` asks for them
-        with progress(total=len(own), desc="stepping stones", unit="stone", disable=not own) as bar:
-            found = self._together((partial(self._on_stone, *pair) for pair in own), bar)
-            jobs = [found.__next__] * len(pairs)
-            for pair, outlines in zip(pairs, shared(jobs, self.device), strict=True):
-                self._stones[self._key(*pair)] = outlines
+        found = self._together(partial(self._on_stone, *pair) for pair in share(pairs))     # in turn, as `shared` asks for them
+        jobs = [found.__next__] * len(pairs)
+        for (stone, support), outlines in zip(pairs, shared(jobs, self.device), strict=True):
+            self._stones[self._key(stone, support)] = outlines
+            if support is supports[-1][0]:
+                yield stone
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query."""
@@ -367,10 +375,10 @@ class PriorSegmenter(SliceSegmenter):
         """See Segmenter."""
         return self.registration.warped_supports(task, whole)
 
-    def prepare(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> None:
+    def preparing(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> Iterator[Volume]:
         """Encode the supports, and register them to the stepping stones."""
-        super().prepare(supports, stones)
-        self.registration.prepare(supports, stones)
+        yield from super().preparing(supports, stones)
+        yield from self.registration.preparing(supports, stones)
 
     def release(self, query: Volume) -> None:
         """Drop the features of a query, unless it is also a support, and what was registered to it."""

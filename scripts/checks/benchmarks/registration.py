@@ -25,7 +25,6 @@ with warnings.catch_warnings():   # the package silences all warnings of the pro
 AS_PACKAGE = RegistrationSettings(affine=None, zoom=None, intensity_weight=0.0)
 SIMILAR, MAY_LOSE = 0.8, 0.02       # of the Dice between the label maps that both carry over, and of that with the truth
 ALLOWED_S = 30.0                    # for a scan
-N_STONES = 6                        # as configs/guided.json5
 
 
 def registration(bench: Bench) -> Measured:
@@ -134,7 +133,7 @@ def guided_predictor(bench: Bench, with_stones: bool) -> Predictor:
     predictor = Predictor.untrained("guided", device=str(bench.device))
     predictor.add_support(of_fold[0].image, of_fold[0].label)
     if with_stones:
-        for stone in [case for case in bench.cases if case not in of_fold][:1 if bench.quick else N_STONES]:
+        for stone in [case for case in bench.cases if case not in of_fold][:1 if bench.quick else predictor.n_stones]:
             predictor.add_stone(stone.image)
     return predictor
 

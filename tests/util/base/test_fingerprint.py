@@ -67,7 +67,7 @@ def changed(checkout):
 
 @pytest.mark.parametrize(("file", "old", "new"), [
     ("models/guided.py", "\n\n\n", "\n\n# a comment\n\n"), ("models/guided.py", '"""', '"""More of it. '),
-    ("util/base/files.py", "\n\n\n", "  # a comment\n\n\n\n"), ("util/predict/batch.py", '"""', '"""More: "it\'s" (so). '),
+    ("util/base/files.py", "\n\n\n", "  # a comment\n\n\n\n"), ("util/predict/outline.py", '"""', '"""More: "it\'s" (so). '),
     ("util/label/gate.py", "\n\n\n", "\n\nx = 1\n\n"), ("util/label/session.py", "NAME, STATE", "NAMED, STATE"),
     ("util/label/page/page.js", "const", "let"), ("util/results/page.py", "2**20", "2**21"),
     ("util/results/page.js", "function", "async function"), ("util/viewer/niivue.py", "\n\n\n", "\n\nx = 1\n\n")])
@@ -80,7 +80,7 @@ def test_what_computes_nothing_changes_nothing(file, old, new, changed):
     ("models/mind.py", "\n    return ", "\n    return 2 * ", True),
     ("models/registration.py", "import torch\n", "import torch\n\ntorch.manual_seed(0)\n", True),
     ("dataloaders/resampling.py", "sitk.sitkLinear", "sitk.sitkNearestNeighbor", True),
-    ("util/predict/batch.py", "round(3)", "round(2)", True), ("util/base/device.py", "True", "False", True),
+    ("util/predict/predictor.py", "round(3)", "round(2)", True), ("util/base/device.py", "True", "False", True),
     ("qnet/train.py", "history = train(model", "history = train(2 * model", False),
     ("util/training/loop.py", "\n    return ", "\n    return 2 * ", False),
     ("util/results/scores.py", "* 255", "* 254", False)])

@@ -77,7 +77,7 @@ def test_flips_and_permuted_axes_change_nothing(axes, predictor, query, outlined
     ((116, 116, 20), (3.33, 3.33, 7.7), (0, 0, 10)), ((106, 106, 24), (3.33, 3.33, 7.7), (8, -6, 0))],
     ids=["coarser", "thinner slices", "rotated", "oblique"])
 def test_other_voxels_and_frames_give_nearly_the_same(size, spacing_mm, angles, predictor, query, outlined):
-    """Compared on the scan's own voxels of 3.3 mm; tests/util/predict/test_batch_real.py asks for 0.95 on real scans."""
+    """Compared on the scan's own voxels of 3.3 mm; tests/util/predict/test_outline_real.py asks for 0.95 on real scans."""
     found = predictor.segment(on_grid(query, size, spacing_mm, angles))
     back = array(sitk.Resample(found.image, query, sitk.Transform(), sitk.sitkNearestNeighbor))
     overlaps = [dice(back == label, outlined.label_map == label) for label in LABELS]

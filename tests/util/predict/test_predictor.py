@@ -1,4 +1,4 @@
-"""The predictor in Python; tests/util/predict/test_batch.py has what `test.py predict` makes of it."""
+"""The predictor in Python; tests/util/predict/test_outline.py has what `test.py predict` makes of it."""
 
 import json
 

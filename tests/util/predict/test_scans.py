@@ -11,7 +11,6 @@ from qnet.util.base.errors import InputError
 from qnet.util.predict.scans import (
     label_names,
     orientation_of,
-    pair_paths,
     read_scan,
     read_support,
     to_scan,
@@ -159,17 +158,6 @@ def test_which_scans_a_path_stands_for(tmp_path):
 def test_labels_are_called_as_the_dataset_calls_them():
     names = {1: "LV myocardium", 2: "LV blood pool"}
     assert label_names([200, 500, 7], names, {200: 1, 500: 2}) == {200: "LV myocardium", 500: "LV blood pool", 7: "label 7"}
-
-
-@pytest.mark.parametrize(("images", "labels", "pairs"), [("a", "b", 1), (["a", "c"], ["b", "d"], 2)])
-def test_support_pairs(images, labels, pairs):
-    assert len(list(pair_paths(images, labels))) == pairs
-
-
-@pytest.mark.parametrize(("images", "labels"), [(None, "b"), ("a", None), (None, None), (["a", "c"], "b")])
-def test_unpaired_supports_are_refused(images, labels):
-    with pytest.raises(InputError, match="support_image, support_label: got"):
-        list(pair_paths(images, labels))
 
 
 @pytest.mark.parametrize(("make", "message"), [

@@ -9,9 +9,10 @@ import SimpleITK as sitk
 
 from qnet.util.base.tables import significant
 from qnet.util.options.sections import WholeVolumeOptions
-from qnet.util.predict.batch import Outcome
 from qnet.util.predict.cases import COLUMNS, EARLIER_COLUMNS, PAGE_COLUMNS, as_numbers, worst_first
+from qnet.util.predict.events import Outcome
 from qnet.util.predict.predictor import Segmentation
+from qnet.util.predict.request import Query
 from qnet.util.segment.segmenters import Member, whole_predictions
 from qnet.util.segment.uncertainty import Agreement
 from tests.toy import toy_volume
@@ -70,11 +71,10 @@ def test_empty_classes_come_first_and_their_scans_are_counted_apart():
     rows = {"a": [row("a", 1, 3, 0.9), row("a", 2, 5, 0.1)], "b": [row("b", 1, "0", "0.0"), row("b", 2, 4, 0.3)],
             "c": [row("c", 1, 2), row("c", 2, 0)], "elsewhere": [row("elsewhere", 1, 0, 0.0)]}
     assert [(one["query"], one["label"]) for one in worst_first(rows)][:3] == [("b", 1), ("elsewhere", 1), ("c", 2)]
-    targets = {Path(f"{name}.nii.gz"): Path(f"out/{name}.nii.gz") for name in "abcd"}
-    names = {Path(f"{name}.nii.gz"): name for name in "abcd"}
-    outcome = Outcome(targets, names, rows, {Path("d.nii.gz"): "damaged"}, Path())
+    queries = [Query(name, Path(f"{name}.nii.gz"), Path(f"out/{name}.nii.gz")) for name in "abcd"]
+    outcome = Outcome(queries, rows, {"d": "damaged"}, Path())
     assert outcome.summary() == "1 of 4 scans are outlined; 2 have an empty class: b (label 1), c (label 2)"
-    assert Outcome({Path("a.nii.gz"): Path()}, {Path("a.nii.gz"): "a"}, rows, {}, Path()).summary() == "1 of 1 scans are outlined"
+    assert Outcome(queries[:1], rows, {}, Path()).summary() == "1 of 1 scans are outlined"
 
 
 def test_tables_of_each_earlier_version_are_known():

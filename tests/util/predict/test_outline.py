@@ -17,13 +17,12 @@ from qnet.dataloaders.geometry import voxel_to_patient
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
 from qnet.util.base.root import ROOT
-from qnet.util.options.config import base_config
-from qnet.util.options.sections import PredictOptions
-from qnet.util.options.sections import section as section_of
-from qnet.util.predict import batch
-from qnet.util.predict.batch import Plan, output_path
 from qnet.util.predict.cases import EARLIER_COLUMNS, read_cases
+from qnet.util.predict.events import Failed, Outlined
+from qnet.util.predict.outline import _outline_one
+from qnet.util.predict.plan import Plan, output_path
 from qnet.util.predict.predictor import Predictor, Segmentation
+from qnet.util.predict.request import Query, Request, untrained_method
 from qnet.util.predict.scans import read_scan
 from qnet.util.segment.uncertainty import Agreement
 from qnet.util.training.as_trained import as_trained
@@ -331,12 +330,10 @@ def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path)
             agreement.add({1: np.ones((8, 64, 64))}, {1: 0.9})
             return Segmentation(read_scan(query, None), np.ones((8, 64, 64), np.uint8), {1: "liver"}, {}, agreement)
 
-    options = section_of(PredictOptions, base_config())
-    plan = Plan({query: target}, {query: "image_2"}, [], [(query, target)], 0, table, tmp_path / "report.html", {}, "settings",
-                query)
+    asked = Query("image_2", query, target)
+    request, plan = Request(untrained_method(), query), Plan([asked], [asked], root=query, table=table)
     (table / "in the way").mkdir(parents=True)
-    outcome = batch._predict_waiting(Predicts(), plan, options)
-    assert list(outcome.failures) == [query] and outcome.rows == {}
+    assert isinstance(_outline_one(asked, Predicts(), plan, request, {}), Failed)
     shutil.rmtree(table)
-    assert list(batch._predict_waiting(Predicts(), plan, options).rows) == ["image_2"]
+    assert isinstance(_outline_one(asked, Predicts(), plan, request, {}), Outlined)
     assert list(read_cases(table)) == ["image_2"]

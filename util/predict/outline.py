@@ -1,0 +1,99 @@
+"""The one loop over scans of one's own: `segment`, `predict`, the labelling page and Python all ask it, by a `Request`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from qnet.util.base.checksums import sha256
+from qnet.util.base.device import resolve_device
+from qnet.util.base.distributed import is_main, join, main_does, main_first, meet, share
+from qnet.util.base.errors import InputError
+from qnet.util.base.locks import unlock
+from qnet.util.predict.cases import write_cases
+from qnet.util.predict.events import (
+    Begun,
+    Event,
+    Failed,
+    Finished,
+    Outcome,
+    Outlined,
+    Reading,
+    Ready,
+    StoneOutlined,
+    Warned,
+)
+from qnet.util.predict.plan import REPORT, Plan, plan_of
+from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.report import report_queries
+from qnet.util.predict.request import Query, Request
+
+
+def outline(request: Request) -> Iterator[Event]:
+    """Outline every query that is not done, write table and report, and yield what happens. The last event is `Finished`.
+
+    A query that fails costs only itself. Label map and rows of a query are on disk when its event comes, and the same request
+    makes only what is missing. Several processes (torchrun) share out the queries, and what is computed once for all of them.
+    Every one must ask for the same and take all events; the main one makes the plan, and has the outcome of all.
+
+    Raises:
+        InputError: the model cannot be made, a support cannot be read, there is no query, or a file may not be written. Checked
+            before any work.
+        SystemExit: in other processes, if the main one raised an error.
+    """
+    meet(resolve_device(request.method.device))
+    yield Reading(len(request.supports))
+    predictor = main_first(lambda: Predictor.of(request))
+    yield from (Warned(f"{support.gaps}; {request.words.fill} fills them") for support in predictor.supports if support.gaps)
+    plan = main_does(lambda: plan_of(request, predictor.names.values()))
+    own = share(plan.waiting)
+    if plan.waiting:
+        predictor.add_stones([query.scan for query in plan.queries], request.stones)
+    yield Ready(len(predictor.stones), len(own), len(plan.queries) - len(plan.waiting), plan.n_changed, len(plan.queries))
+    if plan.waiting:
+        yield from map(StoneOutlined, predictor.preparing())
+    rows: dict[str, list[dict]] = {}
+    failures: dict[str, str] = {}
+    for query in own:
+        yield Begun(query)
+        event = _outline_one(query, predictor, plan, request, rows)
+        if isinstance(event, Outlined):
+            rows[query.name] = event.rows
+        else:
+            failures[query.name] = event.reason
+        yield event
+    yield Finished(_finished(predictor, plan, rows, failures))
+
+
+def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Request,
+                 earlier: Mapping[str, list[dict]]) -> Outlined | Failed:
+    """Outline a query, and write its label map, its other maps and its rows of cases.csv.
+
+    Args:
+        earlier: rows of this process's earlier queries, by name.
+    """
+    try:
+        made_from = None if plan.table is None else plan.made_from(query)
+        found = predictor.segment(query.scan)
+        found.write(query.target, registered=plan.table is not None, save_probs=request.save_probs)
+        rows = found.numbers()
+        if plan.table is not None:
+            rows = [{**row, "query": query.name, "made_from": made_from, "sha256": sha256(query.target)} for row in rows]
+            write_cases(plan.table, plan.rows, {**earlier, query.name: rows})      # what is not on disk is not done
+    except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
+        return Failed(query, " ".join(str(error).split()))
+    return Outlined(query, rows)
+
+
+def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], failures: Mapping[str, str]) -> Outcome:
+    """Collect what all processes made. The main one, which waits for the others, writes the problems and the report."""
+    failed, made = dict(join(list(failures.items()))), dict(join(list(rows.items())))
+    if not is_main():
+        return Outcome(plan.queries, {**plan.rows, **rows}, {}, plan.root)
+    outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out)
+    if plan.table is not None:
+        if plan.waiting or outcome.problems:
+            write_cases(plan.table, plan.rows, {}, outcome.problem_rows)
+        unlock(plan.table.parent)
+        report_queries(plan.queries, outcome.rows, predictor.names, [f"query {line}" for line in outcome.problems],
+                       plan.table.with_name(REPORT), {"computed in": predictor.precision}, predictor.given_colours)
+    return outcome
