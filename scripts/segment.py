@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from qnet.util.base.classes import named_value
 from qnet.util.base.distributed import first_tells, is_main, leave, silence
 from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
 from qnet.util.base.files import write_text
-from qnet.util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
+from qnet.util.base.guard import OVERWRITE_HELP, is_same, lies_in
 from qnet.util.base.inputs import expect_file
 from qnet.util.base.signals import Interrupted, raise_on_signals
 from qnet.util.predict.cases import as_numbers
@@ -124,8 +125,9 @@ def request_of(arguments: argparse.Namespace) -> Request:
     images = [image for image, _ in pairs]
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
-    return Request.of_folder(arguments.scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
-                             overwrite=arguments.overwrite, words=WORDS)
+    request = Request.of_folder(arguments.scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
+                                overwrite=arguments.overwrite, words=WORDS)
+    return replace(request, also=() if arguments.json is None else (arguments.json,))
 
 
 def segment(arguments: argparse.Namespace) -> Outcome:
@@ -135,8 +137,6 @@ def segment(arguments: argparse.Namespace) -> Outcome:
         InputError: an option is wrong, or an outlined scan cannot be read. Told before any work.
     """
     request = request_of(arguments)
-    if arguments.json is not None and is_main():
-        claim([arguments.json], (path for pair in request.supports for path in pair), overwrite=arguments.overwrite)
     outcome = shown(outline(request))
     if arguments.json is not None and is_main():
         write_text(in_utf8(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False)) + "\n", arguments.json)

@@ -4,11 +4,13 @@
 #   sbatch scripts/slurm_array.sh                                                # the four configs below, folds 0 to 4
 #   sbatch --array=0-4 --gres=gpu:4 scripts/slurm_array.sh cmr_setting1 -- seed=1
 #   sbatch --array=0-4 scripts/slurm_array.sh evaluate cmr_setting1 -- seed=1    # another stage than train
+#   sbatch --array=0 --gres=gpu:4 scripts/slurm_array.sh segment --scans scans --outlined a=a_labels.nii.gz --output outlined
 #   bash scripts/slurm_array.sh --dry-run 7 [stage] [configs…] [-- options]      # print what task 7 would run
 #   bash scripts/slurm_array.sh --count [stage] [configs…]                       # print the number of tasks
 #
-#   stage     train unless given; evaluate: test.py of the newest snapshot, tasks as for train; two with a single task, --array=0:
-#             compare: scripts/compare.py of the newest evaluations; prepare: data/prepare.py with the arguments that follow
+#   stage     train unless given; evaluate: test.py of the newest snapshot, tasks as for train; four with a single task, --array=0:
+#             compare: scripts/compare.py of the newest evaluations; prepare: data/prepare.py with the arguments that follow;
+#             segment: scripts/segment.py with them; predict: test.py predict with them as options
 #   configs   task t takes config t / 5 and fold t % 5, so n of them are  --array=0-(5n − 1)
 #   options   as for train.py, such as  encoder=resnet50 adnet
 #
@@ -41,9 +43,10 @@ elif [[ ${1:-} == --dry-run ]]; then
     shift $(($# < 2 ? 1 : 2))
 fi
 stage=train n_folds=5
-case ${1:-} in prepare|train|evaluate|compare) stage=$1; shift ;; esac
-configs=()
-if [[ $stage != prepare ]]; then
+case ${1:-} in prepare|segment|predict|train|evaluate|compare) stage=$1; shift ;; esac
+configs=() own=''      # own: all arguments are the program's
+case $stage in prepare|segment|predict) own=1 ;; esac
+if [[ -z $own ]]; then
     while [[ $# -gt 0 && $1 != -- ]]; do configs+=("$1"); shift; done
     [[ $# -eq 0 ]] || shift
     [[ ${#configs[@]} -gt 0 ]] || configs=(chaost2_setting1 chaost2_setting2_liver_spleen chaost2_setting2_kidneys cmr_setting1)
@@ -57,7 +60,7 @@ esac
     echo "error: task: got '$task', allowed$of: 0 to $((n_tasks - 1)) (--help explains)" >&2; exit 2; }
 
 n_gpus=${SLURM_GPUS_ON_NODE:-1} n_machines=${SLURM_NNODES:-1} restarts=3
-[[ $stage != prepare ]] || restarts=0       # a broken case stays broken
+[[ -z $own ]] || restarts=0     # a broken case stays broken
 if [[ $n_machines -gt 1 ]]; then
     [[ -n $dry_run ]] && host="<first machine>" || host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     launch=(srun --ntasks-per-node=1 torchrun "--nnodes=$n_machines" "--nproc-per-node=$n_gpus" "--max-restarts=$restarts"
@@ -71,6 +74,8 @@ config=${configs[task / n_folds]:-} fold=$((task % n_folds))
 find=(python scripts/newest.py snapshot "$config" --folds "$fold" --options "$@")
 case $stage in
     prepare)  command=("${launch[@]}" data/prepare.py "$@") ;;
+    segment)  command=("${launch[@]}" scripts/segment.py "$@") ;;
+    predict)  command=("${launch[@]}" test.py predict with "$@") ;;
     train)    command=("${launch[@]}" train.py with "$config" "eval_fold=$fold" resume=auto "$@") ;;
     evaluate) command=("${launch[@]}" test.py with "$config" "eval_fold=$fold" resume=auto "$@" "reload_model_path=<newest>") ;;
     compare)  command=(python scripts/newest.py compare "${configs[@]}" --options "$@") ;;

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -201,3 +202,24 @@ def test_help_needs_no_environment():
     command = ["bash", ROOT / "scripts/segment.sh", "--help"]
     said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     assert "--outlined SCAN=LABELS" in said and "No GPU is needed, and no training" in said
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_out_the_scans_and_tell_a_problem_once(toy_data, tmp_path):
+    small = tmp_path / "scans"
+    small.mkdir()
+    for kind, number, path in [("label", 1, tmp_path / "labels.nii.gz"),
+                               *(("image", number, small / f"case {number}.nii.gz") for number in (1, 2, 3, 10))]:
+        given = sitk.ReadImage(toy_data / IMAGES / f"{kind}_{number}.nii.gz")
+        sitk.WriteImage(sitk.Shrink(given, [3, 3, 1]), path)
+    (small / "bad.nii.gz").write_bytes(b"no scan")
+    command = ["scripts/segment.py", "--scans", small, "--outlined", f"case 1={tmp_path / 'labels.nii.gz'}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = [subprocess.run([*launch, *command, "--output", tmp_path / name, "--json", tmp_path / f"{name}.json"], cwd=ROOT,
+                            capture_output=True, encoding="utf-8")
+             for launch, name in ((torchrun, "two"), ([sys.executable], "one"))]
+    assert all(done.returncode == 1 and done.stderr.count("error: bad.nii.gz: ") == 1 for done in ended), ended[0].stderr
+    two, one = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.name not in ("report.html", LIST)
+                 and path.is_file()} for name in ("two", "one"))
+    assert two == one and len(one) == 3 + 1
+    assert json.loads((tmp_path / "two.json").read_text(encoding="utf-8"))["failed"] == 1

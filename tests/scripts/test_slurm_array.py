@@ -56,6 +56,10 @@ def test_the_other_stages():
     assert dry_run("0", "compare", "a", "b", "--", "seed=1").stdout == (
         "task 0: python scripts/newest.py compare a b --options seed=1\n")
     assert dry_run("0", "prepare", "cmr", "--source", "A").stdout == "task 0: python data/prepare.py cmr --source A\n"
+    assert dry_run("0", "segment", "--scans", "A").stdout == "task 0: python scripts/segment.py --scans A\n"
+    assert dry_run("0", "predict", "guided", "query=A").stdout == "task 0: python test.py predict with guided query=A\n"
+    shared = dry_run("0", "segment", "--scans", "A", SLURM_GPUS_ON_NODE="4").stdout
+    assert shared == "task 0: torchrun --standalone --nproc-per-node=4 --max-restarts=0 scripts/segment.py --scans A\n"
     several = dry_run("0", "prepare", "cmr", SLURM_NNODES="2").stdout
     assert "torchrun --nnodes=2 --nproc-per-node=1 --max-restarts=0 " in several and several.endswith(" data/prepare.py cmr\n")
     assert dry_run("1", "prepare", "cmr").stderr == "error: task: got '1', allowed for prepare: 0 to 0 (--help explains)\n"

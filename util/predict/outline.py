@@ -40,7 +40,8 @@ def outline(request: Request) -> Iterator[Event]:
             before any work.
         SystemExit: in other processes, if the main one raised an error.
     """
-    meet(resolve_device(request.method.device))
+    device = resolve_device(request.method.device)
+    meet(device)
     yield Reading(len(request.supports))
     predictor = main_first(lambda: Predictor.of(request))
     yield from (Warned(f"{support.gaps}; {request.words.fill} fills them") for support in predictor.supports if support.gaps)

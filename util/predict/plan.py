@@ -60,16 +60,13 @@ def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
     Raises:
         InputError: there is no query, `output` does not fit, or a file may not be written (`qnet.util.base.guard.claim`).
     """
-    if request.output is None or isinstance(request.queries, tuple):
-        queries = request.queries if isinstance(request.queries, tuple) else ()
-        return Plan(queries, queries)
+    if isinstance(request.queries, tuple):
+        return Plan(request.queries, request.queries)
+    if request.output is None:
+        raise InputError(f"{request.words.output}: got null, allowed with a folder of scans: where to write to")
     names, left_out = scans_to_outline(request.queries, request.output, given_files(request), request.words)
     queries = tuple(Query(name, scan, output_path(name, request.output, len(names), request.words))
                     for scan, name in names.items())
-    if twice := same_names(names):
-        target = output_path(names[twice[0]], request.output, len(names))
-        raise InputError(f"{request.words.queries}: {', '.join(scan.name for scan in twice)} would all be written to {target}; "
-                         "allowed: names that differ before the ending")
     table = queries[0].target.parent / TABLE
     plan = Plan(queries, queries, 0, left_out, request.queries, table, read_cases(table), made_of(request))
     of_rows = {query: _of_rows(query, plan) for query in queries}
@@ -103,12 +100,16 @@ def scans_to_outline(root: Path, output: Path, given: Sequence[Path], words: Wor
         output: where the results go.
         given: the outlined scans and the files with their outlines, which are neither.
     Raises:
-        InputError: nothing is left.
+        InputError: nothing is left, or two scans have the same name.
     """
     found = find_scans(root, output)
     if list(found.names) == [root]:
         return found.names, found.left_out
     names = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
+    if twice := same_names(names):
+        target = output_path(names[twice[0]], output, len(names), words)
+        raise InputError(f"{words.queries}: {', '.join(scan.name for scan in twice)} would all be written to {target}; "
+                         "allowed: names that differ before the ending")
     left_out = [one for one in found.left_out if not any(is_same(one.path, path) for path in given)]
     left_out += [LeftOut(scan, problem, True) for scan, name in names.items() if (problem := name_problem(name))]
     names = {scan: name for scan, name in names.items() if not name_problem(name)}
@@ -161,5 +162,6 @@ def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequenc
     report = plan.table.with_name(REPORT)
     expect_apart([plan.table, report, *(file for of_query in files.values() for file in of_query)], inputs)
     changes = plan.waiting or any(one.may_be_scan for one in plan.left_out)
-    claim([*([plan.table] if changes else []), *(file for query in plan.waiting for file in files[query]), report], inputs,
+    written = [*request.also, *([plan.table] if changes else []), report]
+    claim([*written, *(file for query in plan.waiting for file in files[query])], inputs,
           overwrite=request.overwrite, remedy=request.words.overwrite)

@@ -69,6 +69,7 @@ class Request:
         save_probs: write the probability map of each label and the uncertainty too.
         anew: outline again what is there already, made of the same.
         overwrite: replace files that this project did not write, or that were changed since. What is read is never replaced.
+        also: files that the caller will write, which are checked with the others. Not where the queries have targets.
         options: checksum of the options that outlines depend on.
         words: what the program that runs calls its options.
     """
@@ -86,6 +87,7 @@ class Request:
     overwrite: bool = False
     options: str = ""
     words: Words = Words()
+    also: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:  # noqa: B008

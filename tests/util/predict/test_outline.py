@@ -131,7 +131,8 @@ def test_a_dicom_folder_as_query(files, tmp_path):
 
 
 @pytest.mark.whole
-def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files, toy_data, trained, tmp_path, monkeypatch):
+def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files, toy_data, trained, tmp_path, monkeypatch,
+                                                                             capsys):
     queries, images = tmp_path / "queries", toy_data / "chaos_MR_T2_normalized"
     queries.mkdir()
     for name, number in (("a", 2), ("b", 3)):
@@ -149,7 +150,9 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     assert makes() == "" and (tmp_path / "out/cases.csv").read_text(encoding="utf-8") == table
     (tmp_path / "out/a.nii.gz").unlink()
     assert makes() == "a"
+    capsys.readouterr()
     assert makes(reload_model_path=trained / "snapshots/2.pth") == "ab"       # these are not of the snapshot that is asked for
+    assert "\n2 of 2 queries were outlined from something else (outlines, options" in capsys.readouterr().out
     assert makes() == "ab"
     shutil.copy(images / "image_10.nii.gz", queries / "b.nii.gz")
     assert makes() == "b" and makes(location_mm=30.0) == "ab" and makes(location_mm=30.0, resume="never") == "ab"

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from qnet.util.base.errors import InputError
+from qnet.util.base.files import LIST
 from qnet.util.options.config import base_config, load_config
 from qnet.util.options.sections import ModelOptions, PredictOptions, section
+from qnet.util.predict.events import Begun, Failed, Finished, Outlined, Reading, Ready, StoneOutlined
+from qnet.util.predict.outline import outline
 from qnet.util.predict.plan import made_of
 from qnet.util.predict.predictor import Predictor
-from qnet.util.predict.request import Request, supports_of, untrained_method
+from qnet.util.predict.request import Query, Request, supports_of, untrained_method
 from tests.toy import toy_case, write
 
 OPTIONS = section(PredictOptions, base_config())
@@ -56,6 +59,24 @@ def test_the_fingerprint_is_of_what_outlines_depend_on(tmp_path):
               Request.of_folder("scans", request.supports, "out", fill=True, device="cpu"),
               Request.of_folder("scans", request.supports, "out", smooth_z=1.0, device="cpu")]
     assert len({made_of(one) for one in (request, *others)}) == 1 + len(others)
+
+
+def test_what_happens_is_told_in_its_order_and_a_bad_scan_costs_only_itself(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path / f"{number}.nii.gz", toy_case(number)[0])
+    write(tmp_path / "labels.nii.gz", toy_case(1)[1])
+    (tmp_path / "bad.nii.gz").write_bytes(b"no scan")
+    quick = {**base_config()["registration"], "affine": False, "zoom": False, "finest": 3.0, "n_steps": 1}
+    queries = tuple(Query(name, tmp_path / f"{name}.nii.gz", tmp_path / f"out/{name}.nii.gz") for name in ("bad", "2"))
+    request = Request(untrained_method(device="cpu", registration=quick), queries,
+                      ((tmp_path / "1.nii.gz", tmp_path / "labels.nii.gz"),), stones=(tmp_path / "3.nii.gz",), names={1: "liver"})
+    events = list(outline(request))
+    assert [type(event) for event in events] == [Reading, Ready, StoneOutlined, Begun, Failed, Begun, Outlined, Finished]
+    assert (events[1].n_stones, events[1].n_waiting, events[1].n_kept) == (1, 2, 0) and events[2].stone == tmp_path / "3.nii.gz"
+    assert events[4].query.name == "bad" and events[4].message.startswith(f"{tmp_path}/bad.nii.gz: ")
+    assert not events[4].reason.startswith(str(tmp_path)) and events[6].rows[0]["label_name"] == "liver"
+    assert events[7].outcome.summary().startswith(("1 of 2 scans are outlined", "0 of 2"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"2.nii.gz", LIST}      # no table, no report
 
 
 def test_stones_are_spread_over_the_scans_and_one_that_cannot_be_read_is_left_out(tmp_path):
