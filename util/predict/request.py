@@ -98,10 +98,11 @@ class Request:
                 given beside a task file, which has its own.
         """
         options = section(PredictOptions, config)
+        supports = supports_of(options)
         if not options.query or not options.output:
             raise InputError(f"{words.queries}, {words.output}: got null, allowed: the path of a scan or a folder of scans, and "
                              "one to write to")
-        return cls(PredictorOptions.of(config), Path(options.query), supports_of(options), Path(options.output),
+        return cls(PredictorOptions.of(config), Path(options.query), supports, Path(options.output),
                    None if options.task is None else Path(options.task), names or {}, options.fill, None, options.save_probs,
                    options.resume == "never", options.overwrite,
                    digest(Record(config).without(with_role(Role.ELSEWHERE))), words)
