@@ -66,6 +66,20 @@ def read_image(path: Path) -> sitk.Image:
     return read_dicom(path) if is_slice(path) else read_nifti(path)
 
 
+def stored_labels(path: Path, image: sitk.Image, image_name: Path | str) -> sitk.Image:
+    """Return the labels of an image as they are stored. Their size is held against it before any value is read.
+
+    So no file of labels, however strongly it is compressed, takes more memory than its image lets expect.
+
+    Raises:
+        InputError: as `read_image`, or their size differs from the image's, in whatever order of axes.
+    """
+    size = check_header(path)
+    if sorted(size) != sorted(image.GetSize()):
+        raise InputError(f"{path}: size (x, y, z) = {size}, but {image_name} has {image.GetSize()}")
+    return read_image(path)
+
+
 def affine_at(path: Path) -> np.ndarray:
     """Return the affine of a scan, of which only headers are read.
 

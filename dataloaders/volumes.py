@@ -130,8 +130,8 @@ def read_label_of(case: Case, spec: DatasetSpec, image: np.ndarray) -> np.ndarra
     Raises:
         InputError: as `read_label`, or the label file has another shape than the image or another place in the patient.
     """
+    expect_same_shape(case, image, case.label)
     label_map = read_label(case.label, spec)
-    expect_same_shape(case, image, label_map, case.label)
     expect_same_place(case)
     return label_map
 
@@ -144,10 +144,14 @@ def expect_same_place(case: Case) -> None:
                          "voxel; if only the header is wrong, give it the image's")
 
 
-def expect_same_shape(case: Case, image: np.ndarray, other: np.ndarray, path: Path) -> None:
-    """Raise InputError if the shape of a label or supervoxel map, read from `path`, differs from its image."""
-    if image.shape != other.shape:
-        raise InputError(f"{path}: shape (D, H, W) = {other.shape}, but {case.image} has {image.shape}")
+def expect_same_shape(case: Case, image: np.ndarray, path: Path) -> None:
+    """Raise InputError if a label or supervoxel map has another shape than its image (D, H, W), by its header.
+
+    So no file of maps, however strongly it is compressed, takes more memory than its image lets expect.
+    """
+    shape = read_header(path).get_data_shape()[::-1]
+    if image.shape != shape:
+        raise InputError(f"{path}: shape (D, H, W) = {shape}, but {case.image} has {image.shape}")
 
 
 def label_distance_mm(case: Case) -> float:

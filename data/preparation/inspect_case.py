@@ -63,8 +63,8 @@ def _inspect_label(case: Case, spec: DatasetSpec, image: np.ndarray, report: Cas
         return None
     report.has_label = True
     try:
+        expect_same_shape(case, image, case.label)
         label_map = read_label(case.label, spec)
-        expect_same_shape(case, image, label_map, case.label)
     except InputError as error:
         report.problems.append(str(error))
         return None
@@ -80,8 +80,8 @@ def _inspect_label(case: Case, spec: DatasetSpec, image: np.ndarray, report: Cas
 
 def _inspect_supervoxels(case: Case, image: np.ndarray, report: CaseReport) -> np.ndarray | None:
     try:
+        expect_same_shape(case, image, case.supervoxels)
         supervoxels = read_supervoxels(case.supervoxels)
-        expect_same_shape(case, image, supervoxels, case.supervoxels)
     except InputError as error:
         report.problems.append(str(error))
         return None

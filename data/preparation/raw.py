@@ -8,7 +8,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from qnet.dataloaders.itk import PlaceError, check_image, labels_on
-from qnet.dataloaders.reading import read_image
+from qnet.dataloaders.reading import read_image, stored_labels
 from qnet.dataloaders.resampling import straightened
 from qnet.util.base.errors import InputError
 
@@ -40,7 +40,8 @@ def read_nifti_pair(case: RawCase, *, trust_image_geometry: bool = False) -> tup
     if case.label is None:
         return straightened(image, None)
     try:
-        labels = labels_on(image, read_image(case.label), case.image, case.label, trust_image_geometry=trust_image_geometry)
+        stored = stored_labels(case.label, image, case.image)
+        labels = labels_on(image, stored, case.image, case.label, trust_image_geometry=trust_image_geometry)
     except PlaceError as error:
         remedy = "leave out --trust-image-geometry" if trust_image_geometry else (
             "if only its header is wrong, --trust-image-geometry ignores it")

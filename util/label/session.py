@@ -34,7 +34,7 @@ import SimpleITK as sitk
 from qnet.dataloaders.finding import name_problem
 from qnet.dataloaders.itk import check_image, labels_on
 from qnet.dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
-from qnet.dataloaders.reading import read_image
+from qnet.dataloaders.reading import read_image, stored_labels
 from qnet.util.base.classes import MAX_DRAWN, MAX_NAME
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
@@ -520,7 +520,8 @@ def read_labels(image: Path, labels: Path) -> np.ndarray:
     Raises:
         InputError: the file is damaged, or does not fit the scan.
     """
-    return sitk.GetArrayFromImage(labels_on(_grid_of(image), read_nifti(labels), image, labels))
+    grid = _grid_of(image)
+    return sitk.GetArrayFromImage(labels_on(grid, stored_labels(labels, grid, image), image, labels))
 
 
 @lru_cache(maxsize=2)       # of the scan that is drawn on, stroke by stroke

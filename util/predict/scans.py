@@ -16,7 +16,7 @@ from qnet.dataloaders.gaps import described, fill, gaps_of
 from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
 from qnet.dataloaders.itk import check_image, labels_on, with_geometry
 from qnet.dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
-from qnet.dataloaders.reading import is_nifti, read_image, scan_name
+from qnet.dataloaders.reading import is_nifti, read_image, scan_name, stored_labels
 from qnet.dataloaders.resampling import clip_at_percentile, straight_grid, window_to_255
 from qnet.dataloaders.volumes import normalise
 from qnet.util.base.errors import InputError
@@ -239,9 +239,12 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     """
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
-    label_name, _, read_labels = _open(labels, "support labels")
-    expect_not_swapped(original, read_labels, name, label_name)
-    outlined = labels_on(original, read_labels, name, label_name)
+    if isinstance(labels, (str, Path)):
+        label_name, stored = str(Path(labels)), stored_labels(Path(labels), original, name)
+    else:
+        label_name, _, stored = _open(labels, "support labels")
+    expect_not_swapped(original, stored, name, label_name)
+    outlined = labels_on(original, stored, name, label_name)
     array = sitk.GetArrayFromImage(outlined)
     axis, gaps = gaps_of(array)
     if gaps and fill_gaps:

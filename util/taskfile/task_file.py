@@ -18,7 +18,7 @@ import torch
 from qnet.dataloaders import nifti
 from qnet.dataloaders.geometry import affine_of_image
 from qnet.dataloaders.itk import check_image, labels_on
-from qnet.dataloaders.reading import read_image
+from qnet.dataloaders.reading import read_image, stored_labels
 from qnet.util.base.classes import ALIKE_RULE, alike, colours_of, default_name
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
@@ -171,7 +171,7 @@ def _read_pair(image_path: Path, label_path: Path) -> Pair:
         InputError: a file cannot be read, they do not belong together, or there is no label.
     """
     image = check_image(read_image(image_path), image_path)
-    labels = labels_on(image, read_image(label_path), image_path, label_path)
+    labels = labels_on(image, stored_labels(label_path, image, image_path), image_path, label_path)
     if not sitk.GetArrayViewFromImage(labels).any():
         raise InputError(f"{label_path}: holds no label, only background")
     return image, labels
