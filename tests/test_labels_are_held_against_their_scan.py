@@ -6,15 +6,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from data.preparation.inspect_case import inspect_case
-from data.preparation.raw import RawCase, read_nifti_pair
-from dataloaders.datasets import Case
-from dataloaders.volumes import expect_same_shape, read_label_of
+from qnet.data.preparation.inspect_case import inspect_case
+from qnet.data.preparation.raw import RawCase, read_nifti_pair
+from qnet.dataloaders.datasets import Case
+from qnet.dataloaders.volumes import expect_same_shape, read_label_of
+from qnet.util.base.errors import InputError
+from qnet.util.label.session import read_labels
+from qnet.util.predict.scans import read_support
+from qnet.util.taskfile.task_file import create
 from tests.dataloaders.test_volumes import spec
-from util.base.errors import InputError
-from util.label.session import read_labels
-from util.predict.scans import read_support
-from util.taskfile.task_file import create
 
 SHAPE, DECLARED = (8, 7, 6), (500, 400, 6)
 
