@@ -17,7 +17,7 @@ from qnet.util.base.classes import file_name
 from qnet.util.base.files import write_text
 from qnet.util.base.tables import write_rows
 from qnet.util.segment.metrics import METRICS, all_metrics, dice
-from qnet.util.segment.predictions import Prediction, WholePrediction
+from qnet.util.segment.predictions import WARPED, Prediction, WholePrediction
 from qnet.util.segment.task import label_map_of
 from qnet.util.segment.uncertainty import mean_margin
 
@@ -28,7 +28,6 @@ STATISTICS: Mapping[str, Callable[..., Any]] = {"mean": np.mean, "std": np.std}
 SCORE_COLUMNS = ("label_name", "label", "support_case", "query_case", *METRICS)
 WHOLE_COLUMNS = (*SCORE_COLUMNS, "agreement", "margin", "confidence")
 WHOLE = "whole_volume"   # in the names of files about whole volumes
-WARPED = "warped_supports"      # the folder of the supports' images, registered to the queries
 
 
 def prediction_name(query_case: str, label_name: str, support_case: str) -> str:

@@ -13,6 +13,8 @@ from qnet.dataloaders.volumes import Volume
 from qnet.util.segment.metrics import dice, iou
 from qnet.util.segment.task import label_map_of
 
+WARPED = "warped_supports"      # the folder of the supports' images, registered to the queries
+
 
 @dataclass(frozen=True)
 class Prediction:
