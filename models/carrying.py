@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -163,8 +163,11 @@ class RegistrationModel(VolumeModel):
         places_back = back.places(points_of(support.scan, support.outlines.box))
         carried = self.carried(query, support, ways, voxels, points)
         if len(ways) > 1:
-            self._save_lost(carried, self.carried(query, support, ways[:1], voxels, points),
-                            lambda maps: returned(support, maps > 0.5, voxels, query.spacing_mm, places_back))
+            of_all = returned(support, carried.maps > 0.5, voxels, query.spacing_mm, places_back)
+            if (of_all < 1 - LOST).any():       # else the direct way cannot come back so much better
+                direct = self.carried(query, support, ways[:1], voxels, points)
+                alone = returned(support, direct.maps > 0.5, voxels, query.spacing_mm, places_back)
+                self._save_lost(carried, direct, (alone > of_all + LOST).tolist())
         drawn, borders = self.drawn(query, carried.maps, carried.agreement, support, voxels, MILD)
         registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
         registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried.maps, drawn
@@ -174,15 +177,18 @@ class RegistrationModel(VolumeModel):
         return VolumeSegmentation(probs, registered, expected, warped, borders, evidence)
 
     @staticmethod
-    def _save_lost(carried: Carried, direct: Carried, comes_back: Callable[[Tensor], Tensor]) -> None:
+    def _save_lost(carried: Carried, direct: Carried, lost: Sequence[bool]) -> None:
         """Take a class from the direct way, in place, if the others have led it astray.
 
         That is so if what all ways found does not come back to the outlined scan, but what the direct way found does, and its
         image fits about as well. Repeated structures, such as vertebrae, are lost so.
+
+        Args:
+            lost: of each class, whether the first two hold.
         """
-        for k, (of_all, alone) in enumerate(zip(comes_back(carried.maps), comes_back(direct.maps), strict=True)):
+        for k in (k for k, of_class in enumerate(lost) if of_class):
             either = (carried.maps[k] > 0.5) | (direct.maps[k] > 0.5)
-            if alone > of_all + LOST and direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
+            if direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
                 carried.maps[k], carried.agreement[k] = direct.maps[k], direct.agreement[k]
                 carried.fit[either] = direct.fit[either]
 
