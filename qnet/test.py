@@ -19,6 +19,11 @@ from qnet.dataloaders.store import Store
 from qnet.util.base.device import resolve_device
 from qnet.util.base.distributed import is_main, main_first, meet, of_main, share
 from qnet.util.base.errors import printable
+from qnet.util.engine.evaluate import evaluate
+from qnet.util.engine.predictions import QueryResult
+from qnet.util.engine.task import TaskReader
+from qnet.util.engine.unfinished import FOLDER as UNFINISHED
+from qnet.util.engine.unfinished import Unfinished
 from qnet.util.options.sections import (
     DataOptions,
     EvaluationOptions,
@@ -36,11 +41,6 @@ from qnet.util.results.evaluation import save_query, saved_queries, write_evalua
 from qnet.util.results.report import write_report
 from qnet.util.run.experiment import Help, Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from qnet.util.run.provenance import record_start
-from qnet.util.segment.evaluate import evaluate
-from qnet.util.segment.predictions import QueryResult
-from qnet.util.segment.task import TaskReader
-from qnet.util.segment.unfinished import FOLDER as UNFINISHED
-from qnet.util.segment.unfinished import Unfinished
 
 PREDICT = """Segment scans from outlined ones, with any method and option.
 

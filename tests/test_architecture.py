@@ -26,7 +26,7 @@ def test_rooms_are_in_an_order():
     ("dataloaders/new.py", "import qnet.models.qnet\n", "dataloaders/new.py:1: dataloaders imports qnet.models.qnet"),
     ("util/base/new.py", "def f():\n    from qnet.dataloaders import volumes\n",
      "util/base/new.py:2: util.base imports qnet.dataloaders"),
-    ("util/segment/new.py", "from qnet.util import run\n", "util/segment/new.py:1: util.segment imports qnet.util.run"),
+    ("util/engine/new.py", "from qnet.util import run\n", "util/engine/new.py:1: util.engine imports qnet.util.run"),
     ("data/new.py", "import qnet.train\n", "data/new.py:1: data imports qnet.train"),
     ("scripts/new.py", "from tests.damage import empty\n", "scripts/new.py:1: scripts imports tests.damage"),
     ("util/run/new.py", "from util.base import errors\n",

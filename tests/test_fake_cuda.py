@@ -13,14 +13,14 @@ from qnet.models.encoder import Features
 from qnet.models.qnet import QNet, SupportThresholdQNet
 from qnet.util.base.device import resolve_device
 from qnet.util.base.episode import Episode
+from qnet.util.engine.protocol import segment_by_protocol
+from qnet.util.engine.segmenters import VolumeSegmenter
+from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.task import Task
+from qnet.util.engine.whole_volume import probabilities
 from qnet.util.options.config import load_config
 from qnet.util.options.record import Record
 from qnet.util.options.sections import ModelOptions, TrainOptions, WholeVolumeOptions
-from qnet.util.segment.protocol import segment_by_protocol
-from qnet.util.segment.segmenters import VolumeSegmenter
-from qnet.util.segment.slice_encoder import SliceEncoder
-from qnet.util.segment.task import Task
-from qnet.util.segment.whole_volume import probabilities
 from qnet.util.training.building import build_model
 from qnet.util.training.loop import Trainer
 from tests.fake_cuda import FakeCuda, fake_cuda

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 
 from qnet.dataloaders.volumes import Volume
-from qnet.util.segment.task import Task
+from qnet.util.engine.task import Task
 
 CASES = (1, 2, 3, 10, 12)
 AFFINE = np.diag([-2.0, 2.0, 7.7, 1.0])

@@ -1,7 +1,7 @@
 """Run the type checker on the whole project, or on what is named.
 
     python scripts/checks/check_types.py
-    python scripts/checks/check_types.py util/segment qnet/train.py
+    python scripts/checks/check_types.py util/engine qnet/train.py
 
 mypy looks for a package in a folder of its name. So this shows it the repository as a folder `qnet` of links, in `.mypy_cache`.
 """

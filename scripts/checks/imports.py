@@ -22,7 +22,7 @@ from qnet.util.base.root import ROOT
 
 BASE = {"util.base"}
 DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
-UTIL = DATA_AND_MODELS | {"util.training", "util.taskfile", "util.segment", "util.results", "util.predict", "util.run",
+UTIL = DATA_AND_MODELS | {"util.training", "util.taskfile", "util.engine", "util.results", "util.predict", "util.run",
                           "util.viewer", "util.label"}
 ARROWS: Mapping[str, set[str]] = {
     "util.base": set(),
@@ -31,11 +31,11 @@ ARROWS: Mapping[str, set[str]] = {
     "util.viewer": BASE,
     "util.options": BASE | {"dataloaders"},
     "util.training": DATA_AND_MODELS,
-    "util.segment": DATA_AND_MODELS,
+    "util.engine": DATA_AND_MODELS,
     "util.taskfile": DATA_AND_MODELS | {"util.training"},
     "util.run": DATA_AND_MODELS | {"util.training", "util.taskfile"},
-    "util.results": DATA_AND_MODELS | {"util.segment", "util.viewer"},
-    "util.predict": DATA_AND_MODELS | {"util.training", "util.taskfile", "util.segment", "util.results"},
+    "util.results": DATA_AND_MODELS | {"util.engine", "util.viewer"},
+    "util.predict": DATA_AND_MODELS | {"util.training", "util.taskfile", "util.engine", "util.results"},
     "util.label": DATA_AND_MODELS | {"util.taskfile", "util.predict", "util.viewer"},
     "data": BASE | {"util.options", "dataloaders"},
     "entry points": UTIL,

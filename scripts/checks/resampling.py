@@ -26,9 +26,9 @@ from qnet.dataloaders.itk import with_geometry
 from qnet.dataloaders.nifti import read_array
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
+from qnet.util.engine.metrics import dice
 from qnet.util.options.table import UNTRAINED_MODELS
 from qnet.util.predict.predictor import Predictor, Segmentation, join_on_scan
-from qnet.util.segment.metrics import dice
 
 ORIENTATIONS = ("SPR", "IRA")      # of the turned support and query
 INTERPOLATORS = {"linear": sitk.sitkLinear, "spline": sitk.sitkBSpline}

@@ -30,11 +30,11 @@ from qnet.scripts.tables.organ_sets.cases import CHAOS, Case, chaos_set
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.tables import markdown_table
+from qnet.util.engine.segmenters import VolumeSegmenter
+from qnet.util.engine.task import Task
 from qnet.util.options.config import load_config
 from qnet.util.options.sections import PredictorOptions
 from qnet.util.predict.predictor import Predictor
-from qnet.util.segment.segmenters import VolumeSegmenter
-from qnet.util.segment.task import Task
 from qnet.util.training.as_trained import complete
 
 LESIONS = "painted lesions"

@@ -26,10 +26,10 @@ from qnet.dataloaders.nifti import read_array, write_like
 from qnet.util.base.classes import colours_of
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
+from qnet.util.engine.metrics import dice
 from qnet.util.label.client import Client, running, scan_path
 from qnet.util.options.config import base_config
 from qnet.util.options.sections import dataset_spec
-from qnet.util.segment.metrics import dice
 
 DATASET = "CHAOST2"
 

@@ -28,9 +28,9 @@ from qnet.util.base.files import replacing, write_text
 from qnet.util.base.guard import claim
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import format_table
+from qnet.util.engine.metrics import dice
 from qnet.util.options.config import base_config
 from qnet.util.results.figures import save_figure
-from qnet.util.segment.metrics import dice
 
 IMAGES = "chaos_MR_T2_normalized"
 LABELS = {int(value): name for value, name in base_config()["datasets"]["CHAOST2"]["labels"].items()}

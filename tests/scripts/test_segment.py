@@ -15,7 +15,7 @@ from qnet.scripts.segment import main, outlined_pair
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
 from qnet.util.base.root import ROOT
-from qnet.util.segment.metrics import dice
+from qnet.util.engine.metrics import dice
 from tests.damage import elsewhere
 from tests.data.raw_downloads import write_dicom
 from tests.toy import toy_case

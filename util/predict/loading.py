@@ -8,10 +8,10 @@ import torch
 
 from qnet.models.volume import VolumeModel
 from qnet.util.base.errors import InputError
+from qnet.util.engine.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
+from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.options.sections import ModelOptions
 from qnet.util.options.table import OUTSIDE_MODELS, UNTRAINED_MODELS
-from qnet.util.segment.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
-from qnet.util.segment.slice_encoder import SliceEncoder
 from qnet.util.training.building import (
     build_model,
     build_registration,

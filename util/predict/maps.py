@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qnet.dataloaders.reading import scan_name
 from qnet.util.base.classes import file_name
-from qnet.util.segment.predictions import WARPED
+from qnet.util.engine.predictions import WARPED
 
 
 def maps_of(target: Path, label_names: Iterable[str], save_probs: bool) -> list[Path]:

@@ -26,6 +26,11 @@ from qnet.util.base.device import resolve_device, set_up_process
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant
+from qnet.util.engine.segmenters import Member, Segmenter, VolumeSegmenter
+from qnet.util.engine.task import Task, label_map_of
+from qnet.util.engine.uncertainty import AUGMENTATIONS, Agreement
+from qnet.util.engine.whole_volume import largest_components, smooth_along_z
+from qnet.util.engine.whole_volume import to_label_map as join_classes
 from qnet.util.options.config import base_config
 from qnet.util.options.sections import PredictorOptions, WholeVolumeOptions
 from qnet.util.predict.cases import measured
@@ -44,11 +49,6 @@ from qnet.util.predict.scans import (
     to_scan,
     write_on_scan,
 )
-from qnet.util.segment.segmenters import Member, Segmenter, VolumeSegmenter
-from qnet.util.segment.task import Task, label_map_of
-from qnet.util.segment.uncertainty import AUGMENTATIONS, Agreement
-from qnet.util.segment.whole_volume import largest_components, smooth_along_z
-from qnet.util.segment.whole_volume import to_label_map as join_classes
 from qnet.util.taskfile.task_file import ENDING, opened
 from qnet.util.training.as_trained import as_trained, complete
 from qnet.util.training.snapshots import read_snapshot

@@ -8,6 +8,9 @@ from pathlib import Path
 from qnet.util.base.distributed import is_main, join
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
+from qnet.util.engine.predictions import QueryResult
+from qnet.util.engine.task import TaskReader
+from qnet.util.engine.unfinished import Unfinished
 from qnet.util.options.sections import DataOptions, EvaluationOptions
 from qnet.util.results.scores import (
     TABLE_HEADER,
@@ -26,9 +29,6 @@ from qnet.util.results.scores import (
     write_overviews,
     write_scores,
 )
-from qnet.util.segment.predictions import QueryResult
-from qnet.util.segment.task import TaskReader
-from qnet.util.segment.unfinished import Unfinished
 
 
 def save_query(result: QueryResult, names: Mapping[int, str], tolerance_mm: float, folder: Path) -> QueryScores:

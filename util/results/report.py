@@ -22,13 +22,13 @@ from qnet.util.base.guard import claim
 from qnet.util.base.inputs import read_json
 from qnet.util.base.progress import progress
 from qnet.util.base.tables import read_rows as read_table
+from qnet.util.engine.metrics import METRICS
+from qnet.util.engine.predictions import WARPED
 from qnet.util.options.config import check_options, run_dataset
 from qnet.util.options.sections import ShownOptions, dataset_spec, section
 from qnet.util.options.table import Role, with_role
 from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 from qnet.util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
-from qnet.util.segment.metrics import METRICS
-from qnet.util.segment.predictions import WARPED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

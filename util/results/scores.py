@@ -16,10 +16,10 @@ from qnet.dataloaders.volumes import Volume
 from qnet.util.base.classes import file_name
 from qnet.util.base.files import write_text
 from qnet.util.base.tables import write_rows
-from qnet.util.segment.metrics import METRICS, all_metrics, dice
-from qnet.util.segment.predictions import WARPED, Prediction, WholePrediction
-from qnet.util.segment.task import label_map_of
-from qnet.util.segment.uncertainty import mean_margin
+from qnet.util.engine.metrics import METRICS, all_metrics, dice
+from qnet.util.engine.predictions import WARPED, Prediction, WholePrediction
+from qnet.util.engine.task import label_map_of
+from qnet.util.engine.uncertainty import mean_margin
 
 if TYPE_CHECKING:
     from qnet.util.results.figures import Panel

@@ -15,10 +15,10 @@ from qnet.models.encoder import Features
 from qnet.models.qnet import QNet
 from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
 from qnet.util.base.tables import markdown_table
-from qnet.util.segment.metrics import dice
-from qnet.util.segment.protocol import segment_by_protocol
-from qnet.util.segment.slice_encoder import SliceEncoder
-from qnet.util.segment.task import Task
+from qnet.util.engine.metrics import dice
+from qnet.util.engine.protocol import segment_by_protocol
+from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.task import Task
 from tests.goldens import recipe
 from tests.reference import qnet as reference
 from tests.toy import names_of, tasks_of

@@ -15,8 +15,8 @@ from qnet.models.contents import scaled
 from qnet.models.registration import Registration, RegistrationSettings, register
 from qnet.models.sampling import column, grid_mm, mapped, sample
 from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
+from qnet.util.engine.metrics import dice
 from qnet.util.predict.predictor import Predictor
-from qnet.util.segment.metrics import dice
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
     from convexAdam.convex_adam_MIND import convex_adam_pt

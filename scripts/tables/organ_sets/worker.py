@@ -29,13 +29,13 @@ from qnet.dataloaders.nifti import read_nifti
 from qnet.models.confidence import EVIDENCE
 from qnet.util.base.errors import InputError
 from qnet.util.base.memory import keep_freed_memory
+from qnet.util.engine.metrics import dice
+from qnet.util.engine.task import label_map_of
+from qnet.util.engine.whole_volume import smooth_along_z
 from qnet.util.options.config import load_config
 from qnet.util.options.sections import PredictorOptions
 from qnet.util.predict.predictor import Predictor, Segmentation, join_on_scan
 from qnet.util.predict.scans import write_on_scan
-from qnet.util.segment.metrics import dice
-from qnet.util.segment.task import label_map_of
-from qnet.util.segment.whole_volume import smooth_along_z
 from qnet.util.training.as_trained import complete
 
 

@@ -18,8 +18,8 @@ from torch import nn
 from qnet.models.registration import PreparedScan
 from qnet.util.base.distributed import leave, rank
 from qnet.util.base.signals import Interrupted
+from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.predict.predictor import Predictor
-from qnet.util.segment.slice_encoder import SliceEncoder
 from tests.programs import entry_point, predict, run_experiment
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from qnet.util.base.errors import InputError
+from qnet.util.engine.metrics import dice
 from qnet.util.label.client import running
 from qnet.util.label.serve import load_task
 from qnet.util.label.session import Session
-from qnet.util.segment.metrics import dice
 from qnet.util.taskfile.task_file import manifest_of
 from tests.labelling import FAST, drawing, nifti, refusal, served, wait_until, write_scans
 from tests.programs import predict

@@ -8,9 +8,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from qnet.data.phantom import VERSION, generate_phantom
+from qnet.util.engine.metrics import dice
 from qnet.util.options.config import base_config
 from qnet.util.predict.predictor import Predictor
-from qnet.util.segment.metrics import dice
 
 pytestmark = pytest.mark.whole
 LABELS = (1, 2, 3, 4)

@@ -17,6 +17,7 @@ from qnet.dataloaders.geometry import voxel_to_patient
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
 from qnet.util.base.root import ROOT
+from qnet.util.engine.uncertainty import Agreement
 from qnet.util.predict.cases import EARLIER_COLUMNS, read_cases
 from qnet.util.predict.events import Failed, Outlined
 from qnet.util.predict.outline import _outline_one
@@ -24,7 +25,6 @@ from qnet.util.predict.plan import Plan, output_path
 from qnet.util.predict.predictor import Predictor, Segmentation
 from qnet.util.predict.request import Query, Request, untrained_method
 from qnet.util.predict.scans import read_scan
-from qnet.util.segment.uncertainty import Agreement
 from qnet.util.training.as_trained import as_trained
 from tests.data.raw_downloads import write_dicom
 from tests.programs import predict

@@ -8,13 +8,13 @@ import pytest
 import SimpleITK as sitk
 
 from qnet.util.base.tables import significant
+from qnet.util.engine.segmenters import Member, whole_predictions
+from qnet.util.engine.uncertainty import Agreement
 from qnet.util.options.sections import WholeVolumeOptions
 from qnet.util.predict.cases import COLUMNS, EARLIER_COLUMNS, PAGE_COLUMNS, as_numbers, worst_first
 from qnet.util.predict.events import Outcome
 from qnet.util.predict.predictor import Segmentation
 from qnet.util.predict.request import Query
-from qnet.util.segment.segmenters import Member, whole_predictions
-from qnet.util.segment.uncertainty import Agreement
 from tests.toy import toy_volume
 
 WHOLE = WholeVolumeOptions(0, 0, 0, False, 1)

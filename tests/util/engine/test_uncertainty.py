@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qnet.util.segment.uncertainty import AUGMENTATIONS, Agreement, Augmentation, mean_margin
+from qnet.util.engine.uncertainty import AUGMENTATIONS, Agreement, Augmentation, mean_margin
 
 
 def test_agreement_is_the_mean_dice_of_all_pairs():

@@ -7,11 +7,11 @@ import torch
 from qnet.dataloaders.volumes import Volume
 from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
+from qnet.util.engine.segmenters import SliceSegmenter
+from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.task import Task
+from qnet.util.engine.whole_volume import largest_components, smooth_along_z, to_label_map
 from qnet.util.options.sections import WholeVolumeOptions
-from qnet.util.segment.segmenters import SliceSegmenter
-from qnet.util.segment.slice_encoder import SliceEncoder
-from qnet.util.segment.task import Task
-from qnet.util.segment.whole_volume import largest_components, smooth_along_z, to_label_map
 from tests.toy import names_of, toy_volume
 
 

@@ -9,11 +9,11 @@ import pytest
 from qnet.dataloaders.datasets import find_cases
 from qnet.dataloaders.folds import supports_of_queries
 from qnet.dataloaders.volumes import Volume
+from qnet.util.engine.task import TaskReader
+from qnet.util.engine.unfinished import Unfinished
 from qnet.util.options.config import base_config
 from qnet.util.options.sections import dataset_spec
 from qnet.util.results.evaluation import saved_queries
-from qnet.util.segment.task import TaskReader
-from qnet.util.segment.unfinished import Unfinished
 from tests.programs import TOY_GRID, run
 
 

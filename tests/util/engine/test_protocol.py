@@ -8,12 +8,12 @@ from qnet.dataloaders.folds import parts
 from qnet.dataloaders.volumes import Volume
 from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
+from qnet.util.engine.evaluate import evaluate_query
+from qnet.util.engine.metrics import dice
+from qnet.util.engine.protocol import segment_by_protocol, slices_of_support
+from qnet.util.engine.segmenters import SliceSegmenter
+from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
-from qnet.util.segment.evaluate import evaluate_query
-from qnet.util.segment.metrics import dice
-from qnet.util.segment.protocol import segment_by_protocol, slices_of_support
-from qnet.util.segment.segmenters import SliceSegmenter
-from qnet.util.segment.slice_encoder import SliceEncoder
 from tests.reference import qnet as reference
 from tests.toy import names_of, tasks_of, toy_volume
 

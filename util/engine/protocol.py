@@ -14,9 +14,9 @@ from qnet.dataloaders.volumes import Volume
 from qnet.models.base import FewShotModel, hard_mask
 from qnet.models.encoder import Features
 from qnet.models.spatial_prior import with_prior
-from qnet.util.segment.predictions import Prediction
-from qnet.util.segment.slice_encoder import SliceEncoder, batches
-from qnet.util.segment.task import Task, label_map_of
+from qnet.util.engine.predictions import Prediction
+from qnet.util.engine.slice_encoder import SliceEncoder, batches
+from qnet.util.engine.task import Task, label_map_of
 
 Priors = Mapping[tuple[str, int], torch.Tensor]
 

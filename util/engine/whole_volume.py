@@ -14,11 +14,11 @@ from torch import Tensor
 from qnet.dataloaders.volumes import Volume
 from qnet.models.base import FewShotModel
 from qnet.models.encoder import Features
+from qnet.util.engine.location import body_box, location_weight
+from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.slice_matching import align_slices, choose_support_slices, describe_slices
+from qnet.util.engine.task import Task, label_map_of
 from qnet.util.options.sections import WholeVolumeOptions
-from qnet.util.segment.location import body_box, location_weight
-from qnet.util.segment.slice_encoder import SliceEncoder
-from qnet.util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
-from qnet.util.segment.task import Task, label_map_of
 
 
 class EncodedVolume:

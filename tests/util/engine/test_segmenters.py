@@ -14,10 +14,10 @@ import torch
 import tqdm
 
 from qnet.models.volume import VolumeModel, VolumeSegmentation
+from qnet.util.engine.evaluate import evaluate_query
+from qnet.util.engine.segmenters import VolumeSegmenter
+from qnet.util.engine.task import Task
 from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
-from qnet.util.segment.evaluate import evaluate_query
-from qnet.util.segment.segmenters import VolumeSegmenter
-from qnet.util.segment.task import Task
 from tests.programs import entry_point, predict, run
 from tests.toy import toy_volume, write
 

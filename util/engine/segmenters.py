@@ -24,12 +24,12 @@ from qnet.models.volume import Outlines, Support, VolumeModel, VolumeSegmentatio
 from qnet.util.base.distributed import share, shared
 from qnet.util.base.pool import side_by_side
 from qnet.util.base.progress import progress
+from qnet.util.engine.predictions import Prediction, WholePrediction
+from qnet.util.engine.protocol import query_slices, segment_by_protocol
+from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.task import Task, label_map_of
+from qnet.util.engine.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
 from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
-from qnet.util.segment.predictions import Prediction, WholePrediction
-from qnet.util.segment.protocol import query_slices, segment_by_protocol
-from qnet.util.segment.slice_encoder import SliceEncoder
-from qnet.util.segment.task import Task, label_map_of
-from qnet.util.segment.whole_volume import largest_components, probabilities, smooth_along_z, to_label_map
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qnet.models.encoder import Features
-from qnet.util.segment.slice_matching import align_slices, choose_support_slices, describe_slices
+from qnet.util.engine.slice_matching import align_slices, choose_support_slices, describe_slices
 
 
 def scan(n_slices: int, start: float = 0.0, step: float = 1.0) -> Features:

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
-from qnet.util.segment.metrics import dice
-from qnet.util.segment.whole_volume import to_label_map
+from qnet.util.engine.metrics import dice
+from qnet.util.engine.whole_volume import to_label_map
 
 PROBABILITY_EPS = 1e-6
 

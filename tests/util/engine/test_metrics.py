@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from qnet.util.segment.metrics import METRICS, all_metrics, dice, iou, surface_metrics
+from qnet.util.engine.metrics import METRICS, all_metrics, dice, iou, surface_metrics
 
 
 @pytest.mark.parametrize(("prediction", "truth", "want_dice", "want_iou"), [

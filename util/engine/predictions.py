@@ -10,8 +10,8 @@ import numpy as np
 
 from qnet.dataloaders.folds import Part
 from qnet.dataloaders.volumes import Volume
-from qnet.util.segment.metrics import dice, iou
-from qnet.util.segment.task import label_map_of
+from qnet.util.engine.metrics import dice, iou
+from qnet.util.engine.task import label_map_of
 
 WARPED = "warped_supports"      # the folder of the supports' images, registered to the queries
 

@@ -7,8 +7,8 @@ import nibabel
 import pytest
 
 from qnet.util.base.signals import Interrupted
+from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.run.folders import newest_run
-from qnet.util.segment.slice_encoder import SliceEncoder
 from tests.programs import run
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import tqdm
 
 from qnet.util.base.progress import progress
+from qnet.util.engine.predictions import QueryResult
+from qnet.util.engine.protocol import slices_of_support
+from qnet.util.engine.segmenters import Segmenter
+from qnet.util.engine.task import Task, TaskReader
 from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
-from qnet.util.segment.predictions import QueryResult
-from qnet.util.segment.protocol import slices_of_support
-from qnet.util.segment.segmenters import Segmenter
-from qnet.util.segment.task import Task, TaskReader
 
 
 def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qnet.util.segment.location import body_box, location_weight
+from qnet.util.engine.location import body_box, location_weight
 
 
 def patient(shape, rows, columns):
