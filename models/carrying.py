@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qnet.models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlations, returned
-from qnet.models.guided import LEAST_GAIN, GuidedSettings, blur_mm, gain, outline, thickness_mm, tried
-from qnet.models.registration import PreparedScan, Registration, RegistrationSettings
+from qnet.models.guided import LEAST_GAIN, blur_mm, gain, outline, thickness_mm, tried
+from qnet.models.registration import PreparedScan, Registration
 from qnet.models.sampling import bounds_of, column, margin_box, sample
+from qnet.models.settings import GuidedSettings, RegistrationSettings
 from qnet.models.volume import (
     Box,
     Outlines,
@@ -56,13 +57,12 @@ class RegistrationModel(VolumeModel):
     """The support's outlines, carried over by registration, and `fuse` of several ways.
 
     Args:
-        settings: of the registration.
-        agreement_power: a way's weight is its soft Dice with the mean of all to this power; see `fuse`.
+        settings: of the registration, and of `fuse`.
     """
 
-    def __init__(self, settings: RegistrationSettings | None = None, agreement_power: float = 10.0):
+    def __init__(self, settings: RegistrationSettings):
         super().__init__()
-        self.settings, self.agreement_power = settings or RegistrationSettings(), agreement_power
+        self.settings = settings
 
     @property
     def borders(self) -> Mapping[str, GuidedSettings]:
@@ -82,7 +82,7 @@ class RegistrationModel(VolumeModel):
 
     def box(self, scan: PreparedScan, ways: Sequence[Way]) -> Box | None:
         """See VolumeModel."""
-        return box_of(scan, ways, self.agreement_power)
+        return box_of(scan, ways, self.settings.agreement_power)
 
     def back(self, query: PreparedScan, support: Support) -> Registration:
         """See VolumeModel."""
@@ -122,7 +122,7 @@ class RegistrationModel(VolumeModel):
             weights.append(weight.half())
             fit += correlation * weight
             total += weight
-        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], self.agreement_power, local=weights)
+        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], self.settings.agreement_power, local=weights)
                              for k in range(len(maps[0]))])
         if len(ways) == 1:
             agreement = soft_dice(maps[0].float() / 255, maps[-1].float() / 255)
@@ -238,14 +238,12 @@ class GuidedModel(RegistrationModel):
 
     Args:
         registration: settings of the registration.
-        settings: of the outline.
-        agreement_power: as of RegistrationModel.
+        guided: settings of the outline.
     """
 
-    def __init__(self, registration: RegistrationSettings | None = None, settings: GuidedSettings | None = None,
-                 agreement_power: float = 10.0):
-        super().__init__(registration, agreement_power)
-        self.guided = settings or GuidedSettings()
+    def __init__(self, registration: RegistrationSettings, guided: GuidedSettings):
+        super().__init__(registration)
+        self.guided = guided
 
     @property
     def borders(self) -> Mapping[str, GuidedSettings]:

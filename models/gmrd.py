@@ -7,7 +7,6 @@ forms can be had.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,37 +17,17 @@ from torch import Tensor, nn
 from qnet.models.base import FewShotModel, mean_where_predicted
 from qnet.models.encoder import Features
 from qnet.models.prototypes import AREA_EPS, COSINE_EPS
+from qnet.models.settings import GMRDSettings
 from qnet.util.base.shapes import expect_shape
 
 if TYPE_CHECKING:
     from qnet.util.base.episode import Episode
 
-EDGES = ("published", "meant")
 RIM = 2                                # pixels
 MIXER_DROPOUT, DECODER_DROPOUT = 0.2, 0.1
 SEED = 2025
 
 Descriptors = tuple[Tensor, Tensor]    # of background (B, K + 2, C) and foreground (B, K' + 2, C)
-
-
-@dataclass(frozen=True)
-class GMRDSettings:
-    """The parts that differ between states and variants of the method.
-
-    Attributes:
-        n_background, n_foreground: learned descriptors of each class.
-        mix_px: side of the square grid, in pixels, on which features are mixed. The published code uses the image's, 256.
-        relu: a ReLU between the two layers that mix pixels.
-        edge: weights of the background's rim, "published" or "meant"; `background_edge` explains them.
-        extra_weight: of the two losses that pull descriptors of a class together and those of both classes apart.
-    """
-
-    n_background: int = 600
-    n_foreground: int = 100
-    mix_px: int = 256
-    relu: bool = True
-    edge: str = "published"
-    extra_weight: float = 0.5
 
 
 class GMRD(FewShotModel):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from qnet.models.contents import CONTENT_LEVEL
 from qnet.models.sampling import bounds_of, column, grid_mm, margin_box, sample
+from qnet.models.settings import GuidedSettings
 from qnet.util.base.shapes import expect_shape
 
 MIN_VOXELS = 20        # fewer sure voxels than this say nothing about a class
@@ -35,32 +36,6 @@ AMPLITUDES = (1.0, 2.0, 4.0, 6.0)   # of the displacements that are tried, in sp
 SMOOTH_FIELD = 4.0     # their smoothness, in the same unit
 TRIED_MARGIN = 8.0     # around the class, in the same unit
 LEAST_GAIN = 0.002     # of Dice where it was tried; less is no gain
-
-
-@dataclass(frozen=True)
-class GuidedSettings:
-    """Settings of `outline`.
-
-    The prior is the registered map, blurred by `blur` of the thickness of the class. Foreground of a class are the voxels where
-    the registered map is above `sure`; background those where the prior is above `near` but the map below `clear`. The logit is
-    (discriminant, clipped to ±`clip`) + `prior_weight` · logit(prior) + `bias`. The guided filter is `filter` times as wide as
-    the blur.
-    """
-
-    blur: float = 0.15
-    sure: float = 0.6
-    near: float = 0.02
-    clear: float = 0.2
-    clip: float = 4.0
-    prior_weight: float = 1.5
-    bias: float = 0.5
-    filter: float = 0.8
-    filter_eps: float = 0.05
-
-    @property
-    def milder(self) -> GuidedSettings:
-        """The same with half the blur, an unchanged filter and twice the weight of the prior."""
-        return replace(self, blur=self.blur / 2, filter=2 * self.filter, prior_weight=2 * self.prior_weight)
 
 
 def thickness_mm(mask: Tensor, spacing_mm: Sequence[float]) -> float:
@@ -79,7 +54,7 @@ def blur_mm(thickness: float, wide_mm: float, settings: GuidedSettings) -> float
 
 
 def outline(image: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigma_mm: float,
-            settings: GuidedSettings | None = None, features: Tensor | None = None) -> Tensor:
+            settings: GuidedSettings, features: Tensor | None = None) -> Tensor:
     """Outline a class in a scan, or in a box of it.
 
     Args:
@@ -93,7 +68,6 @@ def outline(image: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigm
     Raises:
         ValueError: the axes are wrong or disagree.
     """
-    settings = settings or GuidedSettings()
     n = expect_shape("image", image, "D H W")
     expect_shape("registered", registered, "D H W", **n)
     if features is not None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from qnet.models.contents import CONTENT_LEVEL, content_box_mm, scaled
 from qnet.models.mind import mind_ssc
 from qnet.models.sampling import MIN_CELLS, WorkingGrid, column, grid_mm, grid_sample, mapped, sample, spacing_over
+from qnet.models.settings import RegistrationSettings, Search
 from qnet.util.base.shapes import expect_shape
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
@@ -35,54 +36,10 @@ warnings.filterwarnings("ignore", "Default grid_sample", UserWarning, r"convexAd
 MIN_CONTENT_POINTS = 100          # fewer points inside the contents do not make an affine map
 OUTLIER_SHARE = 1 / 28            # of the contents' extent: a displacement so far off the affine map counts half
 SAME_START = 0.01                 # of the contents' extent: starts that are nearer to each other are one
+OVERSAMPLED = 8.0                 # no grid has more points for each voxel in its box
 MOST_INTENSITY = 4.0              # times the usual weight of the intensity
 ZOOM_MARGIN = 0.15                # of the organs' box, on either side, …
 ZOOM_MARGIN_CELLS = 4             # … and so many voxels of the wide grid
-
-
-@dataclass(frozen=True)
-class Search:
-    """One discrete search: its grid, and how far it looks.
-
-    Args:
-        points: about so many, over the box that is searched.
-        cell: voxels of the grid per cell of the search, along each axis.
-        reach: cells to either side.
-    """
-
-    points: int
-    cell: int
-    reach: int
-
-    def __post_init__(self) -> None:
-        if self.points < 1 or self.cell < 2 or self.cell % 2 or self.reach < 1:
-            raise ValueError(f"Search: points, cell and reach are positive, and cell is even, got {self}")
-
-
-START = Search(100_000, cell=4, reach=5)    # on its grid starts are compared where no affine map is searched
-
-
-@dataclass(frozen=True)
-class RegistrationSettings:
-    """Settings of `register` and `zoom`; axes (D, H, W).
-
-    `affine` gives the affine map from which `wide` starts; None: the best start as it is. `zoom` is the search around the organs;
-    None: there is none. No grid is finer than `finest` voxels of the query, or has more than `oversampled` points for each voxel
-    in its box. `smoothness` weighs the squared differences of neighbouring displacements (in cells of two voxels). The
-    intensity, 0…1, is one more feature beside the twelve of MIND: times `intensity_weight` in the affine search, and then by how
-    well the intensities of both scans go together (`weight_of_intensity`).
-    """
-
-    affine: Search | None = START
-    wide: Search = Search(800_000, cell=6, reach=2)
-    zoom: Search | None = Search(1_000_000, cell=4, reach=2)
-    finest: float = 0.4
-    oversampled: float = 8.0
-    mind_radius: int = 1
-    mind_dilation: int = 2
-    intensity_weight: float = 2.0
-    smoothness: float = 1.0
-    n_steps: int = 40
 
 
 @dataclass(frozen=True)
@@ -157,7 +114,7 @@ class Registration:
 
 
 def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], support_spacing_mm: Sequence[float],
-             settings: RegistrationSettings | None = None) -> Registration:
+             settings: RegistrationSettings) -> Registration:
     """Register a support volume to a query volume, over all their contents.
 
     The axes of both run the same anatomical way (the caller turns and flips them); sizes, spacings and fields of view are free.
@@ -190,9 +147,9 @@ class PreparedScan:
         ValueError: as `register`.
     """
 
-    def __init__(self, volume: Tensor, spacing_mm: Sequence[float], settings: RegistrationSettings | None = None,
+    def __init__(self, volume: Tensor, spacing_mm: Sequence[float], settings: RegistrationSettings,
                  name: str = "scan"):
-        self.image, self.settings = _checked(name, volume, spacing_mm), settings or RegistrationSettings()
+        self.image, self.settings = _checked(name, volume, spacing_mm), settings
         self.spacing_mm = _triple(spacing_mm)
         self.box = content_box_mm(self.image, self.spacing_mm)
         self._prepared: dict[tuple, tuple[WorkingGrid, Tensor]] = {}
@@ -215,13 +172,14 @@ class PreparedScan:
     def wide_mm(self) -> float:
         """The finest spacing of the grid on which `register` compares: about how far a registration errs."""
         extent, finest = self.box[1] - self.box[0], self.settings.finest * torch.tensor(self.spacing_mm)
-        return float(spacing_over(extent.double().cpu(), finest.double(), self._n_points(self.settings.wide, self.box)).min())
+        n_points = self._n_points(self.settings.searches.wide, self.box)
+        return float(spacing_over(extent.double().cpu(), finest.double(), n_points).min())
 
     @torch.no_grad()
     def register(self, support: PreparedScan) -> Registration:
         """Register a support to this query, as the function `register` does."""
         affine, weight = self._affine(support)
-        search = self.settings.wide
+        search = self.settings.searches.wide
         grid, query = self.prepared(search, self.box)
         displacement = self._displaced(grid, query, search, self._of(support, mapped(affine, grid.points), grid), weight, True)
         D, H, W = self.image.shape
@@ -231,9 +189,9 @@ class PreparedScan:
     @torch.no_grad()
     def zoom(self, support: PreparedScan, found: Registration, box: tuple[Tensor, Tensor]) -> Registration:
         """Register once more in a box of this query (corners in mm), from where `found` ends. Outside it, `found` stays."""
-        search = self.settings.zoom
-        if search is None:
+        if not self.settings.zoom:
             return found
+        search = self.settings.searches.zoom
         grid, query = self.prepared(search, box)
         of_support = self._of(support, found.places(grid.points), grid)
         finer = self._displaced(grid, query, search, of_support, found.intensity_weight, False)
@@ -241,7 +199,7 @@ class PreparedScan:
 
     def _affine(self, support: PreparedScan) -> tuple[Tensor, float]:
         """The (3, 4) affine map of the start that fits best, and the weight that the intensity gets from then on."""
-        search = self.settings.affine or START
+        search = self.settings.searches.affine
         grid, query = self.prepared(search, self.box)
         affines = distinct(starts_of(self, support), SAME_START * self.extent_mm, self.box)
         if self.settings.affine:
@@ -290,7 +248,7 @@ class PreparedScan:
     def _n_points(self, search: Search, box: tuple[Tensor, Tensor]) -> int:
         """How many points a search has in a box of this scan."""
         voxels = float((box[1] - box[0]).prod()) / math.prod(self.spacing_mm)
-        return max(1, min(search.points, round(self.settings.oversampled * voxels)))
+        return max(1, min(search.points, round(OVERSAMPLED * voxels)))
 
     def features(self, places: Tensor, settings: RegistrationSettings, more: int = 0) -> Tensor:
         """Return MIND features and the intensity at (3, d, h, w) places in mm, means over 2×2×2 of them.

@@ -20,12 +20,12 @@ from qnet.models.base import hard_mask, mean_where_predicted, safe_log
 from qnet.models.encoder import Features
 from qnet.models.prototypes import AREA_EPS, foreground_probability, fuse, masked_average, on_grid
 from qnet.models.regions import farthest_points, nearest_centre
+from qnet.models.settings import RPTSettings
 from qnet.util.base.shapes import expect_shape
 
 if TYPE_CHECKING:
     from qnet.util.base.episode import Episode
 
-FORMS = ("2023", "2024")
 N_PASSES, N_HEADS, DROPOUT = 3, 3, 0.1
 SHUT_OUT = -10000.0                     # added to the affinity of a region below the threshold
 BOUNDARY_REACH, BOUNDARY_SLACK = 3, 5   # pixels: θ0 and θ of the boundary loss
@@ -41,23 +41,20 @@ class RPT(AnomalyModel):
     Args:
         encoder: gives one feature map of C channels, and a threshold per image.
         n_channels: C.
-        n_regions: N.
-        form: "2023": the last prototype is the mean over the regions, and query, boundary and Dice losses. "2024": the support's
-            prototype is added to that mean, and query, align, self, periphery and mse losses.
-        corner: where the support has fewer cells than regions, take cells from the upper left corner as published. False:
-            repeat those that it has.
+        settings: RPTSettings; N is its n_regions.
         background_weight, ignore_label: FewShotModel explains them.
     """
 
     steps: Tensor      # (1,) training steps so far, for the weights of form "2023"
 
-    def __init__(self, encoder: nn.Module, n_channels: int, n_regions: int = 100, form: str = "2024", corner: bool = False,
-                 background_weight: float = 0.1, ignore_label: int = 255):
+    def __init__(self, encoder: nn.Module, n_channels: int, settings: RPTSettings, background_weight: float = 0.1,
+                 ignore_label: int = 255):
         super().__init__(encoder, background_weight, ignore_label)
-        self.n_regions, self.form, self.corner = n_regions, form, corner
+        self.settings = settings
         self.block = RegionBlock(n_channels)
         self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))
-        self.loss_names = ("query", "boundary", "dice") if form == "2023" else ("query", "align", "self", "periphery", "mse")
+        self.loss_names = ("query", "boundary", "dice") if settings.form == "2023" \
+            else ("query", "align", "self", "periphery", "mse")
 
     def prototypes(self, support_features: Features, support_masks: Tensor) -> Prototypes:
         """Return the average of the foreground, (B, C), and of each region, (B, N, C).
@@ -91,7 +88,7 @@ class RPT(AnomalyModel):
         of_query = soft_average(feature_map, foreground_probability(feature_map, p, threshold))
         for _ in range(N_PASSES):
             regions = self.block(regions, of_query)
-            p = regions.mean(dim=1) + (average if self.form == "2024" else 0)
+            p = regions.mean(dim=1) + (average if self.settings.form == "2024" else 0)
             of_query = soft_average(feature_map, foreground_probability(feature_map, p, threshold))
         return self._soft_mask(query_features, p)
 
@@ -105,7 +102,7 @@ class RPT(AnomalyModel):
         prototypes = self.prototypes(support, episode.support_masks)
         probs = self.segment(query, prototypes)
         losses = {"query": self.query_loss(safe_log(probs), episode.query_masks.long())}
-        if self.form == "2023":
+        if self.settings.form == "2023":
             eta = (1 - ETA_STEP * (self.steps // ETA_EVERY).float()).clamp_min(0).squeeze()
             self.steps += 1
             return {**losses, "boundary": (1 - eta) * boundary_loss(probs, episode.query_masks == 1),
@@ -120,16 +117,16 @@ class RPT(AnomalyModel):
     def _regions(self, shots: Tensor, inside: Tensor) -> Tensor:
         """Return the (N, C) mean features of the regions of one episode's (S, h, w, C) shots."""
         cells, places = shots[inside], inside.nonzero()[:, 1:].cpu().numpy()                     # (n, C), (n, 2)
-        if self.corner and len(cells) < self.n_regions:
+        if self.settings.corner and len(cells) < self.settings.n_regions:
             _, h, w, _ = shots.shape
-            corner = np.stack(np.divmod(np.arange(min(self.n_regions, h * w)), w), axis=1)
+            corner = np.stack(np.divmod(np.arange(min(self.settings.n_regions, h * w)), w), axis=1)
             cells, places = torch.cat([cells, shots[0].flatten(0, 1)[:len(corner)]]), np.concatenate([places, corner])
         if not len(cells):
-            return shots.new_zeros(self.n_regions, shots.shape[-1])
-        region, n_found = nearest_centre(places, farthest_points(places, self.n_regions))
+            return shots.new_zeros(self.settings.n_regions, shots.shape[-1])
+        region, n_found = nearest_centre(places, farthest_points(places, self.settings.n_regions))
         belongs = F.one_hot(torch.from_numpy(region).to(cells.device), n_found).to(cells.dtype)  # (n, n_found)
         means = belongs.T @ cells / belongs.sum(0).unsqueeze(1)
-        return means[torch.arange(self.n_regions, device=means.device) % n_found]
+        return means[torch.arange(self.settings.n_regions, device=means.device) % n_found]
 
     @staticmethod
     def _soft_mask(features: Features, p: Tensor, threshold: Tensor | None = None) -> Tensor:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qnet.models.guided import PRIOR_EPS, GuidedSettings, blur, blur_mm, thickness_mm
+from qnet.models.guided import PRIOR_EPS, blur, blur_mm, thickness_mm
+from qnet.models.settings import GuidedSettings
 from qnet.util.base.shapes import expect_shape
 
 

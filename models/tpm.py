@@ -25,7 +25,6 @@ from qnet.models.refinement import refine
 if TYPE_CHECKING:
     from qnet.util.base.episode import Episode
 
-CLASS_PRIORS = ("none", "average", "linear", "oracle")
 RATE = 1e-3                  # by which an episode moves the running means
 MAX_LOGIT = 6.906755         # logit of 0.999
 INITIAL_DISTANCE = 1.0       # of the threshold −10 from the prototype, on the unit sphere

@@ -28,6 +28,7 @@ from qnet.util.options.sections import (
     DataOptions,
     EvaluationOptions,
     ModelOptions,
+    ReportOptions,
     RunOptions,
     WholeVolumeOptions,
     section,
@@ -83,7 +84,7 @@ def predict(_config: Mapping[str, Any]) -> None:
 def report(_config: Mapping[str, Any]) -> None:
     """Write report.html of a finished evaluation: tables, plots and a viewer of every case. Give run=<run folder>."""
     with one_line_errors():
-        print(f"written: {write_report(_config['run'], _config['overwrite'])}")
+        print(f"written: {write_report(**vars(section(ReportOptions, plain(_config))))}")
 
 
 @experiment.main

@@ -23,9 +23,9 @@ from qnet.util.base.device import resolve_device
 from qnet.util.base.distributed import is_main, of_main, world_size
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import lies_in
+from qnet.util.options.names import MODELS, UNTRAINED_MODELS
 from qnet.util.options.record import Record
 from qnet.util.options.sections import DataOptions, EpisodeOptions, ModelOptions, RunOptions, TrainOptions, section
-from qnet.util.options.table import MODELS, UNTRAINED_MODELS
 from qnet.util.results.figures import loss_curve
 from qnet.util.run.experiment import Help, Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from qnet.util.run.provenance import FILE as PROVENANCE

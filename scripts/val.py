@@ -23,9 +23,9 @@ from qnet.util.base.inputs import read_json
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import format_table, write_rows
 from qnet.util.options.config import base_config, check_config, check_options, load_config, named_configs, run_dataset
+from qnet.util.options.names import MODELS, current_names
 from qnet.util.options.record import Record
-from qnet.util.options.sections import EvaluationOptions, RunPlace, WholeVolumeOptions, section
-from qnet.util.options.table import MODELS, OPTIONS, Role, current_names, with_role
+from qnet.util.options.sections import OPTIONS, EvaluationOptions, Role, RunPlace, WholeVolumeOptions, section, with_role
 from qnet.util.run.folders import call, newest_run, numbered_runs
 from qnet.util.training.snapshots import newest_snapshot, read_snapshot, snapshots_in
 

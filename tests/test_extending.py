@@ -7,8 +7,9 @@ import pytest
 
 from qnet.models.base import FewShotModel
 from qnet.util.base.root import ROOT
-from qnet.util.options import table as option_table
-from qnet.util.options.rules import one_of
+from qnet.util.base.rules import one_of
+from qnet.util.options.names import MODELS
+from qnet.util.options.sections import RULES
 from qnet.util.training import building as methods
 from qnet.util.training.snapshots import read_snapshot
 from tests.programs import run
@@ -21,10 +22,10 @@ def example(monkeypatch):
     source, display_name, builder = blocks
     names = dict(vars(methods))
     exec(compile(source, "models/cosnet.py", "exec"), names)
-    for table, line in ((option_table.MODELS, display_name), (methods.BUILDERS, builder)):
+    for table, line in ((MODELS, display_name), (methods.BUILDERS, builder)):
         for key, value in eval("{" + line + "}", names).items():
             monkeypatch.setitem(table, key, value)
-    monkeypatch.setitem(option_table.RULES, "model", one_of(*option_table.MODELS))   # what a restart does
+    monkeypatch.setitem(RULES, "model", one_of(*MODELS))   # what a restart does
     return "".join(blocks), names["CosNet"]
 
 

@@ -29,7 +29,7 @@ ARROWS: Mapping[str, set[str]] = {
     "models": BASE,
     "dataloaders": BASE,
     "util.viewer": BASE,
-    "util.options": BASE | {"dataloaders"},
+    "util.options": BASE | {"dataloaders", "models"},
     "util.training": DATA_AND_MODELS,
     "util.engine": DATA_AND_MODELS,
     "util.taskfile": DATA_AND_MODELS | {"util.training"},

@@ -27,7 +27,7 @@ from qnet.dataloaders.nifti import read_array
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
 from qnet.util.engine.metrics import dice
-from qnet.util.options.table import UNTRAINED_MODELS
+from qnet.util.options.names import UNTRAINED_MODELS
 from qnet.util.predict.predictor import Predictor, Segmentation, join_on_scan
 
 ORIENTATIONS = ("SPR", "IRA")      # of the turned support and query

@@ -39,6 +39,7 @@ from qnet.dataloaders.datasets import Case, find_cases
 from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
 from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.models.registration import Registration, register
+from qnet.models.settings import RegistrationSettings
 from qnet.scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
 from qnet.util.base.checksums import sha256
 from qnet.util.base.device import set_up_process
@@ -47,8 +48,8 @@ from qnet.util.base.pool import processes
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import markdown_table
-from qnet.util.options.config import load_config
-from qnet.util.options.sections import dataset_spec
+from qnet.util.options.config import base_config, load_config
+from qnet.util.options.sections import dataset_spec, section
 
 SPEC = dataset_spec("CHAOST2", load_config()["datasets"]["CHAOST2"])
 PYTHON = [sys.executable]
@@ -94,7 +95,8 @@ def _cases(data_dir: Path) -> list[Case]:
 
 def _registered(query: Volume, support: Volume) -> Registration:
     first, second = (torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)) for volume in (query, support))
-    return register(first, second, query.spacing_mm, support.spacing_mm)
+    return register(first, second, query.spacing_mm, support.spacing_mm,
+                    section(RegistrationSettings, base_config()["registration"]))
 
 
 def _begin(barrier: Barrier) -> None:

@@ -25,8 +25,8 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.base.root import ROOT
 from qnet.util.options.config import load_config, named_configs
+from qnet.util.options.names import MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.options.sections import RunPlace
-from qnet.util.options.table import MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.run.folders import call, numbered_runs
 from qnet.util.training.snapshots import newest_snapshot
 

@@ -4,7 +4,7 @@ import pytest
 
 from qnet.util.base.errors import InputError
 from qnet.util.options.config import DATASET_RULES, base_config, check_config
-from qnet.util.options.table import RULES
+from qnet.util.options.sections import RULES
 
 WHOLE, NUMBER, SWITCH, TEXT = ([-1, 1.5, "1", True, [1], 2**31], [-1, "1", True, [1.0], float("nan"), float("inf")],
                                [0, 1, "true", []], ["", 3, ["a"], "a\nb"])
@@ -19,9 +19,7 @@ WRONG_OPTIONS = {
     "n_sv": [0, *WHOLE],
     "n_sp": [0, *WHOLE],
     "min_size": WHOLE,
-    "n_way": [0, 2, 1.0, True],
     "n_shot": [0, *WHOLE],
-    "n_query": [0, 2, "1"],
     "batch_size": [0, *WHOLE],
     "num_workers": [1025, *WHOLE],
     "model": ["unet", "QNet", 1],

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 
 from qnet.models.carrying import GuidedModel
 from qnet.models.guided import label_map
-from qnet.models.registration import Registration, RegistrationSettings, Search
+from qnet.models.registration import Registration
+from qnet.models.settings import Search, Searches
 from qnet.models.volume import VolumeSegmentation, Way
+from tests.settings import GUIDED, REGISTRATION
 
-FAST = RegistrationSettings(affine=Search(20_000, cell=4, reach=5), wide=Search(60_000, cell=6, reach=5),
-                            zoom=Search(40_000, cell=4, reach=3), n_steps=30)
+FAST = replace(REGISTRATION, n_steps=30, searches=Searches(Search(20_000, cell=4, reach=5), Search(60_000, cell=6, reach=5),
+                                                           Search(40_000, cell=4, reach=3)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def scene(shape, spacing, organs, shift=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, 
 
 def segmented(query, support, settings=FAST, way_back=False) -> VolumeSegmentation:
     """Outline a scene from another. Without the way back, which takes as long, no confidence is to be had."""
-    model = GuidedModel(settings)
+    model = GuidedModel(settings, GUIDED)
     scan, known = model.prepared(query.image, query.spacing_mm), model.prepared(support.image, support.spacing_mm)
     outlined = model.support(known, support.masks)
     wide = scan.register(known)

@@ -7,13 +7,15 @@ import torch
 
 from qnet.models.carrying import CARRIED, MILD, STRONG, GuidedModel, RegistrationModel, back_scale
 from qnet.models.guided import Trial
-from qnet.models.registration import Displacement, PreparedScan, Registration, RegistrationSettings, Search
+from qnet.models.registration import Displacement, PreparedScan, Registration
+from qnet.models.settings import Search, Searches
 from qnet.models.volume import Outlines, Support, Way, outlines_of, points_of
+from tests.settings import GUIDED, REGISTRATION
 
 SHAPE, MM = (4, 16, 16), (1.0,) * 3
 WHOLE = torch.full((3,), -0.5), torch.tensor(SHAPE) - 0.5
 EVERYWHERE = tuple(slice(0, n) for n in SHAPE)
-SMALL = RegistrationSettings(affine=None, wide=Search(1000, cell=4, reach=1), zoom=None)
+SMALL = replace(REGISTRATION, affine=False, zoom=False, searches=Searches(wide=Search(1000, cell=4, reach=1)))
 
 
 def moved_by(mm, shape=SHAPE):
@@ -49,7 +51,7 @@ def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
     image = torch.zeros(SHAPE)
     support = support_of(image, bar(5, 9))
     stone = Outlines(support.scan, 255 * bar(6, 10).byte(), EVERYWHERE, (moved_by(0.0),))
-    model, direct = RegistrationModel(SMALL, 0.0), Way(support.outlines, moved_by(0.0))
+    model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Way(support.outlines, moved_by(0.0))
     found = segment(model, image, support, direct, Way(stone, moved_by(0.0)))
     torch.testing.assert_close(found.probs, (bar(5, 9).float() + bar(6, 10).float()) / 2)
     assert torch.equal(found.registered, found.probs) and found.borders == (CARRIED,)
@@ -98,7 +100,7 @@ def test_the_way_whose_image_fits_counts_more():
     image = torch.rand(SHAPE)
     support = support_of(image, bar(5, 9))
     shifted = Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),))     # of which the image does not fit
-    model, direct = RegistrationModel(SMALL, 0.0), Way(support.outlines, moved_by(0.0))
+    model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Way(support.outlines, moved_by(0.0))
     found = segment(model, image, support, direct, Way(shifted, moved_by(0.0)))
     assert found.probs[bar(5, 9)].mean() > 0.7 > 0.3 > found.probs[bar(9, 13)].mean()
 
@@ -128,7 +130,7 @@ def test_a_border_is_drawn_only_where_that_paid(gain, border):
     torch.manual_seed(0)
     image = 0.3 + 0.5 * bar(4, 12)[0] + 0.02 * torch.randn(SHAPE)
     support = support_of(image, bar(5, 13), gain)
-    found = segment(GuidedModel(SMALL), image, support, Way(support.outlines, moved_by(0.0)))
+    found = segment(GuidedModel(SMALL, GUIDED), image, support, Way(support.outlines, moved_by(0.0)))
     assert found.borders == (border,)
     torch.testing.assert_close(found.registered, bar(5, 13).float())
     wrong = [((maps > 0.5) != bar(4, 12)).sum() for maps in (found.registered, found.probs)]

@@ -1,10 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from qnet.models.contents import scaled
 from qnet.models.guided import (
     AMPLITUDES,
-    GuidedSettings,
     Trial,
     appearance,
     blur,
@@ -20,15 +21,15 @@ from qnet.models.guided import (
     thickness_mm,
     tried,
 )
+from tests.settings import GUIDED
 
 SPACING = (6.0, 2.0, 2.0)
-SETTINGS = GuidedSettings()
 
 
 def outlined(volume, registered, spacing=SPACING, features=None):
     """Outline each of some (K, D, H, W) maps, with the blur that its thickness asks for."""
-    sigmas = [blur_mm(thickness_mm(mask > 0.5, spacing), 4.0, SETTINGS) for mask in registered]
-    return torch.stack([outline(scaled(volume), mask, spacing, sigma, SETTINGS, features)
+    sigmas = [blur_mm(thickness_mm(mask > 0.5, spacing), 4.0, GUIDED) for mask in registered]
+    return torch.stack([outline(scaled(volume), mask, spacing, sigma, GUIDED, features)
                         for mask, sigma in zip(registered, sigmas, strict=True)])
 
 
@@ -114,9 +115,9 @@ def test_one_slice():
 def test_axes_are_checked():
     volume, masks = scene()
     with pytest.raises(ValueError, match="registered: expected H=60"):
-        outline(volume, masks[0, :, 1:], SPACING, 4.0)
+        outline(volume, masks[0, :, 1:], SPACING, 4.0, GUIDED)
     with pytest.raises(ValueError, match="features: expected axes"):
-        outline(volume, masks[0], SPACING, 4.0, features=volume)
+        outline(volume, masks[0], SPACING, 4.0, GUIDED, volume)
 
 
 def test_discriminant_by_hand():
@@ -173,13 +174,13 @@ def test_thickness_of_a_sheet(n_voxels, expected):
 
 
 def test_the_blur_follows_the_thickness_and_no_blur_is_wider_than_a_registration_errs():
-    settings = GuidedSettings(blur=0.2)
+    settings = replace(GUIDED, blur=0.2)
     assert blur_mm(10.0, 4.0, settings) == pytest.approx(2.0) and blur_mm(1000.0, 4.0, settings) == blur_mm(900.0, 4.0, settings)
     assert blur_mm(0.5, 0.2, settings) == pytest.approx(blur_mm(10.0, 4.0, settings) / 20)
 
 
 def test_milder_settings():
-    mild = GuidedSettings(blur=0.2, filter=0.8, prior_weight=1.5).milder
+    mild = replace(GUIDED, blur=0.2, filter=0.8, prior_weight=1.5).milder
     assert (mild.blur * mild.filter, mild.blur, mild.prior_weight) == pytest.approx((0.2 * 0.8, 0.1, 3.0))
 
 
@@ -207,7 +208,7 @@ def test_what_is_gained_lies_between_the_trials():
 def test_drawing_is_tried_on_displaced_truths():
     """It pays where the class has a contrast, and hardly where there is none."""
     volume, masks = scene()
-    clear, none = (tried(image, masks[0], SPACING, 2.0, {"a": SETTINGS}) for image in (scaled(volume), 0.5 + 0 * volume))
+    clear, none = (tried(image, masks[0], SPACING, 2.0, {"a": GUIDED}) for image in (scaled(volume), 0.5 + 0 * volume))
     for trials in (clear, none):
         before = [trial.before for trial in trials]
         assert len(before) == len(AMPLITUDES) and before == sorted(before, reverse=True) and 0.9 < before[0] < 1

@@ -7,10 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from qnet.models.gmrd import GMRDSettings
+from qnet.models.settings import GMRDSettings, RPTSettings
 from qnet.util.options.config import check_config, load_config, named_configs
+from qnet.util.options.names import CLASS_PRIORS, MODELS
 from qnet.util.options.sections import ModelOptions
-from qnet.util.options.table import CLASS_PRIORS, MODELS
 from qnet.util.training.building import build_model
 from qnet.util.training.snapshots import read_snapshot
 from tests.programs import run
@@ -112,7 +112,7 @@ def test_options_of_the_parts_reach_the_model():
     tpm, rpt, rpt_2023 = built("tpm_mixture", class_prior="average"), built("rpt"), built("rpt_2023")
     assert tpm.n_prototypes == 5 and tpm.class_prior == "average" and tpm.t_loss_scaler == 0
     assert tpm.learned_threshold().item() == pytest.approx(-10)
-    assert (rpt.n_regions, rpt.form, rpt_2023.n_regions, rpt_2023.form) == (100, "2024", 10, "2023")
+    assert (rpt.settings, rpt_2023.settings) == (RPTSettings("2024", 100, False), RPTSettings("2023", 10, False))
     small = built("gmrd_small")
     assert small.settings == GMRDSettings(96, 32, 64, True, "meant", 0.5) and small.loss_names[2:] == ("intra", "inter")
     prior = built("qnet_tpm", threshold="learned")

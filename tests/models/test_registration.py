@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,6 @@ from qnet.models.registration import (
     Displacement,
     PreparedScan,
     Registration,
-    RegistrationSettings,
-    Search,
     _Adam,
     distinct,
     fit_affine,
@@ -22,10 +21,12 @@ from qnet.models.registration import (
     weight_of_intensity,
 )
 from qnet.models.sampling import WorkingGrid, grid_mm
+from qnet.models.settings import Search, Searches
 from qnet.util.base.root import ROOT
+from tests.settings import REGISTRATION
 
-FAST = RegistrationSettings(affine=Search(20_000, cell=4, reach=5), wide=Search(60_000, cell=6, reach=5),
-                            zoom=Search(40_000, cell=4, reach=3))
+FAST = replace(REGISTRATION, searches=Searches(Search(20_000, cell=4, reach=5), Search(60_000, cell=6, reach=5),
+                                               Search(40_000, cell=4, reach=3)))
 SPACING = (6.0, 3.0, 3.0)
 
 
@@ -133,7 +134,7 @@ def test_zooming_looks_again_in_a_box_and_leaves_the_rest():
     assert dice(zoomed.warp(organs)[1], truth[1]) > max(0.85, dice(wide.warp(organs)[1], truth[1]) - 0.02)
     far = torch.tensor([60.0, 40.0, 40.0]).view(3, 1, 1, 1)
     torch.testing.assert_close(zoomed.places(far), wide.places(far))
-    without = PreparedScan(query, SPACING, RegistrationSettings(zoom=None))
+    without = PreparedScan(query, SPACING, replace(REGISTRATION, zoom=False))
     assert without.zoom(moving, wide, box) is wide
 
 
@@ -162,7 +163,7 @@ def test_one_slice_to_a_whole_scan_does_not_crash():
     (torch.ones(4, 5, 5), (1.0, 0.0, 1.0), "query: spacing"), (torch.full((4, 5, 5), torch.nan), SPACING, "query: some values")])
 def test_bad_input_is_named(volume, spacing, message):
     with pytest.raises(ValueError, match=message):
-        register(volume, torch.ones(4, 5, 5), spacing, SPACING)
+        register(volume, torch.ones(4, 5, 5), spacing, SPACING, FAST)
 
 
 def test_affine_fit_is_exact_and_shrugs_off_outliers():
@@ -260,10 +261,10 @@ def test_adam_is_that_of_torch():
 def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
     """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB. Nor is there a word of warning."""
     program = ("import sys, torch; from qnet.scripts import segment\n"
-               "from qnet.models.registration import RegistrationSettings, register\n"
+               "from qnet.models.registration import register\nfrom tests.settings import REGISTRATION\n"
                "from qnet.util.base.device import set_up_process\n"
                "set_up_process(torch.device('cpu')); scan, spacing = torch.rand(8, 40, 40), (4., 4., 4.)\n"
-               "register(scan, scan, spacing, spacing, RegistrationSettings(finest=2.0))\n"
+               "register(scan, scan, spacing, spacing, REGISTRATION)\n"
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stderr.strip() == ""

@@ -1,12 +1,14 @@
 """The spatial prior, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from qnet.models.guided import GuidedSettings
 from qnet.models.spatial_prior import prior_logits, with_prior
+from tests.settings import GUIDED
 
-PLAIN = GuidedSettings(blur=0.0, prior_weight=1.0, bias=0.0)
+PLAIN = replace(GUIDED, blur=0.0, prior_weight=1.0, bias=0.0)
 
 
 def test_logits_add_up():
@@ -19,7 +21,7 @@ def test_logits_add_up():
 
 def test_weight_and_bias():
     registered = torch.full((2, 1, 2, 2), 0.8)
-    logits = prior_logits(registered, (1, 1, 1), 1.0, GuidedSettings(blur=0.0, prior_weight=1.5, bias=0.25))
+    logits = prior_logits(registered, (1, 1, 1), 1.0, replace(GUIDED, blur=0.0, prior_weight=1.5, bias=0.25))
     torch.testing.assert_close(logits, torch.full_like(logits, 1.5 * torch.tensor(4.0).log().item() + 0.25))
 
 
@@ -33,7 +35,7 @@ def test_the_blur_follows_the_thickness_of_each_class():
     """A slab of 4 voxels, and one of 12, in voxels of 1 mm and of 0.05 mm."""
     registered = torch.zeros(2, 1, 1, 61)
     registered[0, ..., 28:32], registered[1, ..., 24:36] = 1, 1
-    settings = GuidedSettings(blur=0.3, prior_weight=1.0, bias=0.0)
+    settings = replace(GUIDED, blur=0.3, prior_weight=1.0, bias=0.0)
     thin, thick = prior_logits(registered, (90, 90, 1), 10.0, settings).sigmoid().view(2, -1)
     assert thin[33] < thick[37] - 0.05 and thin[31] > thick[35] + 0.05                 # one voxel from the border, either side
     small = prior_logits(registered, (4.5, 4.5, 0.05), 0.5, settings).sigmoid().view(2, -1)

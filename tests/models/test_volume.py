@@ -1,13 +1,17 @@
 """Outlines, ways and boxes, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from qnet.models.registration import PreparedScan, Registration, RegistrationSettings, Search
+from qnet.models.registration import PreparedScan, Registration
+from qnet.models.settings import Search, Searches
 from qnet.models.volume import Outlines, Way, box_of, fuse, join_boxes, outlines_of, region, soft_dice
+from tests.settings import REGISTRATION
 
 SHAPE, MM = (4, 8, 8), (1.0,) * 3
-SMALL = RegistrationSettings(affine=None, wide=Search(512, cell=4, reach=1), zoom=None)
+SMALL = replace(REGISTRATION, affine=False, zoom=False, searches=Searches(wide=Search(512, cell=4, reach=1)))
 
 
 def scan(volume=None, spacing=MM):

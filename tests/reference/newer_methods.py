@@ -101,7 +101,7 @@ def rpt_probability(model: RPT, query: Tensor, threshold: Tensor, p: Tensor, R: 
     q = averaged(probability(query, p, threshold))
     for _ in range(3):
         R = attention_block(model, R, q)
-        p_k = R.mean(0) + (p if model.form == "2024" else 0)
+        p_k = R.mean(0) + (p if model.settings.form == "2024" else 0)
         q = averaged(probability(query, p_k, threshold))
     return wide(probability(query, p_k, threshold), size)
 

@@ -17,8 +17,8 @@ import tqdm
 
 from qnet.dataloaders.folds import Part, parts
 from qnet.dataloaders.volumes import Volume
-from qnet.models.guided import GuidedSettings
 from qnet.models.registration import PreparedScan, Registration
+from qnet.models.settings import GuidedSettings
 from qnet.models.spatial_prior import prior_logits, with_prior
 from qnet.models.volume import Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
 from qnet.util.base.distributed import share, shared

@@ -1,7 +1,6 @@
 """Reads `configs/*.json5`, and checks a config before any work.
 
-`qnet.util.options.table` holds the options of the top level, `qnet.util.options.rules` their rules. The rules of data sets are
-here.
+`qnet.util.options.sections` declares the options of the top level, each with its rule. The rules of data sets are here.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from qnet.util.base.classes import ALIKE_RULE, MAX_TRAINED, MAX_VALUE, NAME_RULE
 from qnet.util.base.errors import InputError, did_you_mean
 from qnet.util.base.inputs import Limits, as_schema, parse_json, read_small, shown
 from qnet.util.base.root import ROOT
-from qnet.util.options.rules import Rule, is_number, is_whole, text, whole
-from qnet.util.options.table import RULES, current_names, gone_options
+from qnet.util.base.rules import Rule, is_number, is_whole, text, whole
+from qnet.util.options.names import current_names, gone_options
+from qnet.util.options.sections import RULES
 
 CONFIG_DIR = ROOT / "configs"
 FILE_ENDINGS = (".json5", ".json")

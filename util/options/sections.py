@@ -1,23 +1,59 @@
-"""Sections of the options: frozen dataclasses that the entry points make once and functions take.
+"""The options: each is declared once, in a frozen dataclass that the entry points make and functions take.
 
-A field has the name of its option, and `configs/base.json5` explains it. Only this module turns a config into sections.
+`name: Annotated[type, rule, *roles]` declares the option of that name; `configs/base.json5` explains it and has its default, and
+is checked against these. A field without `Annotated` is an option that another section declares, or is made of several. Only this
+module turns a config into sections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from qnet.dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
-from qnet.util.options.table import MODELS, VOLUME_MODELS
+from qnet.models.settings import GMRDSettings, GuidedSettings, RegistrationSettings, RPTSettings
+from qnet.util.base.classes import MAX_TRAINED
+from qnet.util.base.rules import (
+    Rule,
+    boolean,
+    declared,
+    device_name,
+    either,
+    encoder,
+    list_of,
+    number,
+    one_of,
+    optional,
+    path_weights,
+    rules_of,
+    text,
+    whole,
+    windows,
+)
+from qnet.util.options.names import CLASS_PRIORS, ENCODERS, MODELS, VOLUME_MODELS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = Mapping[str, Any]      # checked by `qnet.util.options.config`: plain dictionaries, lists and values
 T = TypeVar("T", bound="DataclassInstance")
+
+
+class Role(Enum):
+    """Why an option is treated specially. Without a role, another value makes another training."""
+
+    SHAPES = "it shapes the network or what the network computes: a snapshot is evaluated with the value that it was trained with"
+    TRAINED_WITH = "predict takes it from the snapshot: all of SHAPES, and the data set with its grid and labels"
+    TASK = "a task file stores it, besides the model and, for a network, all of TRAINED_WITH"
+    RESUME = "it may differ when a training is resumed"
+    RESUME_NAMED = "it may also differ when the user names the snapshot to resume"
+    ELSEWHERE = "it says where predict reads and writes, not what it computes; files are compared by content"
+
+
+SHAPES, TRAINED_WITH, TASK, RESUME, RESUME_NAMED, ELSEWHERE = Role      # as the fields below name them
 
 
 def dataset_spec(name: str, entry: Config) -> DatasetSpec:
@@ -36,7 +72,7 @@ class RunPlace:
 
     log_dir: Path
     model: str
-    dataset: str
+    dataset: Annotated[str, text(), TRAINED_WITH]
     eval_fold: int
 
     @classmethod
@@ -54,12 +90,12 @@ class RunOptions:
     """Where a run is, what it runs on, and what it goes on from."""
 
     place: RunPlace
-    device: str
-    deterministic: bool
-    precision: str
-    resume: str
+    device: Annotated[str, device_name(), RESUME, ELSEWHERE]
+    deterministic: Annotated[bool, boolean()]
+    precision: Annotated[str, one_of("auto", "float32", "bf16")]
+    resume: Annotated[str, text(), RESUME, ELSEWHERE]
     n_steps: int
-    reload_model_path: str | None
+    reload_model_path: Annotated[str | None, optional(text()), RESUME_NAMED, ELSEWHERE]
 
     @classmethod
     def of(cls, config: Config) -> RunOptions:
@@ -73,9 +109,9 @@ class DataOptions:
 
     spec: DatasetSpec
     data_dir: Path
-    eval_fold: int
-    n_sv: int
-    n_sp: int
+    eval_fold: Annotated[int, whole(0)]
+    n_sv: Annotated[int, whole(1)]
+    n_sp: Annotated[int, whole(1)]
 
     @classmethod
     def of(cls, config: Config) -> DataOptions:
@@ -94,63 +130,11 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class RegistrationOptions:
-    """How a support is registered to a query: the section `registration`."""
-
-    affine: bool
-    zoom: bool
-    finest: float
-    mind_radius: int
-    mind_dilation: int
-    intensity_weight: float
-    smoothness: float
-    n_steps: int
-    stones: int
-    agreement_power: float
-
-
-@dataclass(frozen=True)
-class GuidedOptions:
-    """How the query's own intensities refine a registered label map: the section `guided`."""
-
-    blur: float
-    sure: float
-    clear: float
-    near: float
-    clip: float
-    prior_weight: float
-    bias: float
-    filter: float
-    filter_eps: float
-
-
-@dataclass(frozen=True)
-class RPTOptions:
-    """Which state of RPT: the section `rpt`."""
-
-    form: str
-    n_regions: int
-    corner: bool
-
-
-@dataclass(frozen=True)
-class GMRDOptions:
-    """Which state or variant of GMRD: the section `gmrd`."""
-
-    n_background: int
-    n_foreground: int
-    mix_px: int
-    relu: bool
-    edge: str
-    extra_weight: float
-
-
-@dataclass(frozen=True)
 class OutsideOptions:
     """Where a network from elsewhere is: the section `outside`."""
 
-    network: str | None
-    weights: str | None
+    network: Annotated[str | None, optional(text())]
+    weights: Annotated[str | None, optional(text())]
 
     @property
     def files(self) -> list[Path]:
@@ -162,28 +146,28 @@ class OutsideOptions:
 class ModelOptions:
     """The network, what it computes, and its losses."""
 
-    model: str
-    encoder: str
-    pretrained: str
-    coordinates: bool
-    encoder_paths: str
-    alpha: tuple[float, float]
-    n_iters: int
-    threshold: str
-    t_loss_scaler: float
-    prototype_windows: tuple[int, int]
-    n_prototypes: int
-    class_prior: str
-    rpt: RPTOptions
-    gmrd: GMRDOptions
-    outside: OutsideOptions
-    registration: RegistrationOptions
-    guided: GuidedOptions
-    spatial_prior: str
+    model: Annotated[str, one_of(*MODELS), SHAPES, TRAINED_WITH]
+    encoder: Annotated[str, encoder(*ENCODERS), SHAPES, TRAINED_WITH]
+    pretrained: Annotated[str, text(), RESUME_NAMED]
+    coordinates: Annotated[bool, boolean(), SHAPES, TRAINED_WITH]
+    encoder_paths: Annotated[str, one_of("both", "fine", "coarse"), SHAPES, TRAINED_WITH]
+    alpha: Annotated[tuple[float, float], path_weights(), SHAPES, TRAINED_WITH]
+    n_iters: Annotated[int, whole(0), TASK, RESUME]
+    threshold: Annotated[str, one_of("query", "learned", "support"), SHAPES, TRAINED_WITH]
+    t_loss_scaler: Annotated[float, number(0)]
+    prototype_windows: Annotated[tuple[int, int], windows(), SHAPES, TRAINED_WITH]
+    n_prototypes: Annotated[int, whole(1, 1000), SHAPES, TRAINED_WITH]
+    class_prior: Annotated[str, one_of(*CLASS_PRIORS), TASK, RESUME]
+    rpt: Annotated[RPTSettings, rules_of(RPTSettings), SHAPES, TRAINED_WITH]
+    gmrd: Annotated[GMRDSettings, rules_of(GMRDSettings), SHAPES, TRAINED_WITH]
+    outside: Annotated[OutsideOptions, rules_of(OutsideOptions), RESUME]
+    registration: Annotated[RegistrationSettings, rules_of(RegistrationSettings), TASK, RESUME]
+    guided: Annotated[GuidedSettings, rules_of(GuidedSettings), TASK, RESUME]
+    spatial_prior: Annotated[str, one_of("none", "registration"), TASK, RESUME]
     precision: str
-    bg_wt: float
-    ignore_label: int
-    seed: int
+    bg_wt: Annotated[float, number(0, above=True)]
+    ignore_label: Annotated[int, whole(2, 255)]
+    seed: Annotated[int, whole(0, 2**32 - 1)]
     weights_dir: Path
 
     @property
@@ -196,23 +180,23 @@ class ModelOptions:
     def of(cls, config: Config) -> ModelOptions:
         """Take them from a checked config."""
         return section(cls, config, weights_dir=Path(config["path"]["weights_dir"]),
-                       rpt=section(RPTOptions, config["rpt"]), gmrd=section(GMRDOptions, config["gmrd"]),
+                       rpt=section(RPTSettings, config["rpt"]), gmrd=section(GMRDSettings, config["gmrd"]),
                        outside=section(OutsideOptions, config["outside"]),
-                       registration=section(RegistrationOptions, config["registration"]),
-                       guided=section(GuidedOptions, config["guided"]))
+                       registration=section(RegistrationSettings, config["registration"]),
+                       guided=section(GuidedSettings, config["guided"]))
 
 
 @dataclass(frozen=True)
 class EpisodeOptions:
     """How training episodes are drawn."""
 
-    exclude_label: tuple[int, ...] | None
-    exclude_rule: str
-    use_gt: bool
+    exclude_label: Annotated[tuple[int, ...] | None, optional(list_of(whole(1, MAX_TRAINED)))]
+    exclude_rule: Annotated[str, one_of("any", "all")]
+    use_gt: Annotated[bool, boolean()]
     test_label: tuple[int, ...]
-    pseudo_labels: str
-    min_size: int
-    n_shot: int
+    pseudo_labels: Annotated[str, one_of("supervoxels", "superpixels")]
+    min_size: Annotated[int, whole(0)]
+    n_shot: Annotated[int, whole(1)]
     seed: int
 
     @property
@@ -225,27 +209,27 @@ class EpisodeOptions:
 class OptimizerOptions:
     """The options of SGD: the section `optim`."""
 
-    lr: float
-    momentum: float
-    weight_decay: float
+    lr: Annotated[float, number(0, above=True)]
+    momentum: Annotated[float, number(0, 1)]
+    weight_decay: Annotated[float, number(0)]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """How a model is trained."""
 
-    n_steps: int
-    batch_size: int
-    num_workers: int
-    optim: OptimizerOptions
-    clip_gradient: float | None
-    lr_step_gamma: float
-    lr_step_every: int
-    sync_batchnorm: bool
-    print_interval: int
-    save_snapshot_every: int
-    keep_snapshots: int | str
-    max_refused_steps: int
+    n_steps: Annotated[int, whole(1, 10**8), RESUME]
+    batch_size: Annotated[int, whole(1)]
+    num_workers: Annotated[int, whole(0, 1024), RESUME]
+    optim: Annotated[OptimizerOptions, rules_of(OptimizerOptions)]
+    clip_gradient: Annotated[float | None, optional(number(0, above=True))]
+    lr_step_gamma: Annotated[float, number(0, 1, above=True)]
+    lr_step_every: Annotated[int, whole(1)]
+    sync_batchnorm: Annotated[bool, boolean()]
+    print_interval: Annotated[int, whole(1), RESUME]
+    save_snapshot_every: Annotated[int, whole(1), RESUME]
+    keep_snapshots: Annotated[int | str, either(one_of("all"), whole(1)), RESUME]
+    max_refused_steps: Annotated[int, whole(0), RESUME]
 
     @classmethod
     def of(cls, config: Config) -> TrainOptions:
@@ -257,10 +241,10 @@ class TrainOptions:
 class WholeVolumeOptions:
     """How a whole volume is segmented without its labels, and how its label map is cleaned."""
 
-    slice_margin: int
-    location_mm: float
-    smooth_z: float
-    largest_component: bool
+    slice_margin: Annotated[int, whole(0), TASK, RESUME]
+    location_mm: Annotated[float, number(0), TASK, RESUME]
+    smooth_z: Annotated[float, number(0, 1000), TASK, RESUME]
+    largest_component: Annotated[bool, boolean(), TASK, RESUME]
     eval_batch_size: int
 
 
@@ -268,13 +252,13 @@ class WholeVolumeOptions:
 class EvaluationOptions:
     """What is evaluated, from which supports, and how."""
 
-    test_label: tuple[int, ...]
-    protocol: str
-    supp_idx: int | str | tuple[int, ...]
-    n_part: int
-    eval_batch_size: int
-    whole_volume: bool
-    surface_tolerance_mm: float
+    test_label: Annotated[tuple[int, ...], list_of(whole(1, MAX_TRAINED))]
+    protocol: Annotated[str, one_of("published", "corrected", "ep2"), RESUME]
+    supp_idx: Annotated[int | str | tuple[int, ...], either(one_of("all"), either(whole(0), list_of(whole(0)))), RESUME]
+    n_part: Annotated[int, one_of(1, 3), RESUME]
+    eval_batch_size: Annotated[int, whole(1), RESUME]
+    whole_volume: Annotated[bool, boolean(), RESUME]
+    surface_tolerance_mm: Annotated[float, number(0, above=True), RESUME]
 
     @property
     def every_slice(self) -> bool:
@@ -289,7 +273,7 @@ class PredictorOptions:
     spec: DatasetSpec
     model: ModelOptions
     whole: WholeVolumeOptions
-    augment: bool
+    augment: Annotated[bool, boolean(), RESUME]
     device: str
     deterministic: bool
     reload_model_path: str | None
@@ -305,21 +289,29 @@ class PredictorOptions:
 class PredictOptions:
     """The user's own scans: supports, queries, and what is written where."""
 
-    support_image: tuple[str, ...] | str | None
-    support_label: tuple[str, ...] | str | None
-    fill: bool
-    task: str | None
-    query: str | None
-    output: str | None
-    overwrite: bool
-    save_probs: bool
+    support_image: Annotated[tuple[str, ...] | str | None, optional(either(text(), list_of(text()))), RESUME, ELSEWHERE]
+    support_label: Annotated[tuple[str, ...] | str | None, optional(either(text(), list_of(text()))), RESUME, ELSEWHERE]
+    fill: Annotated[bool, boolean(), RESUME]
+    task: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
+    query: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
+    output: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
+    overwrite: Annotated[bool, boolean(), RESUME, ELSEWHERE]
+    save_probs: Annotated[bool, boolean(), RESUME]
     resume: str
     reload_model_path: str | None
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """Which evaluation `report` shows."""
+
+    run: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
+    overwrite: bool
+
+
+@dataclass(frozen=True)
 class ComparedOptions:
-    """What `scripts/compare.py` reads of a finished evaluation: the options with Role.COMPARED."""
+    """What `scripts/compare.py` reads of a finished evaluation."""
 
     dataset: str
     eval_fold: int
@@ -338,7 +330,7 @@ class ComparedOptions:
 
 @dataclass(frozen=True)
 class ShownOptions:
-    """What the report shows of a finished evaluation: the options with Role.SHOWN."""
+    """What the report shows of a finished evaluation."""
 
     dataset: str
     eval_fold: int
@@ -353,11 +345,44 @@ class ShownOptions:
 
 
 def section(cls: type[T], config: Config, **given: Any) -> T:
-    """Return a section. Each field takes the option of its name, unless `given` has it."""
-    values = {field.name: _frozen(config[field.name]) for field in fields(cls) if field.name not in given}
+    """Return a section. Each field takes the option of its name, unless `given` has it or it has a default."""
+    values = {field.name: _frozen(config[field.name]) for field in fields(cls)
+              if field.name not in given and field.default is MISSING}
     return cls(**values, **given)
 
 
 def _frozen(value: Any) -> Any:
     """Turn lists into tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+class Option(NamedTuple):
+    """An option at the top level of a config.
+
+    Attributes:
+        rule: what is allowed. A section has one rule per key. None: `qnet.util.options.config` checks the option by itself.
+        roles: why the option is treated specially; empty for most.
+    """
+
+    rule: Rule | Mapping[str, Rule] | None
+    roles: frozenset[Role]
+
+
+DECLARING = (RunPlace, RunOptions, DataOptions, EpisodeOptions, ModelOptions, TrainOptions, EvaluationOptions, WholeVolumeOptions,
+             PredictorOptions, PredictOptions, ReportOptions)
+OPTIONS: dict[str, Option] = {
+    **{name: Option(rule, frozenset(roles)) for section in DECLARING for name, (rule, *roles) in declared(section).items()},
+    "path": Option(None, frozenset({RESUME_NAMED, ELSEWHERE})),
+    "datasets": Option(None, frozenset({TRAINED_WITH, RESUME_NAMED})),
+}
+RULES = {key: option.rule for key, option in OPTIONS.items() if option.rule is not None}
+
+
+def with_role(role: Role) -> tuple[str, ...]:
+    """Return the keys of the options that have a role."""
+    return tuple(key for key, option in OPTIONS.items() if role in option.roles)
+
+
+def names_of(section: type[DataclassInstance]) -> list[str]:
+    """Return the names of the options in a section."""
+    return [field.name for field in fields(section)]

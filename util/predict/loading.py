@@ -6,18 +6,17 @@ from collections.abc import Collection
 
 import torch
 
+from qnet.models.carrying import RegistrationModel
 from qnet.models.volume import VolumeModel
 from qnet.util.base.errors import InputError
 from qnet.util.engine.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.options.names import OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.options.sections import ModelOptions
-from qnet.util.options.table import OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.training.building import (
     build_model,
-    build_registration,
     expect_fitting,
     expect_no_weights,
-    guided_settings,
     load_weights,
 )
 
@@ -52,5 +51,5 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
     encoder = SliceEncoder(model, device, batch_size, whole=whole, queries=queries, supports=supports)
     if options.spatial_prior == "none":
         return SliceSegmenter(encoder), said
-    registration = VolumeSegmenter(build_registration(options), device)
-    return PriorSegmenter(encoder, registration, guided_settings(options)), f"{said}; with a spatial prior by registration"
+    registration = VolumeSegmenter(RegistrationModel(options.registration), device)
+    return PriorSegmenter(encoder, registration, options.guided), f"{said}; with a spatial prior by registration"

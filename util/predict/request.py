@@ -17,9 +17,9 @@ from typing import Any
 from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
 from qnet.util.options.config import base_config, load_config, of_today
+from qnet.util.options.names import VOLUME_MODELS
 from qnet.util.options.record import Record
-from qnet.util.options.sections import PredictOptions, PredictorOptions, section
-from qnet.util.options.table import VOLUME_MODELS, Role, with_role
+from qnet.util.options.sections import PredictOptions, PredictorOptions, Role, section, with_role
 from qnet.util.taskfile.task_file import manifest_of
 from qnet.util.training.as_trained import as_trained, complete
 

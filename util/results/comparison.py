@@ -15,12 +15,11 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import read_json
 from qnet.util.base.tables import read_rows
 from qnet.util.options.config import check_options
-from qnet.util.options.sections import ComparedOptions, section
-from qnet.util.options.table import MODELS, Role, with_role
+from qnet.util.options.names import MODELS
+from qnet.util.options.sections import ComparedOptions, names_of, section
 
 MIN_PAIRS = 6            # with fewer pairs, p < 0.05 is impossible
 ALL = "all classes"
-COMPARED_OPTIONS = with_role(Role.COMPARED)
 
 
 class Scored(NamedTuple):
@@ -78,7 +77,7 @@ def read_run(folder: Path, metric: str, name: str = "") -> Run:
     """
     try:
         config = read_json(folder / "config.json")
-        check_options(config, COMPARED_OPTIONS, folder / "config.json")
+        check_options(config, names_of(ComparedOptions), folder / "config.json")
         options = section(ComparedOptions, config)
         scores = {Scored(options.eval_fold, row["support_case"], row["query_case"], row["label_name"]): float(row[metric])
                   for row in read_rows(folder / "scores.csv")[1]}

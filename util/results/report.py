@@ -25,8 +25,7 @@ from qnet.util.base.tables import read_rows as read_table
 from qnet.util.engine.metrics import METRICS
 from qnet.util.engine.predictions import WARPED
 from qnet.util.options.config import check_options, run_dataset
-from qnet.util.options.sections import ShownOptions, dataset_spec, section
-from qnet.util.options.table import Role, with_role
+from qnet.util.options.sections import ShownOptions, dataset_spec, names_of, section
 from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 from qnet.util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 NOT_NUMBERS = ("label_name", "support_case", "query_case")
 LATER_COLUMNS = ("confidence",)      # tables of earlier versions lack these
-SHOWN_OPTIONS = with_role(Role.SHOWN)
 MAPS = {"protocol": "predictions", "whole": f"predictions_{WHOLE}"}      # folders by their names in the page
 COLUMNS = (Column("query_case", "query"), Column("support_case", "support"), Column("label_name", "class"),
            Column("evaluation", "evaluation"), Column("dice", "Dice", 1, 100), Column("iou", "IoU", 1, 100),
@@ -62,7 +60,7 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
         raise InputError("run: got null, allowed: the run folder of an evaluation, as runs/QNet_test_CHAOST2_cv0/1")
     folder = Path(run)
     config, summary = _read_json(folder / "config.json"), _read_json(folder / "results.json")
-    check_options(config, SHOWN_OPTIONS, folder / "config.json")
+    check_options(config, names_of(ShownOptions), folder / "config.json")
     options = section(ShownOptions, config)
     for key in ("classes", "mean", "supports"):
         if not isinstance(summary.get(key), dict):

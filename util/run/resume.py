@@ -6,9 +6,9 @@ from pathlib import Path
 
 from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import read_json
+from qnet.util.options.names import current_names
 from qnet.util.options.record import Record
-from qnet.util.options.sections import RunOptions
-from qnet.util.options.table import Role, current_names, with_role
+from qnet.util.options.sections import Role, RunOptions, with_role
 from qnet.util.run.folders import numbered_runs
 from qnet.util.training.snapshots import Snapshot, newest_readable, read_snapshot
 

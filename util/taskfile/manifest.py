@@ -11,7 +11,8 @@ from typing import Any
 from qnet.util.base.classes import ALIKE_RULE, COLOUR_RULE, MAX_VALUE, NAME_RULE, alike, is_colour, is_name, is_value
 from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import SMALL, parse_json, shown
-from qnet.util.options.table import UNTRAINED_MODELS, Role, with_role
+from qnet.util.options.names import UNTRAINED_MODELS
+from qnet.util.options.sections import Role, with_role
 
 FORMAT, VERSION = "few-shot segmentation task", 1
 NAME, WEIGHTS = "task.json", "weights.pth"

@@ -12,7 +12,7 @@ from typing import Any
 
 from qnet.util.base.device import resolve_device, resolve_precision
 from qnet.util.options.config import base_config, check_config, check_options, merge
-from qnet.util.options.table import RULES, Role, with_role
+from qnet.util.options.sections import RULES, Role, with_role
 from qnet.util.training.snapshots import SHAPES, read_snapshot
 
 TRAINED_WITH = with_role(Role.TRAINED_WITH)

@@ -1,4 +1,4 @@
-"""Builds the model that the option `model` names. Display names are in `qnet.util.options.table.MODELS`.
+"""Builds the model that the option `model` names. Display names are in `qnet.util.options.names.MODELS`.
 
 `precision` is "bf16" or "float32" here, as a run has resolved it. "auto" builds the same model as "float32".
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -18,11 +17,9 @@ from qnet.models.alpnet import ALPNet
 from qnet.models.base import FewShotModel
 from qnet.models.carrying import GuidedModel, RegistrationModel
 from qnet.models.encoder import DualPathEncoder, SinglePathEncoder, build_encoder, build_single_path_encoder, n_channels_of
-from qnet.models.gmrd import GMRD, GMRDSettings
-from qnet.models.guided import GuidedSettings
+from qnet.models.gmrd import GMRD
 from qnet.models.panet import PANet
 from qnet.models.qnet import QNet, SupportThresholdQNet
-from qnet.models.registration import RegistrationSettings
 from qnet.models.rpt import RPT
 from qnet.models.timm_backbone import PREFIX
 from qnet.models.tpm import TPM, QNetTPM
@@ -107,33 +104,12 @@ def _qnet(options: ModelOptions, method: Callable[..., FewShotModel]) -> FewShot
 
 
 def _rpt(options: ModelOptions) -> RPT:
-    of = options.rpt
-    return RPT(dual_path(options, "fine", True), n_channels_of(options.encoder), of.n_regions, of.form, of.corner, options.bg_wt,
-               options.ignore_label)
+    return RPT(dual_path(options, "fine", True), n_channels_of(options.encoder), options.rpt, options.bg_wt, options.ignore_label)
 
 
 def single_path(options: ModelOptions) -> SinglePathEncoder:
     """Return the encoder of ADNet, SSL-ALPNet and PANet."""
     return build_single_path_encoder(options.encoder, options.precision == "bf16", options.coordinates)
-
-
-def build_registration(options: ModelOptions) -> RegistrationModel:
-    """Return the model that carries the support's label map over to the query."""
-    return RegistrationModel(registration_settings(options), options.registration.agreement_power)
-
-
-def registration_settings(options: ModelOptions) -> RegistrationSettings:
-    """Return the settings of the section `registration`."""
-    of, given = options.registration, RegistrationSettings()
-    return RegistrationSettings(
-        affine=given.affine if of.affine else None, zoom=given.zoom if of.zoom else None, finest=of.finest,
-        mind_radius=of.mind_radius, mind_dilation=of.mind_dilation, intensity_weight=of.intensity_weight,
-        smoothness=of.smoothness, n_steps=of.n_steps)
-
-
-def guided_settings(options: ModelOptions) -> GuidedSettings:
-    """Return the settings of the section `guided`."""
-    return GuidedSettings(**asdict(options.guided))
 
 
 BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
@@ -142,14 +118,12 @@ BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "tpm": lambda options: TPM(single_path(options), options.n_prototypes, options.bg_wt, options.ignore_label,
                                options.t_loss_scaler, options.class_prior),
     "rpt": _rpt,
-    "gmrd": lambda options: GMRD(dual_path(options, "fine", False), GMRDSettings(**asdict(options.gmrd)), options.bg_wt,
-                                 options.ignore_label),
+    "gmrd": lambda options: GMRD(dual_path(options, "fine", False), options.gmrd, options.bg_wt, options.ignore_label),
     "outside": lambda options: load_outside(options.outside.network, options.outside.weights),
     "universeg": lambda options: load_universeg(options.outside.weights),
     "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
-    "registration": build_registration,
-    "guided": lambda options: GuidedModel(
-        registration_settings(options), guided_settings(options), options.registration.agreement_power),
+    "registration": lambda options: RegistrationModel(options.registration),
+    "guided": lambda options: GuidedModel(options.registration, options.guided),
 }

@@ -19,7 +19,7 @@ from qnet.util.base.files import made_in, replacing
 from qnet.util.base.guard import is_made
 from qnet.util.options.config import stored_options
 from qnet.util.options.record import Record
-from qnet.util.options.table import Role, with_role
+from qnet.util.options.sections import Role, with_role
 from qnet.util.training.weights import expect_state_fits, load_state, read_weights
 
 SHAPES = with_role(Role.SHAPES)

@@ -12,17 +12,21 @@ import torch
 
 from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.models.contents import scaled
-from qnet.models.registration import Registration, RegistrationSettings, register
+from qnet.models.registration import Registration, register
 from qnet.models.sampling import column, grid_mm, mapped, sample
+from qnet.models.settings import RegistrationSettings, Searches
 from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result, freed_memory_handed_back
 from qnet.util.engine.metrics import dice
+from qnet.util.options.config import base_config
+from qnet.util.options.sections import section
 from qnet.util.predict.predictor import Predictor
 
 with warnings.catch_warnings():   # the package silences all warnings of the process when it is imported
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
+AS_USED = section(RegistrationSettings, base_config()["registration"])
 # what the package does: one search from the start that it is given, on MIND features alone
-AS_PACKAGE = RegistrationSettings(affine=None, zoom=None, intensity_weight=0.0)
+AS_PACKAGE = replace(AS_USED, affine=False, zoom=False, intensity_weight=0.0)
 SIMILAR, MAY_LOSE = 0.8, 0.02       # of the Dice between the label maps that both carry over, and of that with the truth
 ALLOWED_S = 30.0                    # for a scan
 
@@ -32,7 +36,7 @@ def registration(bench: Bench) -> Measured:
     query, support = pair(bench)
     work = {"plain": functools.partial(_plainly, query, support, _ours(query, support, bench.device, AS_PACKAGE), bench.device),
             "ours": functools.partial(_ours, query, support, bench.device, AS_PACKAGE),
-            "as_used": functools.partial(_ours, query, support, bench.device)}
+            "as_used": functools.partial(_ours, query, support, bench.device, AS_USED)}
     maps = {name: carried(register_it(), support) for name, register_it in work.items()}
     with_truth = {name: mean_dice(of_one, query.labels) for name, of_one in maps.items()}
     between = mean_dice(maps["ours"], maps["plain"])
@@ -55,7 +59,7 @@ def pair(bench: Bench) -> tuple[Volume, Volume]:
     return query, support
 
 
-def _ours(query: Volume, support: Volume, device: torch.device, settings: RegistrationSettings | None = None) -> Registration:
+def _ours(query: Volume, support: Volume, device: torch.device, settings: RegistrationSettings) -> Registration:
     return register(_tensor(query, device), _tensor(support, device), query.spacing_mm, support.spacing_mm, settings)
 
 
@@ -78,8 +82,9 @@ def by_package(query: Volume, support: Volume, start: Registration, device: torc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)    # it leaves align_corners to its default
         voxels = convex_adam_pt(*volumes, mind_r=settings.mind_radius, mind_d=settings.mind_dilation,
-                                lambda_weight=settings.smoothness, grid_sp=settings.wide.cell, disp_hw=settings.wide.reach,
-                                selected_niter=settings.n_steps, dtype=torch.float32, device=device)
+                                lambda_weight=settings.smoothness, grid_sp=settings.searches.wide.cell,
+                                disp_hw=settings.searches.wide.reach, selected_niter=settings.n_steps,
+                                dtype=torch.float32, device=device)
     moved = replace(on, voxels=torch.from_numpy(voxels).float().movedim(-1, 0)[None].to(device))
     return replace(start, displacements=(moved,))
 
@@ -100,7 +105,7 @@ def mean_dice(found: np.ndarray, other: np.ndarray) -> float:
     return statistics.mean(dice(found == label, other == label) for label in LABELS)
 
 
-def one_registration(bench: Bench, settings: RegistrationSettings | None = None) -> None:
+def one_registration(bench: Bench, settings: RegistrationSettings = AS_USED) -> None:
     """Register one support to one query."""
     _ours(*pair(bench), bench.device, settings)
 
@@ -108,7 +113,7 @@ def one_registration(bench: Bench, settings: RegistrationSettings | None = None)
 def one_registration_plainly(bench: Bench) -> None:
     """Register one support by the package. Its start is that of a small search, which needs less memory than the package."""
     query, support = pair(bench)
-    small = replace(AS_PACKAGE, wide=replace(AS_PACKAGE.wide, reach=1), n_steps=0)
+    small = replace(AS_PACKAGE, n_steps=0, searches=Searches(wide=replace(AS_PACKAGE.searches.wide, reach=1)))
     _plainly(query, support, _ours(query, support, bench.device, small), bench.device)
 
 

@@ -7,7 +7,7 @@ from qnet.dataloaders.nifti import read_array
 from qnet.scripts.tables.compare_methods import DEFAULT, METHODS, Comparison, Row, data_with_superpixels, main, model_of, rows_of
 from qnet.util.base.errors import InputError
 from qnet.util.options.config import named_configs
-from qnet.util.options.table import MODELS
+from qnet.util.options.names import MODELS
 from tests.programs import TINY
 from tests.toy import CASES
 

@@ -22,8 +22,6 @@ import SimpleITK as sitk
 import torch
 
 from qnet.dataloaders.dicom import read_dicom
-from qnet.models.guided import GuidedSettings
-from qnet.models.registration import RegistrationSettings
 from qnet.util.base.checksums import sha256
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import ROOT
@@ -38,6 +36,7 @@ from qnet.util.training.building import build_model
 from tests import damage
 from tests.data.raw_downloads import write_dicom
 from tests.programs import entry_point, predict
+from tests.settings import GUIDED, REGISTRATION
 from tests.toy import toy_case, write
 
 OPTIONS = load_config("guided")
@@ -377,9 +376,9 @@ def test_a_task_file_of_an_earlier_version_is_read(task, scans, capsys):
     said = capsys.readouterr().out
     assert said.startswith("registration.affine_mm, registration.search_mm, guided.blur_mm, guided.filter_mm: left out")
     assert said.count("\n") == 1
-    settings, given = predictor.segmenter.model.settings, RegistrationSettings()
-    assert (settings.finest, settings.zoom, settings.smoothness) == (given.finest, given.zoom, 0.5)
-    assert predictor.segmenter.model.guided == replace(GuidedSettings(), prior_weight=1.25) and predictor.n_stones == 6
+    model = predictor.segmenter.model
+    assert (model.settings.finest, model.settings.zoom, model.settings.smoothness) == (REGISTRATION.finest, True, 0.5)
+    assert model.guided == replace(GUIDED, prior_weight=1.25) and predictor.n_stones == 6
     with pytest.raises(SystemExit, match="^error: query, output: got null"):
         predict(task=task)
     assert capsys.readouterr().out.count(said) == 1

@@ -9,11 +9,11 @@ import torch
 from qnet.models.adnet import ADNet
 from qnet.models.alpnet import ALPNet
 from qnet.models.encoder import SmallBackbone
-from qnet.models.gmrd import GMRDSettings
 from qnet.models.qnet import SupportThresholdQNet
+from qnet.models.settings import GMRDSettings, RPTSettings
 from qnet.scripts import val
 from qnet.util.options.config import base_config
-from qnet.util.options.table import Role, with_role
+from qnet.util.options.sections import Role, with_role
 from qnet.util.run.experiment import run_commandline
 from qnet.util.training.building import BUILDERS
 from qnet.util.training.snapshots import read_snapshot
@@ -30,7 +30,7 @@ CHANGED = {
     "prototype_windows": ([2, 1], {"model": "alpnet"}, lambda model: isinstance(model, ALPNet) and model.windows == (2, 1)),
     "n_prototypes": (3, {"model": "tpm"}, lambda model: model.n_prototypes == 3),
     "rpt": ({"form": "2023", "n_regions": 4, "corner": True}, {"model": "rpt"},
-            lambda model: (model.form, model.n_regions, model.corner) == ("2023", 4, True)),
+            lambda model: model.settings == RPTSettings("2023", 4, True)),
     "gmrd": ({"n_background": 4, "n_foreground": 3, "mix_px": 16, "relu": False, "edge": "meant", "extra_weight": 0.0},
              {"model": "gmrd"}, lambda model: model.settings == GMRDSettings(4, 3, 16, False, "meant", 0.0)),
 }

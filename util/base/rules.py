@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 MAX_WHOLE, MAX_NUMBER = 2**31 - 1, 1e30
 
@@ -21,6 +21,17 @@ class Rule:
 
     description: str
     allows: Callable[[Any], bool]
+
+
+def declared(section: type) -> dict[str, tuple[Any, ...]]:
+    """Return what a dataclass declares of its options by name: a rule, and what else stands in `Annotated[type, rule, …]`."""
+    return {name: hint.__metadata__ for name, hint in get_type_hints(section, include_extras=True).items()
+            if get_origin(hint) is Annotated}
+
+
+def rules_of(section: type) -> dict[str, Rule]:
+    """Return the rule of each option that a dataclass declares, by name."""
+    return {name: rule for name, (rule, *_) in declared(section).items()}
 
 
 def is_whole(value: Any) -> bool:

@@ -1,25 +1,27 @@
-"""Every option stands in the table with its roles, and who builds a model reads only what a snapshot is scored with."""
+"""Every option is declared once, and who builds a model reads only what a snapshot is scored with."""
 
 import json
 import sys
-from dataclasses import fields
+from dataclasses import is_dataclass
+from typing import get_type_hints
 
 import pytest
 import torch
 
+from qnet.util.base.errors import InputError
+from qnet.util.base.rules import declared
+from qnet.util.options import sections
 from qnet.util.options.config import base_config, check_config, load_config
+from qnet.util.options.names import GONE, MODELS, OLD_NAMES, OUTSIDE_MODELS, current_names, gone_options
 from qnet.util.options.record import Record
-from qnet.util.options.sections import ComparedOptions, ModelOptions, RunOptions, ShownOptions
-from qnet.util.options.table import (
-    GONE,
-    MODELS,
-    OLD_NAMES,
+from qnet.util.options.sections import (
     OPTIONS,
-    OUTSIDE_MODELS,
-    Option,
+    ModelOptions,
+    OptimizerOptions,
+    OutsideOptions,
+    PredictorOptions,
     Role,
-    current_names,
-    gone_options,
+    RunOptions,
     with_role,
 )
 from qnet.util.run.experiment import run_commandline
@@ -29,44 +31,30 @@ from qnet.util.training.building import build_model
 from qnet.util.training.snapshots import read_snapshot
 from tests.programs import entry_point, run
 
-# what each reader of the table goes by; a change here is a change of what a user sees
-WITH_ROLE = {
-    Role.SHAPES: "model encoder coordinates encoder_paths alpha threshold prototype_windows n_prototypes rpt gmrd",
-    Role.TRAINED_WITH: "dataset model encoder coordinates encoder_paths alpha threshold prototype_windows n_prototypes "
-                       "rpt gmrd datasets",
-    Role.TASK: "class_prior n_iters registration guided spatial_prior slice_margin location_mm smooth_z largest_component",
-    Role.RESUME: "num_workers class_prior outside registration guided spatial_prior device n_iters n_steps print_interval "
-                 "save_snapshot_every keep_snapshots max_refused_steps resume "
-                 "protocol supp_idx n_part eval_batch_size whole_volume surface_tolerance_mm slice_margin location_mm smooth_z "
-                 "largest_component support_image support_label fill task query output overwrite save_probs augment run",
-    Role.RESUME_NAMED: "pretrained reload_model_path path datasets",
-    Role.COMPARED: "dataset eval_fold exclude_label exclude_rule model reload_model_path protocol n_part",
-    Role.SHOWN: "dataset eval_fold n_sv encoder n_iters reload_model_path precision protocol n_part surface_tolerance_mm",
-    Role.ELSEWHERE: "device resume reload_model_path support_image support_label task query output overwrite run path",
-}
-WITHOUT_ROLE = ("test_label use_gt pseudo_labels n_sp min_size n_way n_shot n_query batch_size t_loss_scaler "
-                "deterministic seed optim clip_gradient lr_step_gamma lr_step_every bg_wt ignore_label sync_batchnorm")
+SECTIONS = [cls for cls in vars(sections).values() if is_dataclass(cls) and cls.__module__ == sections.__name__]
 
 
-@pytest.mark.parametrize("role", Role)
-def test_the_options_of_a_role(role):
-    assert set(with_role(role)) == set(WITH_ROLE[role].split())
+def test_an_option_is_declared_once_and_base_json5_has_them_all():
+    declarations = [name for cls in SECTIONS for name in declared(cls) if cls not in (OptimizerOptions, OutsideOptions)]
+    assert sorted([*declarations, "path", "datasets"]) == sorted(OPTIONS) and set(base_config()) == set(OPTIONS)
+    for key, option in OPTIONS.items():
+        if isinstance(option.rule, dict):
+            assert set(base_config()[key]) == set(option.rule), key
 
 
-def test_every_option_has_roles_unless_it_is_said_to_have_none():
-    assert list(OPTIONS) == list(base_config()) and all(isinstance(option, Option) for option in OPTIONS.values())
-    assert {key for key, option in OPTIONS.items() if not option.roles} == set(WITHOUT_ROLE.split())
+def test_a_section_that_takes_an_option_of_another_one_has_its_type():
+    types = {name: get_type_hints(cls)[name] for cls in SECTIONS for name in declared(cls)
+             if cls not in (OptimizerOptions, OutsideOptions)}
+    taken = [(cls, name, of_type) for cls in SECTIONS for name, of_type in get_type_hints(cls).items()
+             if name in types and name not in declared(cls) and cls is not PredictorOptions]     # its `model` is a section
+    assert (sections.ShownOptions, "encoder", str) in taken
+    assert [(cls, name) for cls, name, of_type in taken if of_type != types[name]] == []
 
 
 def test_what_shapes_a_network_is_taken_by_predict_and_is_never_free_on_resuming():
     shapes = set(with_role(Role.SHAPES))
     assert shapes < set(with_role(Role.TRAINED_WITH))
     assert not shapes & {*with_role(Role.RESUME), *with_role(Role.RESUME_NAMED)}
-
-
-@pytest.mark.parametrize(("section", "role"), [(ComparedOptions, Role.COMPARED), (ShownOptions, Role.SHOWN)])
-def test_what_is_read_from_a_run_folder_is_what_has_the_role(section, role):
-    assert {field.name for field in fields(section)} == set(with_role(role))
 
 
 class Recorded:
@@ -136,13 +124,20 @@ def test_options_that_are_gone_are_left_out_and_those_that_came_later_have_their
     assert used["registration"]["smoothness"] == 0.5
 
 
+def test_options_that_could_only_be_1_are_left_out():
+    assert current_names({"n_way": 1, "n_query": 1, "n_shot": 2}) == {"n_shot": 2}
+    with pytest.raises(InputError, match="^unknown option n_way; "):
+        check_config({**base_config(), **current_names({"n_way": 2, "n_query": 1})})
+
+
 def test_an_old_config_file_and_an_old_snapshot_are_read(trained, tmp_path, capsys):
     config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
-    (tmp_path / "old.json5").write_text(json.dumps({**config, **OLD}), encoding="utf-8")
+    (tmp_path / "old.json5").write_text(json.dumps({**config, **OLD, "n_way": 1, "n_query": 1}), encoding="utf-8")
     check_config(load_config(str(tmp_path / "old.json5")))
     assert capsys.readouterr().out == SAID
     snapshot, earlier = trained / "snapshots/3.pth", tmp_path / "earlier.pth"
-    torch.save({**torch.load(snapshot, weights_only=True), "config": json.dumps({**config, **OLD})}, earlier)
+    stored = json.dumps({**config, **OLD, "n_way": 1, "n_query": 1})
+    torch.save({**torch.load(snapshot, weights_only=True), "config": stored}, earlier)
     stored = read_snapshot(earlier).config
     assert gone_options(stored) == []
     check_config(as_trained(base_config(), stored, tuple(OLD)))
