@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from qnet.scripts.tables.results import parse_arguments, summary_of
+from qnet.scripts.tables.results import command_line, summary_of
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
 from qnet.util.base.guard import claim
@@ -148,7 +148,7 @@ def _percent(run: Path) -> tuple[str, str]:
 
 def main() -> None:
     """Run the command."""
-    options = parse_arguments(__doc__, ROOT / "runs/guided")
+    options = command_line(__doc__, ROOT / "runs/guided").parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/guided_notes.md were made with one thread
     output = options.output.resolve()
     common = [f"path.CHAOST2.data_dir={options.data_dir.resolve()}", *options.options]

@@ -176,8 +176,8 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
     save_figure(figure, runner.tables / "learning_curve.png")
 
 
-def parse_arguments(description: str | None, output: Path) -> argparse.Namespace:
-    """Return the arguments of a command that makes tables of the five folds of CHAOS-T2. `output` is the default folder."""
+def command_line(description: str | None, output: Path) -> argparse.ArgumentParser:
+    """Return the parser of a command that makes tables of the five folds of CHAOS-T2. `output` is the default folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="default: %(default)s")
@@ -185,12 +185,12 @@ def parse_arguments(description: str | None, output: Path) -> argparse.Namespace
     parser.add_argument("--no-tables", action="store_true", help="run, and leave the tables to another call")
     parser.add_argument("--options", nargs="*", default=[], help="for the programs that are called, such as device=cpu")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
     """Run the command."""
-    options = parse_arguments(__doc__, ROOT / "runs/results")
+    options = command_line(__doc__, ROOT / "runs/results").parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")   # the numbers in docs/results.md were made with one thread
     runner = Runner(options)
     try:
