@@ -24,7 +24,7 @@ from qnet.data.preparation.raw import RawCase
 from qnet.data.preparation.recipes import Finder, Recipe
 from qnet.data.preparation.run import expect_writable, find_out, find_raw_cases, prepare_dataset
 from qnet.data.supervoxels.generate_supervoxels import default_n_sv, positive
-from qnet.dataloaders.datasets import Grid
+from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.resampling import IN_PLANE_PX
 from qnet.util.base.arguments import Parser
 from qnet.util.base.classes import named_value
@@ -137,12 +137,17 @@ def known_recipe(options: argparse.Namespace) -> Recipe:
 def prepare(recipe: Recipe, options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
     """Prepare images and labels, then the maps of all cases that are there; return whether all are complete."""
     complete = prepare_dataset(recipe, options.source, options.target, options.jobs, options.overwrite)
-    if not main_does(lambda: any(options.target.glob(recipe.spec.image.format(case="*")))):
+    if not holds_images(options.target, recipe.spec):
         return False
     n_sv = options.n_sv or default_n_sv(recipe.spec.name)
     for size in (n_sv, None) if options.superpixels else (n_sv,):
         complete &= make_maps(recipe.spec, options.target, size, options.jobs, options.overwrite)
     return complete
+
+
+def holds_images(target: Path, spec: DatasetSpec) -> bool:
+    """Return whether any case has been prepared."""
+    return main_does(lambda: any(target.glob(spec.image.format(case="*"))))
 
 
 def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> bool:
@@ -158,6 +163,8 @@ def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> 
         values.of))
     complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
                                      options.trust_image_geometry), options, make_maps)
+    if not holds_images(options.target, spec):
+        return False
     print(f"// save as {spec.name.lower()}.json5, then: qnet train {spec.name.lower()}.json5")
     print(config_text(spec, str(options.target), options.n_sv or default_n_sv(spec.name)), end="")
     return complete

@@ -40,7 +40,7 @@ PROTOCOL, WHOLE = "scores.csv", "scores_whole_volume.csv"
 OTHERS = (("whole, Dice in %", WHOLE, "dice", 100), ("HD95, mm", PROTOCOL, "hd95_mm", 1), ("ASSD, mm", PROTOCOL, "assd_mm", 1),
           ("whole, HD95", WHOLE, "hd95_mm", 1), ("whole, ASSD", WHOLE, "assd_mm", 1))
 NOTES = """Dice in % of the slices that hold the class, one support; ± is the sample standard deviation over supports.
-?: not confirmed at the source. –: not known. †: its public code removes a training slice only when every listed class is in it."""
+?: not confirmed at the source. –: not known. †: its public code removes a training slice only when all listed classes are in it."""
 
 
 class Choice(NamedTuple):
@@ -116,7 +116,8 @@ def tables(runs: Sequence[Run], dataset: str, case_names: Sequence[str]) -> str:
     for choice in found:
         values = pooled(choice, PROTOCOL, "dice")
         measured.append(["guided", choice.name, *(spread(values, label) for label in classes), spread(values, None)])
-    unread = [[f"{paper['method']}, published", words_of(paper.get("support")), *"–" * (len(classes) + 1)] for paper in entry["unread"]]
+    unread = [[f"{paper['method']}, published", words_of(paper.get("support")), *"–" * (len(classes) + 1)]
+              for paper in entry["unread"]]
     parts = [f"{dataset}, {len(runs)} of {N_FOLDS} folds: {NOTES}"]
     for setting, of_setting in entry["settings"].items():
         rows = published_of(dataset, setting, of_setting, classes)

@@ -144,6 +144,15 @@ def own_files(folder, names="ab"):
 
 
 @pytest.mark.whole
+def test_where_nothing_could_be_prepared_no_config_is_printed(tmp_path, capsys):
+    nifti = own_files(tmp_path)
+    for case in "ab":
+        (tmp_path / f"scan_{case}.nii.gz").write_bytes(b"")
+    assert without_maps(nifti) == 1
+    out, error = capsys.readouterr()
+    assert out == "" and "0 prepared, 0 skipped, 2 broken" in error
+
+
 def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypatch, capsys):
     nifti = own_files(tmp_path)
     (tmp_path / "scan_c.nii.gz").write_bytes(b"")

@@ -14,8 +14,8 @@ def run_on_fold(folder, fold, dice):
     run = folder / f"guided/Guided_test_CHAOST2_cv{fold}/1"
     run.mkdir(parents=True)
     pairs = supports_and_queries(len(NAMES), 5, fold, "published", "all")
-    rows = [{"label_name": label, "support_case": NAMES[s], "query_case": NAMES[q], "dice": dice(s, q) / (1 + k), "hd95_mm": 10 * k,
-             "assd_mm": 1.0} for s, queries in pairs for q in queries for k, label in enumerate(CLASSES)]
+    rows = [{"label_name": label, "support_case": NAMES[s], "query_case": NAMES[q], "dice": dice(s, q) / (1 + k),
+             "hd95_mm": 10 * k, "assd_mm": 1.0} for s, queries in pairs for q in queries for k, label in enumerate(CLASSES)]
     for file in ("scores.csv", "scores_whole_volume.csv"):
         write_rows(rows, list(rows[0]), run / file)
     (run / "results.json").write_text("{}", encoding="utf-8")
