@@ -30,7 +30,9 @@ def by_name(lines):
     return {canonicalize_name(one.name): one for one in found}
 
 
-RANGES = by_name(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RANGES = by_name(PROJECT["dependencies"])
+EXTRAS = by_name(line for lines in PROJECT["optional-dependencies"].values() for line in lines)
 PROGRAMS, DEVELOPERS = requirements("requirements.txt"), requirements("requirements-dev.txt")
 
 
@@ -46,6 +48,12 @@ def test_the_files_have_the_same_names_and_exact_versions_in_the_ranges():
             assert exact and RANGES[name].specifier.contains(exact[1]), f"{requirement} is not in {RANGES[name]}"
         else:
             assert exact, f"{requirement} is no exact version"
+
+
+def test_extras_are_installed_for_the_tests():
+    assert not set(EXTRAS) & set(RANGES)
+    for name, extra in EXTRAS.items():
+        assert extra.specifier.contains(str(DEVELOPERS[name].specifier).removeprefix("=="))
 
 
 @pytest.mark.parametrize(("name", "version"), [("torch", "2.11.0"), ("torch", "2.11.0+cpu"), ("torchvision", "0.26.0")])
@@ -74,7 +82,7 @@ def test_each_import_is_a_declared_dependency(distributions):
     imports = list(third_party_imports())
     assert {"torch", "cv2", "docopt", "skimage"} <= {module for _, _, module in imports}
     for file, line, module in imports:
-        declared = set(RANGES) | (set(DEVELOPERS) if file.startswith(DEVELOPERS_SCRIPTS) else set())
+        declared = set(RANGES) | set(EXTRAS) | (set(DEVELOPERS) if file.startswith(DEVELOPERS_SCRIPTS) else set())
         providers = distributions.get(module, set())
         assert providers & declared, f"{file}:{line}: {module} is of {providers or 'nothing installed'}, which is not declared"
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from docopt import DocoptExit, docopt
 from sacred import SETTINGS, Experiment
+from sacred.commandline_options import cli_option
+from sacred.observers import RunObserver
 from sacred.run import Run
 from sacred.utils import convert_to_nested_dict
 
@@ -39,6 +41,7 @@ from qnet.util.options.record import Record
 from qnet.util.options.sections import RunOptions, RunPlace
 from qnet.util.run.observer import RunFolder
 from qnet.util.run.resume import begun_with, is_finished, run_to_continue
+from qnet.util.run.trackers import expect_tracker, tracker
 from qnet.util.taskfile.task_file import manifest_of
 from qnet.util.training.as_trained import as_trained, complete, scored_config
 
@@ -80,6 +83,7 @@ class _Experiment(Experiment):
     path: str       # the name: "train" or "test"
 
     helps: Mapping[str, Help]       # by command; "main" for none
+    tracker: str | None = None      # what `--observer` says
     base: dict[str, Any]
     of_names: dict[str, dict[str, Any]]     # the named configs
 
@@ -99,7 +103,9 @@ class _Experiment(Experiment):
                 merge(target, convert_to_nested_dict(config_updates))
             check_config(asked)
             expect_no_code(of_files, convert_to_nested_dict(config_updates))
-            if (command := command_name or self.default_command) in ("main", "predict"):
+            command = command_name or self.default_command
+            self.tracker = _tracker_asked_for(command, options.get("options") or {})
+            if command in ("main", "predict"):
                 used, config_updates = self._used(command, plain(asked), plain(given)), {}
         self.configurations.clear()
         self.add_config(used)
@@ -151,8 +157,27 @@ class _Experiment(Experiment):
                   "to train it once more say resume=never")
             raise SystemExit(0)
         config = {**config, "precision": precision}
-        self.observers[:] = [RunFolder(options.place.folders(self.path), folder, Record(config))] if is_main() else []
+        self.observers[:] = self._observers(folder, options.place, Record(config)) if is_main() else []
         return config
+
+    def _observers(self, continued: Path | None, place: RunPlace, record: Record) -> list[RunObserver]:
+        """Return the run folder and, if `--observer` asks for it, a tracker. InputError as they raise it."""
+        kept = RunFolder(place.folders(self.path), continued, record)
+        return [kept, *([tracker(self.tracker, kept.folder, place.log_dir)] if self.tracker else [])]
+
+
+@cli_option("-o", "--observer")
+def observer_option(args: str, run: Run) -> None:
+    """Log to "tensorboard" or "mlflow" as well, in local files below path.log_dir."""
+
+
+def _tracker_asked_for(command: str | None, options: Mapping[str, Any]) -> str | None:
+    name = options.get("--observer")
+    if name:
+        expect_tracker(name)
+        if command != "main":
+            raise InputError(f"--observer {name}: {command} is not tracked; allowed: with training and evaluation")
+    return name or None
 
 
 def expect_no_code(of_files: Mapping[str, Any], of_command_line: Mapping[str, Any]) -> None:
@@ -180,7 +205,7 @@ def make_experiment(mode: str, helps: Mapping[str, Help], configs: Path = CONFIG
     if not is_main():
         silence()
     logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have no observer
-    experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False)
+    experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False, additional_cli_options=[observer_option])
     experiment.doc, experiment.helps = "", helps        # sacred would take this module's docstring
     with one_line_errors():
         experiment.base, experiment.of_names = base_config(), named_configs(configs)
