@@ -69,9 +69,9 @@ def test_the_diagram_is_that_of_the_imports():
     assert drawn_page(text, ROOT) == text, "python scripts/checks/imports.py --draw makes it anew"
 
 
-# where a raw config is read, checked, completed, and made into sections
+# where a raw config is read, checked, completed, logged, and made into sections
 WITH_CONFIG = {"qnet/train.py", "qnet/test.py", "util/options/config.py", "util/options/sections.py",
-               "util/predict/request.py", "util/run/experiment.py", "util/training/as_trained.py"}
+               "util/predict/request.py", "util/run/experiment.py", "util/run/trackers.py", "util/training/as_trained.py"}
 
 
 def functions_with_a_config(root):

@@ -40,7 +40,7 @@ PROTOCOL, WHOLE = "scores.csv", "scores_whole_volume.csv"
 OTHERS = (("whole, Dice in %", WHOLE, "dice", 100), ("HD95, mm", PROTOCOL, "hd95_mm", 1), ("ASSD, mm", PROTOCOL, "assd_mm", 1),
           ("whole, HD95", WHOLE, "hd95_mm", 1), ("whole, ASSD", WHOLE, "assd_mm", 1))
 NOTES = """Dice in % of the slices that hold the class, one support; ± is the sample standard deviation over supports.
-?: not confirmed at the source. –: not known. †: its public code removes a training slice only when all listed classes are in it."""
+?: not confirmed at the source. –: not known. †: its code removes a training slice only when all listed classes are in it."""
 
 
 class Choice(NamedTuple):

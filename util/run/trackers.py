@@ -161,7 +161,7 @@ def results_of(folder: Path) -> dict[str, float]:
     if not (folder / "results.json").is_file():
         return {}
     results = read_json(folder / "results.json")
-    found = {}
+    found = dict[str, float]()
     for prefix, part in (("", results), ("whole volume/", results.get("whole_volume") or {})):
         found |= {prefix + metric: value for metric, value in part.get("mean", {}).items()}
         found |= {f"{prefix}dice {label}": of_class["dice_mean"] for label, of_class in part.get("classes", {}).items()}
