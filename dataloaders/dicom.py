@@ -1,4 +1,4 @@
-"""DICOM slices: which files of a folder are one series, and a series as one volume."""
+"""DICOM slices: which files of a folder are one series, and a series as one volume. A file may hold one slice or several frames."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import tempfile
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.encaps import generate_fragments
+from pydicom.encaps import encapsulate, generate_fragments, get_frame
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from qnet.dataloaders.geometry import FLIP, expect_usable_axes, place
@@ -32,18 +33,23 @@ SAME_SPACING, SAME_DIRECTION = 1e-4, 1e-3       # relative; cosine. Scanners rou
 MIN_SLICES = 2
 PIXEL_GROUP, PIXEL_TAGS = 0x0028, (0x00080016, 0x00080060, 0x7FE00010)     # what pixels depend on: class, modality, pixels
 MR_IMAGE = UID("1.2.840.10008.5.1.4.1.1.4")
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")      # of segments; of a label map
+STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 SIZE_MARKERS = {0xFFF7, *range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}       # of JPEG-LS and JPEG
 NO_SCANS = ("DICOMDIR",)
 ENDINGS = (".dcm", ".dicom", ".ima")        # that many of these files have; they need none
 TAGS = ["TransferSyntaxUID", "SOPClassUID", "ImageType", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
         "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel",
-        "NumberOfFrames"]
+        "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+GROUPS = {"ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
+          "PixelSpacing": "PixelMeasuresSequence", "RescaleSlope": "PixelValueTransformationSequence",
+          "RescaleIntercept": "PixelValueTransformationSequence"}     # where a file with frames has what a slice has
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE     # what is needed is checked here
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What the header of a DICOM file says.
+    """What the header of a DICOM file says of a slice.
 
     Attributes:
         series: number of the series that it belongs to; "" if it names none.
@@ -52,6 +58,7 @@ class Slice:
         size: (x, y) in pixels; (0, 0) without an image.
         problem: why it is no slice of a volume; None if it is one.
         is_image: whether it has an image of the patient, other than a localizer.
+        frame: its number in a file with several, from 0; None: it is the only one.
     """
 
     path: Path
@@ -61,13 +68,18 @@ class Slice:
     size: tuple[int, int]
     problem: str | None
     is_image: bool
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The slices of one series in the order of their positions, and the affine (RAS+) of the volume."""
+    """The slices of one series in the order of their positions, and the affine (RAS+) of the volume.
+
+    `frames` are their numbers in files with several (`Slice.frame`).
+    """
 
     paths: tuple[Path, ...]
+    frames: tuple[int | None, ...]
     affine: np.ndarray
     size: tuple[int, int]
 
@@ -83,7 +95,19 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_slice(path: Path) -> Slice:
-    """Return what a DICOM file says in its header. Pixels are not read.
+    """Return what a DICOM file of one slice says in its header. Pixels are not read.
+
+    Raises:
+        InputError: as `read_slices`, or it holds several slices.
+    """
+    found = read_slices(path)
+    if len(found) != 1:
+        raise InputError(f"{path}: holds {len(found)} frames, allowed: 1 (a file for each slice)")
+    return found[0]
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Return what a DICOM file says in its header: of its slice, or of each of its frames. Pixels are not read.
 
     Raises:
         InputError: it cannot be read as DICOM, or declares more pixels than it can hold.
@@ -94,7 +118,7 @@ def read_slice(path: Path) -> Slice:
             _expect_room(file, path)
             file.seek(0)
             head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=not _has_mark(path))
-            return _slice_of(head, path)
+            return _slices_of_head(head, path)
     except InputError:
         raise
     except Exception as error:      # pydicom raises whatever a damaged file leads to
@@ -124,19 +148,42 @@ def _expect_room(file: Any, path: Path) -> None:
         raise InputError(f"{path}: cannot be read as DICOM (it would become more than {MAX_INFLATED} bytes)")
 
 
-def _slice_of(head: pydicom.Dataset, path: Path) -> Slice:
+def _slices_of_head(head: pydicom.Dataset, path: Path) -> list[Slice]:
+    frames = head.get("PerFrameFunctionalGroupsSequence") or []
+    if len(frames) != int(head.get("NumberOfFrames", 1) or 1) or str(head.get("SOPClassUID")) in SEGMENTATIONS:
+        return [_slice_of(head, path)]      # named as a problem, but for one slice
+    shared = (head.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    return [_slice_of(_as_slice(head, shared, groups), path, number) for number, groups in enumerate(frames)]
+
+
+def _as_slice(head: pydicom.Dataset, shared: pydicom.Dataset, groups: pydicom.Dataset) -> pydicom.Dataset:
+    """Return the header of a frame as that of a file with one slice."""
+    replaced = (*GROUPS, "PixelData", "NumberOfFrames")
+    alone = pydicom.Dataset({one.tag: one for one in head if one.VR != "SQ" and one.keyword not in replaced})
+    alone.file_meta = getattr(head, "file_meta", pydicom.dataset.FileMetaDataset())
+    for name, sequence in GROUPS.items():
+        for source in (groups, shared):
+            if source.get(sequence) and source[sequence][0].get(name) is not None:
+                setattr(alone, name, source[sequence][0].get(name))
+                break
+    return alone
+
+
+def _slice_of(head: pydicom.Dataset, path: Path, frame: int | None = None) -> Slice:
     series, title = str(head.get("SeriesInstanceUID", "") or ""), _title(head)
     n_x, n_y = int(head.get("Columns", 0) or 0), int(head.get("Rows", 0) or 0)
+    if str(head.get("SOPClassUID")) in (*SEGMENTATIONS, STRUCTURES):
+        return Slice(path, series, title, None, (0, 0), f"holds outlines, no scan (modality {head.get('Modality', 'unknown')})", False)
     if "SOPClassUID" not in head and not n_x:
         raise InputError(f"{path}: cannot be read as DICOM (it has no image and no SOPClassUID)")
     if not (n_x and n_y):
         return Slice(path, series, title, None, (0, 0), f"has no image (modality {head.get('Modality', 'unknown')})", False)
-    _expect_pixels(head, n_x * n_y, path)
+    expect_pixels(head, n_x * n_y, path)
     problem, where = None, None
     if (samples := int(head.get("SamplesPerPixel", 1) or 1)) != 1:
         problem = f"is a colour image: {samples} values a pixel, allowed: 1"
     elif int(head.get("NumberOfFrames", 1) or 1) != 1:
-        problem = f"holds {head.NumberOfFrames} frames, allowed: 1 (a file for each slice)"
+        problem = f"holds {head.NumberOfFrames} frames that do not say where they lie; allowed: 1 (a file for each slice)"
     else:
         missing = next((name for name in ("SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
                         if not head.get(name)), None)
@@ -146,7 +193,7 @@ def _slice_of(head: pydicom.Dataset, path: Path) -> Slice:
         if where is None:
             problem = "gives its pixels no place in the patient"
     kinds = [str(kind).upper() for kind in (head.get("ImageType") or [])] if not isinstance(head.get("ImageType"), str) else []
-    return Slice(path, series, title, where, (n_x, n_y), problem, "LOCALIZER" not in kinds)
+    return Slice(path, series, title, where, (n_x, n_y), problem, "LOCALIZER" not in kinds, frame)
 
 
 def _title(head: pydicom.Dataset) -> str:
@@ -165,8 +212,12 @@ def _place(head: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray] |
     return position, (axes.reshape(2, 3) / lengths[:, None]).ravel(), spacing[::-1]
 
 
-def _expect_pixels(head: pydicom.Dataset, n_px: int, path: Path) -> None:
-    """Raise InputError if a file declares more pixels than it can hold."""
+def expect_pixels(head: pydicom.Dataset, n_px: int, path: Path) -> None:
+    """Raise InputError if a file declares more pixels than it can hold.
+
+    Args:
+        n_px: of a frame.
+    """
     n_values = n_px * max(1, int(head.get("SamplesPerPixel", 1) or 1)) * max(1, int(head.get("NumberOfFrames", 1) or 1))
     n_bytes, in_file = n_values * int(head.get("BitsAllocated", 16) or 16) // 8, path.stat().st_size
     syntax = UID(str(getattr(head, "file_meta", {}).get("TransferSyntaxUID", "1.2.840.10008.1.2")))
@@ -189,14 +240,14 @@ def slices_in(folder: Path) -> tuple[dict[str, list[Slice]], dict[Path, str]]:
             others[path] = "cannot be read as DICOM (it does not begin as one)"
             continue
         try:
-            found = read_slice(path)
+            found = read_slices(path)
         except InputError as error:
             others[path] = str(error).removeprefix(f"{path}: ")
             continue
-        if found.size == (0, 0):
-            others[path] = str(found.problem)
+        if found[0].size == (0, 0):
+            others[path] = str(found[0].problem)
         else:
-            series[found.series].append(found)
+            series[found[0].series] += found
     return dict(series), others
 
 
@@ -229,9 +280,11 @@ def read_dicom(path: Path) -> sitk.Image:
 def slices_of(path: Path) -> list[Slice]:
     """Return the slices of the series that a path stands for. `read_dicom` explains path and errors."""
     if not path.is_dir():
-        wanted = read_slice(path).series
+        first = read_slices(path)[0]
+        if first.size == (0, 0):
+            raise InputError(f"{path}: {first.problem}")
         series, _ = slices_in(path.parent)
-        return series[wanted]
+        return series[first.series]
     series, others = slices_in(_folder_of_series(path))
     damaged = {file: why for file, why in others.items() if why.startswith("cannot be read")}
     if not series and damaged:
@@ -292,7 +345,8 @@ def stack(slices: Sequence[Slice], name: Path | str) -> Stack:
     affine[:3, 3] = positions[order[0]]
     affine = FLIP @ affine
     expect_usable_axes(affine, name)
-    return Stack(tuple(slices[number].path for number in order), affine, slices[0].size)
+    return Stack(tuple(slices[number].path for number in order), tuple(slices[number].frame for number in order), affine,
+                 slices[0].size)
 
 
 def _n_kinds(values: np.ndarray, same: float) -> int:
@@ -338,8 +392,10 @@ def read_stack(found: Stack) -> sitk.Image:
     Raises:
         InputError: a file is damaged.
     """
+    read = lru_cache(maxsize=1)(pydicom.dcmread)        # of a file with many frames, once
     with tempfile.TemporaryDirectory() as folder:
-        arrays = [_read_pixels(path, found.size, Path(folder) / "slice.dcm") for path in found.paths]
+        arrays = [_read_pixels(path, frame, found.size, Path(folder) / "slice.dcm", read)
+                  for path, frame in zip(found.paths, found.frames, strict=True)]
     dtypes = {array.dtype for array in arrays}
     if len(dtypes) > 1 and any(dtype.kind == "f" for dtype in dtypes):
         arrays = [array.astype(np.float32) for array in arrays]
@@ -347,13 +403,16 @@ def read_stack(found: Stack) -> sitk.Image:
 
 
 @quiet()
-def _read_pixels(path: Path, size: tuple[int, int], copy: Path) -> np.ndarray:
+def _read_pixels(path: Path, frame: int | None, size: tuple[int, int], copy: Path,
+                 read: Callable[..., pydicom.Dataset]) -> np.ndarray:
     """Return the (H, W) values of a slice.
 
     Args:
+        frame: its number in a file with several.
+        read: pydicom.dcmread.
         copy: path of a copy that is written for GDCM, which would allocate any size that a damaged file names.
     """
-    _write_plain_copy(path, copy)
+    _write_plain_copy(path, frame, copy, read)
     reader = sitk.ImageFileReader()
     reader.SetFileName(copy)
     reader.SetImageIO("GDCMImageIO")
@@ -368,14 +427,16 @@ def _read_pixels(path: Path, size: tuple[int, int], copy: Path) -> np.ndarray:
     return array.reshape(size[::-1])
 
 
-def _write_plain_copy(path: Path, copy: Path) -> None:
+def _write_plain_copy(path: Path, frame: int | None, copy: Path, read: Callable[..., pydicom.Dataset]) -> None:
     """Write those elements of a DICOM file on which its pixels depend, with correct lengths."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            head = pydicom.dcmread(path, force=True)
+            head = read(path, force=True)
             if not head.get("PixelData"):
                 raise ValueError("it has no pixels")
+            if frame is not None:
+                head = _frame_alone(head, frame)
             n_bytes = math.prod(int(head.get(name, 1) or 1) for name in ("Rows", "Columns")) * int(head.BitsAllocated) // 8
             syntax = UID(str(getattr(head, "file_meta", {}).get("TransferSyntaxUID", ImplicitVRLittleEndian)))
             if not syntax.is_compressed and len(head.PixelData) < n_bytes:
@@ -394,6 +455,21 @@ def _write_plain_copy(path: Path, copy: Path) -> None:
     except Exception as error:      # pydicom raises whatever a damaged file leads to
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: cannot be read as DICOM ({what})") from None
+
+
+def _frame_alone(head: pydicom.Dataset, frame: int) -> pydicom.Dataset:
+    """Return a file with several frames as the file with one slice that a frame would be."""
+    shared = (head.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    alone = _as_slice(head, shared, head.PerFrameFunctionalGroupsSequence[frame])
+    syntax = UID(str(head.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
+    n_bytes, n_frames = int(head.Rows) * int(head.Columns) * int(head.BitsAllocated) // 8, int(head.get("NumberOfFrames", 1) or 1)
+    alone.PixelData = (encapsulate([get_frame(head.PixelData, frame, number_of_frames=n_frames)]) if syntax.is_encapsulated
+                       else head.PixelData[frame * n_bytes:(frame + 1) * n_bytes])
+    alone["PixelData"].VR = "OB" if syntax.is_encapsulated or int(head.BitsAllocated) <= 8 else "OW"
+    alone["PixelData"].is_undefined_length = syntax.is_encapsulated
+    alone.pop("SOPClassUID", None)
+    alone.SOPClassUID = MR_IMAGE        # of frames, GDCM would look for groups
+    return alone
 
 
 def _coded_size(packed: bytes) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""A scan of any kind of file as one volume: NIfTI, NRRD, MetaImage, DICOM slices. Which kind it is, its name and its files."""
+"""A scan of any kind of file as one volume: NIfTI, NRRD, MetaImage, MGH, DICOM. Which kind it is, its name and its files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from qnet.dataloaders import dicom, nifti
+from qnet.dataloaders import dicom, mgh, nifti
 from qnet.dataloaders.dicom import is_dicom, problem_of, read_dicom, slices_of, stack
-from qnet.dataloaders.geometry import affine_of_image, expect_usable_axes, place
+from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place
 from qnet.dataloaders.itk import last_line, quiet
 from qnet.dataloaders.nifti import GZIP_RATIO, MAX_VOXELS, read_nifti
 from qnet.util.base.checksums import digest, sha256
@@ -21,11 +21,14 @@ from qnet.util.base.inputs import expect_file
 
 NIFTI = (".nii.gz", ".nii", ".hdr.gz", ".img.gz", ".hdr", ".img")
 ITK = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
-ENDINGS = (*NIFTI, *ITK)        # in any case
+MGH = (".mgz", ".mgh")
+ENDINGS = (*NIFTI, *ITK, *MGH)      # in any case
 MAX_LINE = 1000                 # letters of a line of a header; ITK's NRRD reader crashes on some longer ones
 HEADER_BYTES = 2**16            # of NRRD and MetaImage, at most
 REAL = {sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkInt64,
         sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64}
+LAYERED = {sitk.sitkVectorInt8: sitk.sitkInt8, sitk.sitkVectorUInt8: sitk.sitkUInt8, sitk.sitkVectorInt16: sitk.sitkInt16,
+           sitk.sitkVectorUInt16: sitk.sitkUInt16, sitk.sitkVectorInt32: sitk.sitkInt32, sitk.sitkVectorUInt32: sitk.sitkUInt32}
 
 
 def ending_of(path: Path) -> str:
@@ -63,6 +66,8 @@ def read_image(path: Path) -> sitk.Image:
         return read_dicom(path)
     if ending in ITK:
         return _read_itk(path, ITK[ending])
+    if ending in MGH:
+        return mgh.read_mgh(path)
     return read_dicom(path) if is_slice(path) else read_nifti(path)
 
 
@@ -88,6 +93,8 @@ def affine_at(path: Path) -> np.ndarray:
     """
     if (ending := ending_of(path)) in ITK:
         return _itk_header(path, ITK[ending])[2]
+    if ending in MGH:
+        return mgh.read_header(path)[1]
     if path.is_dir() or is_slice(path):
         return stack(slices_of(path), path).affine
     return nifti.read_affine(path)
@@ -102,6 +109,8 @@ def check_header(path: Path) -> tuple[int, int, int]:
     ending = ending_of(path)
     if ending in ITK:
         return _itk_header(path, ITK[ending])[0].GetSize()[:3]
+    if ending in MGH:
+        return tuple(map(int, mgh.read_header(path)[0].get_data_shape()))
     if path.is_dir() or is_slice(path):
         slices = slices_of(path)
         if problem := problem_of(slices, path):
@@ -121,10 +130,12 @@ def files_of(path: Path) -> list[Path]:
     """
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
+    if ending_of(path) in MGH:
+        return [path]
     if ending_of(path) in ITK:
         values = _values_file(path, _text_header(path)) if path.is_file() else None
         return [path] if values is None or values == path else [path, values]
-    return sorted(one.path for one in slices_of(path)) if is_slice(path) else list(dict.fromkeys(nifti.files_of(path)))
+    return sorted({one.path for one in slices_of(path)}) if is_slice(path) else list(dict.fromkeys(nifti.files_of(path)))
 
 
 def content_sha256(path: Path) -> str:
@@ -167,8 +178,31 @@ def _values_file(path: Path, text: str) -> Path | None:
     return path.with_name(name) if plain and not name.upper().startswith("LIST") else None
 
 
-def _itk_header(path: Path, reader_name: str) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
-    """Return a reader that knows size and place of an NRRD or MetaImage file, the file of its values, and its affine."""
+def nrrd_layers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (D, H, W, layers) whole numbers of an NRRD file that may hold several a voxel, and its matrix to mm (LPS).
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    reader, values, affine = _itk_header(path, ITK[".nrrd"], layers=True)
+    _expect_check_sum(path, values)
+    try:
+        with quiet():
+            image = _three_axes(reader.Execute())
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read ({last_line(error)})") from None
+    array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{path}: holds values of type {array.dtype}, allowed in segmentations: whole numbers")
+    return array.reshape(*array.shape[:3], -1), FLIP @ affine
+
+
+def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
+    """Return a reader that knows size and place of an NRRD or MetaImage file, the file of its values, and its affine.
+
+    Args:
+        layers: a voxel may hold several numbers.
+    """
     text = _text_header(path)
     if max(map(len, text.split("\n"))) > MAX_LINE or "\0" in text:
         raise InputError(f"{path}: cannot be read (its header is damaged)")
@@ -192,13 +226,17 @@ def _itk_header(path: Path, reader_name: str) -> tuple[sitk.ImageFileReader, Pat
     size = reader.GetSize()
     if len(size) < 3 or any(n != 1 for n in size[3:]) or min(size) < 1:
         raise InputError(f"{path}: expected a volume with 3 axes, got size {size}")
-    if reader.GetNumberOfComponents() != 1 or reader.GetPixelID() not in REAL:
+    n_numbers, one_number = reader.GetNumberOfComponents(), reader.GetPixelID()
+    if layers and one_number in LAYERED:
+        one_number = LAYERED[one_number]
+    elif n_numbers != 1 or one_number not in REAL:
         raise InputError(f"{path}: expected one real number a voxel, got {reader.GetNumberOfComponents()} of type "
                          f"{sitk.GetPixelIDValueAsString(reader.GetPixelID())}")
-    if math.prod(size) > MAX_VOXELS:
-        raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, got size {size}")
+    if math.prod(size) * n_numbers > MAX_VOXELS:
+        raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, got size {size}"
+                         + (f" with {n_numbers} numbers a voxel" if n_numbers > 1 else ""))
     packed = fields.get("encoding", "raw").lower() != "raw" or fields.get("compresseddata", "").lower().startswith("t")
-    n_bytes, in_file = math.prod(size) * _bytes_of(reader.GetPixelID()), expect_file(values).stat().st_size
+    n_bytes, in_file = math.prod(size) * n_numbers * _bytes_of(one_number), expect_file(values).stat().st_size
     if n_bytes > in_file * (GZIP_RATIO if packed else 1):
         raise InputError(f"{path}: cannot be read (size {size} takes {n_bytes} bytes, {values.name} has {in_file})")
     image = sitk.Image([1] * len(size), sitk.sitkUInt8)

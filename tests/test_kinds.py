@@ -218,7 +218,7 @@ def outlined(tmp_path, labels, image=None):
     path = tmp_path / "scan.nii.gz"
     if image is None:
         image = path if path.exists() else save(patient(grid(), SHAPE, 0)[0], grid(), path)
-    scan, label_map, gaps = read_support(image, labels, None)
+    scan, label_map, gaps, _ = read_support(image, labels, None)
     truth = patient(np.diag([-1, -1, 1, 1]) @ _matrix(scan.on_grid), scan.on_grid.GetSize(), 0)[1].T
     return (label_map == truth)[truth > 0].mean(), gaps
 
@@ -291,9 +291,9 @@ def test_gaps_between_outlined_slices_are_told_and_filled(tmp_path):
     affine, shape = grid((6, 6, 4), (44, 36, 30)), (44, 36, 30)
     image = save(patient(affine, shape, 0)[0], affine, tmp_path / "scan.nii.gz")
     truth, path = patient(affine, shape, 0)[1].T, every_third(tmp_path)
-    scan, label_map, gaps = read_support(image, path, None)
+    scan, label_map, gaps, _ = read_support(image, path, None)
     assert "labels 1, 2, 3, 4: not outlined in the slices" in gaps and label_map.sum() < 0.4 * truth.sum()
-    _, filled, told = read_support(image, path, None, fill_gaps=True)
+    _, filled, told, _ = read_support(image, path, None, fill_gaps=True)
     assert told is None
     for label in (1, 2, 3, 4):
         both = ((filled == label) & (truth == label)).sum()

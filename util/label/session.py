@@ -34,6 +34,8 @@ import SimpleITK as sitk
 from qnet.dataloaders.finding import name_problem
 from qnet.dataloaders.itk import check_image, labels_on
 from qnet.dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
+from qnet.dataloaders.outlines.reading import stored_outlines
+from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
 from qnet.dataloaders.reading import read_image, stored_labels
 from qnet.util.base.classes import MAX_DRAWN, MAX_NAME
 from qnet.util.base.errors import InputError, in_utf8
@@ -49,6 +51,7 @@ from qnet.util.label.stored import (
     next_class,
     read_decisions,
     read_found,
+    with_names,
     with_values,
 )
 
@@ -457,20 +460,25 @@ class Session:
     def load(self, name: str, labels: Path) -> None:
         """Take the outlines of a scan from a file. The scan is an example then, and the file, if it is listed, no scan.
 
+        Names and colours of the file are those of classes that are new. Classes of the same name have the page's value.
+
         Raises:
             MissingError: there is no such scan.
             ConflictError: the scan has outlines by hand.
             InputError: the file does not fit the scan, or has a value above MAX_DRAWN.
         """
         reference = self.image_file(name)
-        label_map = read_labels(reference, labels)
+        known = {one["value"]: one["name"] for one in self.classes if one != FIRST_CLASS}
+        outlines = read_outlines(reference, labels, self.scans[name].path, known)
+        label_map = sitk.GetArrayFromImage(outlines.labels)
         if not label_map.any() or label_map.max() > MAX_DRAWN:
             raise InputError(f"{labels}: largest value is {label_map.max()}, allowed in outlines: 1 to {MAX_DRAWN}")
         with self._of_scan[name], self._lock:
             self._expect_sound(name)
             if name in self._hand:
                 raise ConflictError(f"{name}: has outlines by hand; allowed: a scan without")
-            self._change(classes=with_values(self._decisions.classes, np.unique(label_map).tolist()))
+            self._change(classes=with_values(with_names(self._decisions.classes, outlines.names, outlines.colours),
+                                             np.unique(label_map).tolist()))
             self._save_hand(name, label_map, reference)
             self._drawn[name] += 1
             self._change(left_out=(self._decisions.left_out | _names_of(labels, self.scans)) - {name},
@@ -522,6 +530,20 @@ def read_labels(image: Path, labels: Path) -> np.ndarray:
     """
     grid = _grid_of(image)
     return sitk.GetArrayFromImage(labels_on(grid, stored_labels(labels, grid, image), image, labels))
+
+
+def read_outlines(image: Path, labels: Path, scan: Path, known: Mapping[int, str]) -> Outlines:
+    """Return the outlines of a scan, from any kind of file, on the grid of the page's image of it.
+
+    Args:
+        scan: the path of the scan itself, which may be a DICOM series.
+        known: the names of classes.
+    Raises:
+        InputError: as `stored_outlines`.
+    """
+    grid = _grid_of(image)
+    stored = stored_outlines(labels, grid, scan)
+    return in_terms_of(known, replace(stored, labels=labels_on(grid, stored.labels, scan, labels)), labels)
 
 
 @lru_cache(maxsize=2)       # of the scan that is drawn on, stroke by stroke

@@ -157,6 +157,22 @@ def with_values(classes: Sequence[Mapping[str, Any]], values: Sequence[int]) -> 
     return tuple(sorted(classes, key=lambda one: one["value"]))
 
 
+def with_names(classes: Sequence[Mapping[str, Any]], names: Mapping[int, str],
+               colours: Mapping[int, str]) -> tuple[Mapping[str, Any], ...]:
+    """Return the classes with new ones of a file of outlines. Those that the person has stay as they are.
+
+    Args:
+        names, colours: of the file, by value. A name without a colour gets one.
+    Raises:
+        InputError: a name or a value is not allowed, or a class of another value has the name.
+    """
+    kept = [one for one in classes if one != FIRST_CLASS or one["value"] not in names]
+    new = {value: name for value, name in names.items() if value not in {one["value"] for one in kept}}
+    shown = colours_of([one["value"] for one in kept] + list(new), {**{value: colours[value] for value in new if value in colours},
+                                                                  **{one["value"]: one["colour"] for one in kept}})
+    return tuple(expect_classes([*kept, *({"value": value, "name": name, "colour": shown[value]} for value, name in new.items())]))
+
+
 def next_class(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the class that a person may add to some: the value above all others, with a name and a colour of its own.
 

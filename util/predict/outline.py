@@ -44,6 +44,7 @@ def outline(request: Request) -> Iterator[Event]:
     meet(device)
     yield Reading(len(request.supports))
     predictor = main_first(lambda: Predictor.of(request))
+    yield from (Warned(line) for support in predictor.supports for line in support.told)
     yield from (Warned(f"{support.gaps}; {request.words.fill} fills them") for support in predictor.supports if support.gaps)
     plan = main_does(lambda: plan_of(request, predictor.names.values()))
     own = share(plan.waiting)
@@ -96,5 +97,5 @@ def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], 
             write_cases(plan.table, plan.rows, {}, outcome.problem_rows)
         unlock(plan.table.parent)
         report_queries(plan.queries, outcome.rows, predictor.names, [f"query {line}" for line in outcome.problems],
-                       plan.table.with_name(REPORT), {"computed in": predictor.precision}, predictor.given_colours)
+                       plan.table.with_name(REPORT), {"computed in": predictor.precision}, predictor.colours)
     return outcome

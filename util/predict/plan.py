@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qnet.dataloaders.finding import LeftOut, find_scans, name_problem, same_names
+from qnet.dataloaders.outlines.reading import files_with
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
 from qnet.util.base.checksums import digest, sha256
 from qnet.util.base.errors import InputError
@@ -86,10 +87,10 @@ def made_of(request: Request) -> str:
 
 
 def given_files(request: Request) -> list[Path]:
-    """Return the files and folders that outlines depend on, without the queries."""
+    """Return the files and folders that outlines depend on, without the queries. Tables of names lie beside the outlines."""
     snapshot = request.method.reload_model_path
     return [*([request.task] if request.task else []), *([Path(snapshot)] if snapshot else []),
-            *(image for image, _ in request.supports), *(labels for _, labels in request.supports)]
+            *(image for image, _ in request.supports), *(file for _, labels in request.supports for file in files_with(labels))]
 
 
 def scans_to_outline(root: Path, output: Path, given: Sequence[Path], words: Words) -> tuple[dict[Path, str], list[LeftOut]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.folds import stepping_stones
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
 from qnet.dataloaders.volumes import Volume
+from qnet.util.base.classes import colours_of
 from qnet.util.base.device import resolve_device, set_up_process
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
@@ -58,12 +59,16 @@ from qnet.util.training.snapshots import read_snapshot
 class Support:
     """A support scan, and its volume on the model's grid. The label map has the values of the label file.
 
-    `gaps` tells which slices were left out between outlined ones; None if none was.
+    `gaps` tells which slices were left out between outlined ones; None if none was. `names` and `colours` are those that its file
+    of outlines gives to values; `told` has a line for each thing that the person should know of that file.
     """
 
     scan: Scan
     volume: Volume
     gaps: str | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    colours: Mapping[int, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,8 @@ class Predictor:
         n_stones: how many stepping stones `add_stones` gives the model.
         precision: what the network computes in, "float32" or "bf16".
     Attributes:
-        given_names: names of label values, which come before those of the data set.
-        given_colours: colours of label values in a report, as "#e69f00". Others get one of the palette.
+        given_names: names of label values, which come before those of the supports' files, and these before those of the data set.
+        given_colours: colours of label values, as "#e69f00", which come before those of the supports' files.
     Raises:
         InputError: the data set has no grid.
     """
@@ -268,15 +273,17 @@ class Predictor:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
 
         Args:
-            image: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
-            labels: whole numbers on the same grid: a file or an image, too.
+            image: a file, a folder of DICOM slices, or a nibabel or SimpleITK image.
+            labels: whole numbers on the same grid: a file or an image, too. Or a file of segments, as .seg.nrrd, DICOM-SEG or
+                RTSTRUCT. A class whose name an earlier support has gets that one's value.
             fill: fill slices that were left out between outlined ones. Else `gaps` of the support names them.
         Raises:
             InputError: they cannot be read, do not belong together, or no label is left on the grid.
         """
-        scan, label_map, gaps = read_support(image, labels, self._grid, self._frame, fill_gaps=fill)
+        scan, label_map, gaps, outlines = read_support(image, labels, self._grid, self._frame, known=self._names_of_files,
+                                                       fill_gaps=fill)
         volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
-        self.supports.append(Support(scan, volume, gaps))
+        self.supports.append(Support(scan, volume, gaps, outlines.names, outlines.colours, outlines.told))
         self.segmenter.keep(volume)
 
     def add_stone(self, path: Path | str) -> None:
@@ -318,11 +325,23 @@ class Predictor:
         return frame_of(self.supports[0].scan.on_grid) if self.supports else None
 
     @property
+    def _names_of_files(self) -> dict[int, str]:
+        """The names that the supports' files of outlines give to values."""
+        return {value: name for support in reversed(self.supports) for value, name in support.names.items()}
+
+    @property
     def names(self) -> dict[int, str]:
         """The names of all label values of the supports."""
         values = label_values([label_map_of(support.volume) for support in self.supports])
         known, stored = ({}, {}) if self.spec is None else (self.spec.labels, self.spec.file_values)
-        return {value: self.given_names.get(value, name) for value, name in label_names(values, known, stored).items()}
+        given = {**self._names_of_files, **self.given_names}
+        return {value: given.get(value, name) for value, name in label_names(values, known, stored).items()}
+
+    @property
+    def colours(self) -> dict[int, str]:
+        """The colours of all label values of the supports: those that are given, the others of the palette."""
+        of_files = {value: colour for support in reversed(self.supports) for value, colour in support.colours.items()}
+        return colours_of(self.names, {**of_files, **self.given_colours})
 
     def prepare(self) -> None:
         """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -16,7 +16,9 @@ from qnet.dataloaders.gaps import described, fill, gaps_of
 from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
 from qnet.dataloaders.itk import check_image, labels_on, with_geometry
 from qnet.dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
-from qnet.dataloaders.reading import is_nifti, read_image, scan_name, stored_labels
+from qnet.dataloaders.outlines.reading import stored_outlines
+from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
+from qnet.dataloaders.reading import is_nifti, read_image, scan_name
 from qnet.dataloaders.resampling import clip_at_percentile, straight_grid, window_to_255
 from qnet.dataloaders.volumes import normalise
 from qnet.util.base.errors import InputError
@@ -229,22 +231,29 @@ def orientation_of(image: sitk.Image) -> str:
 
 
 def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid | None,
-                 frame: np.ndarray | None = None, *, fill_gaps: bool = False) -> tuple[Scan, np.ndarray, str | None]:
-    """Read a support, and return its scan, its label map on the model's grid, (D, H, W) int16, and what is told about gaps.
+                 frame: np.ndarray | None = None, *, known: Mapping[int, str] | None = None,
+               fill_gaps: bool = False) -> tuple[Scan, np.ndarray, str | None, Outlines]:
+    """Read a support.
 
     Args:
-        fill_gaps: fill the slices that were left out between outlined ones. Else the last of the results names them.
+        labels: a file of any kind (`stored_outlines`), or a label map in memory.
+        known: names of values in earlier supports. Classes of the same name get these values.
+        fill_gaps: fill the slices that were left out between outlined ones. Else the third of the results names them.
+    Returns:
+        Its scan, its label map on the model's grid, (D, H, W) int16, what is told about gaps, and its outlines on its own grid.
     Raises:
         InputError: a file is missing or damaged, scan and labels do not belong together, or no label is left on the grid.
     """
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
     if isinstance(labels, (str, Path)):
-        label_name, stored = str(Path(labels)), stored_labels(Path(labels), original, name)
+        label_name, stored = str(Path(labels)), stored_outlines(Path(labels), original, given if isinstance(given, Path) else name)
     else:
-        label_name, _, stored = _open(labels, "support labels")
-    expect_not_swapped(original, stored, name, label_name)
-    outlined = labels_on(original, stored, name, label_name)
+        label_name, _, in_memory = _open(labels, "support labels")
+        stored = Outlines(in_memory)
+    expect_not_swapped(original, stored.labels, name, label_name)
+    outlines = in_terms_of(known or {}, replace(stored, labels=labels_on(original, stored.labels, name, label_name)), label_name)
+    outlined = outlines.labels
     array = sitk.GetArrayFromImage(outlined)
     axis, gaps = gaps_of(array)
     if gaps and fill_gaps:
@@ -253,7 +262,7 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
     told = f"{label_name}: {described(axis, gaps)}" if gaps and not fill_gaps else None
-    return _on_grid(given, original, grid, frame, name), label_map, told
+    return _on_grid(given, original, grid, frame, name), label_map, told, outlines
 
 
 def expect_not_swapped(image: sitk.Image, labels: sitk.Image, image_name: str, label_name: str) -> None:

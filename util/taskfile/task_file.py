@@ -18,7 +18,9 @@ import torch
 from qnet.dataloaders import nifti
 from qnet.dataloaders.geometry import affine_of_image
 from qnet.dataloaders.itk import check_image, labels_on
-from qnet.dataloaders.reading import read_image, stored_labels
+from qnet.dataloaders.outlines.reading import stored_outlines
+from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
+from qnet.dataloaders.reading import read_image
 from qnet.util.base.classes import ALIKE_RULE, alike, colours_of, default_name
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
@@ -68,9 +70,10 @@ def create(path: Path, supports: Sequence[tuple[Path, Path]], manifest: Manifest
     """Write a task file. The same scans, names, options and weights give the same bytes.
 
     Args:
-        supports: the path of each outlined scan and of its labels, NIfTI or a folder of DICOM slices. Names of files and patients
-            are not stored, only voxels and geometry.
-        manifest: its labels may lack some, which are called "label <value>". Its sums are found here.
+        supports: the path of each outlined scan and of its outlines (`stored_outlines`). Names of files and patients are not
+            stored, only voxels and geometry. Classes of the same name get one value.
+        manifest: its labels may lack some. Those have the names and colours of the files of outlines, or are called
+            "label <value>". Its sums are found here.
         weights: a snapshot of train.py, for a method that needs one. Only the network's weights of it are stored.
         overwrite: replace a file that this project did not write, or that was changed since.
     Raises:
@@ -82,12 +85,12 @@ def create(path: Path, supports: Sequence[tuple[Path, Path]], manifest: Manifest
         raise InputError(f"{path}: allowed: a name that ends in {ENDING}")
     claim([path], [*(file for pair in supports for file in pair), *([weights] if weights else [])], overwrite=overwrite)
     files: dict[str, bytes] = {}
-    pairs = [_read_pair(*support) for support in supports]
+    pairs, of_files = _read_outlined(supports)
     for number, pair in enumerate(pairs, 1):
         files |= dict(zip(support_files(number), (to_nifti(pair[0]), to_nifti(pair[1])), strict=True))
     if weights is not None:
         files[WEIGHTS] = _only_weights(weights)
-    whole = replace(manifest, labels=_all_labels(manifest, pairs), n_supports=len(pairs),
+    whole = replace(manifest, labels=_all_labels(manifest, pairs, of_files), n_supports=len(pairs),
                     sha256={name: sha256_of(content) for name, content in files.items()})
     write_archive({NAME: whole.to_json(), **files}, path)
 
@@ -155,7 +158,8 @@ def _unpacked(path: Path, folder: Path) -> TaskFile:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    supports = [_read_pair(*(folder / name for name in support_files(number))) for number in range(1, manifest.n_supports + 1)]
+    supports, _ = _read_outlined([(folder / image, folder / labels) for image, labels in
+                                  map(support_files, range(1, manifest.n_supports + 1))])
     if (values := _values(supports)) != set(manifest.labels):
         raise InputError(f"{path}: {NAME}: names the labels {sorted(manifest.labels)}, but its scans have {sorted(values)}")
     weights = folder / WEIGHTS if needs_weights(manifest.options["model"]) else None
@@ -164,25 +168,41 @@ def _unpacked(path: Path, folder: Path) -> TaskFile:
     return TaskFile(manifest, supports, weights)
 
 
-def _read_pair(image_path: Path, label_path: Path) -> Pair:
-    """Return a scan and its labels.
+def _read_outlined(supports: Sequence[tuple[Path, Path]]) -> tuple[list[Pair], dict[int, Label]]:
+    """Return scans with their labels, and what the files of outlines call these. What a file leaves out is empty.
+
+    Raises:
+        InputError: as `_read_pair`.
+    """
+    pairs, names, colours = list[Pair](), dict[int, str](), dict[int, str]()
+    for image_path, label_path in supports:
+        image, outlines = _read_pair(image_path, label_path)
+        outlines = in_terms_of(names, outlines, label_path)
+        pairs.append((image, outlines.labels))
+        names, colours = {**outlines.names, **names}, {**outlines.colours, **colours}
+    return pairs, {value: Label(names.get(value, ""), colours.get(value, "")) for value in {*names, *colours}}
+
+
+def _read_pair(image_path: Path, label_path: Path) -> tuple[sitk.Image, Outlines]:
+    """Return a scan and its outlines.
 
     Raises:
         InputError: a file cannot be read, they do not belong together, or there is no label.
     """
     image = check_image(read_image(image_path), image_path)
-    labels = labels_on(image, stored_labels(label_path, image, image_path), image_path, label_path)
+    stored = stored_outlines(label_path, image, image_path)
+    labels = labels_on(image, stored.labels, image_path, label_path)
     if not sitk.GetArrayViewFromImage(labels).any():
         raise InputError(f"{label_path}: holds no label, only background")
-    return image, labels
+    return image, replace(stored, labels=labels)
 
 
 def _values(pairs: Sequence[Pair]) -> set[int]:
     return {int(value) for _, labels in pairs for value in np.unique(sitk.GetArrayViewFromImage(labels))} - {0}
 
 
-def _all_labels(manifest: Manifest, pairs: Sequence[Pair]) -> dict[int, Label]:
-    """Return a label for each value of the supports. What the manifest does not name gets a name and a colour.
+def _all_labels(manifest: Manifest, pairs: Sequence[Pair], of_files: Mapping[int, Label]) -> dict[int, Label]:
+    """Return a label for each value of the supports. What neither manifest nor files name gets a name and a colour.
 
     Raises:
         UnknownLabelError: a named value is in no label file.
@@ -193,12 +213,14 @@ def _all_labels(manifest: Manifest, pairs: Sequence[Pair]) -> dict[int, Label]:
         raise InputError(f"the label files hold {len(values)} labels, allowed in a task file: {MAX_LABELS}")
     if unknown := sorted(set(named) - set(values)):
         raise UnknownLabelError(f"{unknown[0]} is in no label file, which hold {values}")
-    names = {value: label.name for value, label in named.items() if label.name}
+    names, colours = ({**{value: text for value, label in of_files.items() if (text := getattr(label, what))},
+                       **{value: text for value, label in named.items() if (text := getattr(label, what))}}
+                      for what in ("name", "colour"))
     for value in values:
         names.setdefault(value, _known_name(manifest.options, value) or default_name(value, names.values()))
     if two := alike(names.values()):
         raise InputError(f"names of labels: got {two[0]!r} and {two[1]!r}, allowed: {ALIKE_RULE}")
-    colours = colours_of(values, {value: label.colour for value, label in named.items() if label.colour})
+    colours = colours_of(values, colours)
     return {value: Label(names[value], colours[value]) for value in values}
 
 

@@ -115,7 +115,7 @@ def test_a_support_has_its_labels_on_the_grid(tmp_path):
     image, labels = scanned(grid, (1, 3))
     sitk.WriteImage(image, tmp_path / "image.nii.gz")
     sitk.WriteImage(labels * 200, tmp_path / "label.nii.gz")
-    scan, label_map, gaps = read_support(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", GRID)
+    scan, label_map, gaps, _ = read_support(tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", GRID)
     assert label_map.shape == scan.image.shape and gaps is None
     assert set(np.unique(label_map)) == {0, 200, 600}
     truth = organs(scan.on_grid, (1, 3)) * 200

@@ -1,0 +1,270 @@
+"""Sets of structures of radiotherapy (RTSTRUCT): for each structure closed contours in the planes of a scan, in mm (LPS).
+
+Read: a voxel is inside if its centre is inside of an odd number of a structure's contours in its plane. So contours in a contour
+are holes, whether they are drawn apart or joined by a channel. Written: contours run along the edges of voxels, so that whoever
+asks where the centres lie gets exactly the voxels back, and a structure has their volume. Holes are joined to the contour around
+them by a channel without width (DICOM PS3.3 C.8.8.6.3). pydicom writes: rt-utils, whose last release is of January 2023, draws contours
+through the centres of the outermost pixels, so half a voxel is lost on every side.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from scipy import ndimage
+from skimage.draw import polygon
+
+from qnet.dataloaders.dicom import STRUCTURES, Stack
+from qnet.dataloaders.geometry import FLIP, voxel_to_patient
+from qnet.dataloaders.outlines.of_series import (
+    MAKER,
+    PATIENT,
+    expect_series,
+    series_named,
+    short_text,
+    sources_of,
+    uid_of,
+)
+from qnet.dataloaders.outlines.segments import OFF, Outlines, Segment, flat_index, joined
+from qnet.util.base.errors import InputError
+from qnet.util.base.files import replacing
+
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
+MAX_BYTES = 2**30
+DETACHED = "1.2.840.10008.3.1.2.3.1"        # the class by which structures refer to a study
+Corner = tuple[int, int]
+
+
+def read_rtstruct(path: Path, image: sitk.Image, image_name: Path | str, series: str | None) -> Outlines:
+    """Return the structures on the grid of a scan. Those without closed contours, as points, are told.
+
+    Args:
+        series: of the scan, if it is a DICOM series.
+    Raises:
+        InputError: the file is damaged, names another series, or a contour lies between the planes of the scan or outside.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"it has more than {MAX_BYTES} bytes")
+            head = pydicom.dcmread(path)
+            expect_series(series_named(head), series, path, image_name)
+            segments, told = _segments(head, image, path, image_name)
+    except InputError:
+        raise
+    except Exception as error:      # whatever a damaged file leads to
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: cannot be read as structures of radiotherapy ({what})") from None
+    found = joined(segments, image, path)
+    return Outlines(found.labels, found.names, found.colours, (*found.told, *told))
+
+
+def _segments(head: Dataset, image: sitk.Image, path: Path, image_name: Path | str) -> tuple[list[Segment], list[str]]:
+    contours = {str(one.ReferencedROINumber): one for one in head.get("ROIContourSequence") or []}
+    segments, without = [], []
+    for roi in head.get("StructureSetROISequence") or []:
+        name, of_roi = str(roi.get("ROIName", "") or ""), contours.get(str(roi.ROINumber))
+        closed = [one for one in (of_roi.get("ContourSequence") or [] if of_roi is not None else [])
+                  if str(one.get("ContourGeometricType", "CLOSED_PLANAR")) in CLOSED]
+        if not closed:
+            without.append(name or str(roi.ROINumber))
+            continue
+        voxels = _voxels(closed, image, f"{path}: {name!r}", image_name)
+        segments.append(Segment(int(roi.ROINumber), name, _colour(of_roi), voxels))
+    told = [f"{path}: no closed contour of {', '.join(without[:5])}{' and more' if len(without) > 5 else ''}: left out"]
+    return segments, told if without else []
+
+
+def _colour(of_roi: Any) -> str | None:
+    rgb = of_roi.get("ROIDisplayColor")
+    return None if not rgb else "#{:02x}{:02x}{:02x}".format(*(min(255, max(0, int(part))) for part in rgb))
+
+
+def _voxels(closed: list[Any], image: sitk.Image, what: str, image_name: Path | str) -> np.ndarray:
+    """Return the voxels inside of closed contours, as flat indices into (D, H, W)."""
+    from_patient = np.linalg.inv(voxel_to_patient(image))
+    planes: dict[tuple[int, int], np.ndarray] = {}
+    size = image.GetSize()
+    for contour in closed:
+        points = np.array(contour.ContourData, float).reshape(-1, 3) @ from_patient[:3, :3].T + from_patient[:3, 3]
+        if not np.isfinite(points).all():
+            raise InputError(f"{what}: a contour has points that are NaN or infinite")
+        axis = int(np.ptp(points, axis=0).argmin())
+        plane = int(np.rint(np.clip(points[:, axis].mean(), -1, size[axis])))
+        if (away := float(np.abs(points[:, axis] - plane).max())) > OFF:
+            raise InputError(f"{what}: a contour lies {_where(points[:, axis], away)} a plane of {image_name}; allowed: contours in the "
+                             "planes of its voxels")
+        across = [n for n in range(3) if n != axis]
+        low, high = points[:, across].min(axis=0), points[:, across].max(axis=0)
+        if not 0 <= plane < size[axis] or (low < -1).any() or (high > np.array(size)[across]).any():
+            raise InputError(f"{what}: a contour lies outside of {image_name}; allowed: outlines of this scan")
+        inside = planes.setdefault((axis, plane), np.zeros([size[n] for n in across], bool))
+        mask = np.zeros_like(inside)
+        mask[polygon(points[:, across[0]], points[:, across[1]], inside.shape)] = True
+        inside ^= mask
+    index = [np.insert(np.argwhere(inside), axis, plane, axis=1) for (axis, plane), inside in planes.items()]
+    return np.unique(flat_index(np.concatenate(index), image, what, image_name))
+
+
+def _where(of_axis: np.ndarray, away: float) -> str:
+    return "across" if np.ptp(of_axis) > OFF else f"{away:.2f} voxels beside"
+
+
+def write_rtstruct(label_map: np.ndarray, stack: Stack, names: Mapping[int, str], colours: Mapping[int, str], path: Path) -> None:
+    """Write a (D, H, W) label map as structures on the slices of its own series.
+
+    Args:
+        stack: the scan's slices.
+    Raises:
+        OSError: the file cannot be written.
+    """
+    sources, _ = sources_of(stack)
+    by_path = dict(zip(dict.fromkeys(stack.paths), sources, strict=True))
+    slices = [(by_path[file], frame) for file, frame in zip(stack.paths, stack.frames, strict=True)]
+    head = _structure_set(sources, slices, label_map)
+    lps = FLIP @ stack.affine
+    for number, (value, name) in enumerate(names.items(), 1):
+        head.StructureSetROISequence.append(_dataset(
+            ROINumber=number, ReferencedFrameOfReferenceUID=sources[0].FrameOfReferenceUID, ROIName=short_text(name),
+            ROIGenerationAlgorithm="AUTOMATIC"))
+        head.RTROIObservationsSequence.append(_dataset(
+            ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter=""))
+        contours = [_contour(points, lps, k, slices[k]) for k in np.flatnonzero((label_map == value).any(axis=(1, 2)))
+                    for points in contours_of(label_map[k] == value)]
+        of_roi = _dataset(ROIDisplayColor=[int(colours[value][k:k + 2], 16) for k in (1, 3, 5)], ReferencedROINumber=number)
+        if contours:
+            of_roi.ContourSequence = contours
+        head.ROIContourSequence.append(of_roi)
+    with replacing(path) as partial:
+        head.save_as(partial, enforce_file_format=True)
+
+
+def _contour(points: np.ndarray, lps: np.ndarray, k: int, source: tuple[Dataset, int | None]) -> Dataset:
+    """Return a contour of (n, 2) corners (x, y) in slice k."""
+    in_mm = np.column_stack([points, np.full(len(points), k)]) @ lps[:3, :3].T + lps[:3, 3]
+    return _dataset(ContourImageSequence=[_image(*source)], ContourGeometricType="CLOSED_PLANAR",
+                    NumberOfContourPoints=len(points), ContourData=[_decimal(value) for value in in_mm.ravel()])
+
+
+def _decimal(value: float) -> str:
+    """Return a number in the 16 characters that DICOM allows."""
+    return f"{value:.6f}"[:16] if abs(value) < 1e8 else f"{value:.8e}"
+
+
+def _image(source: Dataset, frame: int | None) -> Dataset:
+    found = _dataset(ReferencedSOPClassUID=source.SOPClassUID, ReferencedSOPInstanceUID=source.SOPInstanceUID)
+    if frame is not None:
+        found.ReferencedFrameNumber = frame + 1
+    return found
+
+
+def _dataset(**values: Any) -> Dataset:
+    found = Dataset()
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
+
+
+def _structure_set(sources: list[Dataset], slices: list[tuple[Dataset, int | None]], label_map: np.ndarray) -> Dataset:
+    """Return a set without structures that refers to a series."""
+    first, now = sources[0], datetime.now()
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = STRUCTURES, uid_of(first, label_map, "rtstruct")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    head = _dataset(SOPClassUID=STRUCTURES, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, Modality="RTSTRUCT",
+                    **{name: first[name].value for name in PATIENT}, SpecificCharacterSet="ISO_IR 192",
+                    SeriesInstanceUID=uid_of(first, label_map, "rtstruct series"), SeriesNumber=None, OperatorsName="",
+                    SeriesDescription="Outlines by qnet", Manufacturer=MAKER, ManufacturerModelName=MAKER,
+                    InstanceCreationDate=f"{now:%Y%m%d}", InstanceCreationTime=f"{now:%H%M%S}",
+                    StructureSetLabel="Outlines by qnet"[:16], StructureSetDate=f"{now:%Y%m%d}", StructureSetTime=f"{now:%H%M%S}",
+                    ApprovalStatus="UNAPPROVED", FrameOfReferenceUID=first.FrameOfReferenceUID, PositionReferenceIndicator="",
+                    StructureSetROISequence=[], ROIContourSequence=[], RTROIObservationsSequence=[])
+    head.file_meta = meta
+    of_series = _dataset(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=[_image(*one) for one in slices])
+    of_study = _dataset(ReferencedSOPClassUID=DETACHED, ReferencedSOPInstanceUID=first.StudyInstanceUID,
+                        RTReferencedSeriesSequence=[of_series])
+    head.ReferencedFrameOfReferenceSequence = [_dataset(FrameOfReferenceUID=first.FrameOfReferenceUID,
+                                                        RTReferencedStudySequence=[of_study])]
+    return head
+
+
+def contours_of(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield a closed contour (n, 2), of corners (x, y) in voxels, for each part of a mask (H, W) whose pixels meet at edges.
+
+    Contours run along the edges of pixels, half a pixel beside their centres. Holes are joined to them by channels.
+    """
+    parts, n_parts = ndimage.label(mask)
+    for number in range(1, n_parts + 1):
+        loops = _loops(parts == number)
+        outer = max(range(len(loops)), key=lambda k: abs(_area(loops[k])))
+        path = loops.pop(outer)
+        for hole in sorted(loops, key=lambda loop: min(loop)):       # from the left: what is left of a hole is joined before
+            path = _with_channel(path, hole)
+        yield np.array(_corners_only(path), float) - 0.5
+
+
+def _loops(mask: np.ndarray) -> list[list[Corner]]:
+    """Return the closed paths around a mask, in steps along the edges of pixels: corner (x, y) is that of pixel (x, y) at its
+    upper left. The mask is to the right of the direction in which they run.
+    """
+    padded = np.pad(mask, 1)
+    following: dict[Corner, list[Corner]] = defaultdict(list)
+    for (dy, dx), begin, end in (((-1, 0), (0, 0), (1, 0)), ((0, 1), (1, 0), (1, 1)), ((1, 0), (1, 1), (0, 1)),
+                                 ((0, -1), (0, 1), (0, 0))):
+        beside = np.roll(padded, (-dy, -dx), (0, 1))
+        for y, x in np.argwhere(padded & ~beside) - 1:
+            following[int(x) + begin[0], int(y) + begin[1]].append((int(x) + end[0], int(y) + end[1]))
+    loops = []
+    while following:
+        start = next(iter(following))
+        loop, at, before = [start], following[start].pop(), start
+        while at != start:
+            loop.append(at)
+            before, at = at, _next(following, before, at)
+        loops.append(loop)
+        for corner in loop:
+            if not following.get(corner, True):
+                del following[corner]
+    return loops
+
+
+def _next(following: dict[Corner, list[Corner]], before: Corner, at: Corner) -> Corner:
+    """Return where a path goes on. Where two pixels touch at a corner, it turns right, and so stays at its own pixel."""
+    ways = following[at]
+    step = (at[0] - before[0], at[1] - before[1])
+    right = (at[0] - step[1], at[1] + step[0])
+    return ways.pop(ways.index(right) if len(ways) > 1 and right in ways else 0)
+
+
+def _area(loop: list[Corner]) -> float:
+    x, y = np.array(loop, float).T
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def _with_channel(path: list[Corner], hole: list[Corner]) -> list[Corner]:
+    """Return a path that goes to a hole, around it and back. The channel runs to the left, along edges of pixels."""
+    corner = min(hole)
+    begin = hole.index(corner)
+    around = [*hole[begin:], *hole[:begin], corner]
+    on_line = {point: k for k, point in enumerate(path) if point[1] == corner[1] and point[0] < corner[0]}
+    nearest = max(on_line)
+    channel = [(x, corner[1]) for x in range(nearest[0], corner[0])]
+    at = on_line[nearest]
+    return [*path[:at], *channel, *around, *reversed(channel), *path[at + 1:]]
+
+
+def _corners_only(path: list[Corner]) -> list[Corner]:
+    """Return a path without the points where it goes straight on."""
+    return [(x, y) for before, (x, y), after in zip([path[-1], *path[:-1]], path, [*path[1:], path[0]], strict=True)
+            if (x - before[0]) * (after[1] - y) != (y - before[1]) * (after[0] - x) or before == after]

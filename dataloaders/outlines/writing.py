@@ -1,0 +1,85 @@
+"""Writes outlines for other programs: `.seg.nrrd`, DICOM-SEG, RTSTRUCT, STL, made of a label map with names and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from qnet.dataloaders.dicom import slices_of, stack
+from qnet.dataloaders.outlines.dicom_seg import write_dicom_seg
+from qnet.dataloaders.outlines.extras import highdicom
+from qnet.dataloaders.outlines.rtstruct import write_rtstruct
+from qnet.dataloaders.outlines.seg_nrrd import write_seg_nrrd
+from qnet.dataloaders.outlines.stl import write_stl
+from qnet.dataloaders.reading import is_slice, scan_name
+from qnet.util.base.classes import file_name
+from qnet.util.base.errors import InputError
+
+NIFTI, SEG_NRRD, DICOM_SEG, RTSTRUCT, STL = "nifti", "seg.nrrd", "dicom-seg", "rtstruct", "stl"
+FORMATS = (NIFTI, SEG_NRRD, DICOM_SEG, RTSTRUCT, STL)
+ON_SERIES = {DICOM_SEG: write_dicom_seg, RTSTRUCT: write_rtstruct}      # refer to the scan's own DICOM files
+ENDING = {SEG_NRRD: ".seg.nrrd", DICOM_SEG: "_seg.dcm", RTSTRUCT: "_rtstruct.dcm"}
+
+
+def expect_formats(formats: Iterable[str], scans: Iterable[Path], option: str) -> None:
+    """Check that scans can be written in some formats, before any work.
+
+    Args:
+        option: what the program calls the formats.
+    Raises:
+        InputError: a format is not known, needs a library that is missing, or refers to DICOM, which a scan is not.
+    """
+    formats = list(formats)
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise InputError(f"{option}: got {unknown[0]!r}, allowed: {', '.join(FORMATS)}")
+    if DICOM_SEG in formats:
+        highdicom(f"{option} {DICOM_SEG}")
+    if (of_series := [one for one in formats if one in ON_SERIES]) and (other := [scan for scan in scans if not is_series(scan)]):
+        raise InputError(f"{option}: {of_series[0]} refers to the files of a DICOM series, but {other[0]} is none; allowed for all of "
+                         f"these scans: {', '.join(one for one in FORMATS if one not in ON_SERIES)}")
+
+
+def is_series(scan: Path) -> bool:
+    """Return whether a scan is read from DICOM files."""
+    return scan.is_dir() or is_slice(scan)
+
+
+def files_in(formats: Iterable[str], target: Path, names: Iterable[str]) -> list[Path]:
+    """Return the files beside a label map that hold the same outlines in other formats.
+
+    Args:
+        target: the path of the label map.
+        names: of the classes. STL has a file for each.
+    """
+    stem, names = scan_name(target), list(names)
+    return [path for one in formats if one != NIFTI
+            for path in ([target.with_name(f"{stem}_{file_name(name)}.stl") for name in names] if one == STL
+                         else [target.with_name(stem + ENDING[one])])]
+
+
+def write_formats(formats: Sequence[str], label_map: np.ndarray, image: sitk.Image, scan: Path | None, names: Mapping[int, str],
+                  colours: Mapping[int, str], target: Path) -> None:
+    """Write a (D, H, W) label map beside `target` in other formats (`files_in`).
+
+    Args:
+        image: the scan on whose grid the label map is.
+        scan: its path; for formats that refer to a DICOM series.
+        names, colours: of all classes, by value.
+    Raises:
+        InputError: a format cannot hold these outlines.
+        OSError: a file cannot be written.
+    """
+    for one in formats:
+        paths = files_in([one], target, names.values())
+        if one == SEG_NRRD:
+            write_seg_nrrd(label_map, image, names, colours, paths[0])
+        elif one in ON_SERIES:
+            if scan is None:
+                raise InputError(f"{one} refers to the files of a DICOM series, allowed: a scan that is read from one")
+            ON_SERIES[one](label_map, stack(slices_of(scan), scan), names, colours, paths[0])
+        elif one == STL:
+            for path, value in zip(paths, names, strict=True):
+                write_stl(label_map == value, image, path)
