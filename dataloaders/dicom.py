@@ -1,4 +1,4 @@
-"""DICOM slices: which files of a folder are one series, and a series as one volume. A file may hold one slice or several frames."""
+"""DICOM slices: which files of a folder are one series, a series as one volume. A file holds one slice, or several frames."""
 
 from __future__ import annotations
 
@@ -173,7 +173,8 @@ def _slice_of(head: pydicom.Dataset, path: Path, frame: int | None = None) -> Sl
     series, title = str(head.get("SeriesInstanceUID", "") or ""), _title(head)
     n_x, n_y = int(head.get("Columns", 0) or 0), int(head.get("Rows", 0) or 0)
     if str(head.get("SOPClassUID")) in (*SEGMENTATIONS, STRUCTURES):
-        return Slice(path, series, title, None, (0, 0), f"holds outlines, no scan (modality {head.get('Modality', 'unknown')})", False)
+        what = f"holds outlines, no scan (modality {head.get('Modality', 'unknown')})"
+        return Slice(path, series, title, None, (0, 0), what, False)
     if "SOPClassUID" not in head and not n_x:
         raise InputError(f"{path}: cannot be read as DICOM (it has no image and no SOPClassUID)")
     if not (n_x and n_y):

@@ -10,14 +10,14 @@ from pathlib import Path
 from qnet.dataloaders.dicom import ENDINGS as SLICE_ENDINGS
 from qnet.dataloaders.dicom import NO_SCANS, is_dicom, is_localizer, problem_of, slices_in
 from qnet.dataloaders.nifti import files_of as pair_of
-from qnet.dataloaders.reading import ending_of, files_of, scan_name
+from qnet.dataloaders.reading import ending_of, files_of, names_segments, scan_name
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.files import made_in
 from qnet.util.base.guard import is_same
 
 NOTES = {".txt", ".md", ".rst", ".json", ".jsonl", ".json5", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf",
          ".log", ".bval", ".bvec", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ini", ".cfg", ".toml", ".png", ".jpg",
-         ".jpeg", ".gif", ".svg", ".py", ".sh", ".m", ".r", ".ipynb", ".task", ".sha256", ".md5"}
+         ".jpeg", ".gif", ".ctbl", ".label", ".stl", ".svg", ".py", ".sh", ".m", ".r", ".ipynb", ".task", ".sha256", ".md5"}
 MAX_NAME_BYTES = 240     # of a scan: files about it have at most 255, with an ending and the number of a run
 ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 
@@ -103,6 +103,8 @@ def _sort_files(folder: Path, files: list[Path], found: Found, paths: list[Path]
             continue
         if not path.is_file():
             found.left_out.append(LeftOut(path, "is a broken link" if path.is_symlink() else "is no file", True))
+        elif names_segments(path):
+            found.left_out.append(LeftOut(path, "holds outlines, no scan (segments)", False))
         elif ending_of(path):
             if take_images:
                 paths.append(path)
@@ -142,7 +144,7 @@ def _no_scan(path: Path) -> LeftOut:
         return LeftOut(path, "is no scan, by its name", False)
     if ending in ARCHIVES:
         return LeftOut(path, "is an archive; scans in it are not read before it is unpacked", True)
-    return LeftOut(path, "is of no kind that can be read: NIfTI, NRRD, MetaImage, DICOM", True)
+    return LeftOut(path, "is of no kind that can be read: NIfTI, NRRD, MetaImage, MGH, DICOM", True)
 
 
 def _sort_slices(folder: Path, found: Found, paths: list[Path], alone: bool) -> None:

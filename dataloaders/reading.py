@@ -41,6 +41,14 @@ def is_nifti(path: Path) -> bool:
     return ending_of(path) in (".nii", ".nii.gz")
 
 
+def names_segments(path: Path) -> bool:
+    """Return whether a path is an NRRD file that names segments, as 3D Slicer writes its `.seg.nrrd`."""
+    if not path.name.lower().endswith(".nrrd") or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.search(rb"^Segment\d+_\w+:=", file.read(HEADER_BYTES), re.MULTILINE) is not None
+
+
 def is_slice(path: Path) -> bool:
     """Return whether a path is a DICOM file, which stands for its series."""
     return not ending_of(path) and path.is_file() and is_dicom(path)
@@ -110,7 +118,8 @@ def check_header(path: Path) -> tuple[int, int, int]:
     if ending in ITK:
         return _itk_header(path, ITK[ending])[0].GetSize()[:3]
     if ending in MGH:
-        return tuple(map(int, mgh.read_header(path)[0].get_data_shape()))
+        n_x, n_y, n_z = map(int, mgh.read_header(path)[0].get_data_shape())
+        return n_x, n_y, n_z
     if path.is_dir() or is_slice(path):
         slices = slices_of(path)
         if problem := problem_of(slices, path):

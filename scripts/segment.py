@@ -2,9 +2,10 @@
 
     qnet segment --scans FOLDER --outlined SCAN=LABELS --output OUT
 
-FOLDER holds scans of any spacing, orientation and size: NIfTI, NRRD and MetaImage files, DICOM slices at any depth. They are
-only read. OUT gets a label map for each other scan on that scan's own grid, cases.csv with the least certain first, and
-report.html to look at all. No GPU is needed, and no training. The same command again goes on where it was stopped.
+FOLDER holds scans of any spacing, orientation and size: NIfTI, NRRD, MetaImage and MGH files, DICOM at any depth. They are
+only read. LABELS is a label map, a .seg.nrrd of 3D Slicer, DICOM-SEG or RTSTRUCT. OUT gets a label map for each other scan on
+that scan's own grid, cases.csv with the least certain first, and report.html to look at all. No GPU is needed, and no
+training. The same command again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
 from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
+from qnet.dataloaders.outlines.writing import files_in
 from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
 from qnet.util.base.arguments import Parser
 from qnet.util.base.classes import named_value
@@ -37,7 +40,7 @@ from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
 
 SHOWN_NAMES = 5
-WORDS = Words("--scans", "--output", "--overwrite", "--fill")
+WORDS = Words("--scans", "--output", "--overwrite", "--fill", "--format")
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,6 +51,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help="a scan of FOLDER and the file of its outlines; may be given several times")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
     parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=[NIFTI], metavar="FORMAT",
+                        help=f"what the outlines are written as, beside the label map: {', '.join(FORMATS)}")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
@@ -126,7 +131,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     request = Request.of_folder(arguments.scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
-                                overwrite=arguments.overwrite, words=WORDS)
+                                overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)))
     return replace(request, also=() if arguments.json is None else (arguments.json,))
 
 
@@ -139,27 +144,31 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     request = request_of(arguments)
     outcome = shown(outline(request))
     if arguments.json is not None and is_main():
-        write_text(in_utf8(json.dumps(for_machines(outcome), indent=2, ensure_ascii=False)) + "\n", arguments.json)
+        told = json.dumps(for_machines(outcome, request.formats), indent=2, ensure_ascii=False)
+        write_text(in_utf8(told) + "\n", arguments.json)
     return outcome
 
 
-def for_machines(outcome: Outcome) -> dict[str, Any]:
+def for_machines(outcome: Outcome, formats: Sequence[str] = ()) -> dict[str, Any]:
     """Return what came out as JSON can hold it: each scan with its label map and the numbers of each label, or with its error.
+
+    "files" are those in other formats.
 
     "empty" is the number of scans with an empty class, and of each label, whether it is one.
     """
-    scans = [{"scan": str(query.scan), **_result(outcome, query)} for query in outcome.queries]
+    scans = [{"scan": str(query.scan), **_result(outcome, query, formats)} for query in outcome.queries]
     left_out = [{"path": str(one.path), "reason": one.reason, "may_be_scan": one.may_be_scan} for one in outcome.left_out]
     return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty), "left_out": left_out}
 
 
-def _result(outcome: Outcome, query: Query) -> dict[str, Any]:
+def _result(outcome: Outcome, query: Query, formats: Sequence[str]) -> dict[str, Any]:
     if query.name in outcome.failures:
         return {"error": outcome.failures[query.name]}
     rows = outcome.rows[query.name]
     wide_mm = next((float(row["wide_mm"]) for row in rows if row.get("wide_mm")), None)
     labels = sorted(map(as_numbers, rows), key=lambda row: row["label"])
-    return {"label_map": str(query.target), "wide_mm": wide_mm, "labels": labels}
+    files = files_in(formats, query.target, [label["label_name"] for label in labels])
+    return {"label_map": str(query.target), "files": [str(path) for path in files], "wide_mm": wide_mm, "labels": labels}
 
 
 def main(given: Sequence[str] | None = None) -> int:

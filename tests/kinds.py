@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from highdicom.legacy import LegacyConvertedEnhancedMRImage
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -133,6 +135,34 @@ def itk(ending: str) -> Callable[[Path], Path]:
         sitk.WriteImage(image, base.with_name(base.name + ending), ending in (".nrrd", ".mha"))
         return base.with_name(base.name + ending)
     return write
+
+
+def mgz(ending: str) -> Callable[[Path], Path]:
+    def write(base: Path) -> Path:
+        path = base.with_name(base.name + ending)
+        nibabel.save(nibabel.MGHImage(patient(grid(), SHAPE, 1)[0].astype(np.int16), grid()), path)
+        return path
+    return write
+
+
+def frames(base: Path) -> Path:
+    """A series as one enhanced file, each frame with a slope of its own, as highdicom makes it of slices."""
+    pet(base)
+    slices_ = [pydicom.dcmread(path) for path in sorted(base.iterdir())]
+    for one in slices_:
+        for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+                     "AccessionNumber", "ReferringPhysicianName"):
+            setattr(one, name, "")
+        one.FrameOfReferenceUID, one.ImageType, one.SeriesNumber = "1.2.9", ["ORIGINAL", "PRIMARY"], 1
+    logging.disable()       # of what such slices lack
+    try:
+        whole = LegacyConvertedEnhancedMRImage(slices_, "1.2.5", 3, "1.2.5.1", 1)
+    finally:
+        logging.disable(logging.NOTSET)
+    for path in base.iterdir():
+        path.unlink()
+    whole.save_as(base / "frames.dcm")
+    return base
 
 
 def slices(tilt=0.0, below="", **options: Any) -> Callable[[Path], Path]:
@@ -340,6 +370,7 @@ KINDS = {
     LONG_NAME: Kind(nifti()),
     "capitals": Kind(nifti(ending=".NII.GZ")),
     "nrrd": Kind(itk(".nrrd")), "mha": Kind(itk(".mha")), "mhd": Kind(itk(".mhd")),
+    "mgz": Kind(mgz(".mgz")), "mgh": Kind(mgz(".mgh")), "frames in one file": Kind(frames),
     "pair": Kind(paired(".img")), "gzipped pair": Kind(paired(".img.gz")),
     "slices far down": Kind(slices(below="study/series 2")),
     "slopes of their own": Kind(pet),
@@ -358,6 +389,7 @@ KINDS = {
     "colour slices": Kind(slices(each=lambda k: {"colour": True}), "is a colour image"),
     "analyze": Kind(analyze, "does not say where left and right are"),
     "short mha": Kind(damaged(itk(".mha")), "ends too early", None),
+    "short mgz": Kind(damaged(mgz(".mgz")), "cannot be read as MGH", None),
     "short nrrd": Kind(damaged(itk(".nrrd")), "ends too early", None),
     "vast slices": Kind(rewritten(vast), "pixels do not fit into"),
     **{f"slices with a vast {name}": Kind(rewritten(_packed(syntax, content)), "the image in it has 30000 x 30000", None)
@@ -366,7 +398,7 @@ KINDS = {
                                      ("jpeg 2000", "1.2.840.10008.1.2.4.90", JPEG_2000))},
     NAME_TOO_LONG: Kind(nifti(), "its name has 248 bytes without the ending, allowed: 240"),
     "outlines": Kind(outlines, "outlines, and no scan", None),
-    "unknown": Kind(text(".mgz"), "of no kind that can be read"),
+    "unknown": Kind(text(".vtk"), "of no kind that can be read"),
     "archive": Kind(text(".zip"), "is an archive"),
 }
 

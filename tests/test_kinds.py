@@ -357,7 +357,7 @@ def test_a_page_shows_files_whose_names_no_result_can_have(tmp_path):
     nifti()(tmp_path / "a")
     text(".zip")(tmp_path / ("x" * 250))
     (tmp_path / ("y" * 200) / ("z" * 200)).mkdir(parents=True)
-    text(".mgz")(tmp_path / ("y" * 200) / ("z" * 200) / "b")
+    text(".vtk")(tmp_path / ("y" * 200) / ("z" * 200) / "b")
     with closing(Session(tmp_path)) as session:
         assert [session.state_of(name) for name in session.scans] == ["empty", "unreadable", "unreadable"]
         for name in list(session.scans)[1:]:
@@ -382,7 +382,7 @@ def test_the_summary_says_what_is_left_out(tmp_path, capsys):
     for name, case in (("outlined", 0), ("a", 1)):
         save(patient(grid(), SHAPE, case)[0].astype(np.int16), grid(), tmp_path / f"scans/{name}.nii.gz")
     save(patient(grid(), SHAPE, 0)[1], grid(), tmp_path / "labels.nii.gz")
-    for name in ("b.mgz", "notes.txt", "deep/er/c.zip"):
+    for name in ("b.vtk", "notes.txt", "deep/er/c.zip"):
         (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "scans" / name).touch()
     assert segment(["--scans", str(tmp_path / "scans"), "--outlined", f"outlined={tmp_path / 'labels.nii.gz'}",
@@ -390,6 +390,6 @@ def test_the_summary_says_what_is_left_out(tmp_path, capsys):
     said = capsys.readouterr()
     assert "1 of 1 scans are outlined" in said.out and "2 files or folders could not be read" in said.out
     assert "left out: notes.txt: is no scan, by its name" in said.out
-    assert "error: b.mgz: is of no kind that can be read" in said.err and "error: deep/er/c.zip: is an archive" in said.err
-    assert made_by(tmp_path / "out").problems.keys() == {"a", "b.mgz", "deep/er/c.zip"}
+    assert "error: b.vtk: is of no kind that can be read" in said.err and "error: deep/er/c.zip: is an archive" in said.err
+    assert made_by(tmp_path / "out").problems.keys() == {"a", "b.vtk", "deep/er/c.zip"}
     assert len(json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["left_out"]) == 3

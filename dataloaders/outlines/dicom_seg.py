@@ -30,7 +30,7 @@ from qnet.util.base.files import replacing
 
 ORGAN, TISSUE = Code("123037004", "SCT", "Anatomical Structure"), Code("85756007", "SCT", "Tissue")
 FAMILY = Code("123110", "DCM", "Artificial Intelligence")
-HALF = 0.5
+HALF, KINDS = 0.5, ("BINARY", "FRACTIONAL", "LABELMAP")
 
 
 def read_dicom_seg(path: Path, image: sitk.Image, image_name: Path | str, series: str | None) -> Outlines:
@@ -59,15 +59,17 @@ def read_dicom_seg(path: Path, image: sitk.Image, image_name: Path | str, series
 
 def _segments(library: Any, seg: Any, image: sitk.Image, path: Path, image_name: Path | str) -> list[Segment]:
     voxels: dict[int, list[np.ndarray]] = defaultdict(list)
-    of_map = str(seg.SegmentationType) == "LABELMAP"
-    most = float(seg.get("MaximumFractionalValue", 1)) if str(seg.SegmentationType) == "FRACTIONAL" else 1.0
+    kind = str(seg.SegmentationType)
+    if kind not in KINDS:
+        raise ValueError(f"of the type {kind}, allowed: {', '.join(KINDS)}")
+    of_map, most = kind == "LABELMAP", float(seg.MaximumFractionalValue) if kind == "FRACTIONAL" else 1.0
     for number, groups in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
         pixels = seg.get_stored_frame(number)
         to_patient = _frame_to_patient(seg, groups)
         if of_map:
             masks = {int(value): pixels == value for value in np.unique(pixels) if value}
         else:
-            masks = {int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber): pixels >= HALF * most}
+            masks = {int(_group(seg, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber): pixels >= HALF * most}
         for value, inside in masks.items():
             voxels[value].append(flat_voxels(inside[None], to_patient, image, str(path), image_name))
     described = {int(one.SegmentNumber): one for one in seg.SegmentSequence if int(one.SegmentNumber) > 0}
@@ -78,17 +80,19 @@ def _segments(library: Any, seg: Any, image: sitk.Image, path: Path, image_name:
             for number, one in described.items()]
 
 
+def _group(seg: Any, groups: Any, name: str) -> Any:
+    """Return what is said of a frame, or of all frames."""
+    return (groups.get(name) or seg.SharedFunctionalGroupsSequence[0][name])[0]
+
+
 def _frame_to_patient(seg: Any, groups: Any) -> np.ndarray:
     """Return the 4×4 matrix from a frame's index (x, y, 0) to millimetres (LPS)."""
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    def group(name: str) -> Any:
-        return (groups.get(name) or shared[name])[0]
-    axes = np.array(group("PlaneOrientationSequence").ImageOrientationPatient, float)
-    y_mm, x_mm = map(float, group("PixelMeasuresSequence").PixelSpacing)
+    axes = np.array(_group(seg, groups, "PlaneOrientationSequence").ImageOrientationPatient, float)
+    y_mm, x_mm = map(float, _group(seg, groups, "PixelMeasuresSequence").PixelSpacing)
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1] = axes[:3] * x_mm, axes[3:] * y_mm
     matrix[:3, 2] = np.cross(axes[:3], axes[3:])
-    matrix[:3, 3] = np.array(group("PlanePositionSequence").ImagePositionPatient, float)
+    matrix[:3, 3] = np.array(_group(seg, groups, "PlanePositionSequence").ImagePositionPatient, float)
     if not np.isfinite(matrix).all():
         raise ValueError("a frame has no place in the patient")
     return matrix
@@ -101,7 +105,8 @@ def _colour(library: Any, segment: Any) -> str | None:
     return "#{:02x}{:02x}{:02x}".format(*library.color.CIELabColor.from_dicom_value([int(part) for part in lab]).to_rgb())
 
 
-def write_dicom_seg(label_map: np.ndarray, stack: Stack, names: Mapping[int, str], colours: Mapping[int, str], path: Path) -> None:
+def write_dicom_seg(label_map: np.ndarray, stack: Stack, names: Mapping[int, str], colours: Mapping[int, str],
+                    path: Path) -> None:
     """Write a (D, H, W) label map as segments on the slices of its own series. Values are numbered anew from 1, as DICOM asks.
 
     Args:
@@ -118,7 +123,8 @@ def write_dicom_seg(label_map: np.ndarray, stack: Stack, names: Mapping[int, str
         try:
             seg = library.seg.Segmentation(
                 source_images=sources, pixel_array=_numbered(planes, list(names)), segmentation_type="BINARY",
-                segment_descriptions=_described(library, names, colours), series_instance_uid=uid_of(sources[0], label_map, "series"),
+                segment_descriptions=_described(library, names, colours),
+                series_instance_uid=uid_of(sources[0], label_map, "series"),
                 series_number=int(sources[0].get("SeriesNumber", 0) or 0) * 100 + 1,
                 sop_instance_uid=uid_of(sources[0], label_map, "seg"), instance_number=1, manufacturer=MAKER,
                 manufacturer_model_name=MAKER, software_versions=qnet.__version__, device_serial_number="0",

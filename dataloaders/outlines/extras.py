@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
+import importlib.util
 from types import ModuleType
 
 from qnet.util.base.errors import InputError
 
-EXTRA = "pip install 'qnet-few-shot-segmentation[formats]'"
+EXTRA = "the extra formats of this package: pip install '.[formats]' in its folder"
 
 
 def highdicom(what: str) -> ModuleType:
@@ -19,6 +18,6 @@ def highdicom(what: str) -> ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    if find_spec("highdicom") is None:
+    if importlib.util.find_spec("highdicom") is None:
         raise InputError(f"{what}: DICOM segmentations need the library highdicom, which is not installed; it comes with {EXTRA}")
-    return import_module("highdicom")
+    return importlib.import_module("highdicom")

@@ -17,7 +17,7 @@ from qnet.util.base.inputs import expect_file
 
 ENDINGS = (".txt", ".label", ".ctbl", ".tsv", ".csv")
 MAX_BYTES = 2**20
-SNAP = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"')     # value, R, G, B, opacity, two switches, name
+SNAP = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"')   # value, R, G, B, opacity, two switches
 LUT = re.compile(r"(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?")                    # value, name, R, G, B, opacity
 VALUE, NAME, COLOUR = ("index", "labelvalue", "value"), ("name",), ("color", "colour")
 PARTS = ("color_r", "color_g", "color_b")
@@ -86,7 +86,7 @@ def _lines(path: Path, lines: list[str]) -> Iterator[tuple[str, str, str]]:
         elif lut:
             value, name, *rgb = lut.groups()
         elif known:
-            raise InputError(f"{path}: line {number}: got {text[:60]!r}, allowed as in the lines before: a value, a name, a colour")
+            raise InputError(f"{path}: line {number}: got {text[:60]!r}, allowed as in the lines before: value, name, colour")
         else:
             return      # notes
         known = True

@@ -48,7 +48,7 @@ def sources_of(stack: Stack) -> tuple[list[pydicom.Dataset], list[int]]:
     """
     paths = list(dict.fromkeys(stack.paths))
     in_order = sorted(range(len(stack.paths)), key=lambda k: (paths.index(stack.paths[k]), stack.frames[k] or 0))
-    heads = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    heads: list[pydicom.Dataset] = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
     for head in heads:
         for name in PATIENT:
             if name not in head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from qnet.dataloaders.dicom import SEGMENTATIONS, STRUCTURES, read_slices, slice
 from qnet.dataloaders.outlines.dicom_seg import read_dicom_seg
 from qnet.dataloaders.outlines.name_tables import of_present, table_of, tables_beside
 from qnet.dataloaders.outlines.rtstruct import read_rtstruct
-from qnet.dataloaders.outlines.seg_nrrd import is_segmentation, read_seg_nrrd
+from qnet.dataloaders.outlines.seg_nrrd import read_seg_nrrd
 from qnet.dataloaders.outlines.segments import Outlines, expect_names
-from qnet.dataloaders.reading import is_slice, stored_labels
+from qnet.dataloaders.reading import is_slice, names_segments, stored_labels
 from qnet.util.base.errors import InputError
 
 READERS = {**dict.fromkeys(SEGMENTATIONS, read_dicom_seg), STRUCTURES: read_rtstruct}
@@ -31,7 +32,7 @@ def stored_outlines(path: Path, image: sitk.Image, image_name: Path | str) -> Ou
     Raises:
         InputError: the file is damaged, or does not belong to the scan.
     """
-    if is_segmentation(path):
+    if names_segments(path):
         return read_seg_nrrd(path, image, image_name)
     if is_slice(path) and (reader := READERS.get(_class_of(path))):
         series = _series_of(image_name) if isinstance(image_name, Path) else None
@@ -48,7 +49,9 @@ def stored_outlines(path: Path, image: sitk.Image, image_name: Path | str) -> Ou
 def _class_of(path: Path) -> str:
     """Return the class of a DICOM file; "" if it cannot be read."""
     try:
-        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).get("SOPClassUID", ""))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).get("SOPClassUID", ""))
     except Exception:       # whatever a damaged file leads to; it is named when it is read as a scan
         return ""
 

@@ -3,8 +3,7 @@
 Read: a voxel is inside if its centre is inside of an odd number of a structure's contours in its plane. So contours in a contour
 are holes, whether they are drawn apart or joined by a channel. Written: contours run along the edges of voxels, so that whoever
 asks where the centres lie gets exactly the voxels back, and a structure has their volume. Holes are joined to the contour around
-them by a channel without width (DICOM PS3.3 C.8.8.6.3). pydicom writes: rt-utils, whose last release is of January 2023, draws contours
-through the centres of the outermost pixels, so half a voxel is lost on every side.
+them by a channel without width (DICOM PS3.3 C.8.8.6.3).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from scipy import ndimage
 from skimage.draw import polygon
 
@@ -103,8 +102,8 @@ def _voxels(closed: list[Any], image: sitk.Image, what: str, image_name: Path | 
         axis = int(np.ptp(points, axis=0).argmin())
         plane = int(np.rint(np.clip(points[:, axis].mean(), -1, size[axis])))
         if (away := float(np.abs(points[:, axis] - plane).max())) > OFF:
-            raise InputError(f"{what}: a contour lies {_where(points[:, axis], away)} a plane of {image_name}; allowed: contours in the "
-                             "planes of its voxels")
+            raise InputError(f"{what}: a contour lies {_where(points[:, axis], away)} a plane of {image_name}; allowed: contours "
+                             "in the planes of its voxels")
         across = [n for n in range(3) if n != axis]
         low, high = points[:, across].min(axis=0), points[:, across].max(axis=0)
         if not 0 <= plane < size[axis] or (low < -1).any() or (high > np.array(size)[across]).any():
@@ -140,7 +139,7 @@ def write_rtstruct(label_map: np.ndarray, stack: Stack, names: Mapping[int, str]
             ROIGenerationAlgorithm="AUTOMATIC"))
         head.RTROIObservationsSequence.append(_dataset(
             ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter=""))
-        contours = [_contour(points, lps, k, slices[k]) for k in np.flatnonzero((label_map == value).any(axis=(1, 2)))
+        contours = [_contour(points, lps, k, slices[k]) for k in np.flatnonzero((label_map == value).any(axis=(1, 2))).tolist()
                     for points in contours_of(label_map[k] == value)]
         of_roi = _dataset(ROIDisplayColor=[int(colours[value][k:k + 2], 16) for k in (1, 3, 5)], ReferencedROINumber=number)
         if contours:
@@ -151,8 +150,14 @@ def write_rtstruct(label_map: np.ndarray, stack: Stack, names: Mapping[int, str]
 
 
 def _contour(points: np.ndarray, lps: np.ndarray, k: int, source: tuple[Dataset, int | None]) -> Dataset:
-    """Return a contour of (n, 2) corners (x, y) in slice k."""
+    """Return a contour of (n, 2) corners (x, y) in slice k.
+
+    It ends where the way back to its begin is long in x and y of the patient: plastimatch takes a last point for the first one
+    again if these are the same, and leaves it out.
+    """
     in_mm = np.column_stack([points, np.full(len(points), k)]) @ lps[:3, :3].T + lps[:3, 3]
+    back_mm = np.abs(in_mm - np.roll(in_mm, 1, axis=0))[:, :2].sum(axis=1)
+    in_mm = np.roll(in_mm, -int(back_mm.argmax()), axis=0)
     return _dataset(ContourImageSequence=[_image(*source)], ContourGeometricType="CLOSED_PLANAR",
                     NumberOfContourPoints=len(points), ContourData=[_decimal(value) for value in in_mm.ravel()])
 
@@ -180,7 +185,7 @@ def _structure_set(sources: list[Dataset], slices: list[tuple[Dataset, int | Non
     """Return a set without structures that refers to a series."""
     first, now = sources[0], datetime.now()
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = STRUCTURES, uid_of(first, label_map, "rtstruct")
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(STRUCTURES), UID(uid_of(first, label_map, "rtstruct"))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     head = _dataset(SOPClassUID=STRUCTURES, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, Modality="RTSTRUCT",
                     **{name: first[name].value for name in PATIENT}, SpecificCharacterSet="ISO_IR 192",

@@ -11,34 +11,35 @@ import SimpleITK as sitk
 from qnet.dataloaders.dicom import slices_of, stack
 from qnet.dataloaders.outlines.dicom_seg import write_dicom_seg
 from qnet.dataloaders.outlines.extras import highdicom
+from qnet.dataloaders.outlines.formats import DICOM_SEG, ENDING, FORMATS, NIFTI, RTSTRUCT, SEG_NRRD, STL
 from qnet.dataloaders.outlines.rtstruct import write_rtstruct
 from qnet.dataloaders.outlines.seg_nrrd import write_seg_nrrd
 from qnet.dataloaders.outlines.stl import write_stl
 from qnet.dataloaders.reading import is_slice, scan_name
-from qnet.util.base.classes import file_name
+from qnet.util.base.classes import ALIKE_RULE, alike, file_name
 from qnet.util.base.errors import InputError
 
-NIFTI, SEG_NRRD, DICOM_SEG, RTSTRUCT, STL = "nifti", "seg.nrrd", "dicom-seg", "rtstruct", "stl"
-FORMATS = (NIFTI, SEG_NRRD, DICOM_SEG, RTSTRUCT, STL)
 ON_SERIES = {DICOM_SEG: write_dicom_seg, RTSTRUCT: write_rtstruct}      # refer to the scan's own DICOM files
-ENDING = {SEG_NRRD: ".seg.nrrd", DICOM_SEG: "_seg.dcm", RTSTRUCT: "_rtstruct.dcm"}
 
 
-def expect_formats(formats: Iterable[str], scans: Iterable[Path], option: str) -> None:
-    """Check that scans can be written in some formats, before any work.
+def expect_formats(formats: Sequence[str], scans: Iterable[Path], names: Iterable[str], option: str) -> None:
+    """Check that outlines of scans can be written in some formats, before any work.
 
     Args:
+        names: of the classes.
         option: what the program calls the formats.
     Raises:
-        InputError: a format is not known, needs a library that is missing, or refers to DICOM, which a scan is not.
+        InputError: a format is not known, needs a library that is missing, or refers to DICOM, which a scan is not; or two names
+            would be the same in names of files.
     """
-    formats = list(formats)
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise InputError(f"{option}: got {unknown[0]!r}, allowed: {', '.join(FORMATS)}")
+    if STL in formats and (two := alike(names)):
+        raise InputError(f"{option}: {STL} has a file for each class, got {two[0]!r} and {two[1]!r}; allowed: {ALIKE_RULE}")
     if DICOM_SEG in formats:
         highdicom(f"{option} {DICOM_SEG}")
     if (of_series := [one for one in formats if one in ON_SERIES]) and (other := [scan for scan in scans if not is_series(scan)]):
-        raise InputError(f"{option}: {of_series[0]} refers to the files of a DICOM series, but {other[0]} is none; allowed for all of "
+        raise InputError(f"{option}: {of_series[0]} refers to the files of a DICOM series, but {other[0]} is none; allowed for "
                          f"these scans: {', '.join(one for one in FORMATS if one not in ON_SERIES)}")
 
 

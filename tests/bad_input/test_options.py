@@ -99,6 +99,7 @@ WRONG_OPTIONS = {
     "output": TEXT,
     "overwrite": SWITCH,
     "fill": SWITCH,
+    "format": [*TEXT, [], ["nifti", "png"], ["stl", "stl"]],
     "save_probs": SWITCH,
     "augment": SWITCH,
     "run": TEXT,

@@ -168,9 +168,9 @@ def with_names(classes: Sequence[Mapping[str, Any]], names: Mapping[int, str],
     """
     kept = [one for one in classes if one != FIRST_CLASS or one["value"] not in names]
     new = {value: name for value, name in names.items() if value not in {one["value"] for one in kept}}
-    shown = colours_of([one["value"] for one in kept] + list(new), {**{value: colours[value] for value in new if value in colours},
-                                                                  **{one["value"]: one["colour"] for one in kept}})
-    return tuple(expect_classes([*kept, *({"value": value, "name": name, "colour": shown[value]} for value, name in new.items())]))
+    given = {**{value: colours[value] for value in new if value in colours}, **{one["value"]: one["colour"] for one in kept}}
+    shown = colours_of([*(one["value"] for one in kept), *new], given)
+    return tuple(expect_classes([*kept, *({"value": value, "name": new[value], "colour": shown[value]} for value in new)]))
 
 
 def next_class(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from qnet.dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
+from qnet.dataloaders.outlines.formats import FORMATS
 from qnet.models.settings import GMRDSettings, GuidedSettings, RegistrationSettings, RPTSettings
 from qnet.util.base.classes import MAX_TRAINED
 from qnet.util.base.rules import (
@@ -296,6 +297,7 @@ class PredictOptions:
     query: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
     output: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
     overwrite: Annotated[bool, boolean(), RESUME, ELSEWHERE]
+    format: Annotated[tuple[str, ...] | str, either(one_of(*FORMATS), list_of(one_of(*FORMATS))), RESUME, ELSEWHERE]
     save_probs: Annotated[bool, boolean(), RESUME]
     resume: str
     reload_model_path: str | None

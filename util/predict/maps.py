@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from qnet.dataloaders.outlines.writing import files_in
 from qnet.dataloaders.reading import scan_name
 from qnet.util.base.classes import file_name
 from qnet.util.engine.predictions import WARPED
 
 
-def maps_of(target: Path, label_names: Iterable[str], save_probs: bool) -> list[Path]:
+def maps_of(target: Path, label_names: Iterable[str], save_probs: bool, formats: Iterable[str] = ()) -> list[Path]:
     """Return every file that `Segmentation.write` may write.
 
     Args:
         target: the path of the label map.
     """
+    label_names = list(label_names)
     maps = [*(probability_path(target, name) for name in label_names), beside(target, "uncertainty")] if save_probs else []
-    return [target, registered_path(target), *maps]
+    return [target, registered_path(target), *maps, *files_in(formats, target, label_names)]
 
 
 def beside(target: Path, what: str) -> Path:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from qnet.dataloaders.nifti import read_array
+from qnet.dataloaders.outlines.writing import files_in, write_formats
+from qnet.dataloaders.reading import read_image
 from qnet.util.base.checksums import sha256
 from qnet.util.base.device import resolve_device
 from qnet.util.base.distributed import is_main, join, main_does, main_first, meet, share
@@ -63,6 +66,10 @@ def outline(request: Request) -> Iterator[Event]:
         else:
             failures[query.name] = event.reason
         yield event
+    for query in share(plan.unwritten):
+        if told := _write_missing(query, predictor, request):
+            failures[query.name] = told.reason
+            yield told
     yield Finished(_finished(predictor, plan, rows, failures))
 
 
@@ -76,7 +83,7 @@ def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Reques
     try:
         made_from = None if plan.table is None else plan.made_from(query)
         found = predictor.segment(query.scan)
-        found.write(query.target, registered=plan.table is not None, save_probs=request.save_probs)
+        found.write(query.target, registered=plan.table is not None, save_probs=request.save_probs, formats=request.formats)
         rows = found.numbers()
         if plan.table is not None:
             rows = [{**row, "query": query.name, "made_from": made_from, "sha256": sha256(query.target)} for row in rows]
@@ -84,6 +91,18 @@ def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Reques
     except (InputError, OSError, RuntimeError, MemoryError) as error:   # torch and ITK raise RuntimeError
         return Failed(query, " ".join(str(error).split()))
     return Outlined(query, rows)
+
+
+def _write_missing(query: Query, predictor: Predictor, request: Request) -> Failed | None:
+    """Write the files in other formats that a query which is done lacks. Return why they could not be written."""
+    lacking = [one for one in request.formats
+               if not all(path.exists() for path in files_in([one], query.target, predictor.names.values()))]
+    try:
+        write_formats(lacking, read_array(query.target), read_image(query.scan), query.scan, predictor.names, predictor.colours,
+                      query.target)
+    except (InputError, OSError, RuntimeError, MemoryError) as error:
+        return Failed(query, " ".join(str(error).split()))
+    return None
 
 
 def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], failures: Mapping[str, str]) -> Outcome:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qnet.dataloaders.finding import LeftOut, find_scans, name_problem, same_names
 from qnet.dataloaders.outlines.reading import files_with
+from qnet.dataloaders.outlines.writing import expect_formats, files_in
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
 from qnet.util.base.checksums import digest, sha256
 from qnet.util.base.errors import InputError
@@ -27,6 +28,7 @@ class Plan:
     Attributes:
         queries: all of them.
         waiting: those to outline.
+        unwritten: those that are there, but for files in other formats.
         n_changed: how many of these are there, and were made of something else.
         left_out: the files and folders beside the queries that are none.
         root: the scan or the folder that was asked for; None if the queries were given one by one.
@@ -43,6 +45,7 @@ class Plan:
     table: Path | None = None
     rows: Mapping[str, list[dict]] = field(default_factory=dict)
     made_of: str = ""
+    unwritten: Sequence[Query] = ()
 
     def made_from(self, query: Query) -> str:
         """Return the checksum of all that the outlines of a query depend on.
@@ -59,9 +62,12 @@ def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
     Args:
         label_names: of the supports.
     Raises:
-        InputError: there is no query, `output` does not fit, or a file may not be written (`qnet.util.base.guard.claim`).
+        InputError: there is no query, `output` or a format does not fit, or a file may not be written
+            (`qnet.util.base.guard.claim`).
     """
+    label_names = list(label_names)
     if isinstance(request.queries, tuple):
+        expect_formats(request.formats, [query.scan for query in request.queries], label_names, request.words.format)
         return Plan(request.queries, request.queries)
     if request.output is None:
         raise InputError(f"{request.words.output}: got null, allowed with a folder of scans: where to write to")
@@ -71,9 +77,14 @@ def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
     table = queries[0].target.parent / TABLE
     plan = Plan(queries, queries, 0, left_out, request.queries, table, read_cases(table), made_of(request))
     of_rows = {query: _of_rows(query, plan) for query in queries}
-    plan = replace(plan, waiting=[query for query in queries if request.anew or of_rows[query] != "same"],
+    expect_formats(request.formats, names, label_names, request.words.format)
+    missing = {query: [path for path in files_in(request.formats, query.target, label_names) if not path.exists()]
+               for query in queries}
+    waiting = [query for query in queries if request.anew or of_rows[query] != "same"]
+    plan = replace(plan, waiting=waiting, unwritten=[query for query in queries if missing[query] and query not in waiting],
                    n_changed=0 if request.anew else list(of_rows.values()).count("other"))
-    _expect_writable(request, plan, {query: maps_of(query.target, label_names, request.save_probs) for query in queries})
+    files = {query: maps_of(query.target, label_names, request.save_probs, request.formats) for query in queries}
+    _expect_writable(request, plan, files, [path for query in plan.unwritten for path in missing[query]])
     for folder in (table.parent, registered_path(table).parent):
         remove_partial_files(folder)
     return plan
@@ -118,7 +129,7 @@ def scans_to_outline(root: Path, output: Path, given: Sequence[Path], words: Wor
     if not names and found.names:
         raise InputError(f"{words.queries}: {root} holds only scans that are outlined{why}; allowed: a folder with others")
     if not names:
-        raise InputError(f"{words.queries}: no scan in {root}{why}; allowed: NIfTI, NRRD and MetaImage files, and DICOM slices")
+        raise InputError(f"{words.queries}: no scan in {root}{why}; allowed: NIfTI, NRRD, MetaImage and MGH files, and DICOM")
     return names, left_out
 
 
@@ -149,8 +160,12 @@ def _of_rows(query: Query, plan: Plan) -> str:
     return "same" if all(row.get("made_from") == now for row in rows) else "other"
 
 
-def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequence[Path]]) -> None:
-    """Raise InputError if a file may not be written: by the guard, or as two queries would write it."""
+def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequence[Path]], missing: Sequence[Path]) -> None:
+    """Raise InputError if a file may not be written: by the guard, or as two queries would write it.
+
+    Args:
+        missing: files of queries that are done but for these.
+    """
     assert plan.table is not None
     query_of = {query.target: query for query in plan.queries}
     for query, of_query in files.items():
@@ -164,5 +179,5 @@ def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequenc
     expect_apart([plan.table, report, *(file for of_query in files.values() for file in of_query)], inputs)
     changes = plan.waiting or any(one.may_be_scan for one in plan.left_out)
     written = [*request.also, *([plan.table] if changes else []), report]
-    claim([*written, *(file for query in plan.waiting for file in files[query])], inputs,
+    claim([*written, *missing, *(file for query in plan.waiting for file in files[query])], inputs,
           overwrite=request.overwrite, remedy=request.words.overwrite)

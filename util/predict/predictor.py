@@ -21,6 +21,7 @@ import numpy as np
 from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.folds import stepping_stones
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
+from qnet.dataloaders.outlines.writing import expect_formats, files_in, write_formats
 from qnet.dataloaders.volumes import Volume
 from qnet.util.base.classes import colours_of
 from qnet.util.base.device import resolve_device, set_up_process
@@ -82,6 +83,7 @@ class Segmentation:
         on_grid: by value, the (D, H, W) probability on the model's grid, 0 to 1.
         agreement: of the supports, and of augmented copies of the scan.
         members: of the supports, without their probabilities.
+        colours: by value.
     """
 
     scan: Scan
@@ -90,6 +92,7 @@ class Segmentation:
     on_grid: Mapping[int, np.ndarray]
     agreement: Agreement
     members: Sequence[Member] = ()
+    colours: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def registered(self) -> np.ndarray | None:
@@ -133,21 +136,23 @@ class Segmentation:
             rows.append(row)
         return rows
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the label map as NIfTI on the scan's own grid.
+    def save(self, path: Path | str, formats: Sequence[str] = (), *, overwrite: bool = False) -> None:
+        """Write the label map as NIfTI on the scan's own grid, and beside it the same outlines in other formats.
 
         Args:
+            formats: of `qnet.dataloaders.outlines.formats`, as "seg.nrrd".
             overwrite: replace a file that this project did not write, or that was changed since. The scan is never replaced.
         Raises:
-            InputError: the file may not be written.
-            OSError: the file cannot be written.
+            InputError: a file may not be written, or a format cannot hold outlines of this scan.
+            OSError: a file cannot be written.
         """
-        read = [] if self.scan.path is None else [self.scan.path]
-        claim([Path(path)], read, overwrite=overwrite, remedy="overwrite=True")
-        write_on_scan(self.label_map, self.scan, Path(path))
+        path, read = Path(path), [] if self.scan.path is None else [self.scan.path]
+        expect_formats(formats, read or [Path(self.scan.name)], self.names.values(), "formats")
+        claim([path, *files_in(formats, path, self.names.values())], read, overwrite=overwrite, remedy="overwrite=True")
+        self.write(path, registered=False, formats=formats)
 
-    def write(self, target: Path, *, registered: bool = True, save_probs: bool = False) -> None:
-        """Write the label map and the maps that belong to it (`maps_of`), on the scan's own grid. The label map comes last.
+    def write(self, target: Path, *, registered: bool = True, save_probs: bool = False, formats: Sequence[str] = ()) -> None:
+        """Write the label map and the files that belong to it (`maps_of`), on the scan's own grid. The label map comes last.
 
         No file is protected: the caller checks with `qnet.util.base.guard.claim`.
 
@@ -155,7 +160,9 @@ class Segmentation:
             target: the path of the label map.
             registered: write the registered support's image too, if there is one.
             save_probs: write the probability map of each label and the uncertainty too, with 3 decimals.
+            formats: write the outlines as these too.
         Raises:
+            InputError: a format cannot hold these outlines.
             OSError: a file cannot be written.
         """
         if save_probs:
@@ -165,6 +172,7 @@ class Segmentation:
         if registered and self.registered is not None:
             moved = to_scan(self.registered.astype(np.float32), self.scan).round().astype(np.uint8)
             write_on_scan(moved, self.scan, registered_path(target))
+        write_formats(formats, self.label_map, self.scan.original, self.scan.path, self.names, self.colours, target)
         write_on_scan(self.label_map, self.scan, target)
 
 
@@ -180,7 +188,7 @@ class Predictor:
         n_stones: how many stepping stones `add_stones` gives the model.
         precision: what the network computes in, "float32" or "bf16".
     Attributes:
-        given_names: names of label values, which come before those of the supports' files, and these before those of the data set.
+        given_names: names of label values, which come before those of the supports' files; these before the data set's.
         given_colours: colours of label values, as "#e69f00", which come before those of the supports' files.
     Raises:
         InputError: the data set has no grid.
@@ -375,7 +383,8 @@ class Predictor:
         outlined = [label_map_of(support.volume) for support in self.supports] if self.options.largest_component else None
         label_map = join_on_scan(on_grid, read, outlined)
         kind = np.uint8 if max(names) < 256 else np.int16
-        return Segmentation(read, label_map.astype(kind), names, on_grid, agreement, members)
+        return Segmentation(read, label_map.astype(kind), names, on_grid, agreement, members,
+                            self.colours)
 
     def _agreement(self, scan: Scan) -> tuple[Agreement, list[Member]]:
         """Return the members of a scan, one for each support and, if `augment`, for each augmented copy of the scan.

@@ -32,9 +32,10 @@ class Words:
     output: str = "output"
     overwrite: str = "overwrite=true"
     fill: str = "fill=true"
+    format: str = "format"
 
 
-OF_PYTHON = Words("scans", "output", "overwrite=True", "fill=True")
+OF_PYTHON = Words("scans", "output", "overwrite=True", "fill=True", "format")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Request:
         save_probs: write the probability map of each label and the uncertainty too.
         anew: outline again what is there already, made of the same.
         overwrite: replace files that this project did not write, or that were changed since. What is read is never replaced.
+        formats: what outlines are written as too, beside the label map (`qnet.dataloaders.outlines.formats`).
         also: files that the caller will write, which are checked with the others. Not where the queries have targets.
         options: checksum of the options that outlines depend on.
         words: what the program that runs calls its options.
@@ -88,6 +90,7 @@ class Request:
     options: str = ""
     words: Words = Words()
     also: tuple[Path, ...] = ()
+    formats: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:  # noqa: B008
@@ -105,7 +108,8 @@ class Request:
         return cls(PredictorOptions.of(config), Path(options.query), supports, Path(options.output),
                    None if options.task is None else Path(options.task), names or {}, options.fill, None, options.save_probs,
                    options.resume == "never", options.overwrite,
-                   digest(Record(config).without(with_role(Role.ELSEWHERE))), words)
+                   digest(Record(config).without(with_role(Role.ELSEWHERE))), words,
+                   formats=(options.format,) if isinstance(options.format, str) else tuple(options.format))
 
     @classmethod
     def of_folder(cls, scans: Path | str, outlined: Sequence[tuple[Path | str, Path | str]], output: Path | str, *,

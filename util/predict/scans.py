@@ -247,7 +247,8 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     name, given, read = _open(image, "support image")
     original = check_image(read, name)
     if isinstance(labels, (str, Path)):
-        label_name, stored = str(Path(labels)), stored_outlines(Path(labels), original, given if isinstance(given, Path) else name)
+        label_name = str(Path(labels))
+        stored = stored_outlines(Path(labels), original, given if isinstance(given, Path) else name)
     else:
         label_name, _, in_memory = _open(labels, "support labels")
         stored = Outlines(in_memory)
