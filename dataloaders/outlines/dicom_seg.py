@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.sr.coding import Code
 
 import qnet
 from qnet.dataloaders.dicom import Stack, expect_pixels
@@ -28,8 +27,8 @@ from qnet.dataloaders.outlines.segments import Outlines, Segment, flat_voxels, j
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
 
-ORGAN, TISSUE = Code("123037004", "SCT", "Anatomical Structure"), Code("85756007", "SCT", "Tissue")
-FAMILY = Code("123110", "DCM", "Artificial Intelligence")
+ORGAN, TISSUE = ("123037004", "SCT", "Anatomical Structure"), ("85756007", "SCT", "Tissue")       # coded concepts
+FAMILY = ("123110", "DCM", "Artificial Intelligence")
 HALF, KINDS = 0.5, ("BINARY", "FRACTIONAL", "LABELMAP")
 
 
@@ -145,9 +144,10 @@ def _numbered(planes: np.ndarray, values: Sequence[int]) -> np.ndarray:
 
 
 def _described(library: Any, names: Mapping[int, str], colours: Mapping[int, str]) -> list[Any]:
-    maker = library.AlgorithmIdentificationSequence(name=MAKER, family=FAMILY, version=qnet.__version__)
+    organ, tissue, family = (library.sr.CodedConcept(*code) for code in (ORGAN, TISSUE, FAMILY))
+    maker = library.AlgorithmIdentificationSequence(name=MAKER, family=family, version=qnet.__version__)
     return [library.seg.SegmentDescription(
-        segment_number=number, segment_label=short_text(name), segmented_property_category=ORGAN, segmented_property_type=TISSUE,
+        segment_number=number, segment_label=short_text(name), segmented_property_category=organ, segmented_property_type=tissue,
         algorithm_type="AUTOMATIC", algorithm_identification=maker,
         display_color=library.color.CIELabColor.from_rgb(*(int(colours[value][k:k + 2], 16) for k in (1, 3, 5))))
         for number, (value, name) in enumerate(names.items(), 1)]

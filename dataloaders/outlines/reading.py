@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,13 @@ import pydicom
 import SimpleITK as sitk
 
 from qnet.dataloaders.dicom import SEGMENTATIONS, STRUCTURES, read_slices, slices_of
-from qnet.dataloaders.outlines.dicom_seg import read_dicom_seg
 from qnet.dataloaders.outlines.name_tables import of_present, table_of, tables_beside
-from qnet.dataloaders.outlines.rtstruct import read_rtstruct
 from qnet.dataloaders.outlines.seg_nrrd import read_seg_nrrd
 from qnet.dataloaders.outlines.segments import Outlines, expect_names
 from qnet.dataloaders.reading import is_slice, names_segments, stored_labels
 from qnet.util.base.errors import InputError
 
-READERS = {**dict.fromkeys(SEGMENTATIONS, read_dicom_seg), STRUCTURES: read_rtstruct}
+Reader = Callable[[Path, sitk.Image, Path | str, str | None], Outlines]
 
 
 def stored_outlines(path: Path, image: sitk.Image, image_name: Path | str) -> Outlines:
@@ -34,7 +33,7 @@ def stored_outlines(path: Path, image: sitk.Image, image_name: Path | str) -> Ou
     """
     if names_segments(path):
         return read_seg_nrrd(path, image, image_name)
-    if is_slice(path) and (reader := READERS.get(_class_of(path))):
+    if is_slice(path) and (reader := _reader_of(_class_of(path))):
         series = _series_of(image_name) if isinstance(image_name, Path) else None
         return reader(path, image, image_name, series)
     labels = stored_labels(path, image, image_name)
@@ -44,6 +43,17 @@ def stored_outlines(path: Path, image: sitk.Image, image_name: Path | str) -> Ou
     present = set(np.unique(sitk.GetArrayViewFromImage(labels)).tolist())
     names, colours = of_present(table, present)
     return replace(Outlines(labels), names=expect_names(names, tables_beside(path)[0]), colours=colours, told=told)
+
+
+def _reader_of(sop_class: str) -> Reader | None:
+    """Return what reads the outlines of a class of DICOM files; None if it holds none. Few runs need these modules."""
+    if sop_class in SEGMENTATIONS:
+        from qnet.dataloaders.outlines.dicom_seg import read_dicom_seg
+        return read_dicom_seg
+    if sop_class == STRUCTURES:
+        from qnet.dataloaders.outlines.rtstruct import read_rtstruct
+        return read_rtstruct
+    return None
 
 
 def _class_of(path: Path) -> str:

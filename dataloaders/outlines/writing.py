@@ -8,18 +8,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from qnet.dataloaders.dicom import slices_of, stack
-from qnet.dataloaders.outlines.dicom_seg import write_dicom_seg
+from qnet.dataloaders.dicom import Stack, slices_of, stack
 from qnet.dataloaders.outlines.extras import highdicom
 from qnet.dataloaders.outlines.formats import DICOM_SEG, ENDING, FORMATS, NIFTI, RTSTRUCT, SEG_NRRD, STL
-from qnet.dataloaders.outlines.rtstruct import write_rtstruct
 from qnet.dataloaders.outlines.seg_nrrd import write_seg_nrrd
-from qnet.dataloaders.outlines.stl import write_stl
 from qnet.dataloaders.reading import is_slice, scan_name
 from qnet.util.base.classes import ALIKE_RULE, alike, file_name
 from qnet.util.base.errors import InputError
 
-ON_SERIES = {DICOM_SEG: write_dicom_seg, RTSTRUCT: write_rtstruct}      # refer to the scan's own DICOM files
+ON_SERIES = (DICOM_SEG, RTSTRUCT)       # refer to the scan's own DICOM files
 
 
 def expect_formats(formats: Sequence[str], scans: Iterable[Path], names: Iterable[str], option: str) -> None:
@@ -80,7 +77,18 @@ def write_formats(formats: Sequence[str], label_map: np.ndarray, image: sitk.Ima
         elif one in ON_SERIES:
             if scan is None:
                 raise InputError(f"{one} refers to the files of a DICOM series, allowed: a scan that is read from one")
-            ON_SERIES[one](label_map, stack(slices_of(scan), scan), names, colours, paths[0])
+            _write_on_series(one, label_map, stack(slices_of(scan), scan), names, colours, paths[0])
         elif one == STL:
+            from qnet.dataloaders.outlines.stl import write_stl
             for path, value in zip(paths, names, strict=True):
                 write_stl(label_map == value, image, path)
+
+
+def _write_on_series(kind: str, label_map: np.ndarray, slices: Stack, names: Mapping[int, str], colours: Mapping[int, str],
+                     path: Path) -> None:
+    """Write a format that refers to DICOM files. Few runs need these modules."""
+    if kind == DICOM_SEG:
+        from qnet.dataloaders.outlines.dicom_seg import write_dicom_seg as write
+    else:
+        from qnet.dataloaders.outlines.rtstruct import write_rtstruct as write
+    write(label_map, slices, names, colours, path)

@@ -138,7 +138,7 @@ def test_a_dicom_folder_whatever_its_file_names(tmp_path):
 
 
 def test_which_scans_a_path_stands_for(tmp_path):
-    for name in ("b.nii", "a.NII.gz", "notes.txt", ".hidden.nii.gz", "patient/study/y.txt", "labels/a.nii.gz", "x.mgz", "c.NRRD"):
+    for name in ("b.nii", "a.NII.gz", "notes.txt", ".hidden.nii.gz", "patient/study/y.txt", "labels/a.nii.gz", "x.vtk", "c.NRRD"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "nothing").mkdir()
@@ -149,7 +149,7 @@ def test_which_scans_a_path_stands_for(tmp_path):
     assert sorted(found.names.values()) == ["a", "b", "c", "labels", "patient"]
     assert found.names[tmp_path / "patient/study"] == "patient"
     assert {(one.path.name, one.may_be_scan) for one in found.left_out} == {
-        ("notes.txt", False), ("y.txt", False), ("x.mgz", True), ("nothing", True)}
+        ("notes.txt", False), ("y.txt", False), ("x.vtk", True), ("nothing", True)}
     assert list(find_scans(tmp_path / "b.nii").names) == [tmp_path / "b.nii"]
     assert list(find_scans(tmp_path / "patient/study").names) == [tmp_path / "patient/study"]
     assert find_scans(tmp_path / "nothing").names == {}
