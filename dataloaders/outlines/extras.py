@@ -7,7 +7,7 @@ from types import ModuleType
 
 from qnet.util.base.errors import InputError
 
-EXTRA = "the extra formats of this package: pip install '.[formats]' in its folder"
+EXTRA = "pip install 'qnet-few-shot-segmentation[formats]'"
 
 
 def highdicom(what: str) -> ModuleType:
