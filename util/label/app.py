@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,11 +23,16 @@ from qnet.util.label.export import export
 from qnet.util.label.gate import Gate, TooLargeError, read_body
 from qnet.util.label.run import Runner
 from qnet.util.label.session import ConflictError, MissingError, Session
+from qnet.util.label.stored import Hand, OfClasses
+from qnet.util.label.strokes import BYTES, unpack
+from qnet.util.label.teaching import unfinished
+from qnet.util.label.tools import Proposal, proposed
 from qnet.util.viewer.niivue import LICENSE, NOTICES, SCRIPT, niivue_script
 
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
-FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript"}
+FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript",
+         "slices.js": "text/javascript"}
 MAX_JSON = 2**16            # bytes of a body that is no label map
 MAX_HEADER = 2**20          # bytes of a label map besides a byte for each voxel
 STATUS: dict[type[Exception], int] = {MissingError: 404, ConflictError: 409, TooLargeError: 413}
@@ -88,6 +93,14 @@ class Done(Struct, forbid_unknown_fields=True):
     """The body of `decide`."""
 
     done: bool
+
+
+class Stroke(Struct, forbid_unknown_fields=True):
+    """What a message of `stroke` says."""
+
+    drawn: Annotated[int, Meta(ge=0, le=2**31)]
+    stroke: Annotated[str, Meta(min_length=1, max_length=64)]
+    slices: OfClasses | None
 
 
 class LeftOut(Struct, forbid_unknown_fields=True):
@@ -158,14 +171,33 @@ def outlines(request: Request) -> Response:
 
 
 async def draw(request: Request) -> Response:
-    """Save the outlines of a scan after a stroke."""
+    """Save the outlines of a scan as a whole, from another program."""
     session, name = _session(request), _name(request)
     drawn = request.query_params.get("drawn", "")
     if not drawn.isdecimal() or len(drawn) > 9:
         raise InputError(f"drawn: got {drawn[:20]!r}, allowed: the number that the page was given")
-    reference = await run_in_threadpool(session.image_file, name)
-    content = await read_body(request, math.prod(read_header(reference).get_data_shape()) + MAX_HEADER)
+    content = await read_body(request, await _n_voxels(request) + MAX_HEADER)
     return JSONResponse({"drawn": await run_in_threadpool(session.draw, name, content, int(drawn))})
+
+
+async def _n_voxels(request: Request) -> int:
+    reference = await run_in_threadpool(_session(request).image_file, _name(request))
+    return math.prod(read_header(reference).get_data_shape())
+
+
+async def stroke(request: Request) -> Response:
+    """Save a stroke: the voxels that changed, and which slices a person made."""
+    content = await read_body(request, BYTES * await _n_voxels(request) + MAX_JSON)
+    said, changes = unpack(content, Stroke)
+    note = Hand(said.drawn, said.stroke, said.slices)
+    return JSONResponse({"drawn": await run_in_threadpool(_session(request).change, _name(request), changes, note)})
+
+
+async def propose(request: Request) -> Response:
+    """Answer with the voxels that a tool would change. Nothing is saved: the page shows them, and sends them as a stroke."""
+    body = await _body(request, Proposal)
+    return Response(await run_in_threadpool(proposed, _session(request), _name(request), body),
+                    media_type="application/octet-stream")
 
 
 async def decide(request: Request) -> Response:
@@ -180,6 +212,11 @@ async def leave_out(request: Request) -> Response:
     body = await _body(request, LeftOut)
     await run_in_threadpool(_session(request).leave_out, _name(request), body.left_out)
     return JSONResponse({})
+
+
+def unfinished_classes(request: Request) -> Response:
+    """Answer with a line for each class of an example that is not finished."""
+    return JSONResponse({"unfinished": unfinished(_session(request))})
 
 
 def files(request: Request) -> Response:
@@ -226,9 +263,11 @@ def write_export(request: Request) -> Response:
 ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", "/", page), ("GET", "/page/{name}", page_file),
     ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license), ("GET", "/notices.txt", notices),
-    ("GET", "/api/state", state), ("GET", "/api/files", files), ("PUT", "/api/classes", classes),
+    ("GET", "/api/state", state), ("GET", "/api/files", files), ("GET", "/api/unfinished", unfinished_classes),
+    ("PUT", "/api/classes", classes),
     ("GET", "/api/scans/{name}/image", image), ("GET", "/api/scans/{name}/outlines", outlines),
-    ("PUT", "/api/scans/{name}/outlines", draw), ("POST", "/api/scans/{name}/done", decide),
+    ("PUT", "/api/scans/{name}/outlines", draw), ("PATCH", "/api/scans/{name}/outlines", stroke),
+    ("POST", "/api/scans/{name}/propose", propose), ("POST", "/api/scans/{name}/done", decide),
     ("POST", "/api/scans/{name}/left_out", leave_out), ("POST", "/api/scans/{name}/load", load),
     ("POST", "/api/run", run), ("POST", "/api/stop", stop), ("POST", "/api/export", write_export),
 )

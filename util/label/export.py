@@ -17,6 +17,7 @@ from qnet.util.base.root import module_command, module_environment
 from qnet.util.base.tables import write_rows
 from qnet.util.label.session import TASK, Session
 from qnet.util.label.stored import expect_unlike
+from qnet.util.label.teaching import example, lend_examples
 from qnet.util.predict.cases import PAGE_COLUMNS, TABLE, measured
 
 
@@ -40,7 +41,7 @@ def export(session: Session) -> list[Path]:
         write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], PAGE_COLUMNS, work / TABLE)
         for file in files:
             folder.take(work / file, file)
-        if session.supports():
+        if any(example(session, name)[0].any() for name in session.supports()):
             write_task(session, work)
             folder.take(work / TASK, TASK)
             files.append(TASK)
@@ -61,7 +62,7 @@ def write_task(session: Session, folder: Path) -> None:
         InputError: what the command `task create` says.
     """
     with session.work_folder() as lent:
-        _write_task(session, folder / TASK, [(name, session.lend_outlines(name, lent)) for name in session.supports()])
+        _write_task(session, folder / TASK, lend_examples(session, lent))
 
 
 def _write_task(session: Session, path: Path, supports: Sequence[tuple[str, Path]]) -> None:

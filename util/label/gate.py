@@ -67,7 +67,7 @@ class Gate:
         if origin is not None and origin != self.origin or origin is None and not is_safe:
             return f"origin: allowed: {self.origin}"
         if not (is_safe and is_code(scope["path"])) and not self._has_token(headers):
-            return "token: open the address that label.sh printed when it started; each start has a new one"
+            return "token: open the address that the program printed when it started"
         return None
 
     def _has_token(self, headers: Headers) -> bool:

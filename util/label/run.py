@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -15,10 +16,12 @@ from qnet.dataloaders.folds import stepping_stones
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_command, module_environment
 from qnet.util.label.session import ConflictError, Session
+from qnet.util.label.teaching import lend_examples
 from qnet.util.options.config import load_config
 
 COMMAND = module_command("qnet.util.label.worker")
 LOG = "run.log"     # of the last run
+CAREFUL = 7         # times as long
 CLOSE_S = 10.0      # for a process that was told to end
 
 
@@ -32,6 +35,8 @@ class Progress:
         current: name of the scan at hand.
         message: how the last run ended, for the person.
         failures: a line for each scan that failed.
+        seconds: that a scan took in the present or the last run, if that was not careful.
+        careful: whether the present or the last run is.
     """
 
     state: str = "idle"
@@ -40,6 +45,8 @@ class Progress:
     current: str | None = None
     message: str | None = None
     failures: tuple[str, ...] = field(default=())
+    seconds: float | None = None
+    careful: bool = False
 
 
 class Runner:
@@ -54,6 +61,7 @@ class Runner:
         self.session, self.registration = session, dict(registration or {})
         self.progress = Progress()
         self._lock = threading.Lock()
+        self._begun = 0.0
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
 
@@ -78,21 +86,23 @@ class Runner:
             except BaseException:
                 stack.close()
                 raise
-            self.progress = Progress("starting", total=len(job["queries"]))
+            self.progress = Progress("starting", total=len(job["queries"]), seconds=self.progress.seconds, careful=careful)
+            self._begun = time.monotonic()
             self._thread = threading.Thread(target=self._work, args=(job, stack), daemon=True)
             self._thread.start()
 
     def _job(self, careful: bool, folder: Path) -> dict[str, Any]:
         """Return the job of the process. What it reads of the session it finds in a work folder."""
-        supports, waiting, run = self.session.supports(), self.session.waiting(), self.session.next_run()
+        supports, waiting, run = lend_examples(self.session, folder), self.session.waiting(), self.session.next_run()
         has_task = self.session.has_task()
         if not supports and not has_task:
-            raise ConflictError("run: no scan is outlined yet; allowed: with one that is outlined and marked as done, or more")
+            raise ConflictError("No class is finished in any example. Draw the slices that are left, or say that they are right."
+                                if self.session.supports() else
+                                "Nothing is outlined yet. Draw your classes in one scan, then try again.")
         if not waiting:
-            raise ConflictError("run: no scan is left to outline; allowed: with one that is neither drawn on nor accepted")
+            raise ConflictError("No scan is left to outline: all are drawn on, accepted or left out.")
         return {"task": str(self.session.lend_task(folder)) if has_task else None,
-                "supports": [[str(self.session.scan_file(name)), str(self.session.lend_outlines(name, folder))]
-                             for name in supports],
+                "supports": [[str(self.session.scan_file(name)), str(labels)] for name, labels in supports],
                 "queries": [[name, str(self.session.scan_file(name)), str(self.session.target(name, run))] for name in waiting],
                 "stones": [str(self.session.scan_file(name)) for name in self._stones(careful)],
                 "registration": self.registration}
@@ -145,6 +155,10 @@ class Runner:
             return self.session.told(f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else status}")
         return f"{self.progress.done - len(self.progress.failures)} of {self.progress.total} scans outlined."
 
+    def _seconds(self) -> float:
+        """Return the seconds that a scan took so far, and, in a careful run, what it would have taken otherwise."""
+        return (time.monotonic() - self._begun) / (self.progress.done + 1) / (CAREFUL if self.progress.careful else 1)
+
     def _begin(self, process: subprocess.Popen[str], job: Mapping[str, Any]) -> None:
         assert process.stdin is not None
         with self._lock:
@@ -160,7 +174,7 @@ class Runner:
         name, change = event.get("name"), dict[str, Any]()
         if event["event"] == "found":
             self.session.add_found(str(name), Path(targets[str(name)]), event["rows"])
-            change = {"done": self.progress.done + 1}
+            change = {"done": self.progress.done + 1, "seconds": self._seconds()}
         elif event["event"] == "failed":
             said = self.session.told(f"{name}: {event['message']}")
             change = {"done": self.progress.done + 1, "failures": (*self.progress.failures, said)}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
 import socket
 import webbrowser
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
+from msgspec import Meta, Struct
 
 from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import SMALL, parse_json
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.label.app import make_app
 from qnet.util.label.run import Runner
 from qnet.util.label.session import ConflictError, Session
 
+ADDRESS = "address.json"
 WAY = "open.html"           # leads the browser to the page
 HEADER_BYTES = 2**14        # largest head of a request
 BACKLOG = 1024              # requests that wait
@@ -35,8 +41,10 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
     Raises:
         InputError: the port is taken.
     """
-    listening = listen(port)
-    port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
+    kept = kept_address(session.own)
+    listening = listen_again(port, kept)
+    port, token = listening.getsockname()[1], kept.token or secrets.token_urlsafe(32)
+    keep_address(session.own, port, token)
     runner = Runner(session, registration)
     server = make_server(session, runner, port, token)
     address = f"http://127.0.0.1:{port}/#token={token}"
@@ -61,6 +69,48 @@ def make_server(session: Session, runner: Runner, port: int, token: str) -> uvic
     return uvicorn.Server(uvicorn.Config(
         make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False, proxy_headers=False,
         ws="none", lifespan="off", http="h11", h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=CLOSE_S))
+
+
+class Address(Struct):
+    """Where the last server of a folder was, so that a page that is open goes on with the next one: the content of address.json.
+
+    Attributes:
+        port: of 127.0.0.1.
+        token: of the page.
+        folder: device and number of the folder. A copy of it, or one from elsewhere, gets a new token.
+    """
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$")] = ""
+    folder: list[int] = []
+
+
+def kept_address(folder: OwnFolder) -> Address:
+    """Return the address of the last server of a folder; an empty one if there was none."""
+    with suppress(InputError, OSError):
+        if folder.has(ADDRESS):
+            kept = parse_json(folder.read(ADDRESS, SMALL.n_bytes), ADDRESS, Address, limits=SMALL, plain=True)
+            if kept.folder == _identity(folder):
+                return kept
+    return Address()
+
+
+def keep_address(folder: OwnFolder, port: int, token: str) -> None:
+    """Keep the address for the next server. Raises OSError if it cannot be written."""
+    folder.write(ADDRESS, json.dumps({"port": port, "token": token, "folder": _identity(folder)}).encode())
+
+
+def _identity(folder: OwnFolder) -> list[int]:
+    status = os.fstat(folder.descriptor)
+    return [status.st_dev, status.st_ino]
+
+
+def listen_again(port: int, kept: Address) -> socket.socket:
+    """Return a socket at a port, or, if that is 0, at the kept one, or at one that is free. Raises InputError as `listen`."""
+    if not port:
+        with suppress(InputError):
+            return listen(kept.port)
+    return listen(port)
 
 
 def listen(port: int) -> socket.socket:

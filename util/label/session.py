@@ -2,6 +2,7 @@
 
     label_page/session.json         classes, and what the person decided
     label_page/hand/<scan>.nii.gz   outlines by hand: the scan is being drawn, or is an example once it is done
+    label_page/hand/<scan>.json     which slices of them a person made, and how often they were saved
     label_page/found/<scan>.json    what the computer found, and the name of its label map beside it
     label_page/examples.task        examples from elsewhere, of a task file
     label_page/scans/<scan>.nii.gz  a scan of DICOM slices as NIfTI, for the viewer
@@ -16,13 +17,14 @@ work folder in it, from which whole files are taken.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -30,10 +32,11 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from msgspec import to_builtins
 
 from qnet.dataloaders.finding import name_problem
 from qnet.dataloaders.itk import check_image, labels_on
-from qnet.dataloaders.nifti import is_plain, read_array, read_nifti, save, write_like
+from qnet.dataloaders.nifti import is_plain, read_header, read_nifti, save, write_like
 from qnet.dataloaders.outlines.reading import stored_outlines
 from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
 from qnet.dataloaders.reading import read_image, stored_labels
@@ -45,6 +48,7 @@ from qnet.util.label.listing import Scan, expect_inside, label_files, list_scans
 from qnet.util.label.stored import (
     FIRST_CLASS,
     Decisions,
+    Hand,
     expect_classes,
     found_name,
     found_to_json,
@@ -52,8 +56,10 @@ from qnet.util.label.stored import (
     read_decisions,
     read_found,
     with_names,
+    read_hand,
     with_values,
 )
+from qnet.util.label.strokes import Changes
 
 NAME, STATE, TASK = "label_page", "session.json", "examples.task"
 ORDER = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")   # of the list
@@ -87,7 +93,8 @@ class Session:
         self._lock = threading.RLock()
         self._of_scan: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._checked: set[str] = set()     # scans whose values were read
-        self._drawn: dict[str, int] = dict.fromkeys(self.scans, 0)      # how often each scan's drawing was saved
+        self._notes: dict[str, Hand] = {name: Hand() for name in self.scans}
+        self._last: _Present | None = None
         self._problems: dict[str, str] = {}     # of outlines by hand that cannot be read
         self._lent = count()
         with ExitStack() as stack:
@@ -122,6 +129,7 @@ class Session:
     def _read(self) -> None:
         self._hand: dict[str, bool] = {}        # whether outlines by hand hold a label
         for name in self.scans:
+            self._notes[name] = self._read_notes(name)
             try:
                 if self._hand_folder.has(_file_name(name)):
                     self._hand[name] = self._read_hand(name)
@@ -137,6 +145,15 @@ class Session:
             raise InputError(f"{self.hand_file(name)}: holds the values {values[0]} to {values[-1]}, allowed: 0 to {MAX_DRAWN}")
         self._change(classes=with_values(self._decisions.classes, values))
         return values != [0]
+
+    def _read_notes(self, name: str) -> Hand:
+        with suppress(InputError, OSError):     # then all slices count as made by a person
+            if self._hand_folder.has(f"{name}.json"):
+                file, content = f"{name}.json", self._hand_folder.read(f"{name}.json", SMALL.n_bytes)
+                has_map = self._hand_folder.has(_file_name(name))
+                return read_hand(content, str(self._hand_folder.path / file),
+                                 sha256_of(self._hand_folder.read(_file_name(name))) if has_map else "")
+        return Hand()
 
     def _read_found(self, name: str) -> dict[str, Any] | None:
         with suppress(InputError, OSError):      # it is found again
@@ -178,18 +195,6 @@ class Session:
         if name in self._hand:
             return self._hand_folder, _file_name(name)
         return (self._found_folder, self._found[name]["map"]) if name in self._found else None
-
-    def lend_outlines(self, name: str, folder: Path) -> Path:
-        """Return the path of a scan's present outlines in a work folder, for a library or another process.
-
-        Raises:
-            MissingError: there is no such scan, or it has no outlines.
-        """
-        self._expect(name)
-        with self._of_scan[name]:
-            if (place := self._outlines_place(name)) is None:
-                raise MissingError(f"{name}: has no outlines")
-            return place[0].lend(place[1], folder / _file_name(name))
 
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
@@ -294,8 +299,9 @@ class Session:
 
     def _overview_of(self, name: str) -> dict[str, Any]:
         found = self._found.get(name, {})
-        return {"name": name, "state": self.state_of(name), "problem": self._problem_of(name), "drawn": self._drawn[name],
-                "found": found.get("map"), "confidence": lowest(found.get("rows", ())), "rows": found.get("rows", [])}
+        return {"name": name, "state": self.state_of(name), "problem": self._problem_of(name), "drawn": self._notes[name].saved,
+                "slices": to_builtins(self._notes[name].slices), "found": found.get("map"),
+                "confidence": lowest(found.get("rows", ())), "rows": found.get("rows", [])}
 
     def supports(self) -> list[str]:
         """Return the scans that are examples: outlined or corrected by hand, and done."""
@@ -343,11 +349,11 @@ class Session:
             return [name for name in self.scans if self.state_of(name) not in ("unreadable", "left out")]
 
     def draw(self, name: str, content: bytes, drawn: int) -> int:
-        """Save a scan's outlines after a stroke. Outlines as the computer found them, or none at all, are no work by hand.
+        """Save a scan's outlines as a whole: those of another program, all of whose slices are as they should be.
 
         Args:
             content: of a NIfTI file on the scan's grid.
-            drawn: how often its drawing was saved when the page read it.
+            drawn: how often its drawing was saved when it was read.
         Returns:
             How often it was saved now.
         Raises:
@@ -356,15 +362,74 @@ class Session:
             InputError: the content is no label map of this scan, or has a value that no class has.
         """
         reference = self.image_file(name)
-        label_map = self._label_map(content, name, reference)
+        label_map = self._label_map(content, name, reference).astype(np.uint8)
         self.expect_known_values(label_map)
         with self._of_scan[name]:
             self._expect_sound(name)
-            if drawn != self._drawn[name]:
-                raise ConflictError(f"{name}: was drawn on in another window since; open the scan again")
-            self._keep(name, label_map, reference)
-            self._drawn[name] += 1
-            return self._drawn[name]
+            self._expect_latest(name, drawn)
+            return self._keep(name, label_map, reference, Hand(drawn + 1))
+
+    def change(self, name: str, changes: Changes, note: Hand) -> int:
+        """Save a stroke. Outlines as the computer found them, or none at all, are no work by hand unless a slice was looked at.
+
+        Args:
+            note: which slices a person made now, the name of the stroke, and how often the drawing was saved before it. A stroke
+                that is sent again is not refused.
+        Returns:
+            How often it was saved now.
+        Raises:
+            as `draw`.
+        """
+        reference = self.image_file(name)
+        self.expect_known_values(changes.values)
+        with self._of_scan[name]:
+            self._expect_sound(name)
+            if note.stroke and self._notes[name].stroke == note.stroke:
+                return self._notes[name].saved
+            self._expect_latest(name, note.saved)
+            label_map = changes.applied(self._present(name, reference).label_map)
+            return self._keep(name, label_map, reference, replace(note, saved=note.saved + 1))
+
+    def present(self, name: str, drawn: int) -> tuple[np.ndarray, Hand]:
+        """Return a scan's present outlines, (D, H, W) uint8, not to be written to, and what is known of them.
+
+        Raises:
+            as `draw`.
+        """
+        reference = self.image_file(name)
+        with self._of_scan[name]:
+            self._expect_sound(name)
+            self._expect_latest(name, drawn)
+            return self._present(name, reference).label_map, self._notes[name]
+
+    def saved(self, name: str) -> int:
+        """Return how often a scan's drawing was saved. Raises MissingError if there is no such scan."""
+        self._expect(name)
+        return self._notes[name].saved
+
+    def has_found(self, name: str) -> bool:
+        """Return whether the computer outlined a scan."""
+        return name in self._found
+
+    def _expect_latest(self, name: str, drawn: int) -> None:
+        if drawn != self._notes[name].saved:
+            raise ConflictError(f"{name}: was drawn on in another window since; open the scan again")
+
+    def _present(self, name: str, reference: Path) -> _Present:
+        """Return a scan's present outlines. Those of the scan that is drawn on stay in memory, stroke by stroke."""
+        key = (name, self._notes[name].saved, self._found.get(name, {}).get("map"))
+        last = self._last
+        if last is None or last.key != key:
+            found = self._array(name, reference, self._found_folder, key[2])
+            by_hand = self._array(name, reference, self._hand_folder, _file_name(name)) if name in self._hand else found
+            last = self._last = _Present(key, by_hand, found)
+        return last
+
+    def _array(self, name: str, reference: Path, folder: OwnFolder, file: str | None) -> np.ndarray:
+        if file is None:
+            return np.zeros(read_header(reference).get_data_shape()[::-1], np.uint8)
+        with self._lend(folder, file) as path:
+            return read_labels(reference, path).astype(np.uint8)
 
     def _expect_sound(self, name: str) -> None:
         """Raise ConflictError if outlines by hand are there that cannot be read: they are not written over."""
@@ -381,35 +446,39 @@ class Session:
             except InputError as error:
                 raise InputError(str(error).replace(str(sent), f"outlines of {name}")) from None
 
-    def _keep(self, name: str, label_map: np.ndarray, reference: Path) -> None:
-        """Save outlines by hand. A decision that no longer holds is taken back first."""
-        if self._is_no_work(name, label_map):
+    def _keep(self, name: str, label_map: np.ndarray, reference: Path, note: Hand) -> int:
+        """Save outlines by hand, and return how often they were saved. A decision that no longer holds is taken back first."""
+        before = self._present(name, reference)
+        if not note.slices and np.array_equal(label_map, before.found):
             self._take_back(name, name not in self._found)
+            self._note(name, replace(note, slices=None), "")
             self._hand_folder.remove(_file_name(name))
             with self._lock:
                 self._hand.pop(name, None)
         else:
             self._take_back(name, name not in self._hand)       # accepted was what is no longer there
-            self._save_hand(name, label_map, reference)
+            self._save_hand(name, label_map, reference, note)
+        self._last = _Present((name, note.saved, before.key[2]), label_map, before.found)
+        return note.saved
 
     def _take_back(self, name: str, is_void: bool) -> None:
         if is_void:
             with self._lock:
                 self._change(done=self._decisions.done - {name})
 
-    def _save_hand(self, name: str, label_map: np.ndarray, reference: Path) -> None:
+    def _save_hand(self, name: str, label_map: np.ndarray, reference: Path, note: Hand) -> None:
         with self.work_folder() as work:
-            write_like(reference, label_map.astype(np.uint8), work / _file_name(name))
-            self._hand_folder.take(work / _file_name(name), _file_name(name))
+            made, about = work / _file_name(name), work / f"{name}.json"
+            write_like(reference, label_map.astype(np.uint8), made)
+            about.write_bytes(note.to_json(sha256_of(made.read_bytes())))       # both are written before one of them counts
+            self._hand_folder.take(made, made.name)
+            self._hand_folder.take(about, about.name)
         with self._lock:
-            self._hand[name] = bool(label_map.any())
+            self._hand[name], self._notes[name] = bool(label_map.any()), note
 
-    def _is_no_work(self, name: str, label_map: np.ndarray) -> bool:
-        if name not in self._found:
-            return not label_map.any()
-        with suppress(InputError), self._lend(self._found_folder, self._found[name]["map"]) as found:
-            return np.array_equal(label_map, read_array(found))
-        return False
+    def _note(self, name: str, note: Hand, sha256: str) -> None:
+        self._hand_folder.write(f"{name}.json", note.to_json(sha256))
+        self._notes[name] = note
 
     def expect_known_values(self, label_map: np.ndarray) -> None:
         """Raise InputError if a label map has a value above 0 that no class has."""
@@ -442,16 +511,31 @@ class Session:
             self._change(left_out=self._decisions.left_out | {name} if left_out else self._decisions.left_out - {name})
 
     def set_classes(self, classes: Any) -> None:
-        """Take names and colours of the classes. A class may be added, none may go.
+        """Take names and colours of the classes. One may be added, and one may go that no outlines hold.
 
         Raises:
-            InputError: they are not as `expect_classes` asks, or one is missing.
+            InputError: they are not as `expect_classes` asks, or one that is missing is held.
         """
         checked = expect_classes(classes)
+        gone = {one["value"] for one in self.classes} - {one["value"] for one in checked}
+        for name in self.scans if gone else ():
+            if held := gone & self._values_of(name):
+                raise InputError(f"classes: {min(held)} is in the outlines of {name}; allowed: to delete one that none hold")
+        if gone and self.has_task():
+            raise InputError(f"classes: {min(gone)} is missing, allowed: to rename and to add, as there is a task file")
         with self._lock:
-            if gone := {one["value"] for one in self.classes} - {one["value"] for one in checked}:
-                raise InputError(f"classes: {min(gone)} is missing, allowed: to rename and to add")
             self._change(classes=tuple(checked))
+
+    def _values_of(self, name: str) -> set[int]:
+        """Return the values in a scan's outlines by hand and by the computer. Those that cannot be read hold all."""
+        if name in self._problems:
+            return {one["value"] for one in self.classes}
+        if name not in self._hand and name not in self._found:
+            return set()
+        reference = self.image_file(name)
+        with self._of_scan[name]:
+            present = self._present(name, reference)
+            return {int(value) for array in (present.label_map, present.found) for value in np.unique(array)}
 
     def label_files(self) -> dict[str, Path]:
         """Return the files of the folder that may hold outlines, by their path in the folder."""
@@ -479,8 +563,7 @@ class Session:
                 raise ConflictError(f"{name}: has outlines by hand; allowed: a scan without")
             self._change(classes=with_values(with_names(self._decisions.classes, outlines.names, outlines.colours),
                                              np.unique(label_map).tolist()))
-            self._save_hand(name, label_map, reference)
-            self._drawn[name] += 1
+            self._save_hand(name, label_map, reference, Hand(self._notes[name].saved + 1))
             self._change(left_out=(self._decisions.left_out | _names_of(labels, self.scans)) - {name},
                          done=self._decisions.done | {name})
 
@@ -515,6 +598,25 @@ class Session:
             self._found[name] = found
             if earlier != found["map"]:
                 self._found_folder.remove(earlier)
+
+
+@dataclass(frozen=True)
+class _Present:
+    """A scan's outlines in memory.
+
+    Attributes:
+        key: its name, how often its drawing was saved, and the name of what was found.
+        label_map, found: the present ones, and those by the computer, (D, H, W) uint8.
+    """
+
+    key: tuple[str, int, str | None]
+    label_map: np.ndarray
+    found: np.ndarray
+
+
+def sha256_of(content: bytes) -> str:
+    """Return the checksum of a file's content."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _file_name(scan: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, to_builtins
 
 from qnet.util.base.classes import (
     ALIKE_RULE,
@@ -56,6 +56,60 @@ class _Row(Struct):
 class _Found(Struct):
     map: str
     rows: Annotated[list[_Row], Meta(max_length=MAX_DRAWN)]
+
+
+class Slices(Struct, forbid_unknown_fields=True):
+    """Slices across one axis of one class: those that a person drew or looked at, and those that were filled between them."""
+
+    drawn: list[Annotated[int, Meta(ge=0, le=2**15)]] = []
+    filled: list[Annotated[int, Meta(ge=0, le=2**15)]] = []
+
+
+AXIS = Literal["0", "1", "2"]       # of a label map, (D, H, W)
+OfClasses = dict[str, dict[AXIS, Slices]]     # by the value of the class
+
+
+class _Hand(Struct):
+    saved: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    stroke: Annotated[str, Meta(max_length=64)] = ""
+    sha256: str = ""
+    slices: OfClasses | None = None
+
+
+@dataclass(frozen=True)
+class Hand:
+    """What is known of outlines by hand besides their label map: the content of hand/<scan>.json.
+
+    Attributes:
+        saved: how often they were saved.
+        stroke: name of the change that was saved last.
+        slices: which slices of which class a person made; None if that is not known, as of outlines from a file: then all.
+    """
+
+    saved: int = 0
+    stroke: str = ""
+    slices: OfClasses | None = None
+
+    def to_json(self, sha256: str) -> bytes:
+        """Return the content of hand/<scan>.json.
+
+        Args:
+            sha256: of the file of the label map; empty if there is none.
+        """
+        content = {"saved": self.saved, "stroke": self.stroke, "sha256": sha256, "slices": to_builtins(self.slices)}
+        return (json.dumps(content) + "\n").encode()
+
+
+def read_hand(content: bytes, origin: str, sha256: str) -> Hand:
+    """Return what hand/<scan>.json holds. If the label map is another one, as of an editor, nothing is known of its slices.
+
+    Args:
+        sha256: of the file of the label map that is there; empty if there is none.
+    Raises:
+        InputError: it is damaged.
+    """
+    found = parse_json(content, origin, _Hand, limits=SMALL, plain=True)
+    return Hand(found.saved, found.stroke, found.slices if found.sha256 == sha256 else None)
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def test_the_whole_folder_exchanged_while_it_runs_changes_nothing_there(folder, 
     before = sorted((tmp_path / "victim").rglob("*"))
     session.leave_out("a_1", True)
     with pytest.raises(OSError, match="No such file"):      # a library's path leads nowhere
-        session.draw("a_2", nifti(drawing()), 0)
+        session.draw("a_2", nifti(drawing()), session.saved("a_2"))
     assert sorted((tmp_path / "victim").rglob("*")) == before
     assert json.loads((tmp_path / "label_page_aside/session.json").read_text(encoding="utf-8"))["left_out"] == ["a_1"]
     session.close()
@@ -200,7 +200,7 @@ def test_one_bad_drawing_is_named_and_kept_and_shuts_nobody_out(spoil, said, fol
     before = path.read_bytes()
     for _ in range(2):      # nor is the next start any worse
         session = Session(folder)
-        session.draw("a_2", nifti(drawing()), 0)
+        session.draw("a_2", nifti(drawing()), session.saved("a_2"))
         (first,) = [scan for scan in session.overview()["scans"] if scan["name"] == "a_1"]
         assert first["state"] == "unreadable" and said in first["problem"] and ".work-" not in first["problem"]
         with pytest.raises(ConflictError, match="allowed: to move the file away"):

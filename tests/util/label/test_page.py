@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
 from qnet.scripts.tables.label_pictures import open_page, open_scan, press, wait_for
 from qnet.util.base.classes import MAX_NAME, PALETTE
@@ -163,6 +164,267 @@ def test_a_stroke_that_leaves_the_slice_ends_there_and_is_kept(fresh, place):
     assert read(place / "label_page/hand/a_1.nii.gz").sum() == fresh.execute_script(COUNT) > 50
 
 
+def test_slices_are_filled_between_and_redrawn(fresh, place, client):
+    """Two discs some slices apart; what is between is filled, undone, filled again, and one of it redrawn."""
+    hand = place / "label_page/hand/a_1.nii.gz"
+    press(fresh, "f")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    press(fresh, 3 * Keys.PAGE_UP)
+    drag(fresh, ring(0.4, 0.4, 0.06))
+    wait_until(lambda: slices_of(client) == ([3, 6], []) or slices_of(client) == ([4, 7], []))
+    (low, high), _ = slices_of(client)
+    press(fresh, "i")
+    wait_until(lambda: slices_of(client) == ([low, high], [low + 1, low + 2]))
+    sizes = read(hand).sum(axis=(1, 2))
+    assert sizes[low] > sizes[low + 1] > sizes[low + 2] > sizes[high] > 0 == sizes[[*range(low), *range(high + 1, 8)]].sum()
+    assert text(fresh, "bar-text").startswith("2 drawn, 2 filled") and "ml" in text(fresh, "bar-text")
+    press(fresh, "u")
+    wait_until(lambda: slices_of(client) == ([low, high], []) and read(hand).any(axis=(1, 2)).sum() == 2)
+    press(fresh, "y")
+    wait_until(lambda: slices_of(client) == ([low, high], [low + 1, low + 2]))
+    press(fresh, Keys.PAGE_DOWN)
+    drag(fresh, ring(0.6, 0.6, 0.05))
+    wait_until(lambda: slices_of(client) == ([low, low + 2, high], [low + 1]))
+    press(fresh, "k" + Keys.PAGE_DOWN + "k")
+    wait_until(lambda: slices_of(client) == ([low, low + 1, low + 2, high], []))
+    assert errors_of(fresh) == []
+
+
+def slices_of(client, name="a_1", value="1"):
+    """The drawn and the filled slices of a class across the axial axis, as the server has them."""
+    ((_, slices),) = (client.scan(name)["slices"] or {}).get(value, {"0": {"drawn": [], "filled": []}}).items()
+    return slices["drawn"], slices["filled"]
+
+
+def test_the_bar_goes_to_a_slice_and_the_next_one_worth_drawing(fresh, client):
+    slice_number = "return labelPage.viewer.slice"
+    bar = fresh.find_element("id", "bar")
+    width = bar.size["width"]
+    for k in (0, 7, 3):
+        ActionChains(fresh).move_to_element_with_offset(bar, int((k + 0.5) * width / 8 - width / 2), 0).click().perform()
+        assert fresh.execute_script(slice_number) == k and bar.get_attribute("aria-valuenow") == str(k + 1)
+    press(fresh, "f")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    saved(fresh)
+    press(fresh, "j")
+    assert fresh.execute_script(slice_number) in (0, 6)
+    bar.send_keys(Keys.ARROW_RIGHT)
+    assert fresh.execute_script(slice_number) in (1, 7)
+
+
+@pytest.mark.parametrize(("states", "at", "expected"), [
+    ("eeee", 1, None), ("effffffe", 0, 4), ("deeee", 0, 3), ("ledee", 2, 4), ("eeedeee", 3, 0), ("edeeeeede", 1, 4),
+    ("ldiidl", 2, None), ("dffdfff", 3, 6), ("dlllllld", 0, None)])
+def test_the_next_slice_is_the_middle_of_a_wide_gap_or_the_third_beyond_an_end(states, at, expected, browser):
+    words = {"e": "empty", "d": "drawn", "l": "looked at", "f": "found", "i": "filled"}
+    next_worth = "const [states, at, tell] = arguments; import('/page/slices.js').then(one => tell(one.nextWorth(states, at)));"
+    assert browser.execute_async_script(next_worth, [words[one] for one in states], at) == expected
+
+
+@pytest.mark.parametrize("keys", ["y", Keys.CONTROL + "y" + Keys.NULL, Keys.CONTROL + Keys.SHIFT + "z" + Keys.NULL])
+def test_redo(keys, fresh, place):
+    hand = place / "label_page/hand/a_1.nii.gz"
+    press(fresh, "f")
+    drag(fresh, ring(0.3, 0.3, 0.1))
+    saved(fresh)
+    once = read(hand)
+    press(fresh, Keys.CONTROL + "z" + Keys.NULL)
+    wait_until(lambda: not hand.exists())
+    press(fresh, keys)
+    wait_until(lambda: hand.exists() and (read(hand) == once).all())
+    press(fresh, keys)
+    assert text(fresh, "status") == "Nothing to redo."
+
+
+def test_each_scan_has_its_undo(fresh, place, client):
+    press(fresh, "f")
+    drag(fresh, ring(0.3, 0.3, 0.1))
+    saved(fresh)
+    open_scan(fresh, "a_2")
+    press(fresh, "u")
+    assert text(fresh, "status") == "Nothing to undo."
+    drag(fresh, ring(0.3, 0.3, 0.1))
+    saved(fresh)
+    open_scan(fresh, "a_1")
+    press(fresh, "u")
+    wait_until(lambda: client.scan("a_1")["state"] == "empty" and client.scan("a_2")["state"] == "drawing")
+
+
+def give_classes(client, second):
+    """Give the first class another beside it, and return the list of the first."""
+    one = client.state()["classes"][:1]
+    client.tell("PUT", "/api/classes", {"classes": [*one, {"value": 2, "name": second, "colour": "#00aa00"}]})
+    return one
+
+
+def test_a_locked_class_stays_and_a_hidden_one_is_not_seen(fresh, place, client):
+    hand = place / "label_page/hand/a_1.nii.gz"
+    give_classes(client, "b")
+    press(fresh, "f")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    saved(fresh)
+    before = read(hand)
+    toggle(fresh, 2)
+    wait_for(fresh, "return document.querySelectorAll('#classes li').length === 2", LIMIT_S)
+    press(fresh, "2")
+    drag(fresh, ring(0.45, 0.4, 0.1))
+    wait_until(lambda: (read(hand) == 2).any())
+    after = read(hand)
+    assert ((after == 1) == (before == 1)).all() and 10 < (after == 2).sum() < (before == 1).sum()
+    toggle(fresh, 1)
+    assert fresh.execute_script("return [1, 2].map(value => labelPage.viewer.niivue.drawLut.lut[4 * value + 3])") == [0, 255]
+    assert (read(hand) == after).all()
+    for number in (1, 2):
+        toggle(fresh, number)
+
+
+def toggle(browser, number):
+    """Click a button of the first class: 1 hides it, 2 locks it."""
+    browser.execute_script(f"document.querySelector('#classes li .of-class button:nth-of-type({number})').click()")
+
+
+def test_a_class_goes_that_nothing_holds(fresh, client):
+    one = give_classes(client, "gone")
+    wait_for(fresh, "return !!document.querySelector('[aria-label=\"delete gone\"]')", LIMIT_S)
+    fresh.find_element("css selector", '[aria-label="delete gone"]').click()
+    wait_until(lambda: client.state()["classes"] == one)
+
+
+def test_a_name_that_is_refused_goes_from_the_page(fresh, client):
+    one = give_classes(client, "other")
+    wait_for(fresh, "return document.querySelectorAll('#classes li').length === 2", LIMIT_S)
+    field = "#classes li:nth-child(2) input[type=text]"
+    for keys in (one[0]["name"] + Keys.ENTER, "half a name" + Keys.ESCAPE):
+        fresh.find_element("css selector", field).send_keys(Keys.CONTROL + "a" + Keys.NULL + keys)
+        wait_for(fresh, f"return document.querySelector('{field}').value === 'other'", LIMIT_S)
+    assert client.state()["classes"][1]["name"] == "other" and len(errors_of(fresh)) >= 1      # the refusal
+    client.tell("PUT", "/api/classes", {"classes": one})
+
+
+def test_a_polygon_is_closed_by_a_double_click_and_left_by_escape(fresh, place):
+    hand = place / "label_page/hand/a_1.nii.gz"
+    press(fresh, "g")
+    corners = [(0.3, 0.3), (0.5, 0.3), (0.5, 0.5), (0.3, 0.5)]
+    for corner in corners:
+        drag(fresh, [corner])
+    press(fresh, Keys.ESCAPE)
+    assert fresh.execute_script(COUNT) == 0
+    for corner in corners[:3]:
+        drag(fresh, [corner])
+    drag(fresh, [corners[3]])
+    ActionChains(fresh).double_click().perform()
+    saved(fresh)
+    square = read(hand)
+    assert square.any(axis=(1, 2)).sum() == 1 and 100 < square.sum() < 250       # 12.8 pixels wide
+    press(fresh, "l")
+
+
+def test_a_pen_of_similar_grey_stays_inside_its_range(fresh, place):
+    fresh.execute_script("document.getElementById('by').value = 10")
+    fresh.find_element("id", "similar").click()
+    press(fresh, "f")
+    drag(fresh, ring(0.5, 0.5, 0.3))
+    saved(fresh)
+    fresh.find_element("id", "similar").click()
+    image, drawn = read(place / "a_1.nii.gz"), read(place / "label_page/hand/a_1.nii.gz") > 0
+    low, high = fresh.execute_script("return [labelPage.viewer.volume.cal_min, labelPage.viewer.volume.cal_max]")
+    assert 0 < drawn.sum() < 0.9 * np.pi * (0.3 * 64) ** 2 and np.ptp(image[drawn]) <= 0.2 * (high - low) + 1
+
+
+def test_each_tool_has_its_width(fresh):
+    width = "return [document.getElementById('width').value, labelPage.viewer.niivue.opts.penSize]"
+    press(fresh, "e]")
+    assert fresh.execute_script(width) == ["9", 9]
+    press(fresh, "f")
+    assert fresh.execute_script(width) == ["1", 1]
+    press(fresh, "e[")
+    assert fresh.execute_script(width) == ["5", 5]
+
+
+def test_zoom_at_the_mouse_pan_window_and_reset(fresh):
+    view = "const { niivue, volume } = labelPage.viewer; return [...niivue.scene.pan2Dxyzmm, volume.cal_min, volume.cal_max];"
+    under = """const { left, top } = document.getElementById('canvas').getBoundingClientRect(), { viewer } = labelPage;
+        return [...viewer.niivue.frac2mm(viewer.placeUnder({ clientX: left + 300, clientY: top + 200 }))].slice(0, 2);"""
+    at_first, before = fresh.execute_script(view), fresh.execute_script(under)
+    fresh.execute_script("""const canvas = document.getElementById('canvas'), { left, top } = canvas.getBoundingClientRect();
+        canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: -300, ctrlKey: true, cancelable: true,
+                                                       clientX: left + 300, clientY: top + 200 }));""")
+    zoomed = fresh.execute_script(view)
+    assert zoomed[3] == pytest.approx(math.e) and fresh.execute_script(under) == pytest.approx(before, abs=0.5)
+    mouse(fresh, 1, (-40, 30))
+    assert fresh.execute_script(view)[:2] != zoomed[:2] and fresh.execute_script(view)[3] == zoomed[3]
+    mouse(fresh, 2, (60, 0))
+    low, high = fresh.execute_script(view)[4:]
+    assert high - low > at_first[5] - at_first[4]
+    press(fresh, "0")
+    assert fresh.execute_script(view) == at_first
+    press(fresh, "+")
+    assert fresh.execute_script(view)[3] == pytest.approx(1.25)
+    press(fresh, "-")
+    assert fresh.execute_script(view) == at_first
+
+
+def mouse(browser, button, by):
+    """Drag with another button of the mouse, from the middle of the viewer."""
+    actions = ActionBuilder(browser, duration=10)
+    actions.pointer_action.move_to(browser.find_element("id", "canvas"), -100, 0).pointer_down(button)
+    actions.pointer_action.move_by(*by).pointer_up(button)
+    actions.perform()
+
+
+def test_space_enter_and_an_empty_run_say_what_to_do(fresh, client):
+    press(fresh, "l ")
+    assert text(fresh, "status").startswith("Look draws nothing. Choose a tool first")
+    press(fresh, "o")
+    wait_for(fresh, "return document.getElementById('status').textContent.startsWith('Nothing is outlined yet')", LIMIT_S)
+    press(fresh, "i")
+    wait_for(fresh, "return document.getElementById('status').textContent.startsWith('There is no slice between')", LIMIT_S)
+    assert len(errors_of(fresh)) == 2       # the refusals
+
+
+def test_the_list_is_filtered_and_counted(fresh, client):
+    assert text(fresh, "count") == "0 of 3 done"
+    fresh.find_element("id", "filter").send_keys("a_2")
+    assert [one.text for one in fresh.find_elements("css selector", "#scans .name")] == ["a_2"]
+    assert text(fresh, "count") == "0 of 3 done · 1 shown"
+    fresh.find_element("id", "filter").send_keys(Keys.CONTROL + "a" + Keys.NULL + Keys.BACKSPACE)
+
+
+def test_an_unfinished_class_is_named_before_a_run(fresh, client):
+    press(fresh, "f")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    saved(fresh)
+    press(fresh, "o")
+    wait_for(fresh, "return document.getElementById('run-dialog').open", LIMIT_S)
+    assert "is drawn in 1 slice only" in text(fresh, "unfinished")
+    fresh.find_element("css selector", "#run-dialog button:not(.strong)").click()
+    assert client.state()["run"]["state"] == "idle"
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (700, 900), (900, 700), (1440, 900)])
+def test_nothing_covers_anything_at_any_width(width, height, browser):
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        covered, wide = browser.execute_script(OVERLAPS)
+        assert covered == [] and wide <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+# pairs of controls that overlap, and the width of the page
+OVERLAPS = """
+    const kinds = 'main button, main select, main input:not([type=radio]), main canvas, header button, main h2', found = [];
+    const all = [...document.querySelectorAll(kinds)].filter(one => one.checkVisibility() && !one.closest('#scans'));
+    for (const [k, one] of all.entries()) for (const other of all.slice(k + 1)) {
+      const a = one.getBoundingClientRect(), b = other.getBoundingClientRect();
+      const inside = one.contains(other) || other.contains(one), width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (!inside && width > 1 && height > 1) found.push([one.id || one.textContent, other.id || other.textContent]);
+    }
+    return [found, document.documentElement.scrollWidth];"""
+
+
 @pytest.mark.parametrize("axes", ["LAS", *(pytest.param(axes, marks=pytest.mark.slow) for axes in ("RAS", "LPS", "PSR", "AIL"))])
 def test_outlines_keep_their_voxels_whatever_the_axes(axes, tmp_path):
     """What the browser shows and sends back is what was there, voxel by voxel."""
@@ -219,10 +481,15 @@ def test_every_control_has_a_name_for_screen_readers(browser):
 
 def test_everything_is_reached_with_tab(fresh):
     seen = set()
-    for _ in range(60):
+    press(fresh, "p")
+    drag(fresh, [(0.2, 0.2), (0.3, 0.2)])
+    saved(fresh)
+    for _ in range(80):
         ActionChains(fresh).send_keys(Keys.TAB).perform()
         seen.add(fresh.execute_script("const { id, dataset, name } = document.activeElement; return id || dataset.scan || name;"))
-    assert {"a_1", "a_2", "run", "careful", "export", "tool", "width", "undo", "view", "canvas", "load", "leave-out", "add-class",
+    assert {"a_1", "a_2", "run", "careful", "filter", "bar", "fill", "next", "looked", "similar", "lines", "cross", "reset",
+            "export",
+            "tool", "width", "undo", "view", "canvas", "leave-out", "add-class",
             "low", "high", "opacity", "shown"} <= seen
 
 
@@ -319,13 +586,20 @@ def test_the_whole_path_killed_on_the_way(tmp_path):
         browser = open_page(client.address)
         try:
             _outline_and_run(browser, client, folder, truth)
+            open_scan(browser, "a_1")
             process.kill()
             process.wait()
-            press(browser, "x")
+            press(browser, "f")
+            drag(browser, ring(0.8, 0.8, 0.04))         # while there is no server
             wait_for(browser, "return document.getElementById('status').textContent.includes('does not answer')", LIMIT_S)
             with running(folder, program=FAST_PROGRAM) as (client, _):
+                saved(browser)                          # the page that is open goes on
+                assert read(folder / "label_page/hand/a_1.nii.gz").sum() > truth.sum()
+                press(browser, "u")
+                wait_until(lambda: (read(folder / "label_page/hand/a_1.nii.gz") == truth).all())
                 browser.get(client.address)
                 wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
+                open_scan(browser, next(scan["name"] for scan in client.state()["scans"] if scan["state"] == "found"))
                 _correct_and_export(browser, client, folder)
         finally:
             browser.quit()

@@ -1,16 +1,20 @@
 // The page: what the server says is shown, what the person does is told to the server.
 
 import * as server from './requests.js';
+import { nextWorth, of, statesOf, withDrawn, withFilled } from './slices.js';
 import { Viewer } from './viewer.js';
 
+const CAREFUL = 7;       // times as long
 const POLL_MS = 1000, RETRY_MS = 2000;
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
                 'found': ['◐', 'to look through'], 'correcting': ['✎', 'being corrected'], 'corrected': ['★', 'corrected: an example'],
                 'accepted': ['✓', 'accepted'], 'left out': ['–', 'left out'], 'unreadable': ['!', ''] };
+const BAR = { 'drawn': 1, 'looked at': 0.12, 'filled': 0.6, 'found': 0.3, 'empty': 0 };      // heights
+const CT = { 'soft tissue': [40, 400], 'liver': [60, 160], 'lung': [-600, 1500], 'bone': [400, 1800], 'brain': [40, 80] };     // level, width
 const DONE = { 'drawing': 'Done: use as an example', 'found': 'Accept', 'correcting': 'Done: use as an example',
                'outlined': 'Open again', 'corrected': 'Open again', 'accepted': 'Open again' };
 const OPEN = ['drawing', 'correcting'];
-const LETTERS = { l: 'look', p: 'pen', f: 'filled', e: 'eraser', r: 'filled eraser' };
+const LETTERS = { l: 'look', p: 'pen', f: 'filled', g: 'polygon', e: 'eraser', r: 'filled eraser' };
 
 const at = id => document.getElementById(id);
 const made = (tag, properties = {}, ...inside) => {
@@ -22,9 +26,14 @@ const made = (tag, properties = {}, ...inside) => {
 let state = null, shownState = '', away = false;      // what the server said last, and whether it answers
 let open = null;                        // name of the open scan
 let shownFound = null, drawn = 0;       // of the open scan: the label map by the computer, and how often the drawing was saved
-let unsaved = false, saving = null, opening = null;
+let saving = null, opening = null;
+const waiting = [];                     // strokes that are not saved yet
+const histories = new Map();            // what can be undone, by scan
 let chosenClass = 1;
+const hidden = new Set(), locked = new Set();
+const widths = { pen: 1, filled: 1, polygon: 1, eraser: 5, 'filled eraser': 1 };
 const viewer = new Viewer(at('canvas'), { onStroke: save, onMove: showPlace, onWindow: showWindow });
+viewer.locked = locked;
 
 const short = path => (path.startsWith(`${state.home}/`) ? `~${path.slice(state.home.length)}` : path);
 const scanNamed = name => state.scans.find(scan => scan.name === name);
@@ -80,7 +89,7 @@ function rowOf(name) {
   if (!rows.has(name)) {
     const part = (className, properties) => made('span', { className, ...properties });
     const button = made('button', { type: 'button', onclick: () => openScan(name) }, part('sign', { ariaHidden: 'true' }),
-      part('name', { textContent: name }), part('number', { title: 'lowest confidence of its classes' }), part('what'));
+      part('name', { textContent: name }), part('number', { title: 'expected Dice of its least certain class' }), part('what'));
     button.dataset.scan = name;
     rows.set(name, made('li', {}, button));
   }
@@ -94,10 +103,29 @@ function emptyText(word, numbers) {
   return empty.length ? ` · empty: ${empty.map(row => names[row.label] ?? row.label_name).join(', ')}` : '';
 }
 
+// The list is sorted when the page is opened and when a run has ended, and stays so meanwhile: nothing moves under the mouse.
+let order = [], wasBusy = true;
+
+function sortScans() {
+  const busy = state.run.state !== 'idle', names = state.scans.map(scan => scan.name);
+  if (!order.length || (wasBusy && !busy)) order = names;
+  wasBusy = busy;
+  const words = at('filter').value.trim().toLowerCase();
+  return order.map(scanNamed).filter(scan => scan.name.toLowerCase().includes(words) || WORDS[scan.state][1].includes(words));
+}
+
+function showCount(shown) {
+  const looked = state.scans.filter(scan => ['accepted', 'corrected', 'outlined'].includes(scan.state)).length;
+  const usable = state.scans.filter(scan => !['left out', 'unreadable'].includes(scan.state)).length;
+  at('count').textContent = `${looked} of ${usable} done${shown < state.scans.length ? ` · ${shown} shown` : ''}`;
+}
+
 function showScans() {
   at('where').textContent = `${short(state.folder)} · everything is kept in ${short(state.session)}`;
   at('where').title = at('where').textContent;
-  const items = state.scans.map(({ name, state: word, confidence, problem, rows: numbers }) => {
+  const scans = sortScans();
+  showCount(scans.length);
+  const items = scans.map(({ name, state: word, confidence, problem, rows: numbers }) => {
     const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
     const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words + emptyText(word, numbers) };
     for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
@@ -105,7 +133,7 @@ function showScans() {
     button.ariaCurrent = String(name === open);
     return row;
   });
-  if (items.every((item, k) => at('scans').children[k] === item)) return;
+  if (items.length === at('scans').children.length && items.every((item, k) => at('scans').children[k] === item)) return;
   const focused = document.activeElement;
   at('scans').replaceChildren(...items);
   if (focused?.dataset?.scan) focused.focus();
@@ -119,8 +147,24 @@ function showRun() {
   at('stop').hidden = at('progress').hidden = !busy;
   Object.assign(at('progress'), { max: Math.max(run.total, 1), value: run.done });
   at('run-text').textContent = !busy ? run.message ?? '' : run.state === 'starting' ? 'Starting …' : run.state === 'stopping' ? 'Stopping …'
-    : `${run.done} of ${run.total}${run.current ? `, now ${run.current}` : ''}`;
+    : `${run.done} of ${run.total}${run.current ? `, now ${run.current}` : ''}${timeLeft(run)}`;
+  const left = scans.filter(scan => ['empty', 'found'].includes(scan.state)).length;
+  at('careful-text').textContent = run.seconds && left ? ` careful: about ${minutes(CAREFUL * run.seconds * left)}, else ${minutes(run.seconds * left)}`
+    : ` careful: better, and takes ${CAREFUL} times as long`;
   at('failures').replaceChildren(...run.failures.map(line => made('li', { textContent: line })));
+}
+
+const minutes = seconds => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
+
+function timeLeft({ seconds, done: ended, total, careful }) {
+  return seconds && ended && ended < total ? ` · about ${minutes(seconds * (careful ? CAREFUL : 1) * (total - ended))} left` : '';
+}
+
+// How often the volume of a class is the median of those that the computer found in all scans.
+function timesMedian(row) {
+  const volumes = state.scans.flatMap(scan => scan.rows.filter(one => one.label === row.label && one.volume_ml > 0).map(one => one.volume_ml)).sort((a, b) => a - b);
+  const middle = (volumes[Math.floor((volumes.length - 1) / 2)] + volumes[Math.floor(volumes.length / 2)]) / 2;
+  return volumes.length < 3 || row.volume_ml == null ? '–' : `${(row.volume_ml / middle).toFixed(1)} ×`;
 }
 
 function showOpen() {
@@ -135,36 +179,63 @@ function showOpen() {
   const rows = scan && ['found', 'accepted'].includes(scan.state) ? scan.rows : [];
   const names = Object.fromEntries(state.classes.map(one => [one.value, one.name]));
   const cell = (tag, text) => made(tag, { textContent: text });
-  at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...['class', 'ml', 'slices', 'conf.'].map(text => cell('th', text)))),
+  at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...[['class', ''], ['ml', 'volume'], ['median', 'volume against the median of the scans that the computer outlined'], ['slices', ''], ['Dice', 'expected Dice; a single case may be far off']].map(([text, title]) => Object.assign(cell('th', text), { title })))),
     made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', row.volume_ml == null ? '–' : String(Number(row.volume_ml.toPrecision(4)))),
-      cell('td', row.slices ?? '–'), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
+      cell('td', timesMedian(row)), cell('td', row.slices ?? '–'), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
 }
 
 // ---- the open scan ----
 
+let wanted = null;      // the scan to open; another may be asked for while it loads
+
 async function openScan(name, focus = false) {
+  wanted = name;
+  while (opening) await opening;
+  if (wanted !== name) return;
+  opening = load(name).finally(() => { opening = null; });
   await opening;
-  opening = load(name);
-  await opening;
-  opening = null;
   await refresh();
   if (focus) at('canvas').focus();
 }
 
 async function load(name) {
   say('');
+  at('loading').textContent = `Loading ${name} …`;
+  at('loading').hidden = false;
   try {
     do {
       await settled();
       const before = (await server.getState()).scans.find(scan => scan.name === name);
       const [image, outlines] = await Promise.all([server.getImage(name), server.getOutlines(name)]);
-      if (await viewer.show(image, outlines, isQuiet, () => { open = name; ({ found: shownFound, drawn } = before); })) break;
+      if (await viewer.show(image, outlines, { slices: slicesOf(before), history: historyOf(before) }, isQuiet, () => { open = name; ({ found: shownFound, drawn } = before); })) break;
     } while (true);
     showRange();
+    showPresets();
     setSaved('');
+    goToWorst(scanNamed(name));
+    showBar();
   } catch (error) {
     say(error.message, true);
+  } finally {
+    at('loading').hidden = true;
   }
+}
+
+// Which slices a person made: as the server has it, of outlines by the computer none.
+const slicesOf = scan => scan.slices ?? (['found', 'accepted', 'empty'].includes(scan.state) ? {} : null);
+
+// What can be undone of a scan, if its outlines are still those that it was left with.
+function historyOf({ name, drawn: saved, found }) {
+  const kept = histories.get(name);
+  return kept && kept.drawn === saved && kept.found === found ? kept.history : null;
+}
+
+// A scan that the computer outlined opens at its least certain class; others at the class that is chosen.
+function goToWorst(scan) {
+  const sure = scan?.state === 'found' ? scan.rows.filter(row => row.confidence !== null && row.slices) : [];
+  const worst = sure.length ? sure.reduce((one, other) => (other.confidence < one.confidence ? other : one)).label : chosenClass;
+  if (worst !== chosenClass) chooseClass(worst);
+  viewer.goToClass(worst);
 }
 
 // A run found something new for the open scan, or another window drew on it.
@@ -172,8 +243,9 @@ async function showNewFound() {
   const scan = open && scanNamed(open);
   if (!scan || opening || !isQuiet() || (scan.found === shownFound && scan.drawn <= drawn)) return;
   const outlines = await server.getOutlines(scan.name);
-  await viewer.show(null, outlines, () => isQuiet() && !opening && open === scan.name,
+  await viewer.show(null, outlines, { slices: slicesOf(scan), history: null }, () => isQuiet() && !opening && open === scan.name,
                     () => { shownFound = scan.found; drawn = Math.max(drawn, scan.drawn); });
+  showBar();
 }
 
 function setSaved(words, bad = false) {
@@ -181,36 +253,36 @@ function setSaved(words, bad = false) {
   at('saved').classList.toggle('bad', bad);
 }
 
-// Save the drawing; strokes made meanwhile are saved after it. It tries again until the server answers.
-function save() {
-  unsaved = true;
+// Save a stroke; those made meanwhile are saved after it. It tries again until the server answers.
+function save(change) {
+  waiting.push({ name: open, stroke: crypto.randomUUID(), ...change });
   setSaved('saving …');
+  showBar();
   saving ??= saveAll().finally(() => { saving = null; });
 }
 
 async function saveAll() {
-  while (unsaved) {
-    unsaved = false;
+  while (waiting.length) {
+    const { name, stroke, slices, ...change } = waiting[0];
     try {
-      const name = open, content = viewer.file();       // both of this very moment
-      drawn = await server.putOutlines(name, await content, drawn);
+      drawn = await server.saveStroke(name, { drawn, stroke, slices }, change);
+      waiting.shift();
+      if (name === open) histories.set(name, { history: viewer.history, drawn, found: shownFound });
       setSaved('saved');
     } catch (error) {
-      if (error.status === 409) {
-        say(error.message, true);
-        setSaved('not saved', true);
-        return;
-      }
-      unsaved = true;
       setSaved('not saved', true);
       say(error.message, true);
+      if (!error.away && error.status !== 507 && error.status !== 403) {      // it will never be taken
+        waiting.length = 0;
+        return;
+      }
       await new Promise(resolve => setTimeout(resolve, RETRY_MS));
     }
   }
   refresh();
 }
 
-const isQuiet = () => !saving && !unsaved && !viewer.isDrawing;
+const isQuiet = () => !saving && !waiting.length && !viewer.isDrawing;
 
 async function settled() {
   viewer.endStroke();
@@ -219,7 +291,94 @@ async function settled() {
 
 function showPlace(place) {
   if (place) at('position').dataset.place = `${place.vox.map(Math.round).join(', ')}: ${place.values[0]?.value?.toFixed?.(0) ?? ''}`;
-  at('position').textContent = `voxel ${at('position').dataset.place ?? ''}${viewer.penIsDown ? ' · pen down' : ''}`;
+  const number = viewer.volume && viewer.place()[2 - viewer.plane], n = viewer.volume && viewer.dims[2 - viewer.plane];
+  const mm = place?.mm ? ` · ${['S', 'A', 'R'][viewer.plane]} ${place.mm[2 - viewer.plane].toFixed(1)} mm` : '';
+  if (place) at('position').dataset.slice = `slice ${number + 1} of ${n}${mm}`;
+  at('position').textContent = `${at('position').dataset.slice ?? ''} · voxel ${at('position').dataset.place ?? ''}${viewer.penIsDown ? ' · pen down' : ''}`;
+  showBar();
+}
+
+// ---- the bar along the slices ----
+
+const heldNow = () => viewer.held(viewer.plane, chosenClass);
+const axisNow = () => viewer.axis(viewer.plane);
+const statesNow = () => statesOf(viewer.slices, chosenClass, axisNow(), heldNow());
+const isReversed = () => viewer.sliceOf(viewer.plane, 0) !== 0;
+const atBar = states => (isReversed() ? [...states].reverse() : states);
+
+function showBar() {
+  if (!viewer.volume || !viewer.counts || !state) return;
+  const states = atBar(statesNow()), here = viewer.place()[2 - viewer.plane], canvas = at('bar'), { clientWidth: width, clientHeight: height } = canvas;
+  Object.assign(canvas, { width: width * devicePixelRatio, height: height * devicePixelRatio });
+  const pen = canvas.getContext('2d'), style = getComputedStyle(canvas), step = width / states.length;
+  pen.scale(devicePixelRatio, devicePixelRatio);
+  const colour = state.classes.find(one => one.value === chosenClass)?.colour ?? style.color;
+  states.forEach((word, k) => {
+    const gap = step > 4 ? 1 : 0, tall = BAR[word] * (height - 2);
+    pen.globalAlpha = word === 'drawn' || word === 'looked at' ? 1 : 0.6;
+    pen.fillStyle = word === 'looked at' ? style.color : colour;
+    pen.fillRect(k * step, height - tall, step - gap, tall);
+  });
+  pen.globalAlpha = 1;
+  pen.strokeStyle = style.color;
+  pen.lineWidth = 2;
+  pen.strokeRect(here * step, 1, Math.max(step - 1, 2), height - 2);
+  const count = word => states.filter(one => one === word).length;
+  Object.assign(canvas, { ariaValueMin: '1', ariaValueMax: String(states.length), ariaValueNow: String(here + 1),
+                          ariaValueText: `slice ${here + 1} of ${states.length}: ${states[here]}` });
+  at('bar-text').textContent = `${count('drawn')} drawn, ${count('filled')} filled${count('found') ? `, ${count('found')} as found` : ''}`
+    + ` · ${Number(viewer.millilitres(chosenClass).toPrecision(3))} ml`;
+  at('undo').disabled = !viewer.history.undo.length;
+  at('redo').disabled = !viewer.history.redo.length;
+  for (const cell of document.querySelectorAll('#classes .ml')) cell.textContent = mlOf(Number(cell.dataset.value));
+}
+
+const mlOf = value => (viewer.counts && viewer.millilitres(value) ? `${Number(viewer.millilitres(value).toPrecision(3))} ml` : '');
+
+function barTo(event) {
+  const { left, width } = at('bar').getBoundingClientRect(), n = viewer.dims[2 - viewer.plane];
+  const place = Math.min(Math.max(Math.floor((event.clientX - left) / width * n), 0), n - 1);
+  viewer.goToSlice(viewer.sliceOf(viewer.plane, place));
+}
+
+function barKey(event) {
+  const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+  if (!by || !viewer.volume) return;
+  event.preventDefault();
+  event.stopPropagation();
+  viewer.move('through', by);
+  viewer.niivue.createOnLocationChange();
+}
+
+function nextSlice() {
+  const next = viewer.volume ? nextWorth(statesNow(), viewer.slice) : null;
+  if (next === null) say(viewer.volume && heldNow().some(Boolean) ? 'Every third slice is drawn. Press I to fill between.' : 'Draw the class in a slice first.');
+  else viewer.goToSlice(next);
+}
+
+// The slice at hand is as it should be for the chosen class, or, with `all`, every slice is.
+function lookedAt(all = false) {
+  if (!viewer.volume) return;
+  const numbers = all ? heldNow().flatMap((holds, k) => (holds ? [k] : [])) : [viewer.slice];
+  viewer.endStroke();
+  viewer.setSlices(withDrawn(viewer.slices, chosenClass, axisNow(), numbers));
+}
+
+// ---- tools of the server ----
+
+const SHAPES = { fill: 'Filled', copy: 'Copied', largest: 'Kept the largest part', holes: 'Filled holes', smooth: 'Smoothed' };
+
+function shape(tool) {
+  return act(async () => {
+    if (!open) return;
+    await settled();
+    const axis = axisNow(), slice = viewer.slice, value = chosenClass;
+    const { said, voxels, values } = await server.propose(open, { drawn, tool, value, axis, slice, slices: of(viewer.slices, value, axis).drawn });
+    if (locked.has(value)) throw new Error('This class is locked; unlock it first.');
+    const slices = tool === 'copy' ? withDrawn(viewer.slices, value, axis, [slice]) : withFilled(viewer.slices, value, axis, said.filled);
+    if (voxels.length || said.filled.length) viewer.apply(voxels, values, slices);
+    say(`${SHAPES[tool]}: ${voxels.length} voxels changed${said.filled.length ? ` in ${said.filled.length} slices` : ''}.`);
+  });
 }
 
 function showRange() {
@@ -238,7 +397,7 @@ function showWindow(volume) {
 // ---- classes ----
 
 function showClasses() {
-  viewer.setColours(state.classes);
+  viewer.setColours(state.classes, hidden);
   at('add-class').disabled = !state.next_class;
   if (at('classes').contains(document.activeElement) && document.activeElement.type !== 'radio') return;
   at('classes').replaceChildren(...state.classes.map(({ value, name, colour }) => {
@@ -247,15 +406,38 @@ function showClasses() {
     const paint = made('input', { type: 'color', value: colour, ariaLabel: `colour of ${name}`, onchange: () => change(value, { colour: paint.value }) });
     const text = made('input', { type: 'text', value: name, maxLength: state.max_name, ariaLabel: `name of class ${value}`,
                                  onchange: () => change(value, { name: text.value }),
-                                 onkeydown: event => { if (event.key === 'Enter') text.blur(); } });
-    return made('li', { className: value === chosenClass ? 'chosen' : '' }, choice, paint, text, ...(value < 10 ? [made('kbd', { textContent: value })] : []));
+                                 onkeydown: event => {
+                                   if (event.key === 'Escape') text.value = name;
+                                   if (['Enter', 'Escape'].includes(event.key)) text.blur();
+                                 } });
+    const ml = made('span', { className: 'ml', textContent: mlOf(value) });
+    ml.dataset.value = value;
+    const toggle = (set, sign, words) => made('button', { type: 'button', className: 'small', textContent: sign, ariaLabel: `${words} ${name}`,
+                                                          ariaPressed: String(set.has(value)), onclick: () => toggleClass(set, value) });
+    return made('li', { className: value === chosenClass ? 'chosen' : '' }, choice, paint, text, ...(value < 10 ? [made('kbd', { textContent: value })] : []),
+                made('div', { className: 'of-class' }, ml, toggle(hidden, 'hide', 'hide'), toggle(locked, 'lock', 'lock'),
+                     made('button', { type: 'button', className: 'small', textContent: 'delete', ariaLabel: `delete ${name}`, disabled: state.classes.length < 2,
+                                      onclick: () => removeClass(value) })));
   }));
 }
 
+function toggleClass(set, value) {
+  if (!set.delete(value)) set.add(value);
+  showClasses();
+}
+
+const removeClass = act(async value => {
+  document.activeElement.blur();
+  await settled();
+  await server.putClasses(state.classes.filter(one => one.value !== value));
+  if (chosenClass === value) chosenClass = state.classes.find(one => one.value !== value).value;
+  shownState = '';
+});
+
 const change = act(async (value, what) => {
   document.activeElement.blur();
+  shownState = '';      // also a name that is refused goes from the page
   await server.putClasses(state.classes.map(one => (one.value === value ? { ...one, ...what } : one)));
-  shownState = '';
 });
 
 const addClass = act(async () => {
@@ -273,11 +455,24 @@ function chooseClass(value) {
   chosenClass = value;
   useTool();
   showClasses();
+  showBar();
 }
 
 function useTool(tool) {
   if (tool) document.querySelector(`[name="tool"][value="${tool}"]`).checked = true;
-  viewer.useTool(document.querySelector('[name="tool"]:checked').value, chosenClass);
+  const chosen = document.querySelector('[name="tool"]:checked').value;
+  viewer.useTool(chosen, chosenClass);
+  viewer.width = widths[chosen] ?? 1;
+  at('width').value = widths[chosen] ?? 1;
+  at('width').disabled = !(chosen in widths) || chosen === 'polygon';
+}
+
+function setWidth(step = 0) {
+  const chosen = document.querySelector('[name="tool"]:checked').value, { options } = at('width');
+  if (!(chosen in widths)) return;
+  if (step) at('width').selectedIndex = Math.min(Math.max(at('width').selectedIndex + step, 0), options.length - 1);
+  widths[chosen] = Number(at('width').value);
+  viewer.width = widths[chosen];
 }
 
 // ---- what the person does ----
@@ -289,23 +484,49 @@ const done = act(async () => {
   if (!DONE[before]) return;
   await server.setDone(open, DONE[before] !== 'Open again');
   await refresh();
+  if (!['found', 'correcting'].includes(before)) return;
   const next = state.scans.find(scan => scan.state === 'found');
-  if (['found', 'correcting'].includes(before) && next) await openScan(next.name, true);
+  if (next) await openScan(next.name, true);
+  else say('All are looked through. Press X to export.');
 });
+
+// Enter goes on, and takes nothing back.
+function goOn() {
+  if (viewer.penIsDown) viewer.penUp();
+  else if (open && DONE[scanNamed(open).state] !== 'Open again') done();
+  else if (open && !state.scans.some(scan => scan.state === 'found')) say('All are looked through. Press X to export.');
+}
 
 const run = act(async () => {
   await settled();
   await refresh();
   if (open && OPEN.includes(scanNamed(open).state)) await server.setDone(open, true);
-  await server.run(at('careful').checked);
+  const unfinished = await server.getUnfinished();
+  if (!unfinished.length) return server.run(at('careful').checked);
+  at('unfinished').replaceChildren(...unfinished.map(line => made('li', { textContent: line })));
+  at('run-dialog').returnValue = '';
+  return at('run-dialog').showModal();
+});
+
+const runAnyway = act(async () => {
+  if (at('run-dialog').returnValue === 'run') await server.run(at('careful').checked);
 });
 
 const stop = act(() => server.stop());
 
 const writeExport = act(async () => {
   await settled();
-  const { folder, files } = await server.writeExport();
-  at('exported').textContent = `${files.length} files in ${short(folder)}: ${files.join(', ')}`;
+  at('export').disabled = true;
+  at('exported').textContent = 'Exporting …';
+  try {
+    const { folder, files } = await server.writeExport();
+    at('exported').textContent = `${files.length} ${files.length === 1 ? 'file' : 'files'} in ${short(folder)}: ${files.join(', ')}`;
+  } catch (error) {
+    at('exported').textContent = '';
+    throw error;
+  } finally {
+    at('export').disabled = false;
+  }
 });
 
 const leaveOut = act(async () => {
@@ -315,6 +536,7 @@ const leaveOut = act(async () => {
 
 const chooseFile = act(async () => {
   const files = await server.getFiles();
+  if (!files.length) throw new Error('There is no file of outlines in the folder or below it.');
   at('load-file').replaceChildren(...files.map(file => made('option', { textContent: file })));
   at('load-dialog').returnValue = '';
   at('load-dialog').showModal();
@@ -329,9 +551,13 @@ function undo() {
   if (!viewer.undo()) say('Nothing to undo.');
 }
 
+function redo() {
+  if (!viewer.redo()) say('Nothing to redo.');
+}
+
 function step(by) {
-  const names = state.scans.filter(scan => scan.state !== 'unreadable').map(scan => scan.name);
-  const next = names[Math.min(Math.max(names.indexOf(open) + by, 0), names.length - 1)];
+  const names = sortScans().filter(scan => scan.state !== 'unreadable').map(scan => scan.name), from = names.indexOf(wanted ?? open);
+  const next = names[Math.min(Math.max(from + by, 0), names.length - 1)];
   if (next && next !== open) openScan(next, true);
 }
 
@@ -341,7 +567,19 @@ function nextView() {
 }
 
 function showOutlines() {
-  viewer.opacity = at('shown').checked ? at('opacity').value / 100 : 0;
+  viewer.setOpacity(at('shown').checked ? at('opacity').value / 100 : 0, at('lines').checked);
+}
+
+function showPresets() {
+  const isCT = viewer.volume.global_min < -200;      // Hounsfield units
+  at('preset').replaceChildren(made('option', { value: '', textContent: 'as at first' }), ...(isCT ? Object.keys(CT) : []).map(name => made('option', { value: name, textContent: name })));
+  at('preset').parentElement.hidden = !isCT;
+}
+
+function usePreset() {
+  const preset = CT[at('preset').value];
+  if (preset) viewer.setWindow(preset[0] - preset[1] / 2, preset[0] + preset[1] / 2);
+  else viewer.resetView();
 }
 
 function toggleOutlines() {
@@ -349,19 +587,25 @@ function toggleOutlines() {
   showOutlines();
 }
 
-const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(),
+const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, y: redo, i: shape('fill'), c: shape('copy'), j: nextSlice, k: () => lookedAt(), '[': () => setWidth(-1),
+                 ']': () => setWidth(1), '+': () => viewer.zoomAtCross(1.25), '=': () => viewer.zoomAtCross(1.25), '-': () => viewer.zoomAtCross(0.8), 0: () => viewer.resetView(),
+                 t: () => at('cross').click(), d: () => at('lines').click(), o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(),
                  v: nextView, h: toggleOutlines, '?': () => at('keys').showModal() };
 
 function key(event) {
   const { target } = event, word = event.key.toLowerCase();
   if (document.querySelector('dialog[open]') || ['TEXTAREA', 'SELECT'].includes(target.tagName)
       || (target.tagName === 'INPUT' && !['radio', 'checkbox'].includes(target.type))) return;
-  if ((event.ctrlKey || event.metaKey) && word === 'z') undo();
-  else if (event.ctrlKey || event.metaKey || event.altKey || event.repeat && word !== 'n' && word !== 'b') return;
+  const command = event.ctrlKey || event.metaKey;
+  if (command && (word === 'y' || word === 'z' && event.shiftKey)) redo();
+  else if (command && word === 'z') undo();
+  else if (command || event.altKey || event.repeat && !'nb+-='.includes(word)) return;
+  else if (word === 'k' && event.shiftKey) lookedAt(true);
+  else if (word === ' ' && target === at('canvas')) say('Look draws nothing. Choose a tool first: P pen, F filled pen, G polygon.');
   else if (word in BY_KEY) BY_KEY[word]();
   else if (word in LETTERS) useTool(LETTERS[word]);
   else if (/^[1-9]$/.test(word)) chooseClass(Number(word));
-  else if (event.key === 'Enter' && target === at('canvas')) done();
+  else if (event.key === 'Enter' && target === at('canvas')) goOn();
   else return;
   event.preventDefault();
 }
@@ -370,16 +614,26 @@ function key(event) {
 
 async function start() {
   document.addEventListener('keydown', key, { capture: true });
-  window.addEventListener('beforeunload', event => { if (saving || unsaved) event.preventDefault(); });
+  window.addEventListener('beforeunload', event => { if (saving || waiting.length) event.preventDefault(); });
   at('tools').onchange = () => useTool();
-  at('width').onchange = () => { viewer.width = Number(at('width').value); };
-  at('view').onchange = () => { viewer.view = Number(at('view').value); };
-  at('opacity').oninput = at('shown').onchange = showOutlines;
+  at('width').onchange = () => setWidth();
+  at('view').onchange = () => { viewer.view = Number(at('view').value); showBar(); };
+  at('opacity').oninput = at('shown').onchange = at('lines').onchange = showOutlines;
+  at('cross').onchange = () => { viewer.cross = at('cross').checked; };
+  at('similar').onchange = at('by').oninput = () => { viewer.similar = at('similar').checked ? at('by').value / 100 : null; };
+  at('filter').oninput = () => { showScans(); };
+  at('preset').onchange = usePreset;
+  at('bar').onpointerdown = event => { at('bar').setPointerCapture(event.pointerId); barTo(event); };
+  at('bar').onpointermove = event => { if (event.buttons) barTo(event); };
+  at('bar').onkeydown = barKey;
+  new ResizeObserver(showBar).observe(at('bar'));
   at('low').oninput = at('high').oninput = () => viewer.setWindow(Number(at('low').value), Number(at('high').value));
-  const buttons = { run, stop, undo, done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
+  const buttons = { run, stop, undo, redo, fill: shape('fill'), next: nextSlice, looked: () => lookedAt(), 'all-looked': () => lookedAt(true), copy: shape('copy'),
+                    largest: shape('largest'), holes: shape('holes'), smooth: shape('smooth'), reset: () => viewer.resetView(), done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
                     'keys-button': () => at('keys').showModal() };
   for (const [id, action] of Object.entries(buttons)) at(id).onclick = action;
   at('load-dialog').onclose = loadChosen;
+  at('run-dialog').onclose = runAnyway;
   await viewer.start();
   showOutlines();
   await refresh();

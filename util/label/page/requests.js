@@ -19,7 +19,7 @@ async function ask(method, path, body, type) {
   try {
     answer = await fetch(path, { method, body, headers: { 'Label-Token': token, ...body && { 'Content-Type': type } } });
   } catch {
-    throw Object.assign(new Error('The server does not answer. Start it again with label.sh, and open the address that it prints.'),
+    throw Object.assign(new Error('The server does not answer. Start it again by the same command: this page goes on then.'),
                         { away: true });
   }
   if (!answer.ok) {
@@ -33,6 +33,22 @@ const json = async answer => (await answer).json();
 const ofScan = (name, what) => `/api/scans/${encodeURIComponent(name)}/${what}`;
 const tell = (method, path, content = {}) => json(ask(method, path, JSON.stringify(content), 'application/json'));
 
+function packed(said, voxels, values) {
+  const head = new TextEncoder().encode(JSON.stringify(said)), content = new Uint8Array(4 + head.length + 5 * voxels.length), view = new DataView(content.buffer);
+  view.setUint32(0, head.length, true);
+  content.set(head, 4);
+  const start = 4 + head.length;
+  voxels.forEach((voxel, k) => view.setUint32(start + 4 * k, voxel, true));
+  content.set(values, start + 4 * voxels.length);
+  return content;
+}
+
+function unpacked(content) {
+  const view = new DataView(content), start = 4 + view.getUint32(0, true), n = (content.byteLength - start) / 5;
+  return { said: JSON.parse(new TextDecoder().decode(content.slice(4, start))),
+           voxels: Uint32Array.from({ length: n }, (_, k) => view.getUint32(start + 4 * k, true)), values: new Uint8Array(content, start + 4 * n) };
+}
+
 async function bytes(path) {
   const answer = await ask('GET', path);
   return answer.status === 204 ? null : answer.arrayBuffer();
@@ -42,8 +58,15 @@ export const getState = () => json(ask('GET', '/api/state'));
 export const getFiles = async () => (await json(ask('GET', '/api/files'))).files;
 export const getImage = name => bytes(ofScan(name, 'image'));
 export const getOutlines = name => bytes(ofScan(name, 'outlines'));
-export const putOutlines = async (name, content, drawn) =>
-  (await json(ask('PUT', `${ofScan(name, 'outlines')}?drawn=${drawn}`, content, 'application/octet-stream'))).drawn;
+// A stroke, as strokes.py has it. Sent twice under the same name, it counts once.
+export const saveStroke = async (name, said, { voxels, values }) =>
+  (await json(ask('PATCH', ofScan(name, 'outlines'), packed(said, voxels, values), 'application/octet-stream'))).drawn;
+// What a tool of the server would change.
+export async function propose(name, asked) {
+  const answer = await ask('POST', ofScan(name, 'propose'), JSON.stringify(asked), 'application/json');
+  return unpacked(await answer.arrayBuffer());
+}
+export const getUnfinished = async () => (await json(ask('GET', '/api/unfinished'))).unfinished;
 export const putClasses = classes => tell('PUT', '/api/classes', { classes });
 export const setDone = (name, done) => tell('POST', ofScan(name, 'done'), { done });
 export const setLeftOut = (name, leftOut) => tell('POST', ofScan(name, 'left_out'), { left_out: leftOut });
