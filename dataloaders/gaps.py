@@ -120,7 +120,7 @@ class Between:
 
     def __init__(self, mask: np.ndarray, drawn: Sequence[int] | None, spacing_mm: Sequence[float]):
         self.shape, self.spacing_mm = mask.shape[1:], np.asarray(spacing_mm, float)
-        self.box = _box(mask.any(axis=0))       # nothing is filled outside of it
+        self.box = _box(np.asarray(mask.any(axis=0)))       # nothing is filled outside of it
         self.mask = mask[:, *self.box]
         self.drawn = np.flatnonzero(mask.any(axis=(1, 2))) if drawn is None else np.asarray(drawn, int)
         self._pairs: dict[tuple[int, int], list[_Pair]] = {}
@@ -172,7 +172,8 @@ class _Pair:
 def _pairs(before: np.ndarray, after: np.ndarray, spacing_mm: np.ndarray) -> list[_Pair]:
     """Return the parts of two (H, W) masks that belong together."""
     groups, n_groups = label(before | after, EIGHT)
-    pairs, left = [], ([], [])
+    pairs: list[_Pair] = []
+    left: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for group in range(1, n_groups + 1):
         one, other = before & (groups == group), after & (groups == group)
         if (one & other).any():
@@ -209,7 +210,8 @@ def _ending(part: np.ndarray, spacing_mm: np.ndarray, is_first: bool) -> _Pair:
     """Return a part of one slice, and on the other side what makes it shrink to nothing half way."""
     inside = _signed_distance(part, spacing_mm)
     nothing = np.full(part.shape, -inside.min())
-    return _Pair(*((inside, nothing) if is_first else (nothing, inside)), np.zeros(2))
+    before, after = (inside, nothing) if is_first else (nothing, inside)
+    return _Pair(before, after, np.zeros(2))
 
 
 def _width(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
@@ -217,6 +219,6 @@ def _width(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
     return 2 * float(np.sqrt(mask.sum() * np.prod(spacing_mm) / np.pi))
 
 
-def _signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def _signed_distance(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     """Return the distance in mm from the border of a mask, (H, W), negative inside."""
     return distance_transform_edt(~mask, spacing_mm) - distance_transform_edt(mask, spacing_mm)

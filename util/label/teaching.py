@@ -66,7 +66,7 @@ def example(session: Session, name: str) -> tuple[np.ndarray, list[str]]:
     label_map, note = session.present(name, session.saved(name))
     if note.slices is None:
         return label_map, []
-    spacing_mm = spacing_of(read_affine(session.image_file(name)))[::-1]
+    spacing_mm = spacing_of(read_affine(session.image_file(name)))[::-1].tolist()
     taught, told, by_computer = label_map.copy(), [], session.has_found(name)
     for one in session.classes:
         value, of_axes = one["value"], note.slices.get(str(one["value"]), {})

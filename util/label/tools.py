@@ -55,7 +55,7 @@ def proposed(session: Session, name: str, asked: Proposal) -> bytes:
     label_map, note = session.present(name, asked.drawn)
     if max(asked.slice, *asked.slices, 0) >= label_map.shape[asked.axis]:
         raise InputError(f"slices: allowed: less than {label_map.shape[asked.axis]}")
-    spacing_mm = spacing_of(read_affine(session.image_file(name)))[::-1]
+    spacing_mm = spacing_of(read_affine(session.image_file(name)))[::-1].tolist()
     mask, filled = TOOLS[asked.tool](label_map == asked.value, asked, spacing_mm)
     after = with_mask(label_map, mask, asked.value, made_by_hand(label_map, note))
     return pack({"filled": filled}, changes_between(label_map, after))
