@@ -126,7 +126,7 @@ def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray]
     shown = browser.execute_script("return document.querySelector('[aria-current=true]').dataset.scan")
     go_to(browser, middle_of(truth[shown]))
     press(browser, "x")
-    wait_for(browser, "return document.getElementById('exported').textContent")
+    wait_for(browser, "return document.getElementById('exported').textContent.includes(' in ')")
     picture("6_exported")
 
 

@@ -96,6 +96,7 @@ def browser(client):
 @pytest.fixture
 def fresh(browser, client):
     """The first scan open, with nothing drawn."""
+    wait_for(browser, "return document.getElementById('saved').textContent !== 'saving …'", LIMIT_S)
     for scan in client.state()["scans"]:
         client.draw(scan["name"], nifti(np.zeros_like(drawing())))
     browser.refresh()
@@ -590,7 +591,7 @@ def test_the_whole_path_killed_on_the_way(tmp_path):
             process.kill()
             process.wait()
             press(browser, "f")
-            drag(browser, ring(0.8, 0.8, 0.04))         # while there is no server
+            drag(browser, ring(0.6, 0.6, 0.3))         # while there is no server
             wait_for(browser, "return document.getElementById('status').textContent.includes('does not answer')", LIMIT_S)
             with running(folder, program=FAST_PROGRAM) as (client, _):
                 saved(browser)                          # the page that is open goes on
@@ -635,8 +636,15 @@ def _correct_and_export(browser, client, folder):
     saved(browser)
     wait_until(lambda: status_of(browser, worst) == "being corrected")
     assert browser.execute_script(COUNT) > found
-    press(browser, Keys.ENTER)
-    wait_until(lambda: status_of(browser, worst) == "corrected: an example" and current(browser) == other)
+    press(browser, "o")
+    wait_for(browser, "return document.getElementById('run-dialog').open", LIMIT_S)
+    assert f"{worst}: label 1: nobody looked at" in text(browser, "unfinished")
+    browser.find_element("css selector", "#run-dialog button:not(.strong)").click()
+    press(browser, "K")                 # the others are right as they are
+    saved(browser)
+    wait_until(lambda: status_of(browser, worst) == "corrected: an example")
+    press(browser, "n")
+    wait_until(lambda: current(browser) == other)
     before = client.scan(other)["found"]
     press(browser, "o")
     wait_until(lambda: client.scan(other)["found"] != before)
@@ -644,6 +652,6 @@ def _correct_and_export(browser, client, folder):
     press(browser, Keys.ENTER)
     wait_until(lambda: status_of(browser, other) == "accepted")
     press(browser, "x")
-    wait_for(browser, "return document.getElementById('exported').textContent", LIMIT_S)
+    wait_for(browser, "return document.getElementById('exported').textContent.includes(' in ')", LIMIT_S)
     assert "5 files" in text(browser, "exported") and (folder / "label_page/export/cases.csv").is_file()
     assert (read(folder / f"label_page/export/{worst}.nii.gz") == read(folder / f"label_page/hand/{worst}.nii.gz")).all()
