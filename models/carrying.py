@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from qnet.models.sampling import bounds_of, column, margin_box, sample
 from qnet.models.settings import GuidedSettings, RegistrationSettings
 from qnet.models.volume import (
     Box,
+    Guide,
     Outlines,
     Support,
     VolumeModel,
@@ -33,7 +35,10 @@ CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"    
 DRAWN_MARGIN = 8.0            # around a class whose border is drawn anew, in widths of its blur
 UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
-FIT_POWER = 4.0               # of (1 + correlation) / 2: how much more a way counts where its image fits better
+LEAST_FIT = 0.05              # (1 + correlation) / 2 is not taken lower …
+FIT_POWER = 4.0               # … and to this power says how much more a way counts where its image fits better
+JOINT_FIT_POWER = 16.0        # the same of several supports together, …
+JOINT_AGREEMENT_POWER = 0.0   # … and the power of `fuse` there: the fit says it all
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
 FIT_SLACK = 0.1               # of correlation: the mean over ways leans to those that fit
 LOST = 0.3                    # of Dice: so much less comes back of what all ways found than of what the direct one found
@@ -98,31 +103,39 @@ class RegistrationModel(VolumeModel):
         voxels, points = region(stone, box)
         wide, maps = (support.outlines.at(registration.places(points)) for registration in (found, zoomed))
         expected = 1 - UNSURE * (1 - soft_dice(wide, maps))
-        drawn, _ = self.drawn(stone, maps, expected, support, voxels, STRONG)
+        drawn, _ = self.drawn(stone, maps, expected, [support], voxels, STRONG)
         return Outlines(stone, drawn.mul(255).round().byte(), voxels, (zoomed,))
 
-    def carried(self, scan: PreparedScan, support: Support, ways: Sequence[Way], voxels: tuple[slice, slice, slice],
+    def carried(self, scan: PreparedScan, ways: Sequence[tuple[Support, Way]], voxels: tuple[slice, slice, slice],
                 points: Tensor) -> Carried:
         """Carry outlines to the voxels of a box of a scan, by each way twice: by its zoomed registration and by its wide one.
 
         Where the zoom went astray, the wide one speaks for the others. In each voxel those count more whose image fits better.
+        With several supports it decides: their images differ, and one may be unlike the scan.
 
         Args:
+            ways: each with the support that it leads to. All supports have the same classes.
             points: (3, d, h, w) positions of the voxels in mm.
         """
-        of_way = [(way.outlines, registration) for way in ways for registration in way.registration.levels]
-        places = ((outlines, *Way(outlines, registration).places(points)) for outlines, registration in of_way)
-        maps, images = list[Tensor](), list[Tensor]()
-        for outlines, here, in_support in places:
-            maps.append(outlines.at(here).mul(255).round().byte())
-            images.append(sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half())
+        maps = list[Tensor]()
+
+        def images() -> Iterator[Tensor]:
+            for support, way in ways:
+                for registration in way.registration.levels:
+                    here, in_support = Way(way.outlines, registration).places(points)
+                    maps.append(way.outlines.at(here).mul(255).round().byte())
+                    yield sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half()
+
+        one = all(support is ways[0][0] for support, _ in ways)
+        fit_power = FIT_POWER if one else JOINT_FIT_POWER
+        agreement_power = self.settings.agreement_power if one else JOINT_AGREEMENT_POWER
         weights, fit, total = list[Tensor](), torch.zeros_like(points[0]), torch.zeros_like(points[0])
-        for correlation in local_correlations(scan.image[voxels], images, scan.spacing_mm, FIT_WINDOW * scan.wide_mm):
-            weight = ((1 + correlation) / 2).clamp_min(0.05) ** FIT_POWER
-            weights.append(weight.half())
+        for correlation in local_correlations(scan.image[voxels], images(), scan.spacing_mm, FIT_WINDOW * scan.wide_mm):
+            weight = ((1 + correlation) / 2).clamp_min(LEAST_FIT) ** fit_power
+            weights.append(weight.half() if one else weight)        # halves cannot hold a high power
             fit += correlation * weight
             total += weight
-        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], self.settings.agreement_power, local=weights)
+        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], agreement_power, local=weights)
                              for k in range(len(maps[0]))])
         if len(ways) == 1:
             agreement = soft_dice(maps[0].float() / 255, maps[-1].float() / 255)
@@ -130,7 +143,7 @@ class RegistrationModel(VolumeModel):
             agreement = torch.stack([soft_dice(of_one.float() / 255, carried) for of_one in maps]).mean(dim=0)
         return Carried(carried, agreement, fit / total)
 
-    def drawn(self, scan: PreparedScan, maps: Tensor, expected: Tensor, support: Support,
+    def drawn(self, scan: PreparedScan, maps: Tensor, expected: Tensor, supports: Sequence[Support],
               voxels: tuple[slice, slice, slice], border: str) -> tuple[Tensor, tuple[str, ...]]:
         """Return (K, d, h, w) maps in a box of a scan with their borders drawn anew where that pays, and how each was drawn.
 
@@ -140,8 +153,10 @@ class RegistrationModel(VolumeModel):
             border: the settings, among `borders`, that may be taken.
         """
         names, drawn, image = list[str](), maps.clone(), scan.image[voxels]
-        for k, (of_class, trials, thickness) in enumerate(zip(maps, support.trials, support.thickness_mm, strict=True)):
-            pays = border in self.borders and gain(trials, border, float(expected[k])) > LEAST_GAIN
+        for k, of_class in enumerate(maps):
+            thickness = fmean(support.thickness_mm[k] for support in supports)
+            pays = border in self.borders and fmean(
+                gain(support.trials[k], border, float(expected[k])) for support in supports) > LEAST_GAIN
             names.append(border if pays else CARRIED)
             if pays:
                 settings = self.borders[border]
@@ -154,47 +169,48 @@ class RegistrationModel(VolumeModel):
         return drawn, tuple(names)
 
     @torch.no_grad()
-    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box,
-                back: Registration) -> VolumeSegmentation:
+    def segment(self, query: PreparedScan, guides: Sequence[Guide], box: Box) -> VolumeSegmentation:
         """See VolumeModel."""
-        if not ways:
+        if not guides or not all(guide.ways for guide in guides):
             raise ValueError("ways: got none, expected at least the direct one")
         voxels, points = region(query, box)
-        places_back = back.places(points_of(support.scan, support.outlines.box))
-        carried = self.carried(query, support, ways, voxels, points)
-        if len(ways) > 1:
-            of_all = returned(support, carried.maps > 0.5, voxels, query.spacing_mm, places_back)
-            if (of_all < 1 - LOST).any():       # else the direct way cannot come back so much better
-                direct = self.carried(query, support, ways[:1], voxels, points)
-                alone = returned(support, direct.maps > 0.5, voxels, query.spacing_mm, places_back)
-                self._save_lost(carried, direct, (alone > of_all + LOST).tolist())
-        drawn, borders = self.drawn(query, carried.maps, carried.agreement, support, voxels, MILD)
+        back = [guide.back.places(points_of(guide.support.scan, guide.support.outlines.box)) for guide in guides]
+        carried = self.carried(query, [(support, way) for support, ways, _ in guides for way in ways], voxels, points)
+        if len(guides) == 1 and len(guides[0].ways) > 1:
+            self._save_lost(carried, query, guides[0], voxels, points, back[0])
+        drawn, borders = self.drawn(query, carried.maps, carried.agreement, [guide.support for guide in guides], voxels, MILD)
         registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
         registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried.maps, drawn
-        evidence = self._evidence(query, support, drawn, carried, voxels, places_back, back)
-        expected = expected_dice(evidence)
-        warped = ways[0].registration.warp(support.scan.image[None])[0]
-        return VolumeSegmentation(probs, registered, expected, warped, borders, evidence)
+        evidence = [self._evidence(query, guide, drawn, carried, voxels, places)
+                    for guide, places in zip(guides, back, strict=True)]
+        expected = torch.stack([expected_dice(of_one) for of_one in evidence]).mean(dim=0)
+        warped = guides[0].ways[0].registration.warp(guides[0].support.scan.image[None])[0]
+        return VolumeSegmentation(probs, registered, expected, warped, borders, torch.stack(evidence).mean(dim=0))
 
-    @staticmethod
-    def _save_lost(carried: Carried, direct: Carried, lost: Sequence[bool]) -> None:
+    def _save_lost(self, carried: Carried, query: PreparedScan, guide: Guide, voxels: tuple[slice, slice, slice], points: Tensor,
+                   places_back: Tensor) -> None:
         """Take a class from the direct way, in place, if the others have led it astray.
 
         That is so if what all ways found does not come back to the outlined scan, but what the direct way found does, and its
         image fits about as well. Repeated structures, such as vertebrae, are lost so.
-
-        Args:
-            lost: of each class, whether the first two hold.
         """
-        for k in (k for k, of_class in enumerate(lost) if of_class):
+        def come_back(of_ways: Carried) -> Tensor:
+            return returned(guide.support, of_ways.maps > 0.5, voxels, query.spacing_mm, places_back)
+
+        of_all = come_back(carried)
+        if not (of_all < 1 - LOST).any():       # the direct way cannot come back so much better
+            return
+        direct = self.carried(query, [(guide.support, guide.ways[0])], voxels, points)
+        for k, lost in enumerate((come_back(direct) > of_all + LOST).tolist()):
             either = (carried.maps[k] > 0.5) | (direct.maps[k] > 0.5)
-            if direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
+            if lost and direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
                 carried.maps[k], carried.agreement[k] = direct.maps[k], direct.agreement[k]
                 carried.fit[either] = direct.fit[either]
 
-    def _evidence(self, query: PreparedScan, support: Support, drawn: Tensor, carried: Carried,
-                  voxels: tuple[slice, slice, slice], places_back: Tensor, back: Registration) -> Tensor:
+    def _evidence(self, query: PreparedScan, guide: Guide, drawn: Tensor, carried: Carried,
+                  voxels: tuple[slice, slice, slice], places_back: Tensor) -> Tensor:
         """(K, …) numbers of `EVIDENCE`; NaN for a class that has vanished."""
+        support, back = guide.support, guide.back
         found = (drawn == drawn.amax(dim=0)) & (drawn > 0.5)
         box = support.outlines.box
         again = returned(support, found, voxels, query.spacing_mm, places_back)

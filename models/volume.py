@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -37,6 +37,10 @@ class Outlines:
     box: tuple[slice, slice, slice]
     chain: tuple[Registration, ...] = ()
 
+    def of_classes(self, which: Sequence[int]) -> Outlines:
+        """Return the outlines of some of the classes, given by their positions."""
+        return replace(self, maps=self.maps[list(which)])
+
     def at(self, places: Tensor) -> Tensor:
         """Return the maps, (K, …) of 0 to 1, at (3, …) places in mm; 0 outside the box."""
         first = column([of_axis.start for of_axis in self.box], places)
@@ -60,6 +64,11 @@ class Support:
     outlines: Outlines
     trials: Sequence[Sequence[Trial]]
     thickness_mm: Sequence[float]
+
+    def of_classes(self, which: Sequence[int]) -> Support:
+        """Return the support with some of its classes, given by their positions."""
+        return Support(self.scan, self.masks[list(which)], self.outlines.of_classes(which), [self.trials[k] for k in which],
+                       [self.thickness_mm[k] for k in which])
 
     @cached_property
     def around(self) -> Box:
@@ -87,6 +96,24 @@ class Way(NamedTuple):
         return places, of_support
 
 
+class Guide(NamedTuple):
+    """A support, the ways by which its outlines reach a query, and the way back.
+
+    Args:
+        ways: with registrations that are zoomed into a box of the query; the direct one comes first.
+        back: from the support to the query, zoomed into the support's classes; it tells how far to trust the outlines.
+    """
+
+    support: Support
+    ways: Sequence[Way]
+    back: Registration
+
+    def of_classes(self, which: Sequence[int]) -> Guide:
+        """Return the same with some of the classes, given by their positions."""
+        support = self.support.of_classes(which)
+        return Guide(support, [Way(way.outlines.of_classes(which), way.registration) for way in self.ways], self.back)
+
+
 @dataclass(frozen=True)
 class VolumeSegmentation:
     """What is found of K classes in a query volume.
@@ -109,7 +136,7 @@ class VolumeSegmentation:
 
 
 class VolumeModel(nn.Module, ABC):
-    """A method that segments a query volume from one support volume. It has no weights that are trained.
+    """A method that segments a query volume from one or several support volumes. It has no weights that are trained.
 
     The support's outlines reach the query by one or several ways: the direct one, from the query to the support, and others over
     stepping stones, which are unlabelled scans (Wolz et al. 2010; Chakravarty et al. 2013). Each registration is made twice:
@@ -154,16 +181,14 @@ class VolumeModel(nn.Module, ABC):
         """Return the registration from a support to a query, zoomed into the support's classes: the way back."""
 
     @abstractmethod
-    def segment(self, query: PreparedScan, support: Support, ways: Sequence[Way], box: Box,
-                back: Registration) -> VolumeSegmentation:
-        """Segment a query from a support.
+    def segment(self, query: PreparedScan, guides: Sequence[Guide], box: Box) -> VolumeSegmentation:
+        """Segment a query from a support, or from several together.
 
         Args:
-            ways: with registrations that are zoomed into `box`; the direct one comes first.
+            guides: one for each support. All hold the same classes in the same order.
             box: of the query, which holds all classes.
-            back: from the support to the query, zoomed into the support's classes; it tells how far to trust the outlines.
         Raises:
-            ValueError: there is no way.
+            ValueError: there is no guide, or one without a way.
         """
 
 

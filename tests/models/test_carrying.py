@@ -9,7 +9,7 @@ from qnet.models.carrying import CARRIED, MILD, STRONG, GuidedModel, Registratio
 from qnet.models.guided import Trial
 from qnet.models.registration import Displacement, PreparedScan, Registration
 from qnet.models.settings import Search, Searches
-from qnet.models.volume import Outlines, Support, Way, outlines_of, points_of
+from qnet.models.volume import Guide, Outlines, Support, Way, outlines_of, points_of
 from tests.settings import GUIDED, REGISTRATION
 
 SHAPE, MM = (4, 16, 16), (1.0,) * 3
@@ -44,7 +44,7 @@ def dice(probs, masks):
 
 
 def segment(model, image, support, *ways, back=None):
-    return model.segment(PreparedScan(image, MM, SMALL), support, ways, WHOLE, back or moved_by(0.0))
+    return model.segment(PreparedScan(image, MM, SMALL), [Guide(support, ways, back or moved_by(0.0))], WHOLE)
 
 
 def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
@@ -76,7 +76,7 @@ def test_a_zoom_that_went_astray_is_outvoted_by_the_wide_registration():
     assert dice(segment(RegistrationModel(SMALL), image, support, way).registered, bar(5, 9)) > 0.95
     alone = replace(way.registration, displacements=way.registration.displacements[:1])
     assert dice(segment(RegistrationModel(SMALL), image, support, Way(support.outlines, alone)).registered, bar(5, 9)) < 0.1
-    stone = RegistrationModel(SMALL).carried(support.scan, support, [way], EVERYWHERE, points_of(support.scan, EVERYWHERE))
+    stone = RegistrationModel(SMALL).carried(support.scan, [(support, way)], EVERYWHERE, points_of(support.scan, EVERYWHERE))
     assert stone.agreement[0] < 0.1         # both are far from each other, which says how sure the map is
 
 
@@ -103,6 +103,31 @@ def test_the_way_whose_image_fits_counts_more():
     model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Way(support.outlines, moved_by(0.0))
     found = segment(model, image, support, direct, Way(shifted, moved_by(0.0)))
     assert found.probs[bar(5, 9)].mean() > 0.7 > 0.3 > found.probs[bar(9, 13)].mean()
+
+
+def test_of_several_supports_the_one_that_looks_like_the_scan_decides_where_it_does():
+    """The left half of the scan looks like the first support's, the right half like the second's; each has bars in both."""
+    torch.manual_seed(0)
+    images = torch.rand(2, *SHAPE)
+    image = torch.cat([images[0, ..., :8], images[1, ..., 8:]], dim=-1)
+    masks = [bar(1, 4) | bar(13, 15), bar(4, 7) | bar(9, 12)]
+    supports = [support_of(one, mask) for one, mask in zip(images, masks, strict=True)]
+    model, query = RegistrationModel(SMALL), PreparedScan(image, MM, SMALL)
+    guides = [Guide(support, [Way(support.outlines, moved_by(0.0))], moved_by(0.0)) for support in supports]
+    found = model.segment(query, guides, WHOLE)
+    assert dice(found.probs, torch.cat([masks[0][..., :8], masks[1][..., 8:]], dim=-1)) > 0.9
+    singles = [model.segment(query, [guide], WHOLE) for guide in guides]
+    assert max(dice(single.probs, torch.cat([masks[0][..., :8], masks[1][..., 8:]], dim=-1)) for single in singles) < 0.7
+    same = model.segment(query, guides[:1] * 2, WHOLE)         # one support twice says what it says once
+    torch.testing.assert_close(same.probs, singles[0].probs)
+    torch.testing.assert_close(same.confidence, singles[0].confidence)
+
+
+def test_guides_with_some_of_their_classes():
+    support = support_of(torch.rand(SHAPE), torch.cat([bar(2, 6), bar(8, 12)]), gain=0.1)
+    guide = Guide(support, [Way(support.outlines, moved_by(1.0))], moved_by(0.0)).of_classes([1])
+    assert torch.equal(guide.support.masks, bar(8, 12)) and len(guide.support.trials) == len(guide.support.thickness_mm) == 1
+    assert guide.ways[0].outlines.maps.shape[0] == 1 and guide.ways[0].registration.affine[2, 3] == 1.0
 
 
 def test_a_right_outline_is_sure_and_one_that_comes_back_elsewhere_is_not():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from qnet.dataloaders.volumes import Volume
 from qnet.models.registration import PreparedScan, Registration
 from qnet.models.settings import GuidedSettings
 from qnet.models.spatial_prior import prior_logits, with_prior
-from qnet.models.volume import Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
+from qnet.models.volume import Box, Guide, Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
 from qnet.util.base.distributed import share, shared
 from qnet.util.base.pool import side_by_side
 from qnet.util.base.progress import progress
@@ -60,6 +60,16 @@ class Member:
     carried: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
+def joined(members: Sequence[Member]) -> Member:
+    """Return one member with the classes of several, which have no class in common."""
+    first, *others = members
+    for other in others:
+        first = replace(first, probs={**first.probs, **other.probs}, confidence={**first.confidence, **other.confidence},
+                        borders={**first.borders, **other.borders}, evidence={**first.evidence, **other.evidence},
+                        carried={**first.carried, **other.carried})
+    return first
+
+
 class Segmenter(ABC):
     """Segments tasks with a model. Results depend only on the task and the options.
 
@@ -81,6 +91,14 @@ class Segmenter(ABC):
     @abstractmethod
     def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
         """Return the member of each support, over the whole query and without the query's labels."""
+
+    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
+        """Return the member of several supports of a task together; None: the mean of their members takes its place.
+
+        Args:
+            supports: some of the task's; none given: all of them.
+        """
+        return None
 
     def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
         """Return the prediction for every support and every class that it holds, over the whole query.
@@ -191,6 +209,7 @@ class VolumeSegmenter(Segmenter):
     def __init__(self, model: VolumeModel, device: torch.device):
         self.model, self.device = model.to(device).eval(), device
         self._last: tuple[Task, list[Member]] | None = None
+        self._registered: tuple[Task, dict[str, Guide], Box | None] | None = None     # guides by names of supports
         self._predicted: tuple[Task, list[WholePrediction]] | None = None
         self._scans: dict[str, PreparedScan] = {}
         self._supports: dict[str, tuple[list[int], Support | None]] = {}         # each with its labels
@@ -246,11 +265,46 @@ class VolumeSegmenter(Segmenter):
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query."""
-        self._last = self._predicted = None
+        self._last = self._predicted = self._registered = None
         if query.name not in self._supports:
             self._scans.pop(query.name, None)
 
+    @torch.no_grad()
+    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
+        """See Segmenter. Each class comes from those supports that hold it, by all their ways."""
+        all_guides, box = self._guides(task)
+        volumes = {volume.name: volume for volume in supports or task.supports}
+        guides = {name: guide for name, guide in all_guides.items() if name in volumes}
+        if len(guides) < 2 or box is None:
+            return None
+        held = {name: self._supports[name][0] for name in guides}
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for label in task.labels:
+            if holders := tuple(name for name in guides if label in held[name]):
+                groups.setdefault(holders, []).append(label)
+        parts = []
+        for names, labels in groups.items():
+            of_labels = [guides[name].of_classes([held[name].index(label) for label in labels]) for name in names]
+            found = self.model.segment(self._scan(task.query), of_labels, box)
+            parts.append(self._member(task, volumes[names[0]], labels, found))
+        return joined(parts)
+
     def _members(self, task: Task, bar: tqdm.tqdm | None) -> list[Member]:
+        guides, box = self._guides(task, bar)
+        return [self._member(task, volume, self._supports[volume.name][0],
+                             self.model.segment(self._scan(task.query), [guides[volume.name]], box))
+                if box is not None and volume.name in guides else self._nothing(task, volume) for volume in task.supports]
+
+    def _guides(self, task: Task, bar: tqdm.tqdm | None = None) -> tuple[dict[str, Guide], Box | None]:
+        """Return how each support with classes reaches the query, by its name, and the box of the query that holds all.
+
+        The box is None, and there are no guides, if nothing reaches it. Those of the last task are kept until `release`.
+        """
+        if self._registered is None or self._registered[0] is not task:
+            self._registered = (task, *self._register(task, bar))
+        return self._registered[1:]
+
+    def _register(self, task: Task, bar: tqdm.tqdm | None) -> tuple[dict[str, Guide], Box | None]:
         query, supports = self._scan(task.query), [self._support(support, task.labels) for support in task.supports]
         known = [(volume, support) for volume, support in zip(task.supports, supports, strict=True) if support is not None]
         missing = [(stone, volume) for volume, _ in known for stone in task.stones
@@ -261,16 +315,14 @@ class VolumeSegmenter(Segmenter):
         wide = self._by_name(others, (partial(query.register, self._scan(other)) for other in others), bar)
         boxes = [box for volume, _ in known if (box := self.model.box(query, self._ways(volume, task.stones, wide)))]
         if not boxes:
-            return [self._nothing(task, volume) for volume in task.supports]
+            return {}, None
         box = join_boxes(boxes)
         zoomed = self._by_name(others, (partial(query.zoom, self._scan(other), wide[other.name], box) for other in others), bar)
         back = self._by_name([volume for volume, _ in known],
                              (partial(self.model.back, query, support) for _, support in known), bar)
         query.release()
-        of_supports = dict(zip((volume.name for volume in task.supports), supports, strict=True))
-        return [self._member(task, volume, self.model.segment(
-                    query, support, self._ways(volume, task.stones, zoomed), box, back[volume.name]))
-                if (support := of_supports[volume.name]) is not None else self._nothing(task, volume) for volume in task.supports]
+        return {volume.name: Guide(support, self._ways(volume, task.stones, zoomed), back[volume.name])
+                for volume, support in known}, box
 
     def _by_name(self, volumes: Sequence[Volume], jobs: Iterable[Callable[[], Registration]],
                  bar: tqdm.tqdm | None) -> dict[str, Registration]:
@@ -313,10 +365,9 @@ class VolumeSegmenter(Segmenter):
     def _key(stone: Volume, support: Volume) -> tuple[str, str]:
         return stone.name, support.name
 
-    def _member(self, task: Task, support: Volume, found: VolumeSegmentation) -> Member:
+    def _member(self, task: Task, support: Volume, labels: Sequence[int], found: VolumeSegmentation) -> Member:
         def by_label(values: Iterable[T]) -> dict[int, T]:
-            held = zip(self._supports[support.name][0], values, strict=True)
-            return {label: value for label, value in held if label in task.labels}
+            return {label: value for label, value in zip(labels, values, strict=True) if label in task.labels}
 
         def bytes_of(maps: torch.Tensor) -> np.ndarray:
             return (255 * maps).round().to(torch.uint8).cpu().numpy()

@@ -68,9 +68,17 @@ class Agreement:
 
     def add(self, member: Mapping[int, np.ndarray], confidence: Mapping[int, float] | None = None) -> None:
         """Add a member: (D, H, W) probabilities by label, and confidences (0 to 1) by label if the model has them."""
+        self.compare(member)
+        self.count(member, confidence)
+
+    def compare(self, member: Mapping[int, np.ndarray]) -> None:
+        """Add a member to those that are compared, and not to the mean."""
+        self.label_maps.append(to_label_map(member.items(), next(iter(member.values())).shape).astype(np.int16))
+
+    def count(self, member: Mapping[int, np.ndarray], confidence: Mapping[int, float] | None = None) -> None:
+        """Add a member to the mean, and not to those that are compared. The arguments are those of `add`."""
         for label, value in (confidence or {}).items():
             self.confidences.setdefault(label, []).append(value)
-        self.label_maps.append(to_label_map(member.items(), next(iter(member.values())).shape).astype(np.int16))
         for label, probs in member.items():
             self.totals[label] = self.totals.get(label, 0) + probs
             self.counts[label] = self.counts.get(label, 0) + 1

@@ -30,7 +30,7 @@ from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant
 from qnet.util.engine.segmenters import Member, Segmenter, VolumeSegmenter
 from qnet.util.engine.task import Task, label_map_of
-from qnet.util.engine.uncertainty import AUGMENTATIONS, Agreement
+from qnet.util.engine.uncertainty import AUGMENTATIONS, Agreement, Augmentation
 from qnet.util.engine.whole_volume import largest_components, smooth_along_z
 from qnet.util.engine.whole_volume import to_label_map as join_classes
 from qnet.util.options.config import base_config
@@ -82,7 +82,7 @@ class Segmentation:
         names: by value.
         on_grid: by value, the (D, H, W) probability on the model's grid, 0 to 1.
         agreement: of the supports, and of augmented copies of the scan.
-        members: of the supports, without their probabilities.
+        members: without their probabilities: of all supports together, if the method has such a one, else of each support.
         colours: by value.
     """
 
@@ -389,7 +389,8 @@ class Predictor:
     def _agreement(self, scan: Scan) -> tuple[Agreement, list[Member]]:
         """Return the members of a scan, one for each support and, if `augment`, for each augmented copy of the scan.
 
-        The second are those of the scan itself, without their probabilities.
+        What counts is the member of all supports together, if the method has one. The second are those that count of the scan
+        itself, without their probabilities.
         """
         image, agreement, kept = scan.image, Agreement(), list[Member]()
         supports = tuple(support.volume for support in self.supports)
@@ -398,15 +399,23 @@ class Predictor:
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
             query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
             try:
-                for member in self.segmenter.members(Task(query, supports, tuple(self.names), stones), self.options):
-                    probs = {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
-                             for label, of_label in member.probs.items()}
-                    agreement.add(probs, member.confidence)
+                task = Task(query, supports, tuple(self.names), stones)
+                members = self.segmenter.members(task, self.options)
+                joint = self.segmenter.joint(task)
+                for member in members:
+                    agreement.compare(self._undone(member, augmentation))
+                for member in members if joint is None else [joint]:
+                    agreement.count(self._undone(member, augmentation), member.confidence)
                     if augmentation is AUGMENTATIONS[0]:
                         kept.append(replace(member, probs={}))
             finally:        # the next scan must never get the features of one that failed
                 self.segmenter.release(query)
         return agreement, kept
+
+    def _undone(self, member: Member, augmentation: Augmentation) -> dict[int, np.ndarray]:
+        """Return the probabilities of a member on the pixels of the scan as it was, smoothed."""
+        return {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
+                for label, of_label in member.probs.items()}
 
 
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, outlined: Sequence[np.ndarray] | None) -> np.ndarray:

@@ -48,6 +48,23 @@ class Scan:
         self.model.released.append(self.sum)
 
 
+class Outlined(SimpleNamespace):
+    """What a support is to the segmenter. Outlines on stones are (sum of the stone, sum of the support)."""
+
+    def __init__(self, scan, masks):
+        super().__init__(scan=scan, masks=masks, outlines=Sum(scan.sum))
+
+    def of_classes(self, which):
+        return Outlined(self.scan, self.masks[list(which)])
+
+
+class Sum(float):
+    """In the place of outlines."""
+
+    def of_classes(self, which):
+        return self
+
+
 class Copies(VolumeModel):
     """Says that the query's classes are where the support's are; remembers what was registered, and the ways."""
 
@@ -59,7 +76,7 @@ class Copies(VolumeModel):
         return Scan(self, volume, spacing_mm)
 
     def support(self, scan, masks):
-        return SimpleNamespace(scan=scan, masks=masks, outlines=scan.sum)
+        return Outlined(scan, masks)
 
     def on_stone(self, stone, support, found):
         assert found == ("wide", stone.sum, support.scan.sum)
@@ -73,10 +90,12 @@ class Copies(VolumeModel):
         self.turned.append((query.sum, support.scan.sum))
         return self.turned[-1]
 
-    def segment(self, query, support, ways, box, back):
-        assert back == (query.sum, support.scan.sum) and torch.equal(torch.stack(box), torch.tensor([[0.0] * 3, [1.0] * 3]))
-        self.ways.append(ways)
-        masks = support.masks.float()
+    def segment(self, query, guides, box):
+        assert torch.equal(torch.stack(box), torch.tensor([[0.0] * 3, [1.0] * 3]))
+        for support, ways, back in guides:
+            assert back == (query.sum, support.scan.sum)
+            self.ways.append(ways)
+        masks = torch.stack([support.masks.float() for support, _, _ in guides]).mean(dim=0)
         n = len(masks)
         return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, n), query.image.clamp(0, 1), ("as it was",) * n,
                                   torch.arange(2 * n).view(n, 2))
@@ -127,6 +146,25 @@ def test_outlines_that_reach_the_query_nowhere_are_empty_with_confidence_0():
     assert {label: (probs.shape, probs.any()) for label, probs in member.probs.items()} == {1: nothing, 2: nothing}
     assert member.confidence == {1: 0.0, 2: 0.0} and member.warped is None and not model.zoomed and not model.ways
     assert not any(prediction.mask.any() for prediction in segmenter.over_whole_volume(task, WHOLE))
+
+
+def test_several_supports_together_give_each_class_from_those_that_hold_it():
+    supports = [toy_volume(number) for number in (1, 3, 10)]
+    for support, lacking in zip(supports, ((), (2,), (2, 4)), strict=True):
+        support.label_map[np.isin(support.label_map, lacking)] = 0
+    model = Copies()
+    segmenter, task = VolumeSegmenter(model, torch.device("cpu")), Task(toy_volume(2), tuple(supports), (1, 2, 4))
+    segmenter.members(task, WHOLE)
+    registered = len(model.wide)
+    found = segmenter.joint(task)
+    assert set(found.probs) == set(found.borders) == set(found.confidence) == {1, 2, 4}
+    for label, holders in ((1, supports), (2, supports[:1]), (4, supports[:2])):
+        np.testing.assert_allclose(found.probs[label], np.mean([s.label_map == label for s in holders], axis=0), rtol=1e-6)
+    of_two = segmenter.joint(task, supports[1:])
+    np.testing.assert_allclose(of_two.probs[1], np.mean([s.label_map == 1 for s in supports[1:]], axis=0))
+    assert set(of_two.probs) == {1, 4} and len(model.wide) == registered      # nothing is registered once more
+    assert segmenter.joint(task, supports[:1]) is None
+    assert VolumeSegmenter(Copies(reaches=False), torch.device("cpu")).joint(task) is None
 
 
 def test_a_member_tells_how_borders_were_drawn_and_what_the_confidence_is_made_of():
