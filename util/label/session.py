@@ -55,8 +55,8 @@ from qnet.util.label.stored import (
     next_class,
     read_decisions,
     read_found,
-    with_names,
     read_hand,
+    with_names,
     with_values,
 )
 from qnet.util.label.strokes import Changes

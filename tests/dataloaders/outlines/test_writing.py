@@ -160,7 +160,8 @@ def test_formats_that_refer_to_a_series_are_refused_for_others_before_any_work(t
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"--format dicom-seg: .*highdicom.* pip install 'qnet-few-shot-segmentation\[formats\]'"):
+    said = r"--format dicom-seg: .*highdicom.* pip install 'qnet-few-shot-segmentation\[formats\]'"
+    with pytest.raises(InputError, match=said):
         expect_formats([DICOM_SEG], [series(tmp_path, PLACES["axial"])], [], "--format")
 
 
