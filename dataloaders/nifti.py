@@ -61,14 +61,17 @@ def is_gzipped(path: Path) -> bool:
 
 
 @np.errstate(all="ignore")       # what a hostile header makes of its numbers is checked, and no warning
-def read_header(path: Path) -> Nifti1Header:
+def read_header(path: Path, n_axes: int = 3) -> Nifti1Header:
     """Return the header of a NIfTI file (.nii, .nii.gz, or a pair .hdr and .img; version 1 or 2) that can hold what it claims.
 
     Only the bytes of the header are read. So a damaged or hostile file cannot make this allocate memory. Axes of one beyond the
     third are left out of the header that is returned.
 
+    Args:
+        n_axes: of the values: 3 of a volume, 4 of a series.
+
     Raises:
-        InputError: the file is missing or not NIfTI; the volume has not three axes, more than MAX_VOXELS voxels, or more bytes
+        InputError: the file is missing or not NIfTI; the values have other axes, more than MAX_VOXELS voxels, or more bytes
             than fit into the file; its values are not numbers; or the header gives the voxels no place in space.
     """
     header_file, values_file = map(expect_file, files_of(path))
@@ -86,8 +89,8 @@ def read_header(path: Path) -> Nifti1Header:
         raise InputError(f"{path}: cannot be read as NIfTI ({_what_begins(head)})") from None
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as NIfTI ({one_line(error)})") from None
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(f"{path}: expected a volume with 3 axes, got shape {shape}")
+    if len(shape) != n_axes or min(shape) < 1:
+        raise InputError(f"{path}: expected a {'volume' if n_axes == 3 else 'series'} with {n_axes} axes, got shape {shape}")
     if math.prod(shape) > MAX_VOXELS:
         raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, got shape {shape}")
     if dtype.kind not in "iuf":
@@ -126,13 +129,13 @@ def _what_begins(head: bytes) -> str:
 
 
 @np.errstate(all="ignore")
-def read_array(path: Path) -> np.ndarray:
-    """Return a NIfTI file's values as (D, H, W) in the stored type, scaled if the header says so.
+def read_array(path: Path, n_axes: int = 3) -> np.ndarray:
+    """Return a NIfTI file's values as (D, H, W) in the stored type, scaled if the header says so; of a series, (T, D, H, W).
 
     Raises:
         InputError: as `read_header`, or the file is truncated or damaged.
     """
-    header, (_, values_file) = read_header(path), files_of(path)
+    header, (_, values_file) = read_header(path, n_axes), files_of(path)
     try:
         if is_gzipped(values_file):
             with gzip.open(values_file, "rb") as file:
@@ -142,7 +145,7 @@ def read_array(path: Path) -> np.ndarray:
             array = np.asanyarray(ArrayProxy(str(values_file), header))
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as NIfTI ({one_line(error)})") from None
-    return np.ascontiguousarray(array.transpose(2, 1, 0))
+    return np.ascontiguousarray(array.transpose())
 
 
 def _read_to_the_end(file: gzip.GzipFile) -> None:
@@ -191,17 +194,40 @@ def read_nifti(path: Path) -> sitk.Image:
     return place(image, affine, header["pixdim"][1:4])
 
 
+def is_series(path: Path) -> bool:
+    """Return whether a NIfTI file holds several volumes on a fourth axis. No value is read."""
+    if not path.is_file() or not path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        read_header(path, 4)
+    except InputError:
+        return False
+    return True
+
+
+def phase_like(reference: Path, array: np.ndarray, path: Path) -> None:
+    """Write (D, H, W) values as a volume on the grid of a NIfTI series, with all that its header says of their place."""
+    _write(read_header(reference, 4), array, path)
+
+
 def write_like(reference: Path, array: np.ndarray, path: Path) -> None:
     """Write (D, H, W) values as NIfTI on the grid of the NIfTI file `reference`, with all that its header says of their place.
+
+    (T, D, H, W) values are written as a series, like the series `reference`.
 
     Raises:
         ValueError: the shape of the array differs from the grid.
         InputError: as `read_header` of `reference`.
     """
-    header = read_header(reference)
-    values = array.transpose(2, 1, 0)
-    if values.shape != header.get_data_shape():
+    header = read_header(reference, array.ndim)
+    if array.shape[::-1] != header.get_data_shape():
         raise ValueError(f"array: expected shape {header.get_data_shape()[::-1]}, got {array.shape}")
+    _write(header, array, path)
+
+
+def _write(header: Nifti1Header, array: np.ndarray, path: Path) -> None:
+    values = array.transpose()
+    header.set_data_shape(values.shape)
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     image_type = Nifti2Image if isinstance(header, Nifti2Header) else Nifti1Image

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
 from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.nifti import is_series
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.dataloaders.outlines.writing import files_in
 from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
@@ -36,6 +38,7 @@ from qnet.util.predict.cases import as_numbers
 from qnet.util.predict.events import Outcome
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import Query, Request, Words
+from qnet.util.predict.series import Series
 from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
 
@@ -46,13 +49,16 @@ WORDS = Words("--scans", "--output", "--overwrite", "--fill", "--format")
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER", help="NIfTI files and folders of DICOM slices")
+    parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER",
+                        help="NIfTI files and folders of DICOM slices; or one 4D NIfTI file, whose phases are scans")
     parser.add_argument("--outlined", action="append", required=True, metavar="SCAN=LABELS",
-                        help="a scan of FOLDER and the file of its outlines; may be given several times")
+                        help="a scan of FOLDER, or the number of a phase, and the file of its outlines; may be given again")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
     parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=[NIFTI], metavar="FORMAT",
                         help=f"what the outlines are written as, beside the label map: {', '.join(FORMATS)}")
+    parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
+                        help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
@@ -124,13 +130,49 @@ def request_of(arguments: argparse.Namespace) -> Request:
     if arguments.train:
         raise InputError("--train: is gone, as its outlines were worse; allowed: without it, or a network of `qnet prepare` and "
                          "`qnet train`, with `qnet predict reload_model_path=…`")
+    if is_series(arguments.scans):
+        return series_request(arguments)
+    if arguments.ejection:
+        raise InputError(f"--ejection: is of the phases of a 4D file, but --scans is {arguments.scans}")
     scans = scans_in(arguments.scans)
     check_places(arguments.scans, arguments.output, arguments.json)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]
+    return _request(arguments, arguments.scans, pairs)
+
+
+def series_request(arguments: argparse.Namespace) -> Request:
+    """Return the request for a 4D file, whose phases are unpacked into the folder of the results.
+
+    Raises:
+        InputError: an option does not fit the file, or a file cannot be read or written.
+    """
+    check_places(arguments.scans, arguments.output, arguments.json)
+    series = Series.of(arguments.scans, arguments.output, None if arguments.ejection is None else tuple(arguments.ejection))
+    outlined = dict(outlined_phase(text, series.n_phases) for text in arguments.outlined)
+    if len(outlined) < len(arguments.outlined):
+        raise InputError("--outlined: a phase is given twice; allowed: one file of outlines for each phase")
+    pairs = series.unpack(outlined, overwrite=arguments.overwrite, remedy=WORDS.overwrite)
+    request = _request(arguments, series.folder, pairs)
+    return replace(request, series=series, also=(*request.also, *series.files))
+
+
+def outlined_phase(text: str, n_phases: int) -> tuple[int, Path]:
+    """Return the number of the phase and the label file that `--outlined` names.
+
+    Raises:
+        InputError: it is no number of a phase, or the file is missing.
+    """
+    number, _, labels = text.partition("=")
+    if not re.fullmatch("[0-9]{1,6}", number) or not 1 <= int(number) <= n_phases or not labels:
+        raise InputError(f"--outlined: got {text!r}, allowed for a 4D file: PHASE=LABELS, PHASE from 1 to {n_phases}")
+    return int(number), expect_file(Path(labels))
+
+
+def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[Path, Path]]) -> Request:
     images = [image for image, _ in pairs]
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
-    request = Request.of_folder(arguments.scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
+    request = Request.of_folder(scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
                                 overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)))
     return replace(request, also=() if arguments.json is None else (arguments.json,))
 

@@ -29,6 +29,7 @@ from qnet.util.predict.plan import REPORT, Plan, plan_of
 from qnet.util.predict.predictor import Predictor
 from qnet.util.predict.report import report_queries
 from qnet.util.predict.request import Query, Request
+from qnet.util.predict.series import Series, outlines_of
 
 
 def outline(request: Request) -> Iterator[Event]:
@@ -47,7 +48,7 @@ def outline(request: Request) -> Iterator[Event]:
     meet(device)
     yield Reading(len(request.supports))
     predictor = main_first(lambda: Predictor.of(request))
-    yield from (Warned(line) for support in predictor.supports for line in support.told)
+    yield from (Warned(line) for support in predictor.supports for line in support.outlines.told)
     yield from (Warned(f"{support.gaps}; {request.words.fill} fills them") for support in predictor.supports if support.gaps)
     plan = main_does(lambda: plan_of(request, predictor.names.values()))
     own = share(plan.waiting)
@@ -70,7 +71,7 @@ def outline(request: Request) -> Iterator[Event]:
         if told := _write_missing(query, predictor, request):
             failures[query.name] = told.reason
             yield told
-    yield Finished(_finished(predictor, plan, rows, failures))
+    yield Finished(_finished(predictor, plan, rows, failures, request.series))
 
 
 def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Request,
@@ -105,16 +106,25 @@ def _write_missing(query: Query, predictor: Predictor, request: Request) -> Fail
     return None
 
 
-def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], failures: Mapping[str, str]) -> Outcome:
+def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], failures: Mapping[str, str],
+              series: Series | None) -> Outcome:
     """Collect what all processes made. The main one, which waits for the others, writes the problems and the report."""
     failed, made = dict(join(list(failures.items()))), dict(join(list(rows.items())))
     if not is_main():
         return Outcome(plan.queries, {**plan.rows, **rows}, {}, plan.root)
     outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out)
     if plan.table is not None:
+        facts, plots = ({}, []) if series is None else _join_phases(series, predictor, outcome)
         if plan.waiting or outcome.problems:
             write_cases(plan.table, plan.rows, {}, outcome.problem_rows)
         unlock(plan.table.parent)
         report_queries(plan.queries, outcome.rows, predictor.names, [f"query {line}" for line in outcome.problems],
-                       plan.table.with_name(REPORT), {"computed in": predictor.precision}, predictor.colours)
+                       plan.table.with_name(REPORT), {"computed in": predictor.precision, **facts}, predictor.colours, plots)
     return outcome
+
+
+def _join_phases(series: Series, predictor: Predictor, outcome: Outcome) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Write what all phases of a series make together, and return facts and plots for the report."""
+    found = {query.name: read_array(query.target) for query in outcome.queries
+             if query.name in outcome.rows and query.name not in outcome.failures and query.target.is_file()}
+    return series.write({**found, **outlines_of(predictor.supports)}, predictor.names, predictor.colours)

@@ -21,6 +21,7 @@ import numpy as np
 from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.folds import stepping_stones
 from qnet.dataloaders.geometry import affine_of_image, voxel_ml
+from qnet.dataloaders.outlines.segments import Outlines
 from qnet.dataloaders.outlines.writing import expect_formats, files_in, write_formats
 from qnet.dataloaders.volumes import Volume
 from qnet.util.base.classes import colours_of
@@ -60,16 +61,14 @@ from qnet.util.training.snapshots import read_snapshot
 class Support:
     """A support scan, and its volume on the model's grid. The label map has the values of the label file.
 
-    `gaps` tells which slices were left out between outlined ones; None if none was. `names` and `colours` are those that its file
-    of outlines gives to values; `told` has a line for each thing that the person should know of that file.
+    `gaps` tells which slices were left out between outlined ones; None if none was. `outlines` are on the scan's own grid, with
+    the names and colours that its file gives to values.
     """
 
     scan: Scan
     volume: Volume
-    gaps: str | None = None
-    names: Mapping[int, str] = field(default_factory=dict)
-    colours: Mapping[int, str] = field(default_factory=dict)
-    told: tuple[str, ...] = ()
+    gaps: str | None
+    outlines: Outlines
 
 
 @dataclass(frozen=True)
@@ -291,7 +290,7 @@ class Predictor:
         scan, label_map, gaps, outlines = read_support(image, labels, self._grid, self._frame, known=self._names_of_files,
                                                        fill_gaps=fill)
         volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
-        self.supports.append(Support(scan, volume, gaps, outlines.names, outlines.colours, outlines.told))
+        self.supports.append(Support(scan, volume, gaps, outlines))
         self.segmenter.keep(volume)
 
     def add_stone(self, path: Path | str) -> None:
@@ -335,7 +334,7 @@ class Predictor:
     @property
     def _names_of_files(self) -> dict[int, str]:
         """The names that the supports' files of outlines give to values."""
-        return {value: name for support in reversed(self.supports) for value, name in support.names.items()}
+        return {value: name for support in reversed(self.supports) for value, name in support.outlines.names.items()}
 
     @property
     def names(self) -> dict[int, str]:
@@ -348,7 +347,7 @@ class Predictor:
     @property
     def colours(self) -> dict[int, str]:
         """The colours of all label values of the supports: those that are given, the others of the palette."""
-        of_files = {value: colour for support in reversed(self.supports) for value, colour in support.colours.items()}
+        of_files = {value: colour for support in reversed(self.supports) for value, colour in support.outlines.colours.items()}
         return colours_of(self.names, {**of_files, **self.given_colours})
 
     def prepare(self) -> None:

@@ -20,7 +20,7 @@ from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
 
 def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping]], names: Mapping[int, str],
                    failures: Sequence[str], path: Path, facts: Mapping[str, str] | None = None,
-                   colours: Mapping[int, str] | None = None) -> None:
+                   colours: Mapping[int, str] | None = None, plots: Sequence[Mapping[str, str]] = ()) -> None:
     """Write the report about all queries that are segmented, now or before. There is none if no query is.
 
     Args:
@@ -30,7 +30,7 @@ def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping
         failures: a line for each query that could not be segmented.
         path: of the HTML file.
         facts: shown below the title, by name.
-        colours: of labels, by value, as `write_scan_report` takes them.
+        colours, plots: as `write_scan_report` takes them.
     Raises:
         OSError: the file cannot be written.
     """
@@ -43,7 +43,7 @@ def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping
             problems.append(f"{query.name}: not shown: {error}")
     if done:
         write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", facts=facts,
-                          colours=colours, problems=problems)
+                          colours=colours, problems=problems, plots=plots)
 
 
 def _entry(query: Query, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:

@@ -20,6 +20,7 @@ from qnet.util.options.config import base_config, load_config, of_today
 from qnet.util.options.names import VOLUME_MODELS
 from qnet.util.options.record import Record
 from qnet.util.options.sections import PredictOptions, PredictorOptions, Role, section, with_role
+from qnet.util.predict.series import Series
 from qnet.util.taskfile.task_file import manifest_of
 from qnet.util.training.as_trained import as_trained, complete
 
@@ -71,6 +72,7 @@ class Request:
         anew: outline again what is there already, made of the same.
         overwrite: replace files that this project did not write, or that were changed since. What is read is never replaced.
         formats: what outlines are written as too, beside the label map (`qnet.dataloaders.outlines.formats`).
+        series: the 4D file whose phases the queries are; None if they are others.
         also: files that the caller will write, which are checked with the others. Not where the queries have targets.
         options: checksum of the options that outlines depend on.
         words: what the program that runs calls its options.
@@ -91,6 +93,7 @@ class Request:
     words: Words = Words()
     also: tuple[Path, ...] = ()
     formats: tuple[str, ...] = ()
+    series: Series | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:  # noqa: B008

@@ -263,7 +263,7 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
     told = f"{label_name}: {described(axis, gaps)}" if gaps and not fill_gaps else None
-    return _on_grid(given, original, grid, frame, name), label_map, told, outlines
+    return _on_grid(given, original, grid, frame, name), label_map, told, replace(outlines, labels=outlined)
 
 
 def expect_not_swapped(image: sitk.Image, labels: sitk.Image, image_name: str, label_name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +52,26 @@ def loss_curve(history: Tensor, path: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None), xlim=(0, len(history)))
     axes.legend()
     save_figure(figure, path)
+
+
+def volume_curves(at: Sequence[float], volumes_ml: Mapping[str, Sequence[float]], colours: Mapping[str, str], axis: str) -> str:
+    """Return a plot of volumes over time, as PNG in base64.
+
+    Args:
+        at: times, or numbers of phases.
+        volumes_ml: of each label at these times, by its name.
+        colours: by name.
+        axis: what `at` is.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+    for name, volumes in volumes_ml.items():
+        axes.plot(at, volumes, marker="o", markersize=3, color=colours.get(name), label=in_figure(name))
+    axes.set(xlabel=axis, ylabel="ml", ylim=(0, None))
+    axes.legend()
+    content = io.BytesIO()
+    figure.savefig(content, dpi=100, format="png")
+    plt.close(figure)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 class Panel(NamedTuple):

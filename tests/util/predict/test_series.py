@@ -1,0 +1,117 @@
+"""A 4D file: one phase is outlined, all come out, with the header of the file and volumes over time."""
+
+import json
+import re
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+
+from qnet.scripts.segment import main, parse_arguments, request_of
+from qnet.util.base.checksums import sha256
+from qnet.util.base.tables import read_rows
+from qnet.util.options.config import base_config
+from qnet.util.predict.events import Outlined
+from qnet.util.predict.outline import outline
+from qnet.util.predict.request import untrained_method
+from tests.kinds import SPACING, grid, patient, rotation
+
+SHAPE, N = (24, 20, 9), 4
+AFFINE = grid(shape=SHAPE, turn=rotation(0, 20))
+FACTORS = (1.0, 0.95, 0.9, 0.95)      # of the sizes of all
+
+
+@pytest.fixture
+def cine(tmp_path):
+    """A 4D file of a patient whose organs shrink and grow, and the outlines of its phases (T, x, y, z)."""
+    images, labels = zip(*(patient(np.diag([1 / f, 1 / f, 1 / f, 1]) @ AFFINE, SHAPE) for f in FACTORS), strict=True)
+    image = nibabel.Nifti1Image(np.stack(images, 3).round().astype(np.int16), AFFINE)
+    image.set_sform(AFFINE, 2)
+    image.set_qform(AFFINE, 1)
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["pixdim"][4] = 40.0
+    image.header["descrip"] = b"a cine"
+    nibabel.save(image, tmp_path / "cine.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels[0], AFFINE), tmp_path / "first.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.stack([labels[0], *[0 * labels[0]] * (N - 1)], 3), AFFINE), tmp_path / "all.nii.gz")
+    (tmp_path / "first.tsv").write_text("index\tname\n1\tcavity\n", encoding="utf-8")
+    return tmp_path, np.array(labels)
+
+
+def words(folder, *more, labels="first.nii.gz"):
+    return ["--scans", str(folder / "cine.nii.gz"), "--outlined", f"1={folder / labels}", "--output", str(folder / "out"), *more]
+
+
+def outlined(folder, *more):
+    """Ask as the command does, but for a coarser registration."""
+    quick = {**base_config()["registration"], "finest": 2.0, "n_steps": 5, "zoom": False}
+    request = replace(request_of(parse_arguments(words(folder, *more))),
+                      method=untrained_method("registration", device="cpu", registration=quick))
+    *events, finished = outline(request)
+    assert not finished.outcome.problems
+    return [event for event in events if isinstance(event, Outlined)]
+
+
+def test_all_phases_come_out_of_one(cine):
+    folder, truth = cine
+    assert len(outlined(folder, "--ejection", "1", "3", "--format", "seg.nrrd")) == 3
+    source, joined = nibabel.load(folder / "cine.nii.gz"), nibabel.load(folder / "out/cine_outlines.nii.gz")
+    for key in ("pixdim", "xyzt_units", "descrip", "sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "dim"):
+        np.testing.assert_array_equal(joined.header[key], source.header[key])
+    found = np.moveaxis(np.asanyarray(joined.dataobj), 3, 0)
+    np.testing.assert_array_equal(found[0], truth[0])
+    for k in range(1, N):
+        both = ((found[k] == 1) & (truth[k] == 1)).sum()
+        assert 2 * both / ((found[k] == 1).sum() + (truth[k] == 1).sum()) > 0.6
+        np.testing.assert_array_equal(found[k], np.asanyarray(nibabel.load(folder / f"out/phase {k + 1:02d}.nii.gz").dataobj))
+    columns, rows = read_rows(folder / "out/volumes.csv")
+    assert columns == ("phase", "seconds", "label", "label_name", "volume_ml") and len(rows) == N * 4
+    of_cavity = {int(row["phase"]): float(row["volume_ml"]) for row in rows if row["label"] == "1"}
+    ml = np.prod(SPACING) / 1000
+    assert of_cavity == {k + 1: pytest.approx((found[k] == 1).sum() * ml, rel=1e-3) for k in range(N)}
+    assert [row["seconds"] for row in rows if row["label_name"] == "cavity"] == ["0.0", "0.04", "0.08", "0.12"]
+    content = json.loads((folder / "out/report.html").read_text(encoding="utf-8").split('id="content">')[1].split("</script>")[0])
+    told = dict(content["facts"])["stroke volume and ejection fraction, phase 01 to phase 03"]
+    full, empty = of_cavity[1], of_cavity[3]
+    assert f"cavity: {full:.4g} − {empty:.4g} = {full - empty:.4g} ml, {(full - empty) / full:.0%}" in told
+    assert len(content["plots"]) == 1 and (folder / "out/phase 02.seg.nrrd").exists()
+    before = {path.name: sha256(path) for path in (folder / "out").glob("*.nii.gz")}
+    assert outlined(folder) == []
+    assert before == {path.name: sha256(path) for path in (folder / "out").glob("*.nii.gz")}
+
+
+def test_outlines_may_be_in_a_file_of_all_phases(cine):
+    folder, truth = cine
+    request = request_of(parse_arguments(words(folder, labels="all.nii.gz")))
+    [(scan, labels)] = request.supports
+    np.testing.assert_array_equal(np.asanyarray(nibabel.load(labels).dataobj), truth[0])
+    np.testing.assert_array_equal(np.asanyarray(nibabel.load(scan).dataobj),
+                                  np.asanyarray(nibabel.load(folder / "cine.nii.gz").dataobj)[..., 0])
+    assert next(iter(outline(request))).n_supports == 1
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (["--outlined", "5=first.nii.gz"], "--outlined: got '5=first.nii.gz', allowed for a 4D file: PHASE=LABELS, PHASE from 1"),
+    (["--outlined", "phase 2=first.nii.gz"], "allowed for a 4D file: PHASE=LABELS"),
+    (["--outlined", "1=first.nii.gz"], "--outlined: a phase is given twice"),
+    (["--outlined", "2=missing.nii.gz"], "missing.nii.gz: no such file"),
+    (["--ejection", "1", "9"], "--ejection: got 9, allowed: a number of a phase, from 1 to 4"),
+    (["--scans", "folder", "--ejection", "1", "2"], "--ejection: is of the phases of a 4D file, but --scans is folder"),
+])
+def test_what_does_not_fit_is_refused_in_one_line(change, says, cine, monkeypatch):
+    folder, _ = cine
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit, match=re.escape(says)):
+        main([*words(folder), *change])
+
+
+def test_another_number_of_phases_and_somebodys_files_are_refused(cine):
+    folder, truth = cine
+    nibabel.save(nibabel.Nifti1Image(np.stack([truth[0]] * 3, 3), AFFINE), folder / "all.nii.gz")
+    with pytest.raises(SystemExit, match="holds 3 phases, but .*cine.nii.gz has 4"):
+        main(words(folder, labels="all.nii.gz"))
+    (folder / "out/phases/phase 02.nii.gz").write_bytes(b"somebody's")
+    with pytest.raises(SystemExit, match="phase 02.nii.gz: is there and was not made by this program"):
+        main(words(folder))
+    assert (folder / "out/phases/phase 02.nii.gz").read_bytes() == b"somebody's"
