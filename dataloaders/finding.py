@@ -52,9 +52,14 @@ class Found:
     names: dict[Path, str] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
 
+    @property
+    def root_is_scan(self) -> bool:
+        """Whether the root itself is the scan: a file, or a folder with one series and nothing else that is a scan."""
+        return list(self.names) == [self.root]
+
 
 def find_scans(root: Path, output: Path | None = None, *, deep: bool = True) -> Found:
-    """Return the scans below a folder, at any depth, and what is left out. A path that is no folder is itself the scan.
+    """Return the scans below a folder, at any depth, and what is left out. See `Found.root_is_scan`.
 
     Args:
         root: of a file or a folder.

@@ -16,12 +16,12 @@ from qnet.util.base.errors import InputError
 MAX_SUPERVOXEL = 2**16 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan on a grid of its own.
+    """A scan on a grid of its own. It is equal to itself alone, and so may be the key of what is kept about it.
 
     Attributes:
-        name: of the case, or of the file for a user's own scan. The volumes of one evaluation have different names.
+        name: of the case, or of the file for a user's own scan.
         image: (D, H, W) float32, z-scored.
         label_map: (D, H, W) whole numbers, 0 for background. None if nobody has outlined the scan.
         spacing_mm: (z, y, x).

@@ -111,8 +111,8 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     left = of_main([query for query in reader.queries if query not in scores])
     queries = share(left)
     segmenter, said = main_first(lambda: load_segmenter(
-        model, run.reload_model_path, device, options.eval_batch_size, whole=options.whole_volume, queries=queries,
-        supports=[support.name for support in reader.supports]))
+        model, run.reload_model_path, device, section(WholeVolumeOptions, config), encode_whole=options.whole_volume,
+        queries=[support for support in reader.supports if support.name in queries], supports=reader.supports))
     print(said)
 
     def finish(result: QueryResult) -> None:
@@ -121,7 +121,7 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
         scores[result.query.name] = scored
 
     if left:
-        evaluate(segmenter, reader, queries, options, section(WholeVolumeOptions, config), finish)
+        evaluate(segmenter, reader, queries, options, finish)
     mean_dice = write_evaluation(list(scores.values()), reader, data, options, folder)
     if is_main():
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)

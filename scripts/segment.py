@@ -75,7 +75,7 @@ def scans_in(folder: Path) -> dict[Path, str]:
     if not folder.is_dir():
         raise InputError(f"--scans: {folder} is no folder; allowed: a folder of NIfTI files and of folders of DICOM slices")
     found = find_scans(folder)
-    if list(found.names) in ([], [folder]):
+    if not found.names or found.root_is_scan:
         why = next((f"; {one.path.name} {one.reason}" for one in found.left_out if one.path != folder), "")
         raise InputError(f"--scans: no scan in {folder}{why}; allowed in it: files that end in {', '.join(ENDINGS)}, and DICOM "
                          "slices")

@@ -136,9 +136,9 @@ def test_whole_volumes_without_training(name):
     def of_classes(device):
         options = {**load_config(), "model": name}
         options["registration"] = {**options["registration"], "finest": 3.0, "n_steps": 0}     # no backward pass
-        segmenter = VolumeSegmenter(build_model(ModelOptions.of(options)), device)
+        segmenter = VolumeSegmenter(build_model(ModelOptions.of(options)), device, WholeVolumeOptions(0, 0, 0, False, 1))
         pair = Task(toy_volume(2), (toy_volume(1),), (1, 4))
-        (member,) = segmenter.members(pair, WholeVolumeOptions(0, 0, 0, False, 1))
+        (member,) = segmenter.members(pair)
         return list(member.probs.values()), list(member.confidence.values())
 
     wanted, confidence = of_classes(torch.device("cpu"))

@@ -43,10 +43,10 @@ def tasks_of(pairs: Sequence[tuple[Volume, Sequence[Volume]]], labels: Sequence[
                  tuple(labels)) for query in queries.values()]
 
 
-def names_of(tasks: Sequence[Task]) -> dict[str, Any]:
-    """The names of queries and supports, as SliceEncoder takes them."""
-    return {"queries": {task.query.name for task in tasks},
-            "supports": {support.name for task in tasks for support in task.supports}}
+def volumes_of(tasks: Sequence[Task]) -> dict[str, Any]:
+    """The queries and supports, as SliceEncoder takes them."""
+    return {"queries": {task.query for task in tasks},
+            "supports": {support for task in tasks for support in task.supports}}
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:

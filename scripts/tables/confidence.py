@@ -92,7 +92,7 @@ def rows_of_lesions(folder: Path) -> Iterator[Row]:
     stones = tuple(volume(case) for case in cases[-N_STONES:])
     for case in progress(cases[1:1 + N_QUERIES], desc=LESIONS, unit="scan"):
         query = volume(case)
-        for member in segmenter.members(Task(query, (support,), (1, 2), stones), predictor.options):
+        for member in segmenter.members(Task(query, (support,), (1, 2), stones)):
             yield from (Row(LESIONS, case.name, evidence, 0.0) for evidence in member.evidence.values()
                         if np.isfinite(evidence).all())
         segmenter.release(query)

@@ -69,7 +69,7 @@ def scores(probs: dict[int, np.ndarray], truth: np.ndarray, labels: Sequence[int
 
 def measured(segmenter: VolumeSegmenter, task: Task, predictor: Predictor) -> dict[tuple[int, str], np.ndarray]:
     """Return the scores (K, 2) of a query by the number of outlined scans and how they are taken together."""
-    truth, members = label_map_of(task.query), segmenter.members(task, predictor.options)
+    truth, members = label_map_of(task.query), segmenter.members(task)
     found = {}
     for n in NUMBERS:
         found[n, MEAN] = scores(mean_of(members[:n]), truth, task.labels)

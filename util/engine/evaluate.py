@@ -11,27 +11,26 @@ from qnet.util.engine.predictions import QueryResult
 from qnet.util.engine.protocol import slices_of_support
 from qnet.util.engine.segmenters import Segmenter
 from qnet.util.engine.task import Task, TaskReader
-from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
+from qnet.util.options.sections import EvaluationOptions
 
 
-def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+def evaluate_query(segmenter: Segmenter, task: Task, options: EvaluationOptions,
                    bar: tqdm.tqdm | None = None) -> QueryResult:
     """Segment one query from its supports. The result depends only on the arguments.
 
     Args:
         segmenter: holds the model.
-        whole: how whole volumes are segmented.
         bar: advances by one for every unit of work.
     """
-    by_protocol = segmenter.by_protocol(task, options, whole, bar)
-    of_whole = segmenter.over_whole_volume(task, whole, bar) if options.whole_volume else []
-    warped = segmenter.warped_supports(task, whole)
+    by_protocol = segmenter.by_protocol(task, options, bar)
+    of_whole = segmenter.over_whole_volume(task, bar) if options.whole_volume else []
+    warped = segmenter.warped_supports(task)
     segmenter.release(task.query)
     return QueryResult(task.query, by_protocol, of_whole, warped)
 
 
 def evaluate(segmenter: Segmenter, reader: TaskReader, queries: Sequence[str], options: EvaluationOptions,
-             whole: WholeVolumeOptions, finish: Callable[[QueryResult], None]) -> None:
+             finish: Callable[[QueryResult], None]) -> None:
     """Prepare the supports, then segment some queries in turn. No query is kept.
 
     Args:
@@ -48,7 +47,7 @@ def evaluate(segmenter: Segmenter, reader: TaskReader, queries: Sequence[str], o
         task, before = reader.read(query), bar.n
         n_units.append(segmenter.n_units(task, options))
         bar.total = before + n_units[-1] + round(n_after * sum(n_units) / len(n_units))     # the others: as those so far
-        finish(evaluate_query(segmenter, task, options, whole, bar))
+        finish(evaluate_query(segmenter, task, options, bar))
         bar.update(before + n_units[-1] - bar.n)      # for what was there already
 
     with progress(desc="segmenting", unit=segmenter.unit) as bar:

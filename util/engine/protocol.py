@@ -18,7 +18,7 @@ from qnet.util.engine.predictions import Prediction
 from qnet.util.engine.slice_encoder import SliceEncoder, batches
 from qnet.util.engine.task import Task, label_map_of
 
-Priors = Mapping[tuple[str, int], torch.Tensor]
+Priors = Mapping[tuple[Volume, int], torch.Tensor]
 
 
 @torch.inference_mode()
@@ -34,14 +34,14 @@ def segment_by_protocol(encoder: SliceEncoder, task: Task, n_part: int, every_sl
         n_part: number of parts, 3 or 1.
         every_slice: segment all slices of the query, and not only those that hold the class.
         bar: advances by one for every slice that is encoded.
-        priors: by name of the support and label, (D, H, W) logits that are added to what the network finds.
+        priors: by support and label, (D, H, W) logits that are added to what the network finds.
     """
     jobs = []
     for support in task.supports:
         of_label = prototypes_of(encoder, support, task.labels, n_part, bar)
         jobs += [_Job(label, support, task.query, of_label[label], n_part, every_slice,
-                      None if priors is None else priors[support.name, label]) for label in task.labels if label in of_label]
-    if task.query.name in encoder.supports:      # now, while its slices are not yet dropped
+                      None if priors is None else priors[support, label]) for label in task.labels if label in of_label]
+    if task.query in encoder.supports:      # now, while its slices are not yet dropped
         prototypes_of(encoder, task.query, task.labels, n_part, bar)
     for slices in batches(query_slices(task, every_slice), encoder.batch_size):
         features = encoder.encode(task.query, slices, bar)
@@ -69,7 +69,7 @@ def _slices_of_label(support: Volume, labels: Sequence[int], n_part: int) -> dic
 def prototypes_of(encoder: SliceEncoder, support: Volume, labels: Sequence[int], n_part: int,
                   bar: tqdm.tqdm | None = None) -> dict[int, list[Any]]:
     """Return the model's prototypes of each part, for each class that the support holds. They are made once per support."""
-    return encoder.once(("prototypes", support.name, tuple(labels), n_part),
+    return encoder.once(("prototypes", support, tuple(labels), n_part),
                         lambda: _prototypes(encoder, support, labels, n_part, bar))
 
 

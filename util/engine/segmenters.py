@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import tqdm
+from typing_extensions import override
 
 from qnet.dataloaders.folds import Part, parts
 from qnet.dataloaders.volumes import Volume
@@ -75,42 +76,44 @@ class Segmenter(ABC):
 
     Attributes:
         unit: name of the unit of work in progress bars.
+        whole: how whole volumes are segmented.
     """
 
     unit: str
+    whole: WholeVolumeOptions
 
     @abstractmethod
     def n_units(self, task: Task, options: EvaluationOptions) -> int:
         """Return the number of units of work in a task, for a progress bar. What `prepare` did is not among them."""
 
     @abstractmethod
-    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+    def by_protocol(self, task: Task, options: EvaluationOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
         """Return the protocol's prediction for every support and every class that support and query both hold."""
 
     @abstractmethod
-    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+    def members(self, task: Task, bar: tqdm.tqdm | None = None) -> list[Member]:
         """Return the member of each support, over the whole query and without the query's labels."""
 
+    @abstractmethod
     def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
         """Return the member of several supports of a task together; None: the mean of their members takes its place.
 
         Args:
             supports: some of the task's; none given: all of them.
         """
-        return None
 
-    def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
+    def over_whole_volume(self, task: Task, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
         """Return the prediction for every support and every class that it holds, over the whole query.
 
         Where several classes claim a voxel, the most probable one gets it.
         """
-        return [prediction for member in self.members(task, whole, bar)
-                for prediction in whole_predictions(task.query, member, whole)]
+        return [prediction for member in self.members(task, bar)
+                for prediction in whole_predictions(task.query, member, self.whole)]
 
-    def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
+    @abstractmethod
+    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
         """Return the (D, H, W) uint8 image of each support, registered to the query; empty if the model registers nothing."""
-        return {}
 
     @abstractmethod
     def keep(self, support: Volume) -> None:
@@ -159,30 +162,42 @@ class SliceSegmenter(Segmenter):
 
     Args:
         encoder: holds the network.
+        whole: how whole volumes are segmented.
     """
 
     unit = "slice"
 
-    def __init__(self, encoder: SliceEncoder):
-        self.encoder = encoder
+    def __init__(self, encoder: SliceEncoder, whole: WholeVolumeOptions):
+        self.encoder, self.whole = encoder, whole
 
     def n_units(self, task: Task, options: EvaluationOptions) -> int:
         """Return the number of slices of the query that are encoded, now or before."""
         return len(task.query.image) if self.encoder.whole else len(query_slices(task, options.every_slice))
 
-    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+    def by_protocol(self, task: Task, options: EvaluationOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
         """See Segmenter."""
         return segment_by_protocol(self.encoder, task, options.n_part, options.every_slice, bar)
 
-    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+    def members(self, task: Task, bar: tqdm.tqdm | None = None) -> list[Member]:
         """See Segmenter."""
-        return [Member(support, probs) for support, probs in probabilities(self.encoder, task, whole, bar)]
+        return [Member(support, probs) for support, probs in probabilities(self.encoder, task, self.whole, bar)]
+
+    @override
+    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
+        """Return None: the mean of the members takes its place."""
+        return None
+
+    @override
+    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
+        """Return nothing: slices are not registered."""
+        return {}
 
     def keep(self, support: Volume) -> None:
         """See Segmenter."""
-        self.encoder.supports.add(support.name)
+        self.encoder.supports.add(support)
 
+    @override
     def preparing(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> Iterator[Volume]:
         """Encode the supports. Stones are of no use to slices."""
         self.encoder.encode_supports(supports)
@@ -202,28 +217,30 @@ class VolumeSegmenter(Segmenter):
     Args:
         model: segments a volume from a volume.
         device: where the model computes.
+        whole: how whole volumes are segmented.
     """
 
     unit = "registration"
 
-    def __init__(self, model: VolumeModel, device: torch.device):
-        self.model, self.device = model.to(device).eval(), device
+    def __init__(self, model: VolumeModel, device: torch.device, whole: WholeVolumeOptions):
+        self.model, self.device, self.whole = model.to(device).eval(), device, whole
         self._last: tuple[Task, list[Member]] | None = None
-        self._registered: tuple[Task, dict[str, Guide], Box | None] | None = None     # guides by names of supports
+        self._registered: tuple[Task, dict[Volume, Guide], Box | None] | None = None    # guides by supports
         self._predicted: tuple[Task, list[WholePrediction]] | None = None
-        self._scans: dict[str, PreparedScan] = {}
-        self._supports: dict[str, tuple[list[int], Support | None]] = {}         # each with its labels
-        self._stones: dict[tuple[str, str], Outlines | None] = {}                # by names of stone and support
+        self._scans: dict[Volume, PreparedScan] = {}
+        self._supports: dict[Volume, tuple[list[int], Support | None]] = {}      # each with its labels
+        self._stones: dict[tuple[Volume, Volume], Outlines | None] = {}          # by stone and support
 
+    @override
     def n_units(self, task: Task, options: EvaluationOptions) -> int:
         """Return the number of registrations with the query: wide and zoomed ones to it, and those back to the supports."""
         return 2 * (len(task.supports) + len(task.stones)) + len(task.supports)
 
-    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+    def by_protocol(self, task: Task, options: EvaluationOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
         """See Segmenter."""
         found = []
-        for prediction in self.over_whole_volume(task, whole, bar):
+        for prediction in self.over_whole_volume(task, bar):
             of_query = parts(label_map_of(prediction.support), label_map_of(task.query), prediction.label, options.n_part,
                              options.every_slice)
             if of_query:
@@ -232,21 +249,21 @@ class VolumeSegmenter(Segmenter):
         return found
 
     @torch.no_grad()
-    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+    def members(self, task: Task, bar: tqdm.tqdm | None = None) -> list[Member]:
         """See Segmenter. Those of the last task are kept until `release`: protocol and whole volume both need them."""
         if self._last is None or self._last[0] is not task:
             self._last = task, self._members(task, bar)
         return self._last[1]
 
-    def over_whole_volume(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
+    def over_whole_volume(self, task: Task, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
         """See Segmenter. Kept as the members are."""
         if self._predicted is None or self._predicted[0] is not task:
-            self._predicted = task, super().over_whole_volume(task, whole, bar)
+            self._predicted = task, super().over_whole_volume(task, bar)
         return self._predicted[1]
 
-    def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
+    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
         """See Segmenter."""
-        return {member.support.name: member.warped for member in self.members(task, whole) if member.warped is not None}
+        return {member.support.name: member.warped for member in self.members(task) if member.warped is not None}
 
     def keep(self, support: Volume) -> None:
         """Do nothing: supports are kept anyway."""
@@ -259,44 +276,43 @@ class VolumeSegmenter(Segmenter):
         found = self._together(partial(self._on_stone, *pair) for pair in share(pairs))     # in turn, as `shared` asks for them
         jobs = [found.__next__] * len(pairs)
         for (stone, support), outlines in zip(pairs, shared(jobs, self.device), strict=True):
-            self._stones[self._key(stone, support)] = outlines
+            self._stones[stone, support] = outlines
             if support is supports[-1][0]:
                 yield stone
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query."""
         self._last = self._predicted = self._registered = None
-        if query.name not in self._supports:
-            self._scans.pop(query.name, None)
+        if query not in self._supports:
+            self._scans.pop(query, None)
 
     @torch.no_grad()
     def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
         """See Segmenter. Each class comes from those supports that hold it, by all their ways."""
         all_guides, box = self._guides(task)
-        volumes = {volume.name: volume for volume in supports or task.supports}
-        guides = {name: guide for name, guide in all_guides.items() if name in volumes}
+        guides = {support: guide for support, guide in all_guides.items() if support in (supports or task.supports)}
         if len(guides) < 2 or box is None:
             return None
-        held = {name: self._supports[name][0] for name in guides}
-        groups: dict[tuple[str, ...], list[int]] = {}
+        held = {support: self._supports[support][0] for support in guides}
+        groups: dict[tuple[Volume, ...], list[int]] = {}
         for label in task.labels:
-            if holders := tuple(name for name in guides if label in held[name]):
+            if holders := tuple(support for support in guides if label in held[support]):
                 groups.setdefault(holders, []).append(label)
         parts = []
-        for names, labels in groups.items():
-            of_labels = [guides[name].of_classes([held[name].index(label) for label in labels]) for name in names]
+        for holders, labels in groups.items():
+            of_labels = [guides[support].of_classes([held[support].index(label) for label in labels]) for support in holders]
             found = self.model.segment(self._scan(task.query), of_labels, box)
-            parts.append(self._member(task, volumes[names[0]], labels, found))
+            parts.append(self._member(task, holders[0], labels, found))
         return joined(parts)
 
     def _members(self, task: Task, bar: tqdm.tqdm | None) -> list[Member]:
         guides, box = self._guides(task, bar)
-        return [self._member(task, volume, self._supports[volume.name][0],
-                             self.model.segment(self._scan(task.query), [guides[volume.name]], box))
-                if box is not None and volume.name in guides else self._nothing(task, volume) for volume in task.supports]
+        return [self._member(task, volume, self._supports[volume][0],
+                             self.model.segment(self._scan(task.query), [guides[volume]], box))
+                if box is not None and volume in guides else self._nothing(task, volume) for volume in task.supports]
 
-    def _guides(self, task: Task, bar: tqdm.tqdm | None = None) -> tuple[dict[str, Guide], Box | None]:
-        """Return how each support with classes reaches the query, by its name, and the box of the query that holds all.
+    def _guides(self, task: Task, bar: tqdm.tqdm | None = None) -> tuple[dict[Volume, Guide], Box | None]:
+        """Return how each support with classes reaches the query, and the box of the query that holds all.
 
         The box is None, and there are no guides, if nothing reaches it. Those of the last task are kept until `release`.
         """
@@ -304,37 +320,36 @@ class VolumeSegmenter(Segmenter):
             self._registered = (task, *self._register(task, bar))
         return self._registered[1:]
 
-    def _register(self, task: Task, bar: tqdm.tqdm | None) -> tuple[dict[str, Guide], Box | None]:
+    def _register(self, task: Task, bar: tqdm.tqdm | None) -> tuple[dict[Volume, Guide], Box | None]:
         query, supports = self._scan(task.query), [self._support(support, task.labels) for support in task.supports]
         known = [(volume, support) for volume, support in zip(task.supports, supports, strict=True) if support is not None]
         missing = [(stone, volume) for volume, _ in known for stone in task.stones
-                   if self._key(stone, volume) not in self._stones]
-        self._stones |= zip((self._key(*pair) for pair in missing),
-                            self._together(partial(self._on_stone, *pair) for pair in missing), strict=True)
+                   if (stone, volume) not in self._stones]
+        self._stones |= zip(missing, self._together(partial(self._on_stone, *pair) for pair in missing), strict=True)
         others = [volume for volume, _ in known] + list(task.stones)
-        wide = self._by_name(others, (partial(query.register, self._scan(other)) for other in others), bar)
+        wide = self._found(others, (partial(query.register, self._scan(other)) for other in others), bar)
         boxes = [box for volume, _ in known if (box := self.model.box(query, self._ways(volume, task.stones, wide)))]
         if not boxes:
             return {}, None
         box = join_boxes(boxes)
-        zoomed = self._by_name(others, (partial(query.zoom, self._scan(other), wide[other.name], box) for other in others), bar)
-        back = self._by_name([volume for volume, _ in known],
+        zoomed = self._found(others, (partial(query.zoom, self._scan(other), wide[other], box) for other in others), bar)
+        back = self._found([volume for volume, _ in known],
                              (partial(self.model.back, query, support) for _, support in known), bar)
         query.release()
-        return {volume.name: Guide(support, self._ways(volume, task.stones, zoomed), back[volume.name])
+        return {volume: Guide(support, self._ways(volume, task.stones, zoomed), back[volume])
                 for volume, support in known}, box
 
-    def _by_name(self, volumes: Sequence[Volume], jobs: Iterable[Callable[[], Registration]],
-                 bar: tqdm.tqdm | None) -> dict[str, Registration]:
-        return dict(zip((volume.name for volume in volumes), self._together(jobs, bar), strict=True))
+    def _found(self, volumes: Sequence[Volume], jobs: Iterable[Callable[[], Registration]],
+                 bar: tqdm.tqdm | None) -> dict[Volume, Registration]:
+        return dict(zip(volumes, self._together(jobs, bar), strict=True))
 
-    def _ways(self, support: Volume, stones: Sequence[Volume], found: Mapping[str, Registration]) -> list[Way]:
+    def _ways(self, support: Volume, stones: Sequence[Volume], found: Mapping[Volume, Registration]) -> list[Way]:
         """Return the ways from a query to a support, by its registrations to the scans: the direct one, and those over stones."""
         direct = self._support(support)
         assert direct is not None
-        over = [(stone.name, self._stones[self._key(stone, support)]) for stone in stones]
-        return [Way(direct.outlines, found[support.name]),
-                *(Way(outlines, found[name]) for name, outlines in over if outlines is not None)]
+        over = [(stone, self._stones[stone, support]) for stone in stones]
+        return [Way(direct.outlines, found[support]),
+                *(Way(outlines, found[stone]) for stone, outlines in over if outlines is not None)]
 
     def _on_stone(self, stone: Volume, support: Volume) -> Outlines | None:
         outlined, scan = self._support(support), self._scan(stone)
@@ -347,23 +362,19 @@ class VolumeSegmenter(Segmenter):
 
     def _support(self, volume: Volume, labels: Sequence[int] | None = None) -> Support | None:
         """Return an outlined scan, as it was asked for first; None if it has none of the labels. Without labels: with all."""
-        if volume.name not in self._supports:
+        if volume not in self._supports:
             label_map = label_map_of(volume)
             held = [label for label in (np.unique(label_map[label_map > 0]).tolist() if labels is None else labels)
                     if (label_map == label).any()]
             masks = torch.from_numpy(np.stack([label_map == label for label in held])).to(self.device) if held else None
-            self._supports[volume.name] = (held, None if masks is None else self.model.support(self._scan(volume), masks))
-        return self._supports[volume.name][1]
+            self._supports[volume] = (held, None if masks is None else self.model.support(self._scan(volume), masks))
+        return self._supports[volume][1]
 
     def _scan(self, volume: Volume) -> PreparedScan:
-        if volume.name not in self._scans:
+        if volume not in self._scans:
             image = torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
-            self._scans[volume.name] = self.model.prepared(image, volume.spacing_mm)
-        return self._scans[volume.name]
-
-    @staticmethod
-    def _key(stone: Volume, support: Volume) -> tuple[str, str]:
-        return stone.name, support.name
+            self._scans[volume] = self.model.prepared(image, volume.spacing_mm)
+        return self._scans[volume]
 
     def _member(self, task: Task, support: Volume, labels: Sequence[int], found: VolumeSegmentation) -> Member:
         def by_label(values: Iterable[T]) -> dict[int, T]:
@@ -378,7 +389,7 @@ class VolumeSegmenter(Segmenter):
 
     def _nothing(self, task: Task, support: Volume) -> Member:
         """The member of a support whose outlines reach the query nowhere."""
-        labels = [label for label in self._supports[support.name][0] if label in task.labels]
+        labels = [label for label in self._supports[support][0] if label in task.labels]
         empty = {label: np.zeros(task.query.image.shape, np.float32) for label in labels}
         return Member(support, empty, dict.fromkeys(labels, 0.0), wide_mm=self._scan(task.query).wide_mm)
 
@@ -400,31 +411,31 @@ class PriorSegmenter(SliceSegmenter):
     """
 
     def __init__(self, encoder: SliceEncoder, registration: VolumeSegmenter, settings: GuidedSettings):
-        super().__init__(encoder)
+        super().__init__(encoder, registration.whole)
         self.registration, self.settings = registration, settings
 
-    def by_protocol(self, task: Task, options: EvaluationOptions, whole: WholeVolumeOptions,
+    def by_protocol(self, task: Task, options: EvaluationOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
         """See Segmenter."""
-        priors = {(member.support.name, label): logits for member in self.registration.members(task, whole)
+        priors = {(member.support, label): logits for member in self.registration.members(task)
                   for label, logits in self._logits(member, task.query).items()}
         return segment_by_protocol(self.encoder, task, options.n_part, options.every_slice, bar, priors)
 
-    def members(self, task: Task, whole: WholeVolumeOptions, bar: tqdm.tqdm | None = None) -> list[Member]:
+    def members(self, task: Task, bar: tqdm.tqdm | None = None) -> list[Member]:
         """See Segmenter. The confidence is that of the registration."""
-        registered = {member.support.name: member for member in self.registration.members(task, whole)}
+        registered = {member.support: member for member in self.registration.members(task)}
         found = []
-        for member in super().members(task, whole, bar):
-            of_registration = registered[member.support.name]
+        for member in super().members(task, bar):
+            of_registration = registered[member.support]
             logits = self._logits(of_registration, task.query)
             probs = {label: with_prior(torch.from_numpy(of_label), logits[label].cpu()).numpy()
                      for label, of_label in member.probs.items()}
             found.append(Member(member.support, probs, of_registration.confidence, of_registration.warped))
         return found
 
-    def warped_supports(self, task: Task, whole: WholeVolumeOptions) -> dict[str, np.ndarray]:
+    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
         """See Segmenter."""
-        return self.registration.warped_supports(task, whole)
+        return self.registration.warped_supports(task)
 
     def preparing(self, supports: Sequence[tuple[Volume, Sequence[int]]], stones: Sequence[Volume] = ()) -> Iterator[Volume]:
         """Encode the supports, and register them to the stepping stones."""

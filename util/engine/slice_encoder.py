@@ -26,17 +26,17 @@ class SliceEncoder:
         batch_size: number of slices encoded at once.
         whole: at the first request, encode the whole volume, and keep its features until `release`. ResNet-101's features of a
             256×256 slice take 10 MB.
-        queries: names of the queries that will come. Of those that are supports too, the features of support slices are kept.
-        supports: names of the supports of several queries. What is computed from them is kept.
+        queries: those that will come, as far as they are supports too: the features of their support slices are kept.
+        supports: those of several queries. What is computed from them is kept.
     """
 
     def __init__(self, model: FewShotModel, device: torch.device, batch_size: int, *, whole: bool = False,
-                 queries: Collection[str] = (), supports: Collection[str] = ()):
+                 queries: Collection[Volume] = (), supports: Collection[Volume] = ()):
         self.model = cast(FewShotModel, for_inference(model.to(device)))
         self.device, self.batch_size, self.whole = device, batch_size, whole
         self.queries, self.supports = set(queries), set(supports)
-        self.slices: dict[tuple[str, int], Features] = {}       # of supports: those prepared, and those that will be queries
-        self.volumes: dict[str, Features] = {}                  # if `whole`
+        self.slices: dict[tuple[Volume, int], Features] = {}    # of supports: those prepared, and those that will be queries
+        self.volumes: dict[Volume, Features] = {}               # if `whole`
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -52,15 +52,15 @@ class SliceEncoder:
         Of several processes, each encodes its share of the supports, and all get the features. Every process must call this.
         """
         wanted = [(volume, range(len(volume.image)) if self.whole else slices) for volume, slices in supports]
-        wanted = [(volume, slices) for volume, slices in wanted if len(slices) and volume.name not in self.volumes]
+        wanted = [(volume, slices) for volume, slices in wanted if len(slices) and volume not in self.volumes]
         own = wanted[rank()::world_size()]
         with progress(total=sum(len(slices) for _, slices in own), desc="supports", unit="slice", disable=not own) as bar:
             jobs = [partial(self._joined, volume, slices, bar) for volume, slices in wanted]
             for (volume, slices), features in zip(wanted, shared(jobs, self.device), strict=True):
                 if self.whole:
-                    self.volumes[volume.name] = features
+                    self.volumes[volume] = features
                 else:
-                    self.slices |= {(volume.name, z): features[k:k + 1] for k, z in enumerate(slices)}
+                    self.slices |= {(volume, z): features[k:k + 1] for k, z in enumerate(slices)}
 
     def _joined(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None) -> Features:
         return Features.cat(self._through_network(volume, slices, bar))
@@ -76,23 +76,23 @@ class SliceEncoder:
         if self.whole:
             features = self.encode_whole(volume, bar)
             return Features.cat([features[z:z + 1] for z in slices])
-        new = [z for z in slices if (volume.name, z) not in self.slices]
+        new = [z for z in slices if (volume, z) not in self.slices]
         encoded = dict(zip(new, self._through_network(volume, new, bar), strict=True))
-        found = [self.slices.pop((volume.name, z)) if z not in encoded else encoded[z] for z in slices]
+        found = [self.slices.pop((volume, z)) if z not in encoded else encoded[z] for z in slices]
         return Features.cat(found)
 
     def encode_support(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None = None) -> Features:
         """Return the features of a support's slices as `encode` does. They are kept if the support is also a query."""
         features = self.encode(volume, slices, bar)
-        if volume.name in self.queries and not self.whole:
-            self.slices |= {(volume.name, z): features[k:k + 1] for k, z in enumerate(slices)}
+        if volume in self.queries and not self.whole:
+            self.slices |= {(volume, z): features[k:k + 1] for k, z in enumerate(slices)}
         return features
 
     def encode_whole(self, volume: Volume, bar: tqdm.tqdm | None = None) -> Features:
         """Return the features of all slices of a volume, and keep them until `release`."""
-        if volume.name not in self.volumes:
-            self.volumes[volume.name] = self._joined(volume, range(len(volume.image)), bar)
-        return self.volumes[volume.name]
+        if volume not in self.volumes:
+            self.volumes[volume] = self._joined(volume, range(len(volume.image)), bar)
+        return self.volumes[volume]
 
     def _through_network(self, volume: Volume, slices: Sequence[int], bar: tqdm.tqdm | None) -> list[Features]:
         features = []
@@ -107,8 +107,8 @@ class SliceEncoder:
 
     def release(self, volume: Volume) -> None:
         """Drop the features of a query, unless it is also a support."""
-        if volume.name not in self.supports:
-            self.volumes.pop(volume.name, None)
+        if volume not in self.supports:
+            self.volumes.pop(volume, None)
 
 
 def batches(items: Sequence[int], size: int) -> list[list[int]]:

@@ -50,10 +50,10 @@ def probabilities(encoder: SliceEncoder, task: Task, options: WholeVolumeOptions
         bar: advances by one for every slice that is encoded.
     """
     def encoded(volume: Volume) -> EncodedVolume:
-        return encoder.once(("whole", volume.name), lambda: EncodedVolume(volume, encoder.encode_whole(volume, bar)))
+        return encoder.once(("whole", volume), lambda: EncodedVolume(volume, encoder.encode_whole(volume, bar)))
 
     of_supports = [encoded(support) for support in task.supports]
-    query = encoded(task.query) if task.query.name in encoder.supports else \
+    query = encoded(task.query) if task.query in encoder.supports else \
         EncodedVolume(task.query, encoder.encode_whole(task.query, bar))
     return [(support.volume, _of_support(encoder.model, query, support, task.labels, options)) for support in of_supports]
 

@@ -40,7 +40,7 @@ def list_scans(folder: Path, session: Path, pattern: str = "*") -> dict[str, Sca
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; allowed: a folder of scans")
     found = find_scans(folder, session, deep=False)
-    names = {path: name for path, name in found.names.items() if path != folder and fnmatch(path.name, pattern)}
+    names = {path: name for path, name in found.names.items() if not found.root_is_scan and fnmatch(path.name, pattern)}
     if not names:
         raise InputError(f"{folder}: holds no scan named {pattern}; allowed: NIfTI files, or folders of DICOM slices")
     if twice := same_names(names):

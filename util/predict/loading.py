@@ -6,13 +6,14 @@ from collections.abc import Collection
 
 import torch
 
+from qnet.dataloaders.volumes import Volume
 from qnet.models.carrying import RegistrationModel
 from qnet.models.volume import VolumeModel
 from qnet.util.base.errors import InputError
 from qnet.util.engine.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.options.names import OUTSIDE_MODELS, UNTRAINED_MODELS
-from qnet.util.options.sections import ModelOptions
+from qnet.util.options.sections import ModelOptions, WholeVolumeOptions
 from qnet.util.training.building import (
     build_model,
     expect_fitting,
@@ -21,14 +22,16 @@ from qnet.util.training.building import (
 )
 
 
-def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, batch_size: int, *, whole: bool,
-                   queries: Collection[str] = (), supports: Collection[str] = ()) -> tuple[Segmenter, str]:
+def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, whole: WholeVolumeOptions, *,
+                   encode_whole: bool, queries: Collection[Volume] = (),
+                   supports: Collection[Volume] = ()) -> tuple[Segmenter, str]:
     """Return the segmenter of a model, and a sentence about its weights.
 
     Args:
         weights: the path of a snapshot, or "untrained" for the weights that training would start from; None for a model that
             needs no training here.
-        whole, queries, supports: SliceEncoder explains them.
+        whole: how whole volumes are segmented.
+        encode_whole, queries, supports: SliceEncoder explains them.
     Raises:
         InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; a spatial
             prior is asked for from a model that is one, or an oracle over whole volumes.
@@ -39,7 +42,7 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         expect_no_weights(options.model, weights)
         if options.spatial_prior != "none":
             raise InputError(f"spatial_prior: got {options.spatial_prior!r}, allowed with model {options.model!r}: 'none'")
-        return VolumeSegmenter(model, device), f"{options.model}: needs no training"
+        return VolumeSegmenter(model, device, whole), f"{options.model}: needs no training"
     if model.reads_truth and whole:
         raise InputError("class_prior: got 'oracle', which reads the query's labels; allowed for predict and with "
                          "whole_volume=true: 'none', 'average' or 'linear'")
@@ -48,8 +51,8 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         said = f"{options.model}: trained elsewhere"
     else:
         said = load_weights(model, options, trained)
-    encoder = SliceEncoder(model, device, batch_size, whole=whole, queries=queries, supports=supports)
+    encoder = SliceEncoder(model, device, whole.eval_batch_size, whole=encode_whole, queries=queries, supports=supports)
     if options.spatial_prior == "none":
-        return SliceSegmenter(encoder), said
-    registration = VolumeSegmenter(RegistrationModel(options.registration), device)
+        return SliceSegmenter(encoder, whole), said
+    registration = VolumeSegmenter(RegistrationModel(options.registration), device, whole)
     return PriorSegmenter(encoder, registration, options.guided), f"{said}; with a spatial prior by registration"

@@ -115,7 +115,7 @@ def scans_to_outline(root: Path, output: Path, given: Sequence[Path], words: Wor
         InputError: nothing is left, or two scans have the same name.
     """
     found = find_scans(root, output)
-    if list(found.names) == [root]:
+    if found.root_is_scan:
         return found.names, found.left_out
     names = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
     if twice := same_names(names):

@@ -240,7 +240,7 @@ class Predictor:
         """
         device = resolve_device(options.device)
         set_up_process(device, options.deterministic)
-        segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole.eval_batch_size, whole=True)
+        segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole, encode_whole=True)
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
         return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones,
                    precision=options.model.precision)
@@ -399,7 +399,7 @@ class Predictor:
             query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
             try:
                 task = Task(query, supports, tuple(self.names), stones)
-                members = self.segmenter.members(task, self.options)
+                members = self.segmenter.members(task)
                 joint = self.segmenter.joint(task)
                 for member in members:
                     agreement.compare(self._undone(member, augmentation))

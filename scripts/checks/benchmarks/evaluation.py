@@ -21,7 +21,7 @@ from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.engine.task import Task
 from tests.goldens import recipe
 from tests.reference import qnet as reference
-from tests.toy import names_of, tasks_of
+from tests.toy import tasks_of, volumes_of
 
 RECIPE_SEED, RECIPE_BIAS, RECIPE_SCALE = 90, -18.2, 0.02      # of the published implementation's scores on CHAOS
 
@@ -107,7 +107,7 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
 
     timed = Timed(model.encoder, model.alpha, model.n_iters)
     tasks = tasks_of(pairs, labels)
-    encoder = SliceEncoder(timed, bench.device, bench.batch_size, **names_of(tasks))
+    encoder = SliceEncoder(timed, bench.device, bench.batch_size, **volumes_of(tasks))
     spent.predictions, spent.seconds = bench.timed(
         lambda: [prediction for task in tasks for prediction in segment_by_protocol(encoder, task, 3)])
     return spent
@@ -140,7 +140,7 @@ def one_query(bench: Bench) -> None:
     """Segment one query volume."""
     volumes = bench.fold()[:2]
     task = Task(volumes[1], (volumes[0],), tuple(LABELS))
-    segment_by_protocol(SliceEncoder(bench.model(), bench.device, bench.batch_size, **names_of([task])), task, 3)
+    segment_by_protocol(SliceEncoder(bench.model(), bench.device, bench.batch_size, **volumes_of([task])), task, 3)
 
 
 def one_query_plainly(bench: Bench) -> None:

@@ -104,12 +104,12 @@ class Copies(VolumeModel):
 def evaluated(model, *supports, labels=(1, 2, 3, 4), stones=()):
     options = EvaluationOptions(labels, "published", "all", 3, 1, True, 3.0)
     task = Task(toy_volume(2), supports, labels, stones)
-    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    segmenter = VolumeSegmenter(model, torch.device("cpu"), WHOLE)
     segmenter.prepare([(support, []) for support in supports], stones)
     before = len(model.wide)
     assert before == len(supports) * len(stones) and not model.zoomed
     bar = tqdm.tqdm(disable=None)
-    result = evaluate_query(segmenter, task, options, WHOLE, bar)
+    result = evaluate_query(segmenter, task, options, bar)
     done = len(model.wide) - before + len(model.zoomed) + len(model.turned)
     assert done == (segmenter.n_units(task, options) if result.whole else 0)
     return task, result
@@ -119,10 +119,10 @@ def test_stepping_stones():
     """The query is registered to each stone once, a stone to each support once, and for the next query the latter are kept."""
     model, queries = Copies(), [toy_volume(2), toy_volume(12)]
     supports, stones = (toy_volume(1), toy_volume(3)), tuple(replace(toy_volume(n), label_map=None) for n in (10, 11))
-    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    segmenter = VolumeSegmenter(model, torch.device("cpu"), WHOLE)
     tasks = [Task(query, supports, (1, 2), stones) for query in queries]
     for task in tasks:
-        segmenter.members(task, WHOLE)
+        segmenter.members(task)
         segmenter.release(task.query)
     sums = {volume.name: float(torch.from_numpy(volume.image).float().sum()) for volume in (*queries, *supports, *stones)}
     for ways, (query, support) in zip(model.ways, [("2", "1"), ("2", "3"), ("12", "1"), ("12", "3")], strict=True):
@@ -139,13 +139,13 @@ def test_stepping_stones():
 
 def test_outlines_that_reach_the_query_nowhere_are_empty_with_confidence_0():
     model = Copies(reaches=False)
-    segmenter = VolumeSegmenter(model, torch.device("cpu"))
+    segmenter = VolumeSegmenter(model, torch.device("cpu"), WHOLE)
     task = Task(toy_volume(2), (toy_volume(1),), (1, 2), (toy_volume(10),))
-    member, = segmenter.members(task, WHOLE)
+    member, = segmenter.members(task)
     nothing = task.query.image.shape, False
     assert {label: (probs.shape, probs.any()) for label, probs in member.probs.items()} == {1: nothing, 2: nothing}
     assert member.confidence == {1: 0.0, 2: 0.0} and member.warped is None and not model.zoomed and not model.ways
-    assert not any(prediction.mask.any() for prediction in segmenter.over_whole_volume(task, WHOLE))
+    assert not any(prediction.mask.any() for prediction in segmenter.over_whole_volume(task))
 
 
 def test_several_supports_together_give_each_class_from_those_that_hold_it():
@@ -153,8 +153,8 @@ def test_several_supports_together_give_each_class_from_those_that_hold_it():
     for support, lacking in zip(supports, ((), (2,), (2, 4)), strict=True):
         support.label_map[np.isin(support.label_map, lacking)] = 0
     model = Copies()
-    segmenter, task = VolumeSegmenter(model, torch.device("cpu")), Task(toy_volume(2), tuple(supports), (1, 2, 4))
-    segmenter.members(task, WHOLE)
+    segmenter, task = VolumeSegmenter(model, torch.device("cpu"), WHOLE), Task(toy_volume(2), tuple(supports), (1, 2, 4))
+    segmenter.members(task)
     registered = len(model.wide)
     found = segmenter.joint(task)
     assert set(found.probs) == set(found.borders) == set(found.confidence) == {1, 2, 4}
@@ -164,11 +164,11 @@ def test_several_supports_together_give_each_class_from_those_that_hold_it():
     np.testing.assert_allclose(of_two.probs[1], np.mean([s.label_map == 1 for s in supports[1:]], axis=0))
     assert set(of_two.probs) == {1, 4} and len(model.wide) == registered      # nothing is registered once more
     assert segmenter.joint(task, supports[:1]) is None
-    assert VolumeSegmenter(Copies(reaches=False), torch.device("cpu")).joint(task) is None
+    assert VolumeSegmenter(Copies(reaches=False), torch.device("cpu"), WHOLE).joint(task) is None
 
 
 def test_a_member_tells_how_borders_were_drawn_and_what_the_confidence_is_made_of():
-    member, = VolumeSegmenter(Copies(), torch.device("cpu")).members(Task(toy_volume(2), (toy_volume(1),), (1, 4)), WHOLE)
+    member, = VolumeSegmenter(Copies(), torch.device("cpu"), WHOLE).members(Task(toy_volume(2), (toy_volume(1),), (1, 4)))
     assert member.borders == {1: "as it was", 4: "as it was"} and member.wide_mm == 1.0
     assert member.evidence == {1: [0, 1], 4: [2, 3]}
 

@@ -12,7 +12,7 @@ from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.engine.task import Task
 from qnet.util.engine.whole_volume import largest_components, smooth_along_z, to_label_map
 from qnet.util.options.sections import WholeVolumeOptions
-from tests.toy import names_of, toy_volume
+from tests.toy import toy_volume, volumes_of
 
 
 def test_conflicts_go_to_the_likeliest_class_above_one_half():
@@ -45,15 +45,15 @@ def model():
     return model
 
 
-def segmenter(model, task):
-    return SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, **names_of([task])))
+def segmenter(model, task, options):
+    return SliceSegmenter(SliceEncoder(model, torch.device("cpu"), 3, whole=True, **volumes_of([task])), options)
 
 
 def evaluate(model, support, query, **options):
     defaults = {"slice_margin": 0, "location_mm": 0, "largest_component": False, "smooth_z": 0, "eval_batch_size": 3}
     options = WholeVolumeOptions(**{**defaults, **options})
     task = Task(query, (support,), (1, 2, 3, 4))
-    return {p.label: p for p in segmenter(model, task).over_whole_volume(task, options)}
+    return {p.label: p for p in segmenter(model, task, options).over_whole_volume(task)}
 
 
 def test_the_querys_labels_are_never_looked_at(model):
@@ -93,7 +93,7 @@ def test_every_support_counts_mm_in_its_own_spacing(model, order):
     """What a pair gives does not depend on the other volumes of the data set."""
     fine, coarse, query = (toy_volume(number, (7.7, pixel_mm, pixel_mm)) for number, pixel_mm in ((1, 0.5), (3, 2.0), (2, 1.0)))
     task = Task(query, (fine, coarse)[::order], (1, 2, 3, 4))
-    together = segmenter(model, task).over_whole_volume(task, WholeVolumeOptions(0, 5, 0, False, 3))
+    together = segmenter(model, task, WholeVolumeOptions(0, 5, 0, False, 3)).over_whole_volume(task)
     for support in (fine, coarse):
         alone = evaluate(model, support, query, location_mm=5)
         in_pixels = evaluate(model, replace(support, spacing_mm=(1.0, 1.0, 1.0)), query, location_mm=5 / support.spacing_mm[2])
