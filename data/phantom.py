@@ -248,7 +248,7 @@ def is_made(output: Path, parameters: dict[str, int], overwrite: bool) -> bool:
         InputError: it holds something else, or a dataset of other parameters without `overwrite` or with files that were added
             or changed.
     """
-    if not output.exists() or output.is_dir() and not any(output.iterdir()):
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     try:
         found = parse_json(read_small(output / "phantom.json", SMALL.n_bytes), "", dict[str, int], limits=SMALL)

@@ -91,7 +91,7 @@ def is_dicom(path: Path) -> bool:
             head = file.read(132)
     except OSError:
         return False
-    return head[128:] == b"DICM" or head[:2] == b"\x08\x00" and head[3:4] == b"\x00" and path.stat().st_size > 132
+    return head[128:] == b"DICM" or (head[:2] == b"\x08\x00" and head[3:4] == b"\x00" and path.stat().st_size > 132)
 
 
 def read_slice(path: Path) -> Slice:
@@ -298,7 +298,7 @@ def slices_of(path: Path) -> list[Slice]:
             raise InputError(f"{file}: {why}")
     usable = {number: slices for number, slices in series.items()
               if not is_localizer(slices) and problem_of(slices, path) is None}
-    if len(usable) > 1 or not usable and len(series) > 1:
+    if len(usable) > 1 or (not usable and len(series) > 1):
         titles = ", ".join(f"{slices[0].title} ({len(slices)} files)" for slices in list(series.values())[:5])
         raise InputError(f"{path}: expected one series of equal slices, found {len(series)} series: {titles}")
     return next(iter((usable or series).values()))

@@ -145,7 +145,7 @@ def _no_scan(path: Path) -> LeftOut:
     ending = path.suffix.lower()
     if path.name.upper() in NO_SCANS:
         return LeftOut(path, "is an index, no scan", False)
-    if ending in NOTES or not ending and path.name.isupper():       # README, LICENSE
+    if ending in NOTES or (not ending and path.name.isupper()):       # README, LICENSE
         return LeftOut(path, "is no scan, by its name", False)
     if ending in ARCHIVES:
         return LeftOut(path, "is an archive; scans in it are not read before it is unpacked", True)

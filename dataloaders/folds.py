@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -91,7 +92,7 @@ def support_slices(slices: Sequence[int], n_part: int) -> list[int]:
 def query_chunks(slices: Sequence[int], n_part: int) -> list[tuple[int, ...]]:
     """Cut the K query slices into n_part consecutive chunks at int(linspace(0, K, n_part + 1))."""
     bounds = np.linspace(0, len(slices), n_part + 1).astype(int)
-    return [tuple(slices[start:stop]) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [tuple(slices[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def slices_with(label_map: np.ndarray, label: int) -> list[int]:

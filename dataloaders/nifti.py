@@ -117,7 +117,7 @@ def is_plain(path: Path) -> bool:
         return False
     if not is_straight(affine) or has_other_unit(header):
         return False
-    if header["sform_code"] <= 0 and header["qform_code"] <= 0 or not np.allclose(sizes, spacing_of(affine), rtol=1e-3, atol=0):
+    if (header["sform_code"] <= 0 and header["qform_code"] <= 0) or not np.allclose(sizes, spacing_of(affine), rtol=1e-3, atol=0):
         return False
     return header["qform_code"] <= 0 or np.allclose(qform_of(header), affine, rtol=1e-3, atol=1e-2)
 

@@ -206,12 +206,8 @@ def nrrd_layers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array.reshape(*array.shape[:3], -1), FLIP @ affine
 
 
-def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
-    """Return a reader that knows size and place of an NRRD or MetaImage file, the file of its values, and its affine.
-
-    Args:
-        layers: a voxel may hold several numbers.
-    """
+def _checked_fields(path: Path, reader_name: str) -> tuple[dict[str, str], Path]:
+    """Return what the header of an NRRD or MetaImage file says, and the file of its values."""
     text = _text_header(path)
     if max(map(len, text.split("\n"))) > MAX_LINE or "\0" in text:
         raise InputError(f"{path}: cannot be read (its header is damaged)")
@@ -224,6 +220,16 @@ def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[
         raise InputError(f"{path}: does not say how large its voxels are")
     if other := [unit for unit in re.findall(r'"([^"]*)"', fields.get("space units", "")) if unit not in ("mm", "")]:
         raise InputError(f"{path}: has lengths in {other[0]}, allowed: mm")
+    return fields, values
+
+
+def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:
+    """Return a reader that knows size and place of an NRRD or MetaImage file, the file of its values, and its affine.
+
+    Args:
+        layers: a voxel may hold several numbers.
+    """
+    fields, values = _checked_fields(path, reader_name)
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     reader.SetImageIO(reader_name)
@@ -248,7 +254,12 @@ def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[
     n_bytes, in_file = math.prod(size) * n_numbers * _bytes_of(one_number), expect_file(values).stat().st_size
     if n_bytes > in_file * (GZIP_RATIO if packed else 1):
         raise InputError(f"{path}: cannot be read (size {size} takes {n_bytes} bytes, {values.name} has {in_file})")
-    image = sitk.Image([1] * len(size), sitk.sitkUInt8)
+    return reader, values, _affine_of(path, reader)
+
+
+def _affine_of(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
+    """Return the affine of a file whose header was read."""
+    image = sitk.Image([1] * reader.GetDimension(), sitk.sitkUInt8)
     for name in ("Origin", "Spacing", "Direction"):
         values_of = getattr(reader, f"Get{name}")()
         if not np.isfinite(values_of).all():
@@ -261,7 +272,7 @@ def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[
     if not 1e-9 < np.linalg.norm(affine[:3, :3], axis=0).min() <= np.abs(affine).max() < 1e15:
         raise InputError(f"{path}: its header gives the voxels no place in space, affine {affine[:3].round(3).tolist()}")
     expect_usable_axes(affine, path)
-    return reader, values, affine
+    return affine
 
 
 def _bytes_of(pixel_type: int) -> int:

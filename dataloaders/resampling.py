@@ -130,7 +130,7 @@ def straight_grid(image: sitk.Image, frame: np.ndarray | None = None, max_turn: 
     matrix = voxel_to_patient(image)
     steps = direction.T @ matrix[:3, :3]                                       # of the image's voxels along the new axes
     spacing_mm = np.sqrt((steps**2).sum(axis=1))
-    ends = np.array([[0, n - 1] for n in image.GetSize()], float) + [-0.5, 0.5]
+    ends = np.array([[-0.5, n - 0.5] for n in image.GetSize()])
     corners = np.array(list(itertools.product(*ends))) @ steps.T               # (8, 3) in mm, from the first voxel
     low, high = corners.min(axis=0), corners.max(axis=0)
     size = np.maximum(1, np.ceil((high - low) / spacing_mm - 1e-6)).astype(int)

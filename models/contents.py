@@ -53,7 +53,7 @@ def _above_gap(volume: Tensor, low: Tensor, white: Tensor) -> Tensor | None:
     if first is None or first + int(GAP * N_BINS) > N_BINS:
         return None
     below = shares[:first]
-    if below.sum() > ODD_SHARE and below.max() < 0.5 * below.sum() or first > N_BINS / 20:
+    if (below.sum() > ODD_SHARE and below.max() < 0.5 * below.sum()) or first > N_BINS / 20:
         return None
     behind = next((k for k in range(first, N_BINS) if not empty[k]), N_BINS)
     inside = volume.flatten()[bins >= behind]

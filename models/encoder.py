@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from qnet.models.timm_backbone import PREFIX, TimmBackbone
 from qnet.util.base.shapes import expect_shape
@@ -191,6 +192,7 @@ class SinglePathEncoder(Encoder):
         self.localconv = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
         self._initialise_convolutions()
 
+    @override
     def _heads(self, fine: Tensor, coarse: Any) -> tuple[list[Tensor], Tensor | None]:
         return [self.localconv(coarse)], None
 

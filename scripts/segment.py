@@ -109,12 +109,12 @@ def outlined_pair(text: str, scans: Mapping[Path, str]) -> tuple[Path, Path]:
 
 
 def _is_named(scan: Path, name: str, given: str) -> bool:
-    return given in (name, scan.name, scan_name(scan)) or bool(given) and is_same(Path(given), scan)
+    return given in (name, scan.name, scan_name(scan)) or (bool(given) and is_same(Path(given), scan))
 
 
 def check_places(scans: Path, output: Path, json_file: Path | None) -> None:
     """Raise InputError if a result would lie among the scans, where it could be read as one."""
-    if is_nifti(output) or output.exists() and not output.is_dir():
+    if is_nifti(output) or (output.exists() and not output.is_dir()):
         raise InputError(f"--output: got {output}, allowed: a folder")
     for option, path in (("--output", output), ("--json", json_file)):
         if path is not None and lies_in(path, scans):

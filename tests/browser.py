@@ -23,6 +23,7 @@ def screen(browser: webdriver.Chrome) -> np.ndarray:
         drawn(browser)
         now = cv2.imdecode(np.frombuffer(browser.find_element("id", "screen").screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
         if last is not None and np.array_equal(now, last):
+            assert now is not None
             return now
         last = now
         time.sleep(0.05)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 # ---- any file ----

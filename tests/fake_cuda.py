@@ -34,7 +34,7 @@ class FakeCuda(torch.Tensor):
     def __init__(self, real: torch.Tensor):
         self.held = real
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:      # type: ignore[override]     # torch's takes contents too
         return f"FakeCuda({self.held})"
 
     def numpy(self, *_: Any, **__: Any) -> Any:
@@ -46,7 +46,7 @@ class FakeCuda(torch.Tensor):
         return self.held.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:     # type: ignore[override]
         return run(func, args, kwargs or {})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0, "print_interval": 2, "min_size": 20,
@@ -14,7 +13,7 @@ TINY = {"encoder": "small", "pretrained": "none", "n_steps": 3, "num_workers": 0
 TOY_GRID = {"CHAOST2": {"grid": {"spacing_mm": [1.5, 1.5, 7.7], "size_px": 96}}}
 
 
-def entry_point(name: str) -> ModuleType:
+def entry_point(name: str) -> Any:
     """Return the module of train.py or test.py."""
     return importlib.import_module(f"qnet.{name}")
 

@@ -1,21 +1,15 @@
 """pyproject.toml has what the code imports, in ranges; requirements*.txt have exact versions within them."""
 
-import ast
 import re
+import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from qnet.util.base.root import ROOT
-
-FOLDERS = ("data", "dataloaders", "models", "qnet", "scripts", "util")
-TYPES_ONLY = {"_typeshed"}       # known to type checkers alone
-OWN = {"qnet", "tests"}
-DEVELOPERS_SCRIPTS = ("scripts/checks/", "scripts/tables/")     # may use requirements-dev.txt
 
 
 def requirements(file):
@@ -33,7 +27,8 @@ def by_name(lines):
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RANGES = by_name(PROJECT["dependencies"])
 EXTRAS = by_name(line for lines in PROJECT["optional-dependencies"].values() for line in lines)
-PROGRAMS, DEVELOPERS = requirements("requirements.txt"), requirements("requirements-dev.txt")
+FILES = ("requirements.txt", "requirements-dev.txt")
+PROGRAMS, DEVELOPERS = map(requirements, FILES)
 
 
 def test_the_files_have_the_same_names_and_exact_versions_in_the_ranges():
@@ -61,35 +56,31 @@ def test_older_versions_that_the_code_runs_with_are_in_the_ranges(name, version)
     assert RANGES[name].specifier.contains(version)
 
 
-def third_party_imports():
-    """Yield (file, line, top-level module) of the code, without Python's own and the project's."""
-    files = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for module in {name.partition(".")[0] for name in names} - OWN - sys.stdlib_module_names - TYPES_ONLY:
-                yield path.relative_to(ROOT).as_posix(), node.lineno, module
+def deptry(*words):
+    done = subprocess.run([sys.executable, "-m", "deptry", "--no-ansi", *map(str, words)], cwd=ROOT, capture_output=True,
+                          encoding="utf-8", check=False)
+    return done.returncode, done.stderr
 
 
-@pytest.fixture(scope="module")
-def distributions():
-    """The distributions that each top-level module comes from."""
-    return {module: set(map(canonicalize_name, names)) for module, names in packages_distributions().items()}
+def test_each_import_is_a_declared_dependency_and_each_dependency_is_imported():
+    status, said = deptry(".")
+    assert status == 0, said
 
 
-def test_each_import_is_a_declared_dependency(distributions):
-    imports = list(third_party_imports())
-    assert {"torch", "cv2", "docopt", "skimage"} <= {module for _, _, module in imports}
-    for file, line, module in imports:
-        declared = set(RANGES) | set(EXTRAS) | (set(DEVELOPERS) if file.startswith(DEVELOPERS_SCRIPTS) else set())
-        providers = distributions.get(module, set())
-        assert providers & declared, f"{file}:{line}: {module} is of {providers or 'nothing installed'}, which is not declared"
+def test_developers_may_import_their_own_tools_too(tmp_path):
+    """deptry takes requirements*.txt where a pyproject.toml has no dependencies."""
+    (tmp_path / "pyproject.toml").write_text('[tool.deptry]\nknown_first_party = ["qnet", "tests"]\nexclude = []\n'
+                                             f"requirements_files = {[str(ROOT / name) for name in FILES]}\n"
+                                             'ignore = ["DEP002"]\n', encoding="utf-8")
+    status, said = deptry("scripts/checks", "scripts/tables", "tests", "--config", tmp_path / "pyproject.toml")
+    assert status == 0, said
 
 
-def test_each_declared_dependency_is_imported(distributions):
-    imported = {name for _, _, module in third_party_imports() for name in distributions.get(module, ())}
-    assert set(RANGES) - imported == {"setuptools", "jsonpickle", "h11"}      # of sacred and uvicorn: here for their floors
+def test_what_is_not_declared_is_named_with_its_line(tmp_path):
+    (tmp_path / "new.py").write_text("import torch\nimport no_such_package\n", encoding="utf-8")
+    status, said = deptry(tmp_path, "--config", ROOT / "pyproject.toml")
+    assert status == 1 and "new.py:2:8: DEP001 'no_such_package' imported but missing from the dependency definitions" in said
+    assert "'torch' imported" not in said
 
 
 @pytest.mark.parametrize(("name", "too_old"), [("setuptools", "78.1.0"), ("jsonpickle", "3.4.2"), ("h11", "0.14.0")])

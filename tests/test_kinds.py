@@ -68,7 +68,7 @@ def made_by(folder):
 
 @pytest.fixture(scope="module")
 def predicted(place):
-    with pytest.raises(SystemExit, match="error: query archive.zip: is an archive"):
+    with pytest.raises(SystemExit, match=r"error: query archive.zip: is an archive"):
         predict(model="guided", reload_model_path=None, registration={"stones": 0}, support_image=place / "scans/outlined.nii.gz",
                 support_label=place / "labels.nii.gz", query=place / "scans", output=place / "predicted")
     return made_by(place / "predicted")
@@ -291,7 +291,7 @@ def test_gaps_between_outlined_slices_are_told_and_filled(tmp_path):
     affine, shape = grid((6, 6, 4), (44, 36, 30)), (44, 36, 30)
     image = save(patient(affine, shape, 0)[0], affine, tmp_path / "scan.nii.gz")
     truth, path = patient(affine, shape, 0)[1].T, every_third(tmp_path)
-    scan, label_map, gaps, _ = read_support(image, path, None)
+    _, label_map, gaps, _ = read_support(image, path, None)
     assert "labels 1, 2, 3, 4: not outlined in the slices" in gaps and label_map.sum() < 0.4 * truth.sum()
     _, filled, told, _ = read_support(image, path, None, fill_gaps=True)
     assert told is None
@@ -320,7 +320,7 @@ def test_organs_apart_are_no_gaps():
 def test_image_and_outlines_swapped_is_told(tmp_path):
     image = save(patient(grid(), SHAPE, 0)[0].astype(np.int16), grid(), tmp_path / "scan.nii.gz")
     labels = save(patient(grid(), SHAPE, 0)[1], grid(), tmp_path / "labels.nii.gz")
-    with pytest.raises(InputError, match="scan.nii.gz: holds .* different values, and .*labels.nii.gz 5: .* swapped"):
+    with pytest.raises(InputError, match=r"scan.nii.gz: holds .* different values, and .*labels.nii.gz 5: .* swapped"):
         read_support(labels, image, None)
 
 

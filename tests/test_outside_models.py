@@ -55,10 +55,10 @@ def test_predict_goes_on_until_the_network_changes(brightness, toy_data, tmp_pat
 
 
 def test_a_snapshot_is_no_network_from_elsewhere(brightness, trained, toy_data, tmp_path):
-    with pytest.raises(SystemExit, match="^error: reload_model_path: got .*, allowed with model 'outside'"):
+    with pytest.raises(SystemExit, match=r"^error: reload_model_path: got .*, allowed with model 'outside'"):
         run("test", tmp_path, toy_data, model="outside", supp_idx=0, outside={"network": f"{brightness}:Brightness"},
             reload_model_path=str(trained / "snapshots/3.pth"))
-    with pytest.raises(SystemExit, match="^error: outside.network: got None, allowed: a Python file"):
+    with pytest.raises(SystemExit, match=r"^error: outside.network: got None, allowed: a Python file"):
         run("test", tmp_path, toy_data, model="outside", supp_idx=0)
 
 

@@ -12,6 +12,7 @@ from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
 from qnet.util.base.device import bf16_is_fast, resolve_precision
 from qnet.util.base.root import ROOT
+from qnet.util.engine.segmenters import SliceSegmenter
 from qnet.util.options.config import base_config, load_config, named_configs
 from qnet.util.predict.predictor import Predictor
 from qnet.util.training.snapshots import read_snapshot
@@ -91,7 +92,8 @@ def test_auto_trains_in_what_is_fast_and_scores_in_float32_and_the_run_folder_sa
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
             support_label=images / "label_1.nii.gz", query=images / "image_2.nii.gz", output=tmp_path / "out")
-    assert Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter.encoder.model.encoder.bf16 is False
+    segmenter = Predictor.load(trained / "snapshots/1.pth", device="cpu").segmenter
+    assert isinstance(segmenter, SliceSegmenter) and segmenter.encoder.model.encoder.bf16 is False
     assert used(trained) == NAMES[fast] and used(scored) == "float32"
     out = capsys.readouterr().out
     assert out.count("on cpu in float32") == (2 if fast else 3) and "warning: precision" not in out

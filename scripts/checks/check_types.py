@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status of mypy."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     link(ROOT)
-    names = [name.removeprefix("qnet/") for name in given] or ["."]
-    done = subprocess.run([sys.executable, "-m", "mypy", *(str(LINKS / "qnet" / name) for name in names)], cwd=ROOT,
+    named = [name if name.startswith("tests") else str(LINKS / "qnet" / name.removeprefix("qnet/")) for name in given]
+    done = subprocess.run([sys.executable, "-m", "mypy", *(named or [str(LINKS / "qnet"), "tests"])], cwd=ROOT,
                           env={**os.environ, "MYPYPATH": str(LINKS)}, capture_output=True, encoding="utf-8", check=False)
     print(done.stdout.replace(f"{LINKS}/qnet/", ""), end="")
     print(done.stderr, end="", file=sys.stderr)

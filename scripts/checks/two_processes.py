@@ -185,7 +185,7 @@ class Command:
         return {path.name: sha256(path) for path in sorted(folder.rglob(self.written))}
 
 
-def supervoxels(options: argparse.Namespace, folder: Path) -> Command:
+def supervoxels(options: argparse.Namespace, _folder: Path) -> Command:
     """Make the supervoxels of all cases."""
     program = ["data/supervoxels/generate_supervoxels.py", "CHAOST2", "--data-dir", str(options.data_dir)]
     two_cases = [case.name for case in _cases(options.data_dir)[:2]]
@@ -206,7 +206,7 @@ def predict(options: argparse.Namespace, folder: Path) -> Command:
     return Command(SACRED_FORMS, lambda output: [*program, f"output={output}"], "image_*.nii.gz")
 
 
-def evaluate(options: argparse.Namespace, folder: Path) -> Command:
+def evaluate(options: argparse.Namespace, _folder: Path) -> Command:
     """Evaluate ten of the cases."""
     def words(n_folds: int, output: Path) -> list[str]:
         return ["test.py", "with", "chaost2_setting1_scratch", f"datasets.CHAOST2.n_folds={n_folds}", "supp_idx=0", "device=cpu",

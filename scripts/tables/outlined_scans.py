@@ -67,7 +67,7 @@ def scores(probs: dict[int, np.ndarray], truth: np.ndarray, labels: Sequence[int
     return np.array(rows)
 
 
-def measured(segmenter: VolumeSegmenter, task: Task, predictor: Predictor) -> dict[tuple[int, str], np.ndarray]:
+def measured(segmenter: VolumeSegmenter, task: Task) -> dict[tuple[int, str], np.ndarray]:
     """Return the scores (K, 2) of a query by the number of outlined scans and how they are taken together."""
     truth, members = label_map_of(task.query), segmenter.members(task)
     found = {}
@@ -101,7 +101,7 @@ def main() -> None:
         assert isinstance(predictor.segmenter, VolumeSegmenter)
         found = []
         for position in progress(queries_of(len(cases), options.folds), desc="queries", unit="scan"):
-            found.append(measured(predictor.segmenter, task_of(cases, position, list(labels)), predictor))
+            found.append(measured(predictor.segmenter, task_of(cases, position, list(labels))))
             print(table(found, list(labels.values())), flush=True)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import SimpleITK as sitk
@@ -207,7 +208,7 @@ def found(folder):
 
 
 # file: fixture, the path in it that is spoilt, what reads it, and what is said to each damage
-FILES = {
+FILES: dict[str, tuple[Any, ...]] = {
     "training image": ("case", lambda case: case.image, lambda case: training_volumes(case), IMAGE),
     "training label": ("case", lambda case: case.label, lambda case: training_volumes(case, use_gt=True), LABEL),
     "supervoxels": ("case", lambda case: case.supervoxels, lambda case: training_volumes(case), SUPERVOXELS),

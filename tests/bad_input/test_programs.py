@@ -143,12 +143,16 @@ def data(toy_data, trained, tmp_path):
 def test_sacred_programs(program, options, spoilt, damage, message, data, tmp_path):
     damage(data / spoilt)
     options = {key: value.replace("@", f"{data}/") if isinstance(value, str) else value for key, value in options.items()}
-    with pytest.raises(SystemExit) as caught:
+
+    def start():
         if program in ("train", "test"):
             root = options.pop("path.CHAOST2.data_dir", data)
             run(program, tmp_path / "runs", root, **options)
         else:
             entry_point("test").experiment.run(program, config_updates={"device": "cpu", "n_iters": 0, **options})
+
+    with pytest.raises(SystemExit) as caught:
+        start()
     said = caught.value.code      # a text: python prints it and exits with 1
     assert said.startswith("error: ") and message in said and "\n" not in said
     assert not (data / "canary").exists()

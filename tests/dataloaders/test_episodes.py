@@ -87,7 +87,7 @@ def test_both_orders_and_both_augmented_roles_occur():
     assert order == {(1,), (-1,)}
     untouched = {"support": 0, "query": 0}
     for index in range(50):
-        _, label, (support, query) = dataset.draw(index)
+        _, _label, (support, query) = dataset.draw(index)
         episode = dataset[index]
         untouched["support"] += np.array_equal(episode.support_images[0, 0], volume().image[support])
         untouched["query"] += np.array_equal(episode.query_images[0], volume().image[query])

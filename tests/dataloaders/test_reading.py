@@ -30,7 +30,7 @@ def test_a_file_of_values_that_is_none_beside_it_is_refused_in_one_line(ending, 
         with pytest.raises(InputError) as caught:
             reader(path)
         assert "\n" not in str(caught.value)
-    assert list(find_scans(tmp_path).names)[0] == path
+    assert next(iter(find_scans(tmp_path).names)) == path
     if name != "missing.raw":
         assert content_sha256(path)
 

@@ -61,7 +61,7 @@ def test_a_voxel_keeps_its_place_in_the_patient_on_a_tilted_grid(width):
     assert blob.GetSize()[:2] == (64, 64)
     np.testing.assert_allclose(bright_point_mm(blob), bright_point_mm(raw), atol=0.05)
     labels = resample.labels_to_grid(raw > 50, (1.25, 1.25, 3.0), 64)
-    assert grid_distance_mm(*map(voxel_to_patient, (blob, labels)), blob.GetSize()) == 0
+    assert grid_distance_mm(voxel_to_patient(blob), voxel_to_patient(labels), blob.GetSize()) == 0
 
 
 def test_labels_on_the_grid_keep_their_place():

@@ -38,7 +38,7 @@ def only_elastic(noise):
 @needs_chaost2
 @pytest.mark.parametrize("k", range(4))
 def test_affine_golden(golden, image, k):
-    matrix = affine_matrix(*golden["affine_params_rot_tx_ty_shear_zoom"][k], image.shape)
+    matrix = affine_matrix(*golden["affine_params_rot_tx_ty_shear_zoom"][k], size=image.shape)
     assert np.abs(matrix - golden["affine_matrices"][k]).max() < 1e-5
     geometry = Geometry(matrix, STILL)
     assert np.abs(geometry.apply(image)[::4, ::4] - golden["affine_outputs_image"][k]).max() < 1e-3

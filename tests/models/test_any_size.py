@@ -10,7 +10,7 @@ from qnet.models.carrying import GuidedModel
 from qnet.models.guided import label_map
 from qnet.models.registration import Registration
 from qnet.models.settings import Search, Searches
-from qnet.models.volume import VolumeSegmentation, Way
+from qnet.models.volume import Guide, VolumeSegmentation, Way
 from tests.settings import GUIDED, REGISTRATION
 
 FAST = replace(REGISTRATION, n_steps=30, searches=Searches(Search(20_000, cell=4, reach=5), Search(60_000, cell=6, reach=5),
@@ -78,7 +78,7 @@ def segmented(query, support, settings=FAST, way_back=False) -> VolumeSegmentati
     assert box is not None
     nowhere = Registration(torch.eye(3, 4), (), (1.0,) * 3, 1.0, tuple(known.image.shape), known.spacing_mm, scan.spacing_mm)
     back = model.back(scan, outlined) if way_back else nowhere
-    return model.segment(scan, outlined, [Way(outlined.outlines, scan.zoom(known, wide, box))], box, back)
+    return model.segment(scan, [Guide(outlined, [Way(outlined.outlines, scan.zoom(known, wide, box))], back)], box)
 
 
 def dice(first, second):

@@ -11,7 +11,7 @@ SPACING = (2.0, 1.0, 1.0)
 def ct(white=60.0):
     """A trunk in air, on a table, in Hounsfield units, with noise."""
     torch.manual_seed(0)
-    z, y, x = torch.meshgrid(torch.arange(10.0), torch.arange(60.0), torch.arange(60.0), indexing="ij")
+    _z, y, x = torch.meshgrid(torch.arange(10.0), torch.arange(60.0), torch.arange(60.0), indexing="ij")
     body = ((y - 30) / 18).square() + ((x - 30) / 24).square() < 1
     bone = ((y - 40).square() + (x - 30).square() < 40) & body
     return torch.where(bone, white, torch.where(body, 40.0, -1000.0)) + 8 * torch.randn(10, 60, 60)

@@ -137,7 +137,7 @@ def test_the_class_prior_is_chosen_when_scores_are_made(toy_data, tmp_path):
                      whole_volume=False)
         dice[prior] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["mean"]["dice_mean"]
     assert len(set(dice.values())) == 4 and max(dice, key=dice.get) == "oracle"
-    with pytest.raises(SystemExit, match="^error: class_prior: got 'oracle', which reads the query's labels"):
+    with pytest.raises(SystemExit, match=r"^error: class_prior: got 'oracle', which reads the query's labels"):
         run("test", tmp_path, toy_data, class_prior="oracle", model="tpm", reload_model_path=snapshot, supp_idx=0)
 
 

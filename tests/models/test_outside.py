@@ -64,7 +64,7 @@ def test_a_module_is_a_part_of_the_model_and_anything_else_is_shared_with_its_co
 
     def plain(images, masks, query):
         return masks[0]
-    plain.lock = (part for part in ())      # a generator cannot be copied
+    plain.__dict__["lock"] = (part for part in ())      # a generator cannot be copied
     module = OutsideModel(Net())
     assert not module.eval().network.training
     assert copy.deepcopy(OutsideModel(plain)).network.network is plain

@@ -175,7 +175,7 @@ def test_threshold_of_the_support_separates_what_can_be_separated():
     assert torch.equal(model.segment(features, (prototype, threshold)).argmax(1), mask[:, 0].long())
 
 
-@pytest.mark.parametrize("B, S", [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("B", "S"), [(1, 1), (2, 1), (2, 3)])
 def test_threshold_of_the_support_for_several_episodes_equals_that_of_each(B, S):
     torch.manual_seed(0)
     model = SupportThresholdQNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=0).eval()

@@ -50,7 +50,7 @@ def test_segments_as_the_plain_formulas(form):
 def test_losses_of_2024_are_the_plain_formulas():
     model, episode, features, thresholds = model_and_episode()
     mask, truth = episode.support_masks[0, 0], episode.query_masks[0]
-    support, query = support_and_query(model, episode)
+    support, _query = support_and_query(model, episode)
     average, regions = model.prototypes(support, episode.support_masks)
     foreground = plain.rpt_probability(model, features[1], thresholds[1], average[0], regions[0], SIZE)
     predicted = (foreground > 0.5).float()
@@ -141,7 +141,7 @@ def test_few_cells_are_repeated_or_filled_from_the_corner(corner):
 
 @pytest.mark.parametrize("n_shots", [1, 2])
 def test_a_batch_of_episodes_is_its_episodes(n_shots):
-    model, episode, features, thresholds = model_and_episode(2, n_shots)
+    model, episode, _features, _thresholds = model_and_episode(2, n_shots)
     model.eval()
     support, query = support_and_query(model, episode)
     together = model.segment(query, model.prototypes(support, episode.support_masks))
@@ -156,7 +156,7 @@ def test_a_batch_of_episodes_is_its_episodes(n_shots):
 
 
 def test_an_episode_without_a_prediction_has_no_align_and_mse_loss():
-    model, episode, features, thresholds = model_and_episode()
+    model, episode, _features, thresholds = model_and_episode()
     thresholds[:] = -100
     losses = model.episode_losses(episode)
     assert losses["align"] == 0 and losses["mse"] == 0 and losses["query"] > 0

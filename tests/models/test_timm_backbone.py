@@ -67,7 +67,7 @@ def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
     for package in ("no_such_package", "json"):      # json has no .pth file
         with pytest.raises(InputError, match=f"pretrained: got 'package:{package}', allowed: an installed package that carries"):
             load_pretrained(backbone, NAME, f"package:{package}", tmp_path)
-    with pytest.raises(InputError, match="pretrained: got 'coco', allowed for encoder 'timm/.*: 'imagenet', 'none' or"):
+    with pytest.raises(InputError, match=r"pretrained: got 'coco', allowed for encoder 'timm/.*: 'imagenet', 'none' or"):
         load_pretrained(backbone, NAME, "coco", tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

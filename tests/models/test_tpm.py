@@ -79,7 +79,7 @@ def test_several_prototypes_and_an_empty_mask():
 @pytest.mark.parametrize("n_prototypes", [1, 5])
 @pytest.mark.parametrize("n_pixels", [1, 50, 400])
 def test_an_oracle_marks_as_many_cells_as_it_is_told(n_prototypes, n_pixels):
-    _, tpm, features, episode = models(n_prototypes=n_prototypes, class_prior="oracle")
+    _, tpm, _features, episode = models(n_prototypes=n_prototypes, class_prior="oracle")
     support, query = encoded(tpm.eval(), episode)
     prototypes = tpm.prototypes(support, episode.support_masks)
     with pytest.raises(ValueError, match="expected n_pixels for class prior 'oracle'"):

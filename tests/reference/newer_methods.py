@@ -156,5 +156,5 @@ def extra_losses(support: list[Tensor], query: list[Tensor]) -> tuple[Tensor, Te
         best = [max(cos(one, other) for other in q[:-2]) for one in s[:-2]]
         intra = intra - torch.stack([*best, cos(s[-2], q[-2]), cos(s[-1], q[-1])]).mean()
     inter = sum(torch.stack([cos(a, b) for a in background for b in foreground]).mean().clamp_min(0)
-                for background, foreground in (support, query))
+                for background, foreground in (support, query)) + torch.zeros(())
     return intra, inter

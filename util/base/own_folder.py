@@ -120,7 +120,7 @@ class OwnFolder:
             error.filename = str(self.path / name)
             raise
         status, writes = os.fstat(descriptor), flags & (os.O_WRONLY | os.O_RDWR)
-        if not stat.S_ISREG(status.st_mode) or writes and status.st_nlink > 1:
+        if not stat.S_ISREG(status.st_mode) or (writes and status.st_nlink > 1):
             os.close(descriptor)
             raise InputError(f"{self.path / name}: is a link, a folder or a device; allowed: a plain file")
         with contextlib.suppress(PermissionError):

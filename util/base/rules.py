@@ -64,7 +64,7 @@ def one_of(*values: Any) -> Rule:
 def encoder(*names: str) -> Rule:
     """Allow these names, and those of timm's models."""
     return Rule(f"one of {', '.join(map(repr, names))}, or 'timm/' and the name of a model of the package timm",
-                lambda v: v in names or isinstance(v, str) and re.fullmatch(r"timm/[\w.]+", v) is not None)
+                lambda v: v in names or (isinstance(v, str) and re.fullmatch(r"timm/[\w.]+", v) is not None))
 
 
 def text() -> Rule:

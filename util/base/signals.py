@@ -26,14 +26,14 @@ class Interrupted(KeyboardInterrupt):
 
 def raise_on_signals() -> None:
     """Make SIGTERM and Ctrl-C raise Interrupted from now on."""
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(number)
 
     for number in STOPPING:
         signal.signal(number, handle)
 
 
-def ignore_signals(worker: int = 0) -> None:
+def ignore_signals(_worker: int = 0) -> None:
     """Ignore SIGTERM and Ctrl-C from now on.
 
     Workers of data loaders call this with their number. They get the signals of their process group, but the main process
@@ -52,7 +52,7 @@ class StopRequest:
 
     number: int | None = None
 
-    def handle(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
         """Note the first signal. A second one ends the process at once, with 128 + its number."""
         if self.number is not None:
             os._exit(128 + number)

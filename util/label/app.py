@@ -55,16 +55,16 @@ def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp
     return Gate(app, port, token)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _refuse(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, STATUS.get(type(error), 400))
 
 
-async def _refuse_path(request: Request, error: Exception) -> Response:
+async def _refuse_path(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
-async def _fail(request: Request, error: Exception) -> Response:
+async def _fail(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": in_utf8(f"could not be saved or read: {error}")}, 507)
 
 
@@ -76,7 +76,7 @@ def _name(request: Request) -> str:
     return request.path_params["name"]
 
 
-async def _leave(request: Request, error: Exception) -> Response:
+async def _leave(_request: Request, _error: Exception) -> Response:
     return Response()       # nobody is there to get it
 
 
@@ -127,7 +127,7 @@ class Run(Struct, forbid_unknown_fields=True):
     careful: bool
 
 
-def page(request: Request) -> Response:
+def page(_request: Request) -> Response:
     """Answer with the page."""
     return FileResponse(PAGE / "index.html", media_type="text/html")
 
@@ -139,17 +139,17 @@ def page_file(request: Request) -> Response:
     return FileResponse(PAGE / name, media_type=FILES[name])
 
 
-def niivue(request: Request) -> Response:
+def niivue(_request: Request) -> Response:
     """Answer with NiiVue's script."""
     return FileResponse(SCRIPT, media_type="text/javascript")
 
 
-def niivue_license(request: Request) -> Response:
+def niivue_license(_request: Request) -> Response:
     """Answer with NiiVue's licence."""
     return FileResponse(LICENSE, media_type="text/plain")
 
 
-def notices(request: Request) -> Response:
+def notices(_request: Request) -> Response:
     """Answer with the notices of the libraries in NiiVue's file."""
     return FileResponse(NOTICES, media_type="text/plain")
 

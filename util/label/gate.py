@@ -64,7 +64,7 @@ class Gate:
         origin, is_safe = headers.get("origin"), scope["method"] in SAFE_METHODS
         if headers.getlist("host") != [self.host]:
             return f"host: allowed: {self.host}"
-        if origin is not None and origin != self.origin or origin is None and not is_safe:
+        if (origin is not None and origin != self.origin) or (origin is None and not is_safe):
             return f"origin: allowed: {self.origin}"
         if not (is_safe and is_code(scope["path"])) and not self._has_token(headers):
             return "token: open the address that the program printed when it started"

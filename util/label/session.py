@@ -420,12 +420,12 @@ class Session:
         key = (name, self._notes[name].saved, self._found.get(name, {}).get("map"))
         last = self._last
         if last is None or last.key != key:
-            found = self._array(name, reference, self._found_folder, key[2])
-            by_hand = self._array(name, reference, self._hand_folder, _file_name(name)) if name in self._hand else found
+            found = self._array(reference, self._found_folder, key[2])
+            by_hand = self._array(reference, self._hand_folder, _file_name(name)) if name in self._hand else found
             last = self._last = _Present(key, by_hand, found)
         return last
 
-    def _array(self, name: str, reference: Path, folder: OwnFolder, file: str | None) -> np.ndarray:
+    def _array(self, reference: Path, folder: OwnFolder, file: str | None) -> np.ndarray:
         if file is None:
             return np.zeros(read_header(reference).get_data_shape()[::-1], np.uint8)
         with self._lend(folder, file) as path:

@@ -97,7 +97,7 @@ def _fill(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tup
     return filled, numbers
 
 
-def _copy(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
+def _copy(mask: np.ndarray, asked: Proposal, _spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
     turned = np.moveaxis(mask.copy(), asked.axis, 0)
     held = [number for number in np.flatnonzero(turned.any(axis=(1, 2))) if number != asked.slice]
     if not held:
@@ -106,19 +106,19 @@ def _copy(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tup
     return np.moveaxis(turned, 0, asked.axis), []
 
 
-def _largest(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
+def _largest(mask: np.ndarray, _asked: Proposal, _spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
     parts, _ = label(mask, np.ones((3, 3, 3)))
     sizes = np.bincount(parts.reshape(-1))
     sizes[0] = 0
     return (parts == sizes.argmax()) & mask, []
 
 
-def _holes(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
+def _holes(mask: np.ndarray, asked: Proposal, _spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
     turned = np.moveaxis(mask, asked.axis, 0)
     return np.moveaxis(np.stack([binary_fill_holes(one) for one in turned]), 0, asked.axis), []
 
 
-def _smooth(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
+def _smooth(mask: np.ndarray, _asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
     sigma = SMOOTH_PX * min(spacing_mm) / np.asarray(spacing_mm)
     return gaussian_filter(mask.astype(np.float32), sigma) > HALF, []
 

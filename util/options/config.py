@@ -59,7 +59,7 @@ def _is_grid(value: Any) -> bool:
         _are_numbers(value["spacing_mm"], 3) and all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in value["spacing_mm"])
         and is_whole(value["size_px"]) and 1 <= value["size_px"] <= MAX_SIZE_PX
         and (value["orientation"] is None or _is_orientation(value["orientation"]))
-        and (value["window"] is None or _are_numbers(value["window"], 2) and value["window"][0] < value["window"][1]))
+        and (value["window"] is None or (_are_numbers(value["window"], 2) and value["window"][0] < value["window"][1])))
 
 
 def _are_numbers(value: Any, n: int) -> bool:

@@ -36,4 +36,4 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
 def gone_options(options: Mapping[str, Any]) -> list[str]:
     """Return the dotted names of the options that are GONE; they are in their sections, or under such a name."""
     return [f"{section}.{name}" for section, names in GONE.items() for name in names
-            if f"{section}.{name}" in options or isinstance(options.get(section), Mapping) and name in options[section]]
+            if f"{section}.{name}" in options or (isinstance(options.get(section), Mapping) and name in options[section])]

@@ -96,7 +96,7 @@ class Request:
     series: Series | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:  # noqa: B008
+    def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:
         """Return what a complete config asks for.
 
         Raises:

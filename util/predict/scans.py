@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import nibabel
 import numpy as np
@@ -30,7 +31,7 @@ MAX_SHEAR = 0.05            # cosine between two axes of a scan; one that is she
 MAX_TURN = 15.0             # degrees; a scan that is turned further within the first support's planes is resampled
 
 
-Image = sitk.Image | nibabel.spatialimages.SpatialImage
+Image: TypeAlias = sitk.Image | nibabel.spatialimages.SpatialImage
 
 
 @dataclass(frozen=True)

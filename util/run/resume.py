@@ -26,7 +26,7 @@ def run_to_continue(record: Record, options: RunOptions, mode: str) -> Path | No
     runs = numbered_runs(options.place.folders(mode))
     for folder in runs:
         entry, stored = _read(folder / "run.json"), _read(folder / "config.json")
-        if mode == "test" and entry.get("status") == "COMPLETED" or not stored:
+        if (mode == "test" and entry.get("status") == "COMPLETED") or not stored:
             continue
         if mode == "train" and stored.get("n_steps") not in range(options.n_steps + 1):
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from sacred.observers import RunObserver
 from sacred.utils import iterate_flattened
+from typing_extensions import override
 
 from qnet.util.base.errors import InputError, did_you_mean
 from qnet.util.base.inputs import read_json
@@ -29,28 +30,31 @@ class TensorBoard(RunObserver):
 
     Args:
         folder: the run folder.
-        log_dir: holds all run folders.
+        _log_dir: holds all run folders.
     Raises:
         ImportError: the package is not installed.
     """
 
-    def __init__(self, folder: Path, log_dir: Path):
+    def __init__(self, folder: Path, _log_dir: Path):
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=0)     # a resumed training logs its earlier steps again
 
+    @override
     def started_event(self, ex_info: Any, command: Any, host_info: Any, start_time: Any, config: Mapping[str, Any],
                       meta_info: Any, _id: Any) -> None:
         """Log the options."""
         self.writer.add_text("config", "```json\n" + json.dumps(config, indent=2, sort_keys=True, default=str) + "\n```")
 
+    @override
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Any) -> None:
         """Log what is new of the metrics."""
         for name, step, value, moment in entries(metrics_by_name):
             self.writer.add_scalar(name, value, step, walltime=moment)
         self.writer.flush()
 
+    @override
     def completed_event(self, stop_time: Any, result: Any) -> None:
         """Log the results."""
         for name, value in results_of(self.folder).items():
@@ -75,6 +79,7 @@ class Mlflow(RunObserver):
         self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.log_dir / 'mlflow.db'}")
         self.run_id = ""
 
+    @override
     def started_event(self, ex_info: Any, command: Any, host_info: Any, start_time: Any, config: Mapping[str, Any],
                       meta_info: Any, _id: Any) -> None:
         """Find the run or make it, and log the options."""
@@ -97,20 +102,24 @@ class Mlflow(RunObserver):
     def _tag(self) -> str:
         return self.folder.resolve().as_posix().replace("'", "_")
 
+    @override
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Any) -> None:
         """Log what is new of the metrics."""
         self._log([(allowed(name), value, int(1000 * moment), step) for name, step, value, moment in entries(metrics_by_name)])
 
+    @override
     def completed_event(self, stop_time: Any, result: Any) -> None:
         """Log the results."""
         now = int(1000 * time.time())
         self._log([(allowed(name), value, now, 0) for name, value in results_of(self.folder).items()])
         self.client.set_terminated(self.run_id, "FINISHED")
 
+    @override
     def interrupted_event(self, interrupt_time: Any, status: Any) -> None:
         """Say that the run was stopped."""
         self.client.set_terminated(self.run_id, "KILLED")
 
+    @override
     def failed_event(self, fail_time: Any, fail_trace: Any) -> None:
         """Say that the run failed."""
         self.client.set_terminated(self.run_id, "FAILED")

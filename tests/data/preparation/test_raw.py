@@ -78,7 +78,7 @@ def label_of_other_size(case):
 
 def label_elsewhere(case):
     moved = as_image(organs(GRID), GRID)
-    moved.SetOrigin((np.array(GRID.GetOrigin()) + [0, 0, 20]).tolist())
+    moved.SetOrigin(np.add(GRID.GetOrigin(), (0, 0, 20)).tolist())
     sitk.WriteImage(moved, case.label)
 
 

@@ -48,7 +48,7 @@ def test_sabs_is_numbered_in_order_whatever_is_missing(tmp_path):
 
 def test_two_files_of_one_number_are_refused(tmp_path):
     touch(tmp_path, "a/img0001.nii.gz", "b/img0001.nii.gz", "label0001.nii.gz")
-    with pytest.raises(InputError, match="img0001.nii.gz: has the same number as"):
+    with pytest.raises(InputError, match=r"img0001.nii.gz: has the same number as"):
         find_sabs(tmp_path)
 
 

@@ -216,7 +216,7 @@ def test_notes_beside_a_label_map_are_told_and_two_tables_are_refused(tmp_path):
     (tmp_path / "labels.ctbl").write_text(TABLES["slicer.ctbl"], encoding="utf-8")
     assert stored_outlines(labels, read_image(scan), scan).names[1] == "liver"
     (tmp_path / "labels.tsv").write_text(TABLES["bids.tsv"], encoding="utf-8")
-    with pytest.raises(InputError, match="labels.ctbl and labels.tsv both name its values; allowed: one table"):
+    with pytest.raises(InputError, match=r"labels.ctbl and labels.tsv both name its values; allowed: one table"):
         stored_outlines(labels, read_image(scan), scan)
 
 

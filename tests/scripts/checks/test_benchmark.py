@@ -121,7 +121,7 @@ def test_tables_are_markdown():
 def test_the_package_registers_as_we_do():
     query, support = toy_volume(1), toy_volume(3)
     volumes = [torch.from_numpy(volume.image).float() for volume in (query, support)]
-    ours = register(*volumes, query.spacing_mm, support.spacing_mm, registration.AS_PACKAGE)
+    ours = register(volumes[0], volumes[1], query.spacing_mm, support.spacing_mm, registration.AS_PACKAGE)
     package = registration.by_package(query, support, ours, torch.device("cpu"))
     assert not torch.equal(package.displacements[0].voxels, ours.displacements[0].voxels)
     maps = [registration.carried(found, support) for found in (ours, package)]
@@ -165,7 +165,7 @@ def test_requests_of_a_person(tmp_path):
         with pytest.raises(RuntimeError, match="the run did not begin"):
             page.wait_for_first_scan(client)
         person.name = "a_9"
-        with pytest.raises(RuntimeError, match="PUT /api/scans/a_9/outlines.*: 404"):
+        with pytest.raises(RuntimeError, match=r"PUT /api/scans/a_9/outlines.*: 404"):
             person.work(1, during_run=False)
 
 

@@ -55,7 +55,7 @@ def test_a_small_job_has_words_of_its_own(tmp_path):
 
 
 def test_a_command_that_fails_is_named(tmp_path):
-    with pytest.raises(InputError, match="(?s)fast: ended with status 1.*could not convert"):
+    with pytest.raises(InputError, match=r"(?s)fast: ended with status 1.*could not convert"):
         measure_command("toy", command(one=["a", "fast"]), 1, tmp_path)
 
 

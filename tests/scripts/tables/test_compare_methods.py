@@ -28,7 +28,7 @@ def test_superpixels_are_made_in_a_folder_that_goes_away(toy_data):
 
 
 def test_no_data_folder(tmp_path):
-    with pytest.raises(InputError, match="path.CHAOST2.data_dir: no folder"), \
+    with pytest.raises(InputError, match=r"path.CHAOST2.data_dir: no folder"), \
             data_with_superpixels("CHAOST2", tmp_path / "nowhere", 400):
         pass
 

@@ -24,9 +24,14 @@ def test_a_file_is_whole_and_listed_or_as_it_was(tmp_path):
     path = tmp_path / "new" / "a.txt"
     write_text("one", path)
     assert is_made(path, made_in(path.parent)) and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_text("half", encoding="utf-8")
-        raise KeyboardInterrupt
+
+    def stopped_half_way():
+        with replacing(path) as partial:
+            partial.write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_half_way()
     assert path.read_text(encoding="utf-8") == "one" and {entry.name for entry in path.parent.iterdir()} == {"a.txt", LIST}
 
 
@@ -182,7 +187,8 @@ def test_a_full_disk_is_told_before_any_work(tmp_path):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(InputError, match="No space left on device"):
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        claim([tmp_path / "out/a.txt"])
+        with pytest.raises(InputError, match="No space left on device"):
+            claim([tmp_path / "out/a.txt"])
     assert list(tmp_path.iterdir()) == []

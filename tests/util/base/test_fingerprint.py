@@ -126,7 +126,7 @@ def tokens(code):
             and not (first and token.type == tokenize.STRING and after.type in (tokenize.NEWLINE, tokenize.ENDMARKER))]
 
 
-@pytest.mark.parametrize("part", (*PARTS, "data", "scripts"))
+@pytest.mark.parametrize("part", [*PARTS, "data", "scripts"])
 def test_python_finds_the_same_tokens_and_imports(part):
     for file in (file for file in FILES if file.parts[0] == part):
         code = (ROOT / file).read_text(encoding="utf-8")

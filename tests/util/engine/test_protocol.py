@@ -1,5 +1,7 @@
 """The streamed evaluation against the published procedure, slice by slice and class by class."""
 
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
 from qnet.util.engine.evaluate import evaluate_query
 from qnet.util.engine.metrics import dice
+from qnet.util.engine.predictions import QueryResult
 from qnet.util.engine.protocol import segment_by_protocol, slices_of_support
 from qnet.util.engine.segmenters import SliceSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
@@ -21,10 +24,15 @@ LABELS = [1, 2, 3, 4]
 WHOLE = WholeVolumeOptions(0, 0, 0, False, 3)
 
 
+def all_of(result: QueryResult) -> list[Any]:
+    """The predictions of a query, of the protocol and of whole volumes."""
+    return [*result.by_protocol, *result.whole]
+
+
 class CountingQNet(QNet):
     """Counts the slices that pass through the encoder."""
 
-    counted: list[int] = []
+    counted: ClassVar[list[int]] = []
 
     def encode(self, images):
         self.counted.append(len(images))
@@ -80,7 +88,7 @@ def test_supports_that_are_prepared_give_the_same_and_are_encoded_once(model, wh
         if prepares:
             segmenter.prepare([(support, slices_of_support(support, LABELS, 3)) for support in volumes[:2]])
         results = [evaluate_query(segmenter, task, options) for task in tasks]
-        found.append([prediction.mask for result in results for prediction in [*result.by_protocol, *result.whole]])
+        found.append([prediction.mask for result in results for prediction in all_of(result)])
         counted.append(sorted(model.counted))
         assert not segmenter.encoder.slices
     assert len(found[0]) == len(found[1]) == 4 * len(LABELS) * (1 + whole) and counted[0] == counted[1]
@@ -126,7 +134,7 @@ def test_a_query_gives_the_same_alone_and_among_others(model):
         encoder = SliceEncoder(model, torch.device("cpu"), 3, whole=True, **volumes_of([task]))
         alone = evaluate_query(SliceSegmenter(encoder, whole), task, options)
         among = evaluate_query(together, task, options)
-        for one, other in zip([*alone.by_protocol, *alone.whole], [*among.by_protocol, *among.whole], strict=True):
+        for one, other in zip(all_of(alone), all_of(among), strict=True):
             assert (one.label, one.support.name) == (other.label, other.support.name)
             np.testing.assert_array_equal(one.mask, other.mask)
 

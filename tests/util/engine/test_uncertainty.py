@@ -39,7 +39,7 @@ def test_margin_is_the_distance_of_the_score_from_the_threshold():
 
 
 def test_augmentations_are_undone():
-    z, y, x = np.indices((2, 65, 65))
+    _z, y, x = np.indices((2, 65, 65))
     disc = ((y - 20) ** 2 + (x - 40) ** 2 < 100).astype(np.float32)
     assert AUGMENTATIONS[0].apply(disc) is disc
     turned = Augmentation(angle_deg=6).apply(disc)

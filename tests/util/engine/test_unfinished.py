@@ -32,15 +32,16 @@ def interrupt_after(n, monkeypatch, toy_data, log_dir, folder, **options):
         if len(written) == n:
             raise Interrupted(signal.SIGTERM)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+    with monkeypatch.context() as patched:
         patched.setattr(nibabel, "save", counted)
-        run("test", log_dir, toy_data, **options)
+        with pytest.raises(Interrupted):
+            run("test", log_dir, toy_data, **options)
     return newest_run(log_dir / "QNet_test_CHAOST2_cv0")
 
 
 def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.suffix in (".csv", ".gz", ".png") or path.name == "results.json"}
+            if (path.is_file() and path.suffix in (".csv", ".gz", ".png")) or path.name == "results.json"}
 
 
 @pytest.mark.whole

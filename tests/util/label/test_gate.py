@@ -84,7 +84,7 @@ def test_what_changes_something_needs_an_origin(method, path, client):
 @pytest.mark.parametrize("path", [f"/api/state?token={TOKEN}", f"/api/state?Label-Token={TOKEN}",
                                   f"/api/scans/a_1/image?token={TOKEN}"])
 def test_a_token_in_an_address_counts_for_nothing(path, client):
-    status, headers, body = send_raw(client, head(client, "GET", path, Label_Token=None))
+    status, _headers, body = send_raw(client, head(client, "GET", path, Label_Token=None))
     assert status == 403 and "token" in refusal(status, body)
 
 
@@ -225,7 +225,7 @@ def test_it_listens_on_this_machine_alone(client):
     port = int(client.host.split(":")[1])
     for other in {"127.0.0.2", *(info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET))}:
         if other != "127.0.0.1":
-            with pytest.raises(OSError, match="refused|timed out"):
+            with pytest.raises(OSError, match=r"refused|timed out"):
                 socket.create_connection((other, port), 2)
 
 

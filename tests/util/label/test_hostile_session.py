@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import closing
 from urllib.parse import quote
 
 import numpy as np
@@ -118,12 +119,13 @@ def test_a_folder_that_is_a_link_is_refused(name, target, folder, tmp_path):
 def test_a_file_that_is_a_link_is_refused(name, kind, folder, tmp_path):
     own(folder, name).unlink()
     in_place_of(own(folder, name), kind, tmp_path)
-    with pytest.raises(InputError, match=f"{re.escape(name)}: is a link, a folder or a device; allowed: a plain file"):
-        session = Session(folder)
-        try:
+
+    def leave_out():
+        with closing(Session(folder)) as session:
             session.leave_out("a_1", True)
-        finally:
-            session.close()
+
+    with pytest.raises(InputError, match=f"{re.escape(name)}: is a link, a folder or a device; allowed: a plain file"):
+        leave_out()
 
 
 def in_place_of(path, kind, tmp_path):

@@ -136,8 +136,8 @@ def test_outlines_from_a_file(session, folder):
     assert len({one["colour"] for one in session.classes}) == 4
     with pytest.raises(ConflictError, match="by hand"):
         session.load("a_1", folder / "truth/a_2.nii.gz")
+    write(folder / "truth/none.nii.gz", np.zeros_like(drawing()))
     with pytest.raises(InputError, match="largest value is 0"):
-        write(folder / "truth/none.nii.gz", np.zeros_like(drawing()))
         session.load("a_2", folder / "truth/none.nii.gz")
     with pytest.raises(MissingError):
         session.load("a_9", folder / "truth/a_2.nii.gz")

@@ -49,14 +49,14 @@ def test_a_dataset_of_ones_own_is_one_more_entry():
 
 
 def test_unknown_named_config():
-    with pytest.raises(InputError, match="config 'chaos': no such file in configs/; allowed: .*chaost2_setting1"):
+    with pytest.raises(InputError, match=r"config 'chaos': no such file in configs/; allowed: .*chaost2_setting1"):
         load_config("chaos")
 
 
 @pytest.mark.parametrize("text", ["{a: }", "{a: 1, a: 2}", ""])
 def test_broken_json5_names_the_file(tmp_path, text):
     (tmp_path / "broken.json5").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match="broken.json5: not valid JSON5"):
+    with pytest.raises(InputError, match=r"broken.json5: not valid JSON5"):
         read_json5(tmp_path / "broken.json5")
 
 
@@ -69,5 +69,5 @@ def test_the_options_of_a_snapshot_are_checked_in_sections_too(changes, message)
     check_options(load_config(), keys, Path("1.pth"))
     with pytest.raises(InputError, match=f"^{message}"):
         check_options(load_config() | changes, keys, Path("1.pth"))
-    with pytest.raises(InputError, match="^1.pth: guided: got nothing, allowed: a section with the keys"):
+    with pytest.raises(InputError, match=r"^1.pth: guided: got nothing, allowed: a section with the keys"):
         check_options({key: value for key, value in load_config().items() if key != "guided"}, keys, Path("1.pth"))

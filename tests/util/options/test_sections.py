@@ -126,7 +126,7 @@ def test_options_that_are_gone_are_left_out_and_those_that_came_later_have_their
 
 def test_options_that_could_only_be_1_are_left_out():
     assert current_names({"n_way": 1, "n_query": 1, "n_shot": 2}) == {"n_shot": 2}
-    with pytest.raises(InputError, match="^unknown option n_way; "):
+    with pytest.raises(InputError, match=r"^unknown option n_way; "):
         check_config({**base_config(), **current_names({"n_way": 2, "n_query": 1})})
 
 
@@ -150,6 +150,6 @@ def test_gone_options_on_the_command_line_get_one_line(words, tmp_path, monkeypa
     given = [f"{section}.{key}={OLD[section][key]}".replace(" ", "") for section, keys in GONE.items() for key in keys]
     words = words + given if words else ["guided", str(tmp_path / "old.json")]
     monkeypatch.setattr(sys, "argv", ["test.py", "predict", "with", *words, "device=cpu"])
-    with pytest.raises(SystemExit, match="^error: support_image, support_label: got 0 images"):
+    with pytest.raises(SystemExit, match=r"^error: support_image, support_label: got 0 images"):
         run_commandline(entry_point("test").experiment)
     assert capsys.readouterr().out.count(SAID) == 1

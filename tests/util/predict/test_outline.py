@@ -77,9 +77,9 @@ def test_the_same_organs_however_the_scans_are_stored(files, tmp_path):
         sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(files[key]), order), turned[key])
     predict(**{**files, **turned, "output": tmp_path / "turned.nii.gz"})
     assert nibabel.aff2axcodes(nibabel.load(tmp_path / "turned.nii.gz").affine) == ("P", "I", "R")
-    a = sitk.ReadImage(tmp_path / "out/image_2.nii.gz")
-    b = sitk.Resample(sitk.ReadImage(tmp_path / "turned.nii.gz"), a, sitk.Transform(), sitk.sitkNearestNeighbor)
-    a, b = sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b)
+    first = sitk.ReadImage(tmp_path / "out/image_2.nii.gz")
+    second = sitk.Resample(sitk.ReadImage(tmp_path / "turned.nii.gz"), first, sitk.Transform(), sitk.sitkNearestNeighbor)
+    a, b = map(sitk.GetArrayFromImage, (first, second))
     for label in np.unique(a)[1:]:
         assert 2 * ((a == label) & (b == label)).sum() / ((a == label).sum() + (b == label).sum()) > 0.99
 

@@ -19,7 +19,8 @@ def test_the_same_organs_in_the_patient_however_the_scans_are_stored(tmp_path):
                   print_interval=100)
     conditions = [("linear", None, "middle"), ("spline", (3.5, 3.0), "middle")]
     files = [IMAGES / f"{name}.nii.gz" for name in ("image_1", "label_1", "image_2")]
-    names, rows = check(trained / "snapshots/500.pth", *files, conditions, device="cpu", precision="float32")
+    names, rows = check(trained / "snapshots/500.pth", files[0], files[1], files[2], conditions, device="cpu",
+                        precision="float32")
     assert names == ["liver", "right kidney", "left kidney", "spleen"]
     for row in rows:
         assert min(row[3:7]) >= 0.95, row

@@ -61,7 +61,7 @@ def test_p_value_of_equal_scores_is_one_and_of_few_is_refused():
 
 
 def test_unpaired_volumes_are_refused():
-    with pytest.raises(InputError, match="B and A cannot be paired: 1 volumes .* fold 0, support 1, query g, label liver"):
+    with pytest.raises(InputError, match=r"B and A cannot be paired: 1 volumes .* fold 0, support 1, query g, label liver"):
         p_values_against("A", {"A": volumes([0.1] * 7), "B": volumes([0.2] * 6)}, ["liver"])
 
 
@@ -101,11 +101,11 @@ def test_the_same_volumes_twice_are_refused(tmp_path):
 
 
 def test_folders_without_runs(tmp_path):
-    with pytest.raises(InputError, match="no finished run of test.py"):
+    with pytest.raises(InputError, match=r"no finished run of test.py"):
         find_runs([str(tmp_path)])
     (tmp_path / "scores.csv").write_text("dice\n0.5\n", encoding="utf-8")
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="config.json: dataset: got nothing, allowed: a non-empty text"):
+    with pytest.raises(InputError, match=r"config.json: dataset: got nothing, allowed: a non-empty text"):
         find_runs([str(tmp_path)])
     with pytest.raises(InputError, match="expected a folder, or NAME=FOLDER"):
         find_runs([f"={tmp_path}"])

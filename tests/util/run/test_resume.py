@@ -107,9 +107,10 @@ def test_a_full_disk_ends_the_training_with_one_line_and_it_goes_on_later(traine
             path.symlink_to("/dev/full")
         write_bytes(path, content)
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit, match=r"^error: .*/3.pth: No space left on device$"):
+    with monkeypatch.context() as patched:
         patched.setattr("pathlib.Path.write_bytes", full_at_the_end)
-        run("train", tmp_path, toy_data, save_snapshot_every=2)
+        with pytest.raises(SystemExit, match=r"^error: .*/3.pth: No space left on device$"):
+            run("train", tmp_path, toy_data, save_snapshot_every=2)
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
     assert {path.name for path in (folder / "snapshots").iterdir()} == {"2.pth", LIST}
     run("train", tmp_path, toy_data, save_snapshot_every=2)
@@ -126,9 +127,10 @@ def test_a_signal_finishes_the_step_and_saves_it(number, trained, toy_data, tmp_
             signal.raise_signal(number)
         return advance(trainer, episode)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted) as caught:
+    with monkeypatch.context() as patched:
         patched.setattr("qnet.util.training.loop.Trainer.advance", interrupted)
-        run("train", tmp_path, toy_data)
+        with pytest.raises(Interrupted) as caught:
+            run("train", tmp_path, toy_data)
     assert caught.value.exit_status == 128 + number
     folder = newest_run(tmp_path / "QNet_train_CHAOST2_cv0")
     assert f"stopped after step 1 of 3; the same command, with resume=auto, goes on from {folder}" in capsys.readouterr().out

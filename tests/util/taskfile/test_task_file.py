@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -25,6 +26,7 @@ from qnet.dataloaders.dicom import read_dicom
 from qnet.util.base.checksums import sha256
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import ROOT
+from qnet.util.engine.segmenters import VolumeSegmenter
 from qnet.util.options.config import base_config, load_config
 from qnet.util.options.sections import ModelOptions
 from qnet.util.predict.predictor import Predictor
@@ -376,10 +378,11 @@ def test_a_task_file_of_an_earlier_version_is_read(task, scans, capsys):
     said = capsys.readouterr().out
     assert said.startswith("registration.affine_mm, registration.search_mm, guided.blur_mm, guided.filter_mm: left out")
     assert said.count("\n") == 1
-    model = predictor.segmenter.model
+    assert isinstance(predictor.segmenter, VolumeSegmenter)
+    model: Any = predictor.segmenter.model
     assert (model.settings.finest, model.settings.zoom, model.settings.smoothness) == (REGISTRATION.finest, True, 0.5)
     assert model.guided == replace(GUIDED, prior_weight=1.25) and predictor.n_stones == 6
-    with pytest.raises(SystemExit, match="^error: query, output: got null"):
+    with pytest.raises(SystemExit, match=r"^error: query, output: got null"):
         predict(task=task)
     assert capsys.readouterr().out.count(said) == 1
     assert main(["check", str(task)]) == 0
@@ -462,7 +465,7 @@ def test_create_refuses_in_one_line(words, message, scans, tmp_path, capsys):
 
 def test_a_task_file_made_in_python_is_told_of_no_option(scans, tmp_path):
     manifest = Manifest({9: Label("x", "")}, "", options_for(OPTIONS, None), 0, {})
-    with pytest.raises(InputError, match="^9 is in no label file, which hold"):
+    with pytest.raises(InputError, match=r"^9 is in no label file, which hold"):
         create(tmp_path / "x.task", [(scans / "image 1.nii.gz", scans / "labels 1.nii.gz")], manifest)
 
 

@@ -87,7 +87,7 @@ def test_refused_steps_are_counted_across_interruptions_and_named(poisoned, toy_
 
 def test_too_many_refused_steps_end_the_training_with_all_of_them(poisoned, toy_data, tmp_path, capsys):
     run("train", tmp_path, toy_data, n_steps=2, max_refused_steps=1)
-    with pytest.raises(SystemExit, match="^error: max_refused_steps: 2 steps had .* not finite, allowed: 1;"):
+    with pytest.raises(SystemExit, match=r"^error: max_refused_steps: 2 steps had .* not finite, allowed: 1;"):
         run("train", tmp_path, toy_data, n_steps=4, max_refused_steps=1)
     steps = capsys.readouterr().out.partition("refused so far:")[2].splitlines()[1:]
     assert [line.split()[1] for line in steps] == ["2", "3"]

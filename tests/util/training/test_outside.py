@@ -67,10 +67,10 @@ def test_universeg_takes_the_weights_of_a_file(package):
 
 
 def test_universeg_without_its_weights_or_package(package, monkeypatch):
-    with pytest.raises(InputError, match="outside.weights: got null, and UniverSeg's own cannot be had .OSError: no network"):
+    with pytest.raises(InputError, match=r"outside.weights: got null, and UniverSeg's own cannot be had .OSError: no network"):
         load_universeg(None)
     torch.save({"other": torch.zeros(1)}, package / "weights.pt")
-    with pytest.raises(InputError, match="weights.pt: weights of another architecture"):
+    with pytest.raises(InputError, match=r"weights.pt: weights of another architecture"):
         load_universeg(str(package / "weights.pt"))
     monkeypatch.setitem(sys.modules, "universeg", None)      # what Python does to say that there is none
     with pytest.raises(InputError, match="model: got 'universeg', whose package cannot be imported"):

@@ -50,7 +50,7 @@ def test_coco_file_has_no_fc(backbone, tmp_path):
 
 def test_a_file_that_fits_nowhere_is_refused(backbone, tmp_path):
     torch.save({"module.conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="pretrained: of the 1 tensors of .*other.pth, none fits encoder 'resnet50'"):
+    with pytest.raises(InputError, match=r"pretrained: of the 1 tensors of .*other.pth, none fits encoder 'resnet50'"):
         load_pretrained(backbone, "resnet50", str(tmp_path / "other.pth"), tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_one_flipped_bit_in_a_tensor_is_found(tmp_path):
     content[content.index(values)] ^= 1
     (tmp_path / "1.pth").write_bytes(content)
     torch.load(tmp_path / "1.pth", weights_only=True)       # sees nothing
-    with pytest.raises(InputError, match="1.pth: cannot be read as weights .*does not have its check sum"):
+    with pytest.raises(InputError, match=r"1.pth: cannot be read as weights .*does not have its check sum"):
         read_snapshot(tmp_path / "1.pth")
 
 
@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_earlier_snapshot(tmp_path):
 
 def test_incomplete_snapshot(tmp_path):
     torch.save({"model": {}, "step": 3}, tmp_path / "half.pth")
-    with pytest.raises(InputError, match="half.pth: not a snapshot of train.py"):
+    with pytest.raises(InputError, match=r"half.pth: not a snapshot of train.py"):
         read_snapshot(tmp_path / "half.pth")
 
 
