@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from qnet.util.base.errors import did_you_mean, printable
+from qnet.util.base.system import print_help
 
 
 class Program(NamedTuple):
@@ -71,7 +72,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     name, *rest = (sys.argv[1:] if given is None else given) or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(help_text())
+        print_help(help_text())
         return 0
     if name in ("-V", "--version", "version"):
         from qnet import __version__

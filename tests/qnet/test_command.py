@@ -1,6 +1,7 @@
 """The command `qnet`: its sub-commands, their help, what it refuses in one line, and one version."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -100,3 +101,14 @@ def test_as_a_module_it_loads_no_library_for_its_help(tmp_path):
                           capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and done.stdout.strip() == help_text()
     assert not {"torch", "numpy", "sacred"} & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["label", "--help"]])
+def test_a_reader_who_leaves_gets_no_traceback(words, buffered, tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as left:
+        done = subprocess.run([sys.executable, "-m", "qnet", *words], cwd=tmp_path, stdout=left, stderr=subprocess.PIPE,
+                              env={**module_environment(), "PYTHONUNBUFFERED": buffered})
+    assert (done.returncode, done.stderr) == (0, b"")

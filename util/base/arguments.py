@@ -7,6 +7,7 @@ import sys
 from typing import Any, NoReturn
 
 from qnet.util.base.errors import printable
+from qnet.util.base.system import print_help
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +19,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None = None, **options: Any):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, by default to a reader who may leave before its end."""
+        if file is None:
+            print_help(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit status 2."""

@@ -21,7 +21,7 @@ ALIKE_RULE = "names that differ in more than spaces and underscores"
 COLOUR_RULE = "a colour as #e69f00"
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#b0b0b0",      # Okabe and Ito; then more
            "#e6194b", "#bfef45", "#911eb4", "#42d4f4", "#f032e6", "#469990", "#fabed4", "#4363d8")
-ESCAPED = '/\\:"'           # in names of files
+ESCAPED = '/\\:"*?<>|'      # in names of files: what no system or only some allow there
 
 
 def is_value(value: Any, most: int = MAX_VALUE) -> bool:

@@ -1,9 +1,10 @@
-"""What differs between systems: locks on open files, and flags of `os.open` that Windows lacks."""
+"""What systems do: locks on open files, flags of `os.open` that Windows lacks, and a reader who leaves."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import IO
 
 try:
@@ -35,6 +36,14 @@ def lock_file(file: IO, *, wait: bool) -> bool:
             raise
         return False
     return True
+
+
+def print_help(text: str) -> None:
+    """Print a text for a reader that may leave before its end, as `head` does. Then nothing is said about it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # what is flushed at the end of the process
 
 
 def make_mode(descriptor: int, mode: int) -> None:

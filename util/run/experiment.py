@@ -26,6 +26,7 @@ from qnet.util.base.distributed import first_tells, is_main, leave, let_first_te
 from qnet.util.base.errors import InputError, did_you_mean
 from qnet.util.base.root import ROOT
 from qnet.util.base.signals import Interrupted, raise_on_signals
+from qnet.util.base.system import print_help
 from qnet.util.options.config import (
     CONFIG_DIR,
     FILE_ENDINGS,
@@ -248,7 +249,7 @@ def run_commandline(experiment: _Experiment, others: Sequence[str] = ()) -> None
     arguments = [name + equals + words.get(value, value) if not _is_path(name, value) else name + equals + repr(value)
                  for name, equals, value in pairs]
     if {"-h", "--help"} & set(arguments[1:]):
-        print(help_text(experiment, arguments[1]))
+        print_help(help_text(experiment, arguments[1]))
         raise SystemExit(0)
     with first_tells(), one_line_errors():
         for update in _updates(experiment, arguments[1:], others):

@@ -107,6 +107,7 @@ def test_a_class_has_the_colour_of_its_value_unless_another_has_it():
 def test_names_of_files_hold_no_path_and_differ():
     assert file_name("L/R kidney") == "L%2FR_kidney" and file_name("left kidney") == "left_kidney"
     assert not any(set(file_name(name)) & set('/\\:" ') for name in ALLOWED)
+    assert file_name("<2 mm? *|>") == "%3C2_mm%3F_%2A%7C%3E"      # what Windows allows in no file name
     assert alike(ALLOWED) is None and alike(["a b", "c", "a_b"]) == ("a b", "a_b") == alike(["a b", "a_b", "c"])
 
 
