@@ -109,9 +109,9 @@ def test_what_does_not_fit_is_refused_in_one_line(change, says, cine, monkeypatc
 def test_another_number_of_phases_and_somebodys_files_are_refused(cine):
     folder, truth = cine
     nibabel.save(nibabel.Nifti1Image(np.stack([truth[0]] * 3, 3), AFFINE), folder / "all.nii.gz")
-    with pytest.raises(SystemExit, match="holds 3 phases, but .*cine.nii.gz has 4"):
+    with pytest.raises(SystemExit, match=r"holds 3 phases, but .*cine.nii.gz has 4"):
         main(words(folder, labels="all.nii.gz"))
     (folder / "out/phases/phase 02.nii.gz").write_bytes(b"somebody's")
-    with pytest.raises(SystemExit, match="phase 02.nii.gz: is there and was not made by this program"):
+    with pytest.raises(SystemExit, match=r"phase 02.nii.gz: is there and was not made by this program"):
         main(words(folder))
     assert (folder / "out/phases/phase 02.nii.gz").read_bytes() == b"somebody's"
