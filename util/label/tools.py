@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import SimpleITK as sitk
 from msgspec import Meta, Struct
-from scipy.ndimage import binary_fill_holes, gaussian_filter, label
+from scipy.ndimage import binary_erosion, binary_fill_holes, find_objects, gaussian_filter, label
 
 from qnet.dataloaders.gaps import fill_between
 from qnet.dataloaders.geometry import spacing_of
-from qnet.dataloaders.nifti import read_affine
+from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.util.base.classes import MAX_DRAWN
 from qnet.util.base.errors import InputError
 from qnet.util.label.session import Session
@@ -20,9 +24,16 @@ from qnet.util.label.strokes import changes_between, pack
 
 SMOOTH_PX = 1.0     # standard deviation of the smoothing, in pixels of the finest axis
 HALF = 0.5
+MARGIN = 4          # voxels around a class
+
+GROW_MM = 12.0      # that a class grows at once in voxels just like it
+WIDER = 1.25        # the spread of likeness, in spreads of the drawn voxels
+LEAST_SPREAD = 0.04         # of the range of values nearby
+MAD_TO_SD = 1.4826
+STILL = 1e-4        # speed in voxels that are quite unlike
 
 Number = Annotated[int, Meta(ge=0, le=2**15)]
-Tool = Literal["fill", "copy", "largest", "holes", "smooth"]
+Tool = Literal["fill", "copy", "grow", "largest", "holes", "smooth"]
 
 
 class Proposal(Struct, forbid_unknown_fields=True):
@@ -44,6 +55,25 @@ class Proposal(Struct, forbid_unknown_fields=True):
     slices: list[Number] = []
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What a tool works on.
+
+    Attributes:
+        mask: (D, H, W) bool, of the class.
+        others: (D, H, W) bool, what a person made of other classes.
+        spacing_mm: (z, y, x).
+        image: returns the scan's values, (D, H, W).
+        asked: what the tool is asked for.
+    """
+
+    mask: np.ndarray
+    others: np.ndarray
+    spacing_mm: Sequence[float]
+    image: Callable[[], np.ndarray]
+    asked: Proposal
+
+
 def proposed(session: Session, name: str, asked: Proposal) -> bytes:
     """Return the changes that a tool makes as a message (`qnet.util.label.strokes`), with the "filled" slices.
 
@@ -55,10 +85,17 @@ def proposed(session: Session, name: str, asked: Proposal) -> bytes:
     label_map, note = session.present(name, asked.drawn)
     if max(asked.slice, *asked.slices, 0) >= label_map.shape[asked.axis]:
         raise InputError(f"slices: allowed: less than {label_map.shape[asked.axis]}")
-    spacing_mm = spacing_of(read_affine(session.image_file(name)))[::-1].tolist()
-    mask, filled = TOOLS[asked.tool](label_map == asked.value, asked, spacing_mm)
-    after = with_mask(label_map, mask, asked.value, made_by_hand(label_map, note))
-    return pack({"filled": filled}, changes_between(label_map, after))
+    path = session.image_file(name)
+    kept = made_by_hand(label_map, note)
+    scene = Scene(label_map == asked.value, kept & (label_map != asked.value), spacing_of(read_affine(path))[::-1].tolist(),
+                  lambda: _values(path, path.stat().st_mtime_ns), asked)
+    mask, filled = TOOLS[asked.tool](scene)
+    return pack({"filled": filled}, changes_between(label_map, with_mask(label_map, mask, asked.value, kept)))
+
+
+@lru_cache(maxsize=1)       # of the scan that is drawn on
+def _values(path: Path, changed_ns: int) -> np.ndarray:
+    return read_array(path)
 
 
 def with_mask(label_map: np.ndarray, mask: np.ndarray, value: int, kept: np.ndarray) -> np.ndarray:
@@ -90,38 +127,96 @@ def _in_slices(label_map: np.ndarray, value: int, of_axes: dict) -> np.ndarray:
     return chosen & (label_map == value)
 
 
-def _fill(mask: np.ndarray, asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    filled, numbers = fill_between(mask, asked.slices, asked.axis, spacing_mm)
+def _fill(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    filled, numbers = fill_between(scene.mask, scene.asked.slices, scene.asked.axis, scene.spacing_mm)
     if not numbers:
         raise InputError("There is no slice between two drawn ones. Draw the class in two slices or more, some apart.")
     return filled, numbers
 
 
-def _copy(mask: np.ndarray, asked: Proposal, _spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    turned = np.moveaxis(mask.copy(), asked.axis, 0)
-    held = [number for number in np.flatnonzero(turned.any(axis=(1, 2))) if number != asked.slice]
+def _copy(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    number, turned = scene.asked.slice, np.moveaxis(scene.mask.copy(), scene.asked.axis, 0)
+    held = [other for other in np.flatnonzero(turned.any(axis=(1, 2))) if other != number]
     if not held:
         raise InputError("No other slice holds the class. Draw it in one.")
-    turned[asked.slice] = turned[min(held, key=lambda number: abs(number - asked.slice))]
-    return np.moveaxis(turned, 0, asked.axis), []
+    turned[number] = turned[min(held, key=lambda other: abs(other - number))]
+    return np.moveaxis(turned, 0, scene.asked.axis), []
 
 
-def _largest(mask: np.ndarray, _asked: Proposal, _spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    parts, _ = label(mask, np.ones((3, 3, 3)))
+def _grow(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    """Grow a class by some mm, where the scan's values are like those in the slices that a person drew.
+
+    A front moves from the border of the class, the slower the less a voxel is like them (fast marching: Sethian, PNAS 1996).
+    So it stops at borders, and goes on where it is asked again.
+    """
+    box = _box(scene.mask, [int(GROW_MM / mm) + 2 for mm in scene.spacing_mm])
+    if box is None:
+        raise InputError("The class has no voxel to grow from. Draw a stroke inside of it first.")
+    axis, mask = scene.asked.axis, scene.mask[box]
+    sample = np.zeros(scene.mask.shape, bool)
+    np.moveaxis(sample, axis, 0)[scene.asked.slices] = True
+    speed = np.where(scene.others[box], STILL, _likeness(scene.image()[box], mask & sample[box], mask, scene.spacing_mm))
+    image = sitk.GetImageFromArray(speed.astype(np.float32))
+    image.SetSpacing([float(mm) for mm in scene.spacing_mm[::-1]])
+    border = np.argwhere(mask & ~binary_erosion(mask))[:, ::-1]
+    arrival = sitk.GetArrayFromImage(sitk.FastMarching(image, [(*map(int, place), 0) for place in border], 1.0, GROW_MM))
+    grown = scene.mask.copy()
+    grown[box] |= arrival < GROW_MM
+    held = np.flatnonzero(grown.any(axis=tuple(other for other in range(3) if other != axis))).tolist()
+    return grown, sorted(set(held) - set(scene.asked.slices))
+
+
+def _likeness(image: np.ndarray, drawn: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return how much voxels are like the drawn ones, (D, H, W) in (0, 1]: by a normal distribution with their median and spread.
+
+    Args:
+        image, drawn, mask: (D, H, W). Without drawn voxels those of the mask count.
+    """
+    smooth = gaussian_filter(image.astype(np.float32), min(spacing_mm) / np.asarray(spacing_mm))
+    values = smooth[drawn if drawn.any() else mask]
+    middle = np.median(values)
+    spread = MAD_TO_SD * np.median(np.abs(values - middle))
+    least = LEAST_SPREAD * np.ptp(np.percentile(smooth, [1, 99]))
+    return np.maximum(np.exp(-0.5 * ((smooth - middle) / (WIDER * max(spread, least, np.finfo(np.float32).tiny))) ** 2), STILL)
+
+
+def _largest(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    parts, _ = label(scene.mask, np.ones((3, 3, 3)))
     sizes = np.bincount(parts.reshape(-1))
     sizes[0] = 0
-    return (parts == sizes.argmax()) & mask, []
+    return (parts == sizes.argmax()) & scene.mask, []
 
 
-def _holes(mask: np.ndarray, asked: Proposal, _spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    turned = np.moveaxis(mask, asked.axis, 0)
-    return np.moveaxis(np.stack([binary_fill_holes(one) for one in turned]), 0, asked.axis), []
+def _holes(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    turned = np.moveaxis(scene.mask, scene.asked.axis, 0)
+    return np.moveaxis(np.stack([binary_fill_holes(one) for one in turned]), 0, scene.asked.axis), []
 
 
-def _smooth(mask: np.ndarray, _asked: Proposal, spacing_mm: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    sigma = SMOOTH_PX * min(spacing_mm) / np.asarray(spacing_mm)
-    return gaussian_filter(mask.astype(np.float32), sigma) > HALF, []
+def _smooth(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    sigma = SMOOTH_PX * min(scene.spacing_mm) / np.asarray(scene.spacing_mm)
+    return gaussian_filter(scene.mask.astype(np.float32), sigma) > HALF, []
 
 
-TOOLS: dict[Tool, Callable[[np.ndarray, Proposal, Sequence[float]], tuple[np.ndarray, list[int]]]] = {
-    "fill": _fill, "copy": _copy, "largest": _largest, "holes": _holes, "smooth": _smooth}
+def _near(tool: Callable[[Scene], tuple[np.ndarray, list[int]]]) -> Callable[[Scene], tuple[np.ndarray, list[int]]]:
+    """Return a tool that looks only near the class."""
+    def near(scene: Scene) -> tuple[np.ndarray, list[int]]:
+        box = _box(scene.mask, [MARGIN] * 3)
+        if box is None:
+            return scene.mask, []
+        whole = scene.mask.copy()
+        whole[box], filled = tool(replace(scene, mask=scene.mask[box]))
+        return whole, filled
+
+    return near
+
+
+def _box(mask: np.ndarray, margins: Sequence[int]) -> tuple[slice, ...] | None:
+    """Return the smallest box around a (D, H, W) mask with a margin; None if it is empty."""
+    found = find_objects(mask.astype(np.uint8))
+    if not found:
+        return None
+    return tuple(slice(max(one.start - by, 0), one.stop + by) for one, by in zip(found[0], margins, strict=True))
+
+
+TOOLS: dict[Tool, Callable[[Scene], tuple[np.ndarray, list[int]]]] = {
+    "fill": _fill, "copy": _copy, "grow": _grow, "largest": _near(_largest), "holes": _near(_holes), "smooth": _near(_smooth)}

@@ -13,9 +13,11 @@ from qnet.util.label.strokes import Changes, changes_between, pack, unpack
 from qnet.util.label.teaching import example, lend_examples, unfinished
 from qnet.util.label.tools import Proposal, proposed
 from tests.labelling import drawing, nifti, refusal, served, write_scans
+from tests.toy import AFFINE, write
 from tests.util.label.test_session import find
 
 SAID = {"drawn": 0, "stroke": "a", "slices": None}
+SPACING_MM = np.linalg.norm(AFFINE[:3, :3], axis=0)[::-1]
 NONE = np.zeros_like(drawing())
 
 
@@ -128,6 +130,23 @@ def test_fill_copy_and_mend(session):
     assert 0 < (smooth != holed).sum() < holed.sum() / 2 and not smooth[7].any()
 
 
+def test_a_class_grows_to_the_border_of_what_looks_like_it_in_3d(folder):
+    """A ball of another grey: one slice of it is drawn."""
+    z, y, x = np.mgrid[:8, :64, :64]
+    away = ((z - 4) * SPACING_MM[0]) ** 2 + ((y - 30) * SPACING_MM[1]) ** 2 + ((x - 30) * SPACING_MM[2]) ** 2
+    ball = away <= 24 ** 2
+    image = np.where(ball, 400, 100) + np.random.default_rng(0).normal(0, 10, ball.shape)
+    write(folder / "ball.nii.gz", image.astype(np.int16))
+    again = Session(folder)
+    one = np.where(ball & (z == 4), 1, 0).astype(np.uint8)
+    stroke(again, NONE, one, made([4]), name="ball")
+    grown, filled = propose(again, "grow", name="ball", slices=[4])
+    near = np.s_[3:6]       # within 12 mm
+    assert (grown[near] == 1).sum() > 0.85 * ball[near].sum() and not (grown[~ball] == 1).any() and (grown[4] >= one[4]).all()
+    assert filled == [3, 5]
+    again.close()
+
+
 def test_tools_leave_what_a_person_drew_of_other_classes_and_not_what_was_found(session):
     other = NONE.copy()
     other[:, 15:25, 15:25] = 2
@@ -141,7 +160,8 @@ def test_tools_leave_what_a_person_drew_of_other_classes_and_not_what_was_found(
 
 @pytest.mark.parametrize(("asked", "said"), [
     ({"tool": "fill"}, "no slice between two drawn ones"), ({"tool": "fill", "slices": [3]}, "no slice between"),
-    ({"tool": "copy"}, "No other slice"), ({"tool": "fill", "slices": [99]}, "allowed: less than 8"),
+    ({"tool": "copy"}, "No other slice"), ({"tool": "grow"}, "no voxel to grow from"),
+    ({"tool": "fill", "slices": [99]}, "allowed: less than 8"),
     ({"tool": "paint"}, "tool"), ({"tool": "fill", "axis": 3}, "axis"), ({"tool": "fill", "value": 0}, "value")])
 def test_a_tool_without_anything_to_work_on_says_so(asked, said, folder):
     with served(Session(folder)) as client:

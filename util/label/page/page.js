@@ -366,7 +366,7 @@ function lookedAt(all = false) {
 
 // ---- tools of the server ----
 
-const SHAPES = { fill: 'Filled', copy: 'Copied', largest: 'Kept the largest part', holes: 'Filled holes', smooth: 'Smoothed' };
+const SHAPES = { fill: 'Filled', copy: 'Copied', grow: 'Grown', largest: 'Kept the largest part', holes: 'Filled holes', smooth: 'Smoothed' };
 
 function shape(tool) {
   return act(async () => {
@@ -587,7 +587,7 @@ function toggleOutlines() {
   showOutlines();
 }
 
-const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, y: redo, i: shape('fill'), c: shape('copy'), j: nextSlice, k: () => lookedAt(), '[': () => setWidth(-1),
+const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, y: redo, i: shape('fill'), c: shape('copy'), w: shape('grow'), j: nextSlice, k: () => lookedAt(), '[': () => setWidth(-1),
                  ']': () => setWidth(1), '+': () => viewer.zoomAtCross(1.25), '=': () => viewer.zoomAtCross(1.25), '-': () => viewer.zoomAtCross(0.8), 0: () => viewer.resetView(),
                  t: () => at('cross').click(), d: () => at('lines').click(), o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(),
                  v: nextView, h: toggleOutlines, '?': () => at('keys').showModal() };
@@ -628,7 +628,7 @@ async function start() {
   at('bar').onkeydown = barKey;
   new ResizeObserver(showBar).observe(at('bar'));
   at('low').oninput = at('high').oninput = () => viewer.setWindow(Number(at('low').value), Number(at('high').value));
-  const buttons = { run, stop, undo, redo, fill: shape('fill'), next: nextSlice, looked: () => lookedAt(), 'all-looked': () => lookedAt(true), copy: shape('copy'),
+  const buttons = { run, stop, undo, redo, fill: shape('fill'), next: nextSlice, grow: shape('grow'), looked: () => lookedAt(), 'all-looked': () => lookedAt(true), copy: shape('copy'),
                     largest: shape('largest'), holes: shape('holes'), smooth: shape('smooth'), reset: () => viewer.resetView(), done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
                     'keys-button': () => at('keys').showModal() };
   for (const [id, action] of Object.entries(buttons)) at(id).onclick = action;
