@@ -34,6 +34,7 @@ from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, is_same, lies_in
 from qnet.util.base.inputs import expect_file
 from qnet.util.base.signals import Interrupted, raise_on_signals
+from qnet.util.predict.bids import find_bids
 from qnet.util.predict.cases import as_numbers
 from qnet.util.predict.events import Outcome
 from qnet.util.predict.outline import outline
@@ -57,6 +58,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=[NIFTI], metavar="FORMAT",
                         help=f"what the outlines are written as, beside the label map: {', '.join(FORMATS)}")
+    parser.add_argument("--suffix", metavar="SUFFIX", help="FOLDER is of BIDS, and its scans are those of a suffix, as T1w")
     parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
                         help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
@@ -134,7 +136,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
         return series_request(arguments)
     if arguments.ejection:
         raise InputError(f"--ejection: is of the phases of a 4D file, but --scans is {arguments.scans}")
-    scans = scans_in(arguments.scans)
+    scans = scans_in(arguments.scans) if arguments.suffix is None else find_bids(arguments.scans, arguments.suffix).names
     check_places(arguments.scans, arguments.output, arguments.json)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]
     return _request(arguments, arguments.scans, pairs)
@@ -174,7 +176,7 @@ def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[P
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     request = Request.of_folder(scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
                                 overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)))
-    return replace(request, also=() if arguments.json is None else (arguments.json,))
+    return replace(request, suffix=arguments.suffix, also=() if arguments.json is None else (arguments.json,))
 
 
 def segment(arguments: argparse.Namespace) -> Outcome:

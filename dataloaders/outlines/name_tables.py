@@ -1,6 +1,7 @@
 """Tables beside a label map that name its values: ITK-SNAP's label descriptions, colour tables of 3D Slicer and FreeSurfer, BIDS.
 
-A table has the name of the label map, with another ending: `case_1_labels.txt` beside `case_1_labels.nii.gz`.
+A table has the name of the label map, with another ending: `case_1_labels.txt` beside `case_1_labels.nii.gz`. In a BIDS folder it
+may be inherited: `desc-aseg_dseg.tsv` in a folder above `sub-01/anat/sub-01_desc-aseg_dseg.nii.gz`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from qnet.dataloaders.reading import scan_name
 from qnet.util.base.classes import COLOUR_RULE, is_colour, is_value
 from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import expect_file
+from qnet.util.base.tables import as_given
 
 ENDINGS = (".txt", ".label", ".ctbl", ".tsv", ".csv")
 MAX_BYTES = 2**20
+BIDS = "dataset_description.json"       # at the top of a BIDS folder
 SNAP = re.compile(r'(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"')   # value, R, G, B, opacity, two switches
 LUT = re.compile(r"(\d+)\s+(\S+)\s+(\d+)\s+(\d+)\s+(\d+)(?:\s+\d+)?")                    # value, name, R, G, B, opacity
 VALUE, NAME, COLOUR = ("index", "labelvalue", "value"), ("name",), ("color", "colour")
@@ -25,9 +28,22 @@ Table = tuple[dict[int, str], dict[int, str]]       # names and colours by value
 
 
 def tables_beside(labels: Path) -> list[Path]:
-    """Return the tables that lie beside a label map and have its name."""
+    """Return the tables that lie beside a label map and have its name; in a BIDS folder else the nearest that it inherits."""
     names = [f"{scan_name(labels)}{ending}" for ending in ENDINGS]
-    return [path for name in names if (path := labels.with_name(name)).is_file() and path != labels]
+    return [path for name in names if (path := labels.with_name(name)).is_file() and path != labels] or _inherited(labels)
+
+
+def _inherited(labels: Path) -> list[Path]:
+    """Return the tables of the nearest folder whose names have only entities of the label map's name, and its suffix."""
+    *entities, suffix = scan_name(labels).split("_")
+    if not entities or not entities[0].startswith("sub-"):
+        return []
+    for folder in labels.absolute().parents:
+        found = [path for path in sorted(folder.glob(f"*{suffix}.tsv"))
+                 if path.stem.split("_")[-1] == suffix and set(path.stem.split("_")) <= {*entities, suffix}]
+        if found or (folder / BIDS).is_file():
+            return found
+    return []
 
 
 def table_of(labels: Path) -> tuple[Table, tuple[str, ...]]:
@@ -107,7 +123,7 @@ def _columns(path: Path, lines: list[str]) -> Iterator[tuple[str, str, str]]:
                 given = ""
             elif not is_colour(given):
                 raise InputError(f"{path}: got the colour {given[:20]!r}, allowed: {COLOUR_RULE}")
-            yield (row[value] or "").strip(), row[name] or "", given
+            yield (row[value] or "").strip(), as_given(row[name] or ""), given
     except csv.Error as error:
         raise InputError(f"{path}: cannot be read as a table of names ({error})") from None
 

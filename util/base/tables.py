@@ -37,15 +37,21 @@ def significant(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write rows as a CSV file, whole or not at all. Each row maps columns to values. `read_rows` returns the same texts."""
+def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path, *, tabs: bool = False) -> None:
+    """Write rows as a CSV file, whole or not at all. Each row maps columns to values. `read_rows` returns the same texts.
+
+    Args:
+        tabs: between the cells, in place of commas.
+    """
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        write_cells([columns, *([row.get(column) for column in columns] for row in rows)], file)
+        cells = [columns, *([row.get(column) for column in columns] for row in rows)]
+        write_cells(cells, file, **({"lineterminator": "\n", "delimiter": "\t"} if tabs else {}))
 
 
-def write_cells(rows: Iterable[Iterable[Any]], file: TextIO, lineterminator: str = "\r\n") -> None:
+def write_cells(rows: Iterable[Iterable[Any]], file: TextIO, lineterminator: str = "\r\n", delimiter: str = ",") -> None:
     """Write rows of cells as CSV. Text that a spreadsheet would compute gets a ' in front."""
-    csv.writer(file, lineterminator=lineterminator).writerows([_as_text(cell) for cell in row] for row in rows)
+    writer = csv.writer(file, lineterminator=lineterminator, delimiter=delimiter)
+    writer.writerows([_as_text(cell) for cell in row] for row in rows)
 
 
 def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -59,14 +65,15 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """
     with expect_file(path).open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        columns = tuple(map(_as_given, next(reader, ())))
+        columns = tuple(map(as_given, next(reader, ())))
         return columns, [
-            dict.fromkeys(columns) | dict(zip(columns, map(_as_given, row), strict=False)) for row in reader if row]
+            dict.fromkeys(columns) | dict(zip(columns, map(as_given, row), strict=False)) for row in reader if row]
 
 
 def _as_text(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value) else value
 
 
-def _as_given(cell: str) -> str:
+def as_given(cell: str) -> str:
+    """Return the text that a cell was written for."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell

@@ -12,6 +12,7 @@ from qnet.util.base.device import resolve_device
 from qnet.util.base.distributed import is_main, join, main_does, main_first, meet, share
 from qnet.util.base.errors import InputError
 from qnet.util.base.locks import unlock
+from qnet.util.predict import bids
 from qnet.util.predict.cases import write_cases
 from qnet.util.predict.events import (
     Begun,
@@ -71,7 +72,7 @@ def outline(request: Request) -> Iterator[Event]:
         if told := _write_missing(query, predictor, request):
             failures[query.name] = told.reason
             yield told
-    yield Finished(_finished(predictor, plan, rows, failures, request.series))
+    yield Finished(_finished(predictor, plan, rows, failures, request))
 
 
 def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Request,
@@ -107,24 +108,31 @@ def _write_missing(query: Query, predictor: Predictor, request: Request) -> Fail
 
 
 def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], failures: Mapping[str, str],
-              series: Series | None) -> Outcome:
+              request: Request) -> Outcome:
     """Collect what all processes made. The main one, which waits for the others, writes the problems and the report."""
     failed, made = dict(join(list(failures.items()))), dict(join(list(rows.items())))
     if not is_main():
         return Outcome(plan.queries, {**plan.rows, **rows}, {}, plan.root)
     outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out)
     if plan.table is not None:
-        facts, plots = ({}, []) if series is None else _join_phases(series, predictor, outcome)
+        facts, plots = ({}, []) if request.series is None else _join_phases(request.series, predictor, outcome)
         if plan.waiting or outcome.problems:
             write_cases(plan.table, plan.rows, {}, outcome.problem_rows)
         unlock(plan.table.parent)
+        if request.suffix is not None and plan.root is not None:
+            bids.write(_done(outcome), plan.root, plan.table.parent, request.suffix, predictor.names, predictor.colours)
         report_queries(plan.queries, outcome.rows, predictor.names, [f"query {line}" for line in outcome.problems],
                        plan.table.with_name(REPORT), {"computed in": predictor.precision, **facts}, predictor.colours, plots)
     return outcome
 
 
+def _done(outcome: Outcome) -> list[Query]:
+    """Return the queries that are outlined."""
+    return [query for query in outcome.queries
+            if query.name in outcome.rows and query.name not in outcome.failures and query.target.is_file()]
+
+
 def _join_phases(series: Series, predictor: Predictor, outcome: Outcome) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Write what all phases of a series make together, and return facts and plots for the report."""
-    found = {query.name: read_array(query.target) for query in outcome.queries
-             if query.name in outcome.rows and query.name not in outcome.failures and query.target.is_file()}
+    found = {query.name: read_array(query.target) for query in _done(outcome)}
     return series.write({**found, **outlines_of(predictor.supports)}, predictor.names, predictor.colours)

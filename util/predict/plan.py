@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qnet.dataloaders.finding import LeftOut, find_scans, name_problem, same_names
+from qnet.dataloaders.finding import Found, LeftOut, find_scans, name_problem, same_names
 from qnet.dataloaders.outlines.reading import files_with
 from qnet.dataloaders.outlines.writing import expect_formats, files_in
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
@@ -15,6 +15,8 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.files import remove_partial_files
 from qnet.util.base.fingerprint import OUTLINES, code_sha256
 from qnet.util.base.guard import claim, expect_apart, is_same
+from qnet.util.predict import bids
+from qnet.util.predict.bids import find_bids
 from qnet.util.predict.cases import TABLE, read_cases
 from qnet.util.predict.maps import maps_of, registered_path
 from qnet.util.predict.request import Query, Request, Words
@@ -71,7 +73,8 @@ def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
         return Plan(request.queries, request.queries)
     if request.output is None:
         raise InputError(f"{request.words.output}: got null, allowed with a folder of scans: where to write to")
-    names, left_out = scans_to_outline(request.queries, request.output, given_files(request), request.words)
+    found = find_scans(request.queries, request.output) if request.suffix is None else find_bids(request.queries, request.suffix)
+    names, left_out = scans_to_outline(found, request.output, given_files(request), request.words)
     queries = tuple(Query(name, scan, output_path(name, request.output, len(names), request.words))
                     for scan, name in names.items())
     table = queries[0].target.parent / TABLE
@@ -104,17 +107,17 @@ def given_files(request: Request) -> list[Path]:
             *(image for image, _ in request.supports), *(file for _, labels in request.supports for file in files_with(labels))]
 
 
-def scans_to_outline(root: Path, output: Path, given: Sequence[Path], words: Words) -> tuple[dict[Path, str], list[LeftOut]]:
+def scans_to_outline(found: Found, output: Path, given: Sequence[Path], words: Words) -> tuple[dict[Path, str], list[LeftOut]]:
     """Return the names of the scans to outline, by path, and what lies beside them and is none.
 
     Args:
-        root: a scan or a folder.
+        found: below a folder; or a scan alone.
         output: where the results go.
         given: the outlined scans and the files with their outlines, which are neither.
     Raises:
         InputError: nothing is left, or two scans have the same name.
     """
-    found = find_scans(root, output)
+    root = found.root
     if found.root_is_scan:
         return found.names, found.left_out
     names = {scan: name for scan, name in found.names.items() if not any(is_same(scan, path) for path in given)}
@@ -178,6 +181,13 @@ def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequenc
     report = plan.table.with_name(REPORT)
     expect_apart([plan.table, report, *(file for of_query in files.values() for file in of_query)], inputs)
     changes = plan.waiting or any(one.may_be_scan for one in plan.left_out)
-    written = [*request.also, *([plan.table] if changes else []), report]
+    written = [*request.also, *_derivatives(request, plan), *([plan.table] if changes else []), report]
     claim([*written, *missing, *(file for query in plan.waiting for file in files[query])], inputs,
           overwrite=request.overwrite, remedy=request.words.overwrite)
+
+
+def _derivatives(request: Request, plan: Plan) -> list[Path]:
+    """Return the files of the derivatives of a BIDS folder."""
+    if request.suffix is None or plan.root is None or plan.table is None:
+        return []
+    return bids.files_of(plan.queries, plan.root, plan.table.parent, request.suffix)
