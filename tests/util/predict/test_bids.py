@@ -39,10 +39,11 @@ def place(tmp_path):
 
 def words(place, *more):
     labels = place / "set/derivatives/hand/sub-01/anat/sub-01_dseg.nii.gz"
-    return ["--scans", str(place / "set"), "--suffix", "T1w", "--outlined", f"sub-01_T1w={labels}", "--output", str(place / "out"),
-            *more]
+    return ["--scans", str(place / "set"), "--suffix", "T1w", "--outlined", f"sub-01_T1w={labels}",
+            "--output", str(place / "out"), *more]
 
 
+@pytest.mark.whole
 def test_derivatives_that_the_validator_accepts(place):
     quick = {**base_config()["registration"], "finest": 4.0, "n_steps": 1, "affine": False, "zoom": False}
     request = replace(request_of(parse_arguments(words(place, "--names", "2==SUM(A1)"))),
@@ -68,7 +69,7 @@ def test_derivatives_that_the_validator_accepts(place):
 
 
 @pytest.mark.parametrize(("change", "suffix", "says"), [
-    (lambda root: (root / "dataset_description.json").unlink(), "T1w", "is no BIDS folder, as it has no dataset_description.json"),
+    (lambda root: (root / "dataset_description.json").unlink(), "T1w", "is no BIDS folder, as it has no dataset_description"),
     (lambda root: None, "FLAIR", "no scan has the suffix FLAIR; its scans have T1w, T2w"),
     (lambda root: None, "../T1w", "got '../T1w', allowed: letters and digits"),
 ])
@@ -83,6 +84,6 @@ def test_files_of_somebody_else_among_the_derivatives_are_kept(place):
     other = place / "out/derivatives/sub-02/anat/sub-02_desc-qnetT1w_dseg.tsv"
     other.parent.mkdir(parents=True)
     other.write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match="sub-02_desc-qnetT1w_dseg.tsv: is there and was not made by this program"):
+    with pytest.raises(InputError, match=r"sub-02_desc-qnetT1w_dseg.tsv: is there and was not made by this program"):
         list(outline(request_of(parse_arguments(words(place)))))
     assert other.read_text(encoding="utf-8") == "mine"

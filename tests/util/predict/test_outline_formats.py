@@ -50,6 +50,7 @@ def contents(place):
     return {path.name: sha256(path) for path in (place / "out").iterdir() if path.suffix in (".nrrd", ".dcm", ".stl", ".gz")}
 
 
+@pytest.mark.whole
 def test_names_and_colours_come_in_and_all_formats_go_out(place):
     events = list(outline(request(place)))
     assert not [event for event in events if isinstance(event, Failed)]
@@ -69,6 +70,7 @@ def test_names_and_colours_come_in_and_all_formats_go_out(place):
     assert pydicom.dcmread(place / "out/b_seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.4.1"
 
 
+@pytest.mark.whole
 def test_only_what_is_missing_is_made_again(place):
     list(outline(request(place, format="nifti")))
     first = contents(place)

@@ -53,6 +53,7 @@ def outlined(folder, *more):
     return [event for event in events if isinstance(event, Outlined)]
 
 
+@pytest.mark.whole
 def test_all_phases_come_out_of_one(cine):
     folder, truth = cine
     assert len(outlined(folder, "--ejection", "1", "3", "--format", "seg.nrrd")) == 3
