@@ -37,8 +37,7 @@ UNSURE = 1.5                  # a carried map errs so many times as much as the 
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
 LEAST_FIT = 0.05              # (1 + correlation) / 2 is not taken lower …
 FIT_POWER = 4.0               # … and to this power says how much more a way counts where its image fits better
-JOINT_FIT_POWER = 16.0        # the same of several supports together, …
-JOINT_AGREEMENT_POWER = 0.0   # … and the power of `fuse` there: the fit says it all
+JOINT_FIT_POWER = 16.0        # the same of several supports together
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
 FIT_SLACK = 0.1               # of correlation: the mean over ways leans to those that fit
 LOST = 0.3                    # of Dice: so much less comes back of what all ways found than of what the direct one found
@@ -106,41 +105,47 @@ class RegistrationModel(VolumeModel):
         drawn, _ = self.drawn(stone, maps, expected, [support], voxels, STRONG)
         return Outlines(stone, drawn.mul(255).round().byte(), voxels, (zoomed,))
 
-    def carried(self, scan: PreparedScan, ways: Sequence[tuple[Support, Way]], voxels: tuple[slice, slice, slice],
+    def carried(self, scan: PreparedScan, support: Support, ways: Sequence[Way], voxels: tuple[slice, slice, slice],
                 points: Tensor) -> Carried:
-        """Carry outlines to the voxels of a box of a scan, by each way twice: by its zoomed registration and by its wide one.
+        """Carry the outlines of a support to the voxels of a box of a scan, by each way twice (`voices`), and fuse them.
 
-        Where the zoom went astray, the wide one speaks for the others. In each voxel those count more whose image fits better.
-        With several supports it decides: their images differ, and one may be unlike the scan.
+        In each voxel those count more whose image fits better.
 
         Args:
-            ways: each with the support that it leads to. All supports have the same classes.
             points: (3, d, h, w) positions of the voxels in mm.
         """
-        maps = list[Tensor]()
-
-        def images() -> Iterator[Tensor]:
-            for support, way in ways:
-                for registration in way.registration.levels:
-                    here, in_support = Way(way.outlines, registration).places(points)
-                    maps.append(way.outlines.at(here).mul(255).round().byte())
-                    yield sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half()
-
-        one = all(support is ways[0][0] for support, _ in ways)
-        fit_power = FIT_POWER if one else JOINT_FIT_POWER
-        agreement_power = self.settings.agreement_power if one else JOINT_AGREEMENT_POWER
-        weights, fit, total = list[Tensor](), torch.zeros_like(points[0]), torch.zeros_like(points[0])
-        for correlation in local_correlations(scan.image[voxels], images(), scan.spacing_mm, FIT_WINDOW * scan.wide_mm):
-            weight = ((1 + correlation) / 2).clamp_min(LEAST_FIT) ** fit_power
-            weights.append(weight.half() if one else weight)        # halves cannot hold a high power
+        maps, weights = list[Tensor](), list[Tensor]()
+        fit, total = torch.zeros_like(points[0]), torch.zeros_like(points[0])
+        for of_voice, correlation in voices(scan, [(support, way) for way in ways], voxels, points):
+            weight = ((1 + correlation) / 2).clamp_min(LEAST_FIT) ** FIT_POWER
+            maps.append(of_voice)
+            weights.append(weight.half())
             fit += correlation * weight
             total += weight
-        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], agreement_power, local=weights)
+        carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], self.settings.agreement_power, local=weights)
                              for k in range(len(maps[0]))])
         if len(ways) == 1:
             agreement = soft_dice(maps[0].float() / 255, maps[-1].float() / 255)
         else:
             agreement = torch.stack([soft_dice(of_one.float() / 255, carried) for of_one in maps]).mean(dim=0)
+        return Carried(carried, agreement, fit / total)
+
+    def jointly(self, scan: PreparedScan, guides: Sequence[Guide], voxels: tuple[slice, slice, slice], points: Tensor) -> Carried:
+        """Carry the outlines of several supports, as `carried` does those of one.
+
+        The local fit decides alone, and more sharply: the images of the supports differ, so it tells more. Ways to one support
+        agree with each other even where it is unlike the scan, so agreement counts nothing. Memory does not grow with the supports.
+        """
+        small, carried = list[Tensor](), torch.zeros(())
+        fit, total = torch.zeros_like(points[0]), torch.zeros_like(points[0])
+        for maps, correlation in voices(scan, [(support, way) for support, ways, _ in guides for way in ways], voxels, points):
+            weight = ((1 + correlation) / 2).clamp_min(LEAST_FIT) ** JOINT_FIT_POWER
+            small.append(thinned(maps))
+            carried = carried + weight * (maps.float() / 255)
+            fit += correlation * weight
+            total += weight
+        carried = carried / total
+        agreement = torch.stack([soft_dice(of_one.float() / 255, thinned(carried)) for of_one in small]).mean(dim=0)
         return Carried(carried, agreement, fit / total)
 
     def drawn(self, scan: PreparedScan, maps: Tensor, expected: Tensor, supports: Sequence[Support],
@@ -175,9 +180,12 @@ class RegistrationModel(VolumeModel):
             raise ValueError("ways: got none, expected at least the direct one")
         voxels, points = region(query, box)
         back = [guide.back.places(points_of(guide.support.scan, guide.support.outlines.box)) for guide in guides]
-        carried = self.carried(query, [(support, way) for support, ways, _ in guides for way in ways], voxels, points)
-        if len(guides) == 1 and len(guides[0].ways) > 1:
-            self._save_lost(carried, query, guides[0], voxels, points, back[0])
+        if len(guides) > 1:
+            carried = self.jointly(query, guides, voxels, points)
+        else:
+            carried = self.carried(query, guides[0].support, guides[0].ways, voxels, points)
+            if len(guides[0].ways) > 1:
+                self._save_lost(carried, query, guides[0], voxels, points, back[0])
         drawn, borders = self.drawn(query, carried.maps, carried.agreement, [guide.support for guide in guides], voxels, MILD)
         registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
         registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried.maps, drawn
@@ -200,7 +208,7 @@ class RegistrationModel(VolumeModel):
         of_all = come_back(carried)
         if not (of_all < 1 - LOST).any():       # the direct way cannot come back so much better
             return
-        direct = self.carried(query, [(guide.support, guide.ways[0])], voxels, points)
+        direct = self.carried(query, guide.support, guide.ways[:1], voxels, points)
         for k, lost in enumerate((come_back(direct) > of_all + LOST).tolist()):
             either = (carried.maps[k] > 0.5) | (direct.maps[k] > 0.5)
             if lost and direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
@@ -231,6 +239,36 @@ class RegistrationModel(VolumeModel):
             rows.append([float(carried.agreement[k]), kept, float(again[k]), float(carried.fit[near].mean()), same,
                          abs(float(torch.tensor(volume).log())), support.trials[k][1].before if support.trials else 1.0])
         return torch.tensor(rows)
+
+
+def voices(scan: PreparedScan, ways: Sequence[tuple[Support, Way]], voxels: tuple[slice, slice, slice],
+           points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what each way says in a box of a scan, once by its zoomed registration and once by its wide one.
+
+    Where the zoom went astray, the wide one speaks for the others.
+
+    Args:
+        ways: each with the support that it leads to.
+        points: (3, d, h, w) positions of the voxels in mm.
+    Yields:
+        (K, d, h, w) maps, 0 to 255, and the (d, h, w) local correlation of the support's image with the scan's own.
+    """
+    maps = list[Tensor]()
+
+    def images() -> Iterator[Tensor]:
+        for support, way in ways:
+            for registration in way.registration.levels:
+                here, in_support = Way(way.outlines, registration).places(points)
+                maps.append(way.outlines.at(here).mul(255).round().byte())
+                yield sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half()
+
+    for correlation in local_correlations(scan.image[voxels], images(), scan.spacing_mm, FIT_WINDOW * scan.wide_mm):
+        yield maps.pop(), correlation
+
+
+def thinned(maps: Tensor) -> Tensor:
+    """Every second voxel of (K, d, h, w) maps along each axis."""
+    return maps[:, ::2, ::2, ::2]
 
 
 def back_scale(registration: Registration) -> float:

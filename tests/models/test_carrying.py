@@ -5,11 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qnet.models.carrying import CARRIED, MILD, STRONG, GuidedModel, RegistrationModel, back_scale
+from qnet.models.carrying import (
+    CARRIED,
+    FIT_WINDOW,
+    JOINT_FIT_POWER,
+    MILD,
+    STRONG,
+    GuidedModel,
+    RegistrationModel,
+    back_scale,
+)
+from qnet.models.confidence import local_correlations
 from qnet.models.guided import Trial
 from qnet.models.registration import Displacement, PreparedScan, Registration
 from qnet.models.settings import Search, Searches
-from qnet.models.volume import Guide, Outlines, Support, Way, outlines_of, points_of
+from qnet.models.volume import Guide, Outlines, Support, Way, fuse, outlines_of, points_of
 from tests.settings import GUIDED, REGISTRATION
 
 SHAPE, MM = (4, 16, 16), (1.0,) * 3
@@ -76,7 +86,7 @@ def test_a_zoom_that_went_astray_is_outvoted_by_the_wide_registration():
     assert dice(segment(RegistrationModel(SMALL), image, support, way).registered, bar(5, 9)) > 0.95
     alone = replace(way.registration, displacements=way.registration.displacements[:1])
     assert dice(segment(RegistrationModel(SMALL), image, support, Way(support.outlines, alone)).registered, bar(5, 9)) < 0.1
-    stone = RegistrationModel(SMALL).carried(support.scan, [(support, way)], EVERYWHERE, points_of(support.scan, EVERYWHERE))
+    stone = RegistrationModel(SMALL).carried(support.scan, support, [way], EVERYWHERE, points_of(support.scan, EVERYWHERE))
     assert stone.agreement[0] < 0.1         # both are far from each other, which says how sure the map is
 
 
@@ -121,6 +131,21 @@ def test_of_several_supports_the_one_that_looks_like_the_scan_decides_where_it_d
     same = model.segment(query, guides[:1] * 2, WHOLE)         # one support twice says what it says once
     torch.testing.assert_close(same.probs, singles[0].probs)
     torch.testing.assert_close(same.confidence, singles[0].confidence)
+
+
+def test_several_supports_are_fused_by_the_local_fit_alone():
+    torch.manual_seed(0)
+    image = torch.rand(SHAPE)
+    supports = [support_of((image + noise * torch.rand(SHAPE)) / (1 + noise), bar(first, first + 4))
+                for noise, first in ((0.5, 2), (2.0, 4), (4.0, 6))]
+    guides = [Guide(one, [Way(one.outlines, moved_by(0.0))], moved_by(0.0)) for one in supports]
+    query = PreparedScan(image, MM, SMALL)
+    found = RegistrationModel(SMALL).jointly(query, guides, EVERYWHERE, points_of(query, EVERYWHERE))
+    fits = list(local_correlations(query.image, [one.scan.image.half() for one in supports], MM, FIT_WINDOW * query.wide_mm))
+    weights = [((1 + fit) / 2).clamp_min(0.05) ** JOINT_FIT_POWER for fit in fits]
+    torch.testing.assert_close(found.maps, fuse([one.masks.float() for one in supports], 0.0, local=weights))
+    assert (fits[0].mean() > fits[1].mean() > fits[2].mean()) and 0 < found.agreement < 1
+    torch.testing.assert_close(found.fit, sum(f * w for f, w in zip(fits, weights, strict=True)) / sum(weights))
 
 
 def test_guides_with_some_of_their_classes():
