@@ -94,7 +94,7 @@ def proposed(session: Session, name: str, asked: Proposal) -> bytes:
 
 
 @lru_cache(maxsize=1)       # of the scan that is drawn on
-def _values(path: Path, changed_ns: int) -> np.ndarray:
+def _values(path: Path, _changed_ns: int) -> np.ndarray:
     return read_array(path)
 
 
