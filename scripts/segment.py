@@ -130,12 +130,12 @@ def request_of(arguments: argparse.Namespace) -> Request:
         InputError: an option does not fit the folder.
     """
     if arguments.train:
-        raise InputError("--train: is gone, as its outlines were worse; allowed: without it, or a network of `qnet prepare` and "
-                         "`qnet train`, with `qnet predict reload_model_path=…`")
+        raise InputError("--train: this option is gone, because its outlines were worse; allowed: to leave it out, or to train a "
+                         "network with `qnet prepare` and `qnet train`, and to say `qnet predict reload_model_path=…`")
     if is_series(arguments.scans):
         return series_request(arguments)
     if arguments.ejection:
-        raise InputError(f"--ejection: is of the phases of a 4D file, but --scans is {arguments.scans}")
+        raise InputError(f"--ejection: needs the phases of a 4D file, but --scans is {arguments.scans}")
     scans = scans_in(arguments.scans) if arguments.suffix is None else find_bids(arguments.scans, arguments.suffix).names
     check_places(arguments.scans, arguments.output, arguments.json)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]

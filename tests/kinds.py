@@ -397,7 +397,7 @@ KINDS = {
                                      ("jpeg ls", "1.2.840.10008.1.2.4.80", _jpeg(0xFFF7)),
                                      ("jpeg 2000", "1.2.840.10008.1.2.4.90", JPEG_2000))},
     NAME_TOO_LONG: Kind(nifti(), "its name has 248 bytes without the ending, allowed: 240"),
-    "outlines": Kind(outlines, "outlines, and no scan", None),
+    "outlines": Kind(outlines, "these are outlines, not a scan", None),
     "unknown": Kind(text(".vtk"), "of no kind that can be read"),
     "archive": Kind(text(".zip"), "is an archive"),
 }

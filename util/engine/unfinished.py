@@ -32,7 +32,7 @@ class Unfinished:
         except FileNotFoundError:
             return None
         except Exception as error:      # gzip, zlib and json each raise their own
-            print(f"warning: {path}: damaged ({type(error).__name__}); this query is evaluated again")
+            print(f"warning: {path}: is damaged ({type(error).__name__}); this query is evaluated again")
             return None
 
     def write(self, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:

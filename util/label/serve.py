@@ -126,7 +126,8 @@ def listen(port: int) -> socket.socket:
         listening.listen(BACKLOG)       # from here on requests wait until they are answered
     except (OSError, OverflowError) as error:
         listening.close()
-        raise InputError(f"--port: {port} cannot be had ({error}); allowed: another to 65535, or 0 for a free one") from None
+        raise InputError(f"--port: {port} cannot be had ({error}); allowed: another number up to 65535, or 0 for any free "
+                         "port") from None
     return listening
 
 

@@ -108,7 +108,7 @@ class Session:
         if not self.own.is_empty() and not self.own.has(STATE):
             raise InputError(f"{self.path}: was not made by this program; allowed: to move it away")
         self.own.make_private()
-        stack.enter_context(self.own.lock(f"another server is at work on {folder}; allowed: one server a folder"))
+        stack.enter_context(self.own.lock(f"another server is at work on {folder}; allowed: one server for each folder"))
         self._decisions = Decisions()
         if self.own.has(STATE):
             self._decisions = read_decisions(self.own.read(STATE, LIMITS.n_bytes), str(self.path / STATE))
@@ -520,9 +520,10 @@ class Session:
         gone = {one["value"] for one in self.classes} - {one["value"] for one in checked}
         for name in self.scans if gone else ():
             if held := gone & self._values_of(name):
-                raise InputError(f"classes: {min(held)} is in the outlines of {name}; allowed: to delete one that none hold")
+                raise InputError(f"classes: {min(held)} is in the outlines of {name}; allowed: to delete a class that no "
+                                 "outlines hold")
         if gone and self.has_task():
-            raise InputError(f"classes: {min(gone)} is missing, allowed: to rename and to add, as there is a task file")
+            raise InputError(f"classes: {min(gone)} is missing; allowed with a task file: to rename classes and to add some")
         with self._lock:
             self._change(classes=tuple(checked))
 

@@ -1,1 +1,1 @@
-"""The options of configs/: one table of rules and roles, and the typed sections that functions take."""
+"""The options of configs/: typed sections that declare them and that functions take, and the reading of configs."""

@@ -103,7 +103,7 @@ def base_config() -> dict:
 
 
 def load_config(*names: str) -> dict:
-    """Return the base config with others merged into it, as Sacred does. For programs without Sacred.
+    """Return the base config with others merged into it, as Sacred merges them. Programs without Sacred call this.
 
     Args:
         names: of files in `configs/`, or paths of files that end in .json5 or .json.
@@ -132,9 +132,9 @@ def read_json5(path: Path) -> dict:
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """Return the options in a config file that a user names. Names are as they stand there (`of_today`).
+    """Return the options in a config file that a user names, under the names that stand there (see `of_today`).
 
-    It is data: nothing in it is run, whatever it says.
+    The file is data: nothing in it is run.
 
     Raises:
         InputError: it has another ending than .json5 and .json, is missing, too large, damaged, or holds no object {…}.
@@ -148,7 +148,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 @cache
 def _parsed(content: bytes, origin: str) -> dict:
-    """Parse JSON5. The library takes 60 ms for base.json5, which is read several times in a run."""
+    """Parse JSON5. The result is kept, because base.json5 is read several times in a run and takes 60 ms."""
     return parse_json(content, origin, limits=LIMITS, loads=partial(json5.loads, allow_duplicate_keys=False), language="JSON5")
 
 
@@ -218,7 +218,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_options(config: Mapping[str, Any], keys: Iterable[str], origin: Path) -> None:
-    """Check some options of the config that a run or snapshot stores. Such a config may lack options of later versions.
+    """Check some options of the config that a run or snapshot stores. Options of later versions may be missing there.
 
     Raises:
         InputError: one of `keys` is missing or not allowed. The message begins with `origin`, the file of the config.

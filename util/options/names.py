@@ -22,7 +22,7 @@ ALWAYS_ONE = ("n_way", "n_query")       # left out too: an episode has one class
 
 
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options, by name: those that had another name before under the one of today, and without those that are gone."""
+    """Return options under their names of today. Options that are gone are left out."""
     gone = {*gone_options(options), *(name for name in ALWAYS_ONE if options.get(name) == 1)}
     current: dict[str, Any] = {}
     for key, value in options.items():
@@ -34,6 +34,6 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gone_options(options: Mapping[str, Any]) -> list[str]:
-    """Return the dotted names of the options that are GONE; they are in their sections, or under such a name."""
+    """Return the dotted names of the options that are GONE. They stand in their sections or under a dotted name."""
     return [f"{section}.{name}" for section, names in GONE.items() for name in names
             if f"{section}.{name}" in options or (isinstance(options.get(section), Mapping) and name in options[section])]

@@ -1,4 +1,4 @@
-"""A complete config as one value, which is stored and compared. What computes takes sections instead."""
+"""A complete config as one value, which is stored and compared. Code that computes takes sections instead."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Record:
     options: Mapping[str, Any]
 
     def differing(self, earlier: Mapping[str, Any], allowed: Collection[str]) -> str | None:
-        """Return the first option, in alphabetical order, whose value differs from an earlier run's. None: all agree.
+        """Return the first option, in alphabetical order, whose value differs from an earlier run's; None if all agree.
 
         Args:
-            earlier: the options of a run or snapshot. An option that it lacks had its default.
-            allowed: options that may differ. So may `precision` if it is "auto" now. Of `path` and `datasets`, only the entry
-                of the own data set is compared.
+            earlier: the options of a run or snapshot. An option that is missing there had its default.
+            allowed: options that may differ. `precision` may differ too if it is "auto" now. Of `path` and `datasets`, only the
+                entry of the run's data set is compared.
         """
         dataset, defaults = self.options["dataset"], base_config()
         left_out = {*allowed, *(["precision"] if self.options.get("precision") == "auto" else [])}
@@ -34,5 +34,5 @@ class Record:
         return None
 
     def without(self, keys: Collection[str]) -> dict[str, Any]:
-        """Return the options but those of `keys`."""
+        """Return the options without those of `keys`."""
         return {key: value for key, value in self.options.items() if key not in keys}

@@ -44,7 +44,7 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 class Role(Enum):
-    """Why an option is treated specially. Without a role, another value makes another training."""
+    """Why an option is treated specially. An option without a role makes another training if its value differs."""
 
     SHAPES = "it shapes the network or what the network computes: a snapshot is evaluated with the value that it was trained with"
     TRAINED_WITH = "predict takes it from the snapshot: all of SHAPES, and the data set with its grid and labels"
@@ -347,7 +347,7 @@ class ShownOptions:
 
 
 def section(cls: type[T], config: Config, **given: Any) -> T:
-    """Return a section. Each field takes the option of its name, unless `given` has it or it has a default."""
+    """Return a section. Each field takes the option of its name, except those in `given` and those with a default."""
     values = {field.name: _frozen(config[field.name]) for field in fields(cls)
               if field.name not in given and field.default is MISSING}
     return cls(**values, **given)

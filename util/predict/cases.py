@@ -66,7 +66,7 @@ def read_cases(table: Path) -> dict[str, list[dict]]:
             int(row["label"]), float(row.get("confidence") or 0)
             rows.setdefault(row["query"], []).append(row)
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        print(f"warning: {table}: damaged ({error}); all queries are segmented again")
+        print(f"warning: {table}: is damaged ({error}); all queries are segmented again")
         return {}
     return rows
 

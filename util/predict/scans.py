@@ -81,7 +81,8 @@ def read_scan(given: Path | str | Image, grid: Grid | None, frame: np.ndarray | 
     name, given, image = _open(given, "scan")
     original = check_image(image, name)
     if isinstance(given, Path) and (n_values := values_of_outlines(original)):
-        raise InputError(f"{name}: holds {n_values} different values, all whole, and most voxels are 0: outlines, and no scan")
+        raise InputError(f"{name}: holds {n_values} different values, all whole, and most voxels are 0: these are "
+                         "outlines, not a scan")
     return _on_grid(given, original, grid, frame, name)
 
 

@@ -36,5 +36,5 @@ def shown(events: Iterable[Event]) -> Outcome:
         bar.close()
     assert outcome is not None and ready is not None
     if ready.n_kept:
-        print(f"{ready.n_kept} of {ready.n_queries} queries were there already, made of the same")
+        print(f"{ready.n_kept} of {ready.n_queries} queries were there already, made from the same files and options")
     return outcome

@@ -88,7 +88,7 @@ class Panel(NamedTuple):
 
 
 def overview(columns: Sequence[tuple[Panel, Panel]], name: str, path: Path) -> None:
-    """Draw segmented slices of one class, each below its support slice. One pair of axes serves all, as a pair takes 30 ms.
+    """Draw segmented slices of one class, each below its support slice. All share a pair of axes, since a pair takes 30 ms.
 
     Args:
         columns: three pairs of support and query, with outlines in the colours TRUTH and PREDICTED.
@@ -107,7 +107,7 @@ def overview(columns: Sequence[tuple[Panel, Panel]], name: str, path: Path) -> N
 
 
 def _draw(axes: plt.Axes, middle: float, bottom: float, panel: Panel) -> None:
-    """Draw a slice, its longer side of length 1. The first row is at the bottom, as it is posterior in prepared scans."""
+    """Draw a slice, its longer side of length 1. Its first row is at the bottom: in prepared scans that row is posterior."""
     height, width = np.array(panel.image.shape) / max(panel.image.shape)
     extent = (middle - width / 2, middle + width / 2, bottom, bottom + height)
     low, high = np.percentile(panel.image, (1, 99.5))

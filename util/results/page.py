@@ -68,7 +68,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Content:
-    """All that a page shows, but for the volumes.
+    """Everything that a page shows except the volumes.
 
     Attributes:
         title: of the page.
@@ -101,7 +101,7 @@ class Content:
 
 
 class Volumes:
-    """The volumes that are embedded in a page, as text. One that is given twice is embedded once.
+    """The volumes that are embedded in a page, as text. A volume that is given twice is embedded once.
 
     Args:
         values: the label values. In the page, the first is 1.
@@ -146,7 +146,7 @@ class Volumes:
 
 
 def left_out(n_shown: int, n_scans: int, which: str) -> str:
-    """Return what the page says if only some of the scans are embedded. `which` says which, as "least trusted"."""
+    """Return what the page says if only some of the scans are embedded. `which` names them, as "least trusted"."""
     return "" if n_shown == n_scans else (f" Slices are shown of the {n_shown} {which} of {n_scans}, as a page with all of them "
                                           "would be too large to open; the tables are complete.")
 
@@ -220,7 +220,7 @@ def _levels(probability: np.ndarray) -> np.ndarray:
 
 
 def _step(shape: Sequence[int], spacing: np.ndarray) -> tuple[int, ...]:
-    """Return for each axis, 1 for every voxel, 2 for every second one, …, so that at most MAX_VOXELS are left."""
+    """Return the step along each axis (1 takes every voxel, 2 every second one) that leaves at most MAX_VOXELS."""
     step: tuple[int, ...] = (1, 1, 1)
     while math.prod(math.ceil(n / every) for n, every in zip(shape, step, strict=True)) > MAX_VOXELS:
         step = _coarser(step, spacing)

@@ -102,7 +102,7 @@ def _shown_rows(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[
 
 
 def _worst_first(pairs: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return pairs of query and support by their lowest Dice."""
+    """Return the pairs of query and support, those with the lowest Dice first."""
     lowest: dict[tuple[str, str], float] = {}
     for row in rows:
         pair, dice = (row["query_case"], row["support_case"]), row["dice"]

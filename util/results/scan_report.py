@@ -82,7 +82,7 @@ def _rows(entry: ScanEntry, names: Mapping[int, str]) -> list[dict]:
 
 
 def is_empty(row: Mapping[str, Any]) -> bool:
-    """Return whether nothing of a class was found, or so little that the confidence is 0. Numbers may be text, of a table."""
+    """Return whether nothing of a class was found, or so little that the confidence is 0. Numbers may be text from a table."""
     return any(row.get(key) not in (None, "") and float(row[key]) == 0 for key in ("slices", "confidence"))
 
 
@@ -98,6 +98,6 @@ def empty_classes(empty: Mapping[str, Sequence[str]]) -> str:
 
 
 def _worst(rows: Sequence[Mapping], order: str) -> float:
-    """Return the lowest number of a scan's labels: −1 if one is empty, infinity if none is known."""
+    """Return the lowest number among a scan's labels; −1 if a label is empty, infinity if no number is known."""
     known = [row[order] for row in rows if isinstance(row.get(order), (int, float))]
     return -1.0 if any(row["empty"] for row in rows) else min(known, default=float("inf"))

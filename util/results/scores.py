@@ -36,7 +36,7 @@ def prediction_name(query_case: str, label_name: str, support_case: str) -> str:
 
 
 def save_prediction(prediction: Prediction | WholePrediction, label_name: str, folder: Path) -> Path:
-    """Write the mask as NIfTI on the grid of the query, which is of a data set, and return its path.
+    """Write the mask as NIfTI on the grid of the query, a case of a data set, and return its path.
 
     Raises:
         OSError: the file cannot be written.
@@ -87,7 +87,7 @@ def _case_of(query: Volume) -> Case:
 
 @dataclass(frozen=True)
 class QueryScores:
-    """The scores of a query. They are all that an evaluation keeps of it in memory, and JSON can hold them.
+    """The scores of a query. An evaluation keeps nothing else of a query in memory, and they can be stored as JSON.
 
     Attributes:
         rows: of scores.csv.

@@ -81,7 +81,7 @@ def _earlier_starts(path: Path) -> list[dict[str, Any]]:
     try:
         return parse_json(read_small(path, LIMITS.n_bytes), str(path), list[dict[str, Any]]) if path.exists() else []
     except InputError as error:
-        print(f"warning: {path}: damaged ({str(error).removeprefix(f'{path}: ')}); what is known of earlier starts is lost")
+        print(f"warning: {path}: is damaged ({str(error).removeprefix(f'{path}: ')}); its record of earlier starts is lost")
         return []
 
 

@@ -170,7 +170,7 @@ def test_classes_are_added_and_renamed_and_one_goes_that_no_outlines_hold(sessio
     assert session.classes == [{"value": 1, "name": "liver", "colour": "#aa0000"}, kidney]
     session.draw("a_1", nifti(drawing(7)), 0)
     find(session, "a_2", drawing(7))
-    with pytest.raises(InputError, match="7 is in the outlines of a_1; allowed: to delete one that none hold"):
+    with pytest.raises(InputError, match="7 is in the outlines of a_1; allowed: to delete a class that no outlines hold"):
         session.set_classes(session.classes[:1])
     session.draw("a_1", nifti(np.zeros_like(drawing())), 1)
     with pytest.raises(InputError, match="7 is in the outlines of a_2"):

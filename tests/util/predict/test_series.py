@@ -98,7 +98,7 @@ def test_outlines_may_be_in_a_file_of_all_phases(cine):
     (["--outlined", "1=first.nii.gz"], "--outlined: a phase is given twice"),
     (["--outlined", "2=missing.nii.gz"], "missing.nii.gz: no such file"),
     (["--ejection", "1", "9"], "--ejection: got 9, allowed: a number of a phase, from 1 to 4"),
-    (["--scans", "folder", "--ejection", "1", "2"], "--ejection: is of the phases of a 4D file, but --scans is folder"),
+    (["--scans", "folder", "--ejection", "1", "2"], "--ejection: needs the phases of a 4D file, but --scans is folder"),
 ])
 def test_what_does_not_fit_is_refused_in_one_line(change, says, cine, monkeypatch):
     folder, _ = cine
