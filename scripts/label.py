@@ -1,6 +1,7 @@
 """The labelling page: outline one scan of a folder in the browser, get the others, correct, export.
 
     qnet label scans/
+    qnet label scans/ --found outlined/
     qnet label scans/ --outlined image_1.nii.gz=label_1.nii.gz --scans 'image_*'
 
 Everything is kept in scans/label_page, at once; the scans are only read. The page is for this machine alone.
@@ -19,7 +20,7 @@ from qnet.dataloaders.reading import scan_name
 from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError, printable
 from qnet.util.base.signals import Interrupted, raise_on_signals
-from qnet.util.label.serve import load_outlined, load_task, serve
+from qnet.util.label.serve import load_found, load_outlined, load_task, serve
 from qnet.util.label.session import Session
 
 
@@ -31,6 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="names of the files that are scans, as 'image_*'; default: all")
     parser.add_argument("--outlined", nargs="+", default=[], metavar="SCAN=LABELS", action="extend",
                         help="existing outlines: a scan of the folder, and a label map on its grid")
+    parser.add_argument("--found", type=Path, metavar="FOLDER",
+                        help="open what qnet segment wrote into this folder for the scans, to correct it")
     parser.add_argument("--task", type=Path, metavar="FILE.task", help="examples from elsewhere, as export writes them")
     parser.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; default: one that is free")
@@ -62,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
             if options.task is not None:
                 load_task(session, options.task)
             for line in load_outlined(session, outlined_pairs(options.outlined, options.folder)):
+                print(printable(line))
+            for line in load_found(session, options.found) if options.found is not None else ():
                 print(printable(line))
             print(printable(f"{len(session.scans)} scans in {options.folder}; all outlines are kept in {session.path}"))
             serve(session, options.port, lambda address: print(f"open {address}\nCtrl-C ends it", flush=True),

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import webbrowser
+from contextlib import closing
 
 import pytest
 
@@ -15,8 +16,9 @@ from qnet.scripts.label import main, outlined_pairs
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
 from qnet.util.label.client import Client
-from qnet.util.label.serve import load_outlined, open_browser
+from qnet.util.label.serve import load_found, load_outlined, open_browser
 from qnet.util.label.session import Session
+from qnet.util.predict.cases import TABLE, write_cases
 from tests.labelling import drawing, nifti, wait_until, write_scans
 from tests.toy import write
 
@@ -101,3 +103,33 @@ def test_help_from_any_folder(tmp_path):
     done = subprocess.run(["bash", script, "--help"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.startswith("The labelling page") and "--outlined SCAN=LABELS" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def segmented(folder, output):
+    """The output of `qnet segment` for two scans of a folder, and for one that is not there."""
+    rows = {}
+    for name, confidence in (("a_1", 0.4), ("a_2", 0.8), ("elsewhere", 0.9)):
+        write(output / f"{name}.nii.gz", drawing(3))
+        numbers = {"volume_ml": 1.5, "slices": 2, "confidence": confidence}
+        rows[name] = [{"query": name, "label": 3, "label_name": "spleen", **numbers}]
+    write_cases(output / TABLE, {}, rows)
+    return output
+
+
+def test_what_segment_found_is_opened_to_correct_it(folder, tmp_path):
+    output = segmented(folder, tmp_path / "outlined")
+    with closing(Session(folder)) as session:
+        session.draw("a_2", nifti(drawing()), 0)
+        assert load_found(session, output) == [f"a_2: its outlines are kept; {output / 'a_2.nii.gz'} is not read again",
+                                               f"1 of 2 scans with outlines of {output}"]
+        scans = {scan["name"]: scan for scan in session.overview()["scans"]}
+        assert [scans[name]["state"] for name in ("a_1", "a_2")] == ["found", "drawing"]
+        assert scans["a_1"]["confidence"] == 0.4 and session.classes[-1]["name"] == "spleen"
+        assert (session.present("a_1", 0)[0] == drawing(3)).all()
+    with closing(Session(folder)) as session:
+        assert session.state_of("a_1") == "found"
+
+
+def test_a_folder_that_segment_did_not_write_is_refused(folder, tmp_path, capsys):
+    assert main([str(folder), "--found", str(tmp_path), "--no-browser"]) == 2
+    assert "cases.csv: names no scan of" in capsys.readouterr().err

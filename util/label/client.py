@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -14,8 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import nibabel
+import numpy as np
+
 from qnet.util.base.root import ROOT, module_environment
 from qnet.util.label.gate import TOKEN_HEADER
+from qnet.util.label.strokes import changes_between, pack, unpack
 
 PROGRAM = ROOT / "scripts/label.py"
 
@@ -67,6 +73,35 @@ class Client:
     def draw(self, name: str, label_map: bytes) -> None:
         """Save a scan's outlines as after a stroke. The label map is the content of a NIfTI file."""
         self.tell("PUT", f"{scan_path(name, 'outlines')}?drawn={self.scan(name)['drawn']}", label_map)
+
+    def present(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a scan's present outlines, (D, H, W) uint8; empty ones of that shape if there are none."""
+        status, content = self.ask("GET", scan_path(name, "outlines"))
+        if status == 204:
+            return np.zeros(shape, np.uint8)
+        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
+        return np.asarray(image.dataobj).transpose(2, 1, 0).astype(np.uint8)
+
+    def change(self, name: str, before: np.ndarray, after: np.ndarray, slices: Mapping[str, Any]) -> None:
+        """Save what makes one (D, H, W) label map another, as a stroke.
+
+        Args:
+            slices: those that a person made, as in hand/<scan>.json.
+        """
+        said = {"drawn": self.scan(name)["drawn"], "stroke": secrets.token_hex(8), "slices": slices}
+        self.tell("PATCH", scan_path(name, "outlines"), pack(said, changes_between(before, after)))
+
+    def propose(self, name: str, label_map: np.ndarray, tool: str, **asked: Any) -> tuple[np.ndarray, list[int]]:
+        """Return what a tool of the page makes of a scan's present (D, H, W) label map, and which slices it filled.
+
+        Raises:
+            RuntimeError: it has nothing to work on.
+        """
+        status, content = self.ask("POST", scan_path(name, "propose"), {"drawn": self.scan(name)["drawn"], "tool": tool, **asked})
+        if status >= 400:
+            raise RuntimeError(f"{tool}: {content.decode(errors='replace')}")
+        said, changes = unpack(content, dict[str, Any])
+        return changes.applied(label_map), said["filled"]
 
     def set_done(self, name: str, done: bool = True) -> None:
         """Accept a scan's outlines, or make them an example, or take that back."""

@@ -21,6 +21,7 @@ from qnet.util.base.own_folder import OwnFolder
 from qnet.util.label.app import make_app
 from qnet.util.label.run import Runner
 from qnet.util.label.session import ConflictError, Session
+from qnet.util.predict.cases import TABLE, as_numbers, read_cases
 
 ADDRESS = "address.json"
 WAY = "open.html"           # leads the browser to the page
@@ -152,6 +153,34 @@ def load_task(session: Session, task: Path) -> None:
     from qnet.util.taskfile.task_file import opened  # imports PyTorch, which the page does without
     with opened(task) as content:
         session.set_task(task, {value: (label.name, label.colour) for value, label in content.manifest.labels.items()})
+
+
+def load_found(session: Session, folder: Path) -> list[str]:
+    """Take the label maps that `qnet segment` wrote into a folder, with the numbers of its cases.csv.
+
+    Returns:
+        A line for each scan of the folder that was not taken, and how many were.
+    Raises:
+        InputError: there is no cases.csv, or nothing of it is about a scan of the session.
+    """
+    rows = read_cases(folder / TABLE)
+    named = {name: folder / f"{name}.nii.gz" for name in rows if name in session.scans}
+    if not named:
+        raise InputError(f"{folder / TABLE}: names no scan of {session.folder}, allowed: what qnet segment wrote for these scans")
+    told = []
+    for name, labels in named.items():
+        try:
+            if not session.take_found(name, labels, [_found_row(row) for row in rows[name]]):
+                told.append(f"{name}: its outlines are kept; {labels} is not read again")
+        except InputError as error:
+            told.append(f"{name}: {error}")
+    return [*told, f"{len(named) - len(told)} of {len(named)} scans with outlines of {folder}"]
+
+
+def _found_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of cases.csv as a run of the page tells it."""
+    numbers = as_numbers(row)
+    return {key: numbers[key] for key in ("label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin")}
 
 
 def load_outlined(session: Session, pairs: list[tuple[str, Path]]) -> list[str]:

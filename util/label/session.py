@@ -568,6 +568,31 @@ class Session:
             self._change(left_out=(self._decisions.left_out | _names_of(labels, self.scans)) - {name},
                          done=self._decisions.done | {name})
 
+    def take_found(self, name: str, labels: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Take what `qnet segment` found for a scan, as if a run of the page had found it. Outlines that are there stay.
+
+        Args:
+            labels: a label map on the scan's grid.
+            rows: of `Segmentation.numbers`.
+        Returns:
+            Whether the scan had no outlines, so that these count.
+        Raises:
+            MissingError: there is no such scan.
+            InputError: the file does not fit the scan, or has a value above MAX_DRAWN; or the rows are none.
+        """
+        reference = self.image_file(name)
+        label_map = read_labels(reference, labels)
+        if label_map.max() > MAX_DRAWN:
+            raise InputError(f"{labels}: largest value is {label_map.max()}, allowed in outlines: 1 to {MAX_DRAWN}")
+        if self.state_of(name) != "empty":
+            return False
+        names = {row["label"]: row["label_name"] for row in rows}
+        self._change(classes=with_values(with_names(self._decisions.classes, names, {}), np.unique(label_map).tolist()))
+        target = self.target(name, self.next_run())
+        write_like(reference, label_map.astype(np.uint8), target)
+        self.add_found(name, target, rows)
+        return True
+
     def target(self, name: str, run: int) -> Path:
         """Return the path where a run writes the label map of a scan: in the work folder, from which `add_found` takes it."""
         folder = self._work / f"run_{run}"

@@ -4,6 +4,7 @@ import * as server from './requests.js';
 import { nextWorth, of, statesOf, withDrawn, withFilled } from './slices.js';
 import { Viewer } from './viewer.js';
 
+const FIRST = 'First name the class on the right. Then F, and draw round it in a slice; J goes to the next slice worth drawing, I fills between, O outlines the other scans.';
 const CAREFUL = 7;       // times as long
 const POLL_MS = 1000, RETRY_MS = 2000;
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
@@ -326,7 +327,8 @@ function showBar() {
   const count = word => states.filter(one => one === word).length;
   Object.assign(canvas, { ariaValueMin: '1', ariaValueMax: String(states.length), ariaValueNow: String(here + 1),
                           ariaValueText: `slice ${here + 1} of ${states.length}: ${states[here]}` });
-  at('bar-text').textContent = `${count('drawn')} drawn, ${count('filled')} filled${count('found') ? `, ${count('found')} as found` : ''}`
+  const isNew = state.scans.every(scan => scan.state === 'empty') && !viewer.history.undo.length;
+  at('bar-text').textContent = isNew ? FIRST : `${count('drawn')} drawn, ${count('filled')} filled${count('found') ? `, ${count('found')} as found` : ''}`
     + ` · ${Number(viewer.millilitres(chosenClass).toPrecision(3))} ml`;
   at('undo').disabled = !viewer.history.undo.length;
   at('redo').disabled = !viewer.history.redo.length;
@@ -535,7 +537,8 @@ const leaveOut = act(async () => {
 });
 
 const chooseFile = act(async () => {
-  const files = await server.getFiles();
+  const isOwn = file => file.split('.')[0] === open, isAbout = file => file.includes(open);
+  const files = (await server.getFiles()).filter(file => !isOwn(file)).sort((one, other) => isAbout(other) - isAbout(one));
   if (!files.length) throw new Error('There is no file of outlines in the folder or below it.');
   at('load-file').replaceChildren(...files.map(file => made('option', { textContent: file })));
   at('load-dialog').returnValue = '';
