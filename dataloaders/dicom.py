@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import tempfile
 import warnings
@@ -41,6 +42,11 @@ ENDINGS = (".dcm", ".dicom", ".ima")        # that many of these files have; the
 TAGS = ["TransferSyntaxUID", "SOPClassUID", "ImageType", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
         "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel",
         "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+DAY = 86400.0
+TIMES = {"TemporalPositionIdentifier": 0.0, "TriggerTime": 1e-3, "FrameReferenceTime": 1e-3,      # their units, in seconds
+         "AcquisitionTime": DAY}
+ONE_OF_EACH = ("EchoTime", "DiffusionBValue", "ImageType")       # images that differ in these are no times of one series
+SAME_PLACE_MM = 0.01
 GROUPS = {"ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
           "PixelSpacing": "PixelMeasuresSequence", "RescaleSlope": "PixelValueTransformationSequence",
           "RescaleIntercept": "PixelValueTransformationSequence"}     # where a file with frames has what a slice has
@@ -507,3 +513,62 @@ def by_position(folder: Path, slices: Mapping[int, Path]) -> tuple[list[int], St
     found = stack(heads, folder)
     number_of = {path: number for number, path in slices.items()}
     return [number_of[path] for path in found.paths], found
+
+
+def in_time(folder: Path) -> tuple[list[Stack], float | None] | None:
+    """Return the volumes of a series that has several images at each place, in the order of time; None if it is another folder.
+
+    The second result is the time from one to the next in seconds; None if the files do not say it.
+
+    Raises:
+        InputError: the images do not say their order in time, differ in more than time, or are not equally many at each place.
+    """
+    series = [] if not folder.is_dir() else [slices for slices in slices_in(folder)[0].values() if not is_localizer(slices)]
+    if len(series) != 1 or any(one.place is None or one.frame is not None for one in series[0]):
+        return None
+    at: dict[tuple[float, ...], list[Slice]] = defaultdict(list)
+    for one in series[0]:
+        if one.place is not None:
+            at[tuple((one.place[0] / SAME_PLACE_MM).round())].append(one)
+    counts = sorted(map(len, at.values()))
+    if counts[-1] == 1:
+        return None
+    if counts[0] != counts[-1]:
+        raise InputError(f"{folder}: has {counts[0]} to {counts[-1]} images at one place; allowed: equally many at each")
+    order, step_s = _order_in_time(folder, at)
+    return [stack([of_place[k] for of_place in order], folder) for k in range(counts[0])], step_s
+
+
+def _order_in_time(folder: Path, at: Mapping[tuple[float, ...], Sequence[Slice]]) -> tuple[list[list[Slice]], float | None]:
+    """Return the slices of each place in the order of time, and the usual time between two, in seconds."""
+    said = {one.path: _said(one.path) for of_place in at.values() for one in of_place}
+    for name in ONE_OF_EACH:
+        if len(kinds := {str(head.get(name, "")) for head in said.values()}) > 1:
+            raise InputError(f"{folder}: its images at one place differ in {name}, which has {len(kinds)} values; allowed: a "
+                             "series that differs in time alone")
+    for name, seconds in TIMES.items():
+        times = np.array([[_seconds(said[one.path].get(name), seconds) for one in of_place] for of_place in at.values()])
+        steps = np.diff(np.sort(times, axis=1), axis=1)
+        if (steps > 0).all():       # NaN is not
+            order = [[of_place[k] for k in np.argsort(of_times)] for of_place, of_times in zip(at.values(), times, strict=True)]
+            return order, float(np.median(steps)) if seconds else None
+    raise InputError(f"{folder}: there are several images at one place, which do not say their order in time; allowed: with one "
+                     f"of {', '.join(TIMES)}")
+
+
+def _said(path: Path) -> pydicom.Dataset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TIMES, *ONE_OF_EACH], force=True)
+    except Exception as error:      # pydicom raises whatever a damaged file leads to
+        raise InputError(f"{path}: cannot be read as DICOM ({' '.join(str(error).split())[:200]})") from None
+
+
+def _seconds(value: Any, unit: float) -> float:
+    """Return a time as a number, NaN if it says none. A time of day, whose unit is DAY, is HHMMSS.F."""
+    text = str(value if value is not None else "").strip()
+    if unit == DAY:
+        found = re.fullmatch(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)", text)
+        return math.nan if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+    return float(text) * (unit or 1.0) if re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", text) else math.nan

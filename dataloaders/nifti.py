@@ -205,6 +205,21 @@ def is_series(path: Path) -> bool:
     return True
 
 
+def save_series(array: np.ndarray, affine: np.ndarray, step_s: float | None, path: Path) -> None:
+    """Write (T, D, H, W) values as a series.
+
+    Args:
+        step_s: seconds from a volume to the next; None if they are not known.
+    """
+    image = (Nifti1Image if max(array.shape) <= MAX_SIDE else Nifti2Image)(array.transpose(), affine, dtype=array.dtype)
+    image.set_qform(affine, 1 if is_straight(affine) else 0)
+    image.set_sform(affine, 1)
+    image.header.set_xyzt_units("mm", None if step_s is None else "sec")
+    image.header["pixdim"][4] = step_s or 1.0
+    with replacing(path) as partial:
+        nibabel.save(image, partial)
+
+
 def phase_like(reference: Path, array: np.ndarray, path: Path) -> None:
     """Write (D, H, W) values as a volume on the grid of a NIfTI series, with all that its header says of their place."""
     _write(read_header(reference, 4), array, path)

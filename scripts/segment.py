@@ -39,7 +39,7 @@ from qnet.util.predict.cases import as_numbers
 from qnet.util.predict.events import Outcome
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import Query, Request, Words
-from qnet.util.predict.series import Series
+from qnet.util.predict.series import Series, of_dicom
 from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
 
@@ -51,7 +51,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER",
-                        help="NIfTI files and folders of DICOM slices; or one 4D NIfTI file, whose phases are scans")
+                        help="NIfTI files and folders of DICOM slices; or a 4D file or DICOM series, whose phases are scans")
     parser.add_argument("--outlined", action="append", required=True, metavar="SCAN=LABELS",
                         help="a scan of FOLDER, or the number of a phase, and the file of its outlines; may be given again")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
@@ -133,7 +133,9 @@ def request_of(arguments: argparse.Namespace) -> Request:
         raise InputError("--train: this option is gone, because its outlines were worse; allowed: to leave it out, or to train a "
                          "network with `qnet prepare` and `qnet train`, and to say `qnet predict reload_model_path=…`")
     if is_series(arguments.scans):
-        return series_request(arguments)
+        return series_request(arguments, arguments.scans)
+    if arguments.suffix is None and (of_times := _in_time(arguments)):
+        return series_request(arguments, of_times)
     if arguments.ejection:
         raise InputError(f"--ejection: needs the phases of a 4D file, but --scans is {arguments.scans}")
     scans = scans_in(arguments.scans) if arguments.suffix is None else find_bids(arguments.scans, arguments.suffix).names
@@ -142,14 +144,23 @@ def request_of(arguments: argparse.Namespace) -> Request:
     return _request(arguments, arguments.scans, pairs)
 
 
-def series_request(arguments: argparse.Namespace) -> Request:
+def _in_time(arguments: argparse.Namespace) -> Path | None:
+    """Return the 4D file that is made of a DICOM series of several times; None if `--scans` is none."""
+    check_places(arguments.scans, arguments.output, arguments.json)
+    return of_dicom(arguments.scans, arguments.output, overwrite=arguments.overwrite, remedy=WORDS.overwrite)
+
+
+def series_request(arguments: argparse.Namespace, source: Path) -> Request:
     """Return the request for a 4D file, whose phases are unpacked into the folder of the results.
+
+    Args:
+        source: the file.
 
     Raises:
         InputError: an option does not fit the file, or a file cannot be read or written.
     """
     check_places(arguments.scans, arguments.output, arguments.json)
-    series = Series.of(arguments.scans, arguments.output, None if arguments.ejection is None else tuple(arguments.ejection))
+    series = Series.of(source, arguments.output, None if arguments.ejection is None else tuple(arguments.ejection))
     outlined = dict(outlined_phase(text, series.n_phases) for text in arguments.outlined)
     if len(outlined) < len(arguments.outlined):
         raise InputError("--outlined: a phase is given twice; allowed: one file of outlines for each phase")

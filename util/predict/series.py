@@ -6,25 +6,58 @@ stones are spread evenly along time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
 
+from qnet.dataloaders.dicom import Stack, in_time, read_stack
 from qnet.dataloaders.geometry import affine_of, voxel_ml
-from qnet.dataloaders.nifti import is_series, phase_like, read_array, read_header, write_like
+from qnet.dataloaders.nifti import MAX_VOXELS, is_series, phase_like, read_array, read_header, save_series, write_like
 from qnet.dataloaders.reading import scan_name
-from qnet.util.base.distributed import main_does
+from qnet.util.base.device import resolve_device
+from qnet.util.base.distributed import main_does, meet
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant, write_rows
 
 PHASES, OUTLINED, VOLUMES = "phases", "outlined_phases", "volumes.csv"
 COLUMNS = ("phase", "seconds", "label", "label_name", "volume_ml")
+T = TypeVar("T")
 TO_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+
+
+def of_dicom(folder: Path, output: Path, *, overwrite: bool, remedy: str) -> Path | None:
+    """Write a DICOM series of several times as a 4D file into the folder of the results; return its path, None if it is none.
+
+    Args:
+        overwrite, remedy: as `claim` takes them.
+    Raises:
+        InputError: as `in_time`, or the file may not be written.
+    """
+    found = in_time(folder)
+    if found is None:
+        return None
+    return _for_all(lambda: _as_file(folder, output, *found, overwrite, remedy))
+
+
+def _for_all(work: Callable[[], T]) -> T:
+    """Let the main process do something, and return what it got. The device is that of the command, which has no option for it."""
+    meet(resolve_device("auto"))
+    return main_does(work)
+
+
+def _as_file(folder: Path, output: Path, stacks: Sequence[Stack], step_s: float | None, overwrite: bool, remedy: str) -> Path:
+    path = output / f"{scan_name(folder.resolve())}.nii.gz"
+    claim([path], [folder], overwrite=overwrite, remedy=remedy)
+    if sum(len(one.paths) * math.prod(one.size) for one in stacks) > MAX_VOXELS:
+        raise InputError(f"{folder}: expected at most {MAX_VOXELS} voxels, got {len(stacks)} volumes of {stacks[0].size} pixels")
+    save_series(np.stack([sitk.GetArrayFromImage(read_stack(one)) for one in stacks]), stacks[0].affine, step_s, path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -97,7 +130,7 @@ class Series:
         Raises:
             InputError: a file is damaged or may not be written, or outlines are of another number of phases.
         """
-        return main_does(lambda: self._unpack(outlined, overwrite, remedy))
+        return _for_all(lambda: self._unpack(outlined, overwrite, remedy))
 
     def _unpack(self, outlined: Mapping[int, Path], overwrite: bool, remedy: str) -> list[tuple[Path, Path]]:
         of_all = {number: labels for number, labels in outlined.items() if is_series(labels)}

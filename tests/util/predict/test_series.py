@@ -7,15 +7,19 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from qnet.dataloaders.dicom import in_time, read_stack
 from qnet.scripts.segment import main, parse_arguments, request_of
 from qnet.util.base.checksums import sha256
+from qnet.util.base.errors import InputError
 from qnet.util.base.tables import read_rows
 from qnet.util.options.config import base_config
 from qnet.util.predict.events import Outlined
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import untrained_method
-from tests.kinds import SPACING, grid, patient, rotation
+from qnet.util.predict.series import of_dicom
+from tests.kinds import SPACING, grid, patient, rotation, save, write_slices
 
 SHAPE, N = (24, 20, 9), 4
 AFFINE = grid(shape=SHAPE, turn=rotation(0, 20))
@@ -116,3 +120,66 @@ def test_another_number_of_phases_and_somebodys_files_are_refused(cine):
     with pytest.raises(SystemExit, match=r"phase 02.nii.gz: is there and was not made by this program"):
         main(words(folder))
     assert (folder / "out/phases/phase 02.nii.gz").read_bytes() == b"somebody's"
+
+
+# ---- DICOM ----
+
+def write_cine(folder, times=("TriggerTime", lambda t, k: 40 * t + k), **more):
+    """A series whose images at one place were taken at several times, of which each place has its own. Names are in no order."""
+    affine = grid(shape=SHAPE, axes="LPS", turn=rotation(0, 20))
+    images = [patient(affine, SHAPE, case)[0] for case in range(N)]
+    name, time = times
+    for t, image in enumerate(images):
+        number = (t * 7 + 3) % N
+        write_slices(folder, image, affine, name=f"{number}_{{:03d}}.dcm", each=lambda k, t=t: {
+            "tags": {**({name: time(t, k)} if name else {}), **{key: of_time(t) for key, of_time in more.items()}}})
+    return np.array(images), affine
+
+
+def test_a_dicom_series_of_several_times_becomes_a_4d_file(tmp_path):
+    images, affine = write_cine(tmp_path / "cine")
+    path = of_dicom(tmp_path / "cine", tmp_path / "out", overwrite=False, remedy="")
+    written = nibabel.load(path)
+    assert path == tmp_path / "out/cine.nii.gz" and written.header["pixdim"][4] == pytest.approx(0.04)
+    assert written.header.get_xyzt_units() == ("mm", "sec")
+    np.testing.assert_allclose(written.affine, affine, atol=1e-4)
+    np.testing.assert_array_equal(np.moveaxis(np.asanyarray(written.dataobj), 3, 0), images.round())
+    save(patient(affine, SHAPE, 0)[1], affine, tmp_path / "first.nii.gz")
+    request = request_of(parse_arguments(["--scans", str(tmp_path / "cine"), "--outlined", f"2={tmp_path / 'first.nii.gz'}",
+                                          "--output", str(tmp_path / "out")]))
+    assert request.series.n_phases == N and request.series.step_s == pytest.approx(0.04)
+    assert [image.name for image, _ in request.supports] == ["phase 02.nii.gz"]
+
+
+@pytest.mark.parametrize(("times", "step_s"), [
+    (("TemporalPositionIdentifier", lambda t, k: t + 1), None),
+    (("AcquisitionTime", lambda t, k: f"0959{56 + t:02d}.5" if t < 4 else ""), 1.0),
+])
+def test_other_ways_to_say_the_time(times, step_s, tmp_path):
+    images, _ = write_cine(tmp_path / "cine", times)
+    stacks, found_s = in_time(tmp_path / "cine")
+    assert found_s == step_s
+    for image, one in zip(images, stacks, strict=True):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_stack(one)).T, image.round())
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"times": (None, None)}, "do not say their order in time; allowed: with one of TemporalPositionIdentifier, TriggerTime"),
+    ({"times": ("TriggerTime", lambda t, k: 5)}, "do not say their order in time"),
+    ({"EchoTime": lambda t: 10 + t}, "its images at one place differ in EchoTime, which has 4 values"),
+    ({"DiffusionBValue": lambda t: 100.0 * t}, "differ in DiffusionBValue"),
+])
+def test_images_at_one_place_that_are_no_times_are_refused(options, says, tmp_path):
+    write_cine(tmp_path / "cine", **options)
+    with pytest.raises(InputError, match=says):
+        in_time(tmp_path / "cine")
+
+
+def test_missing_images_and_other_folders(tmp_path):
+    write_cine(tmp_path / "cine")
+    (tmp_path / "cine/3_004.dcm").unlink()
+    with pytest.raises(InputError, match="has 3 to 4 images at one place; allowed: equally many at each"):
+        in_time(tmp_path / "cine")
+    affine = grid(shape=SHAPE, axes="LPS")
+    write_slices(tmp_path / "plain", patient(affine, SHAPE)[0], affine)
+    assert in_time(tmp_path / "plain") is None and in_time(tmp_path) is None and in_time(tmp_path / "none") is None
