@@ -46,7 +46,7 @@ def of_dicom(folder: Path, output: Path, *, overwrite: bool, remedy: str) -> Pat
 
 
 def _for_all(work: Callable[[], T]) -> T:
-    """Let the main process do something, and return what it got. The device is that of the command, which has no option for it."""
+    """Let the main process do something, and return what it got. The device is the command's, which has no option for it."""
     meet(resolve_device("auto"))
     return main_does(work)
 
