@@ -123,3 +123,12 @@ class GMRDSettings:
     relu: Annotated[bool, boolean()]
     edge: Annotated[str, one_of("published", "meant")]
     extra_weight: Annotated[float, number(0)]
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """How a U-Net is trained on the outlined scan: the section `unet`."""
+
+    n_steps: Annotated[int, whole(0)]
+    batch_size: Annotated[int, whole(2, 1000)]
+    lr: Annotated[float, number(0, above=True)]

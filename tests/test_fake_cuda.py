@@ -10,7 +10,9 @@ import torch
 from qnet.dataloaders.volumes import Volume
 from qnet.models.base import FewShotModel
 from qnet.models.encoder import Features
+from qnet.models.lowshot_unet import LowShotUNet, augmented
 from qnet.models.qnet import QNet, SupportThresholdQNet
+from qnet.models.settings import UNetSettings
 from qnet.util.base.device import resolve_device
 from qnet.util.base.episode import Episode
 from qnet.util.engine.protocol import segment_by_protocol
@@ -196,3 +198,18 @@ def test_a_mistake_planted_into_q_net_is_caught():
         encoder = SliceEncoder(model, device, 3)
         with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
             segment_by_protocol(encoder, task(1), n_part=1)
+
+
+@pytest.mark.whole
+def test_a_unet_that_is_trained_on_the_outlined_scan():
+    support, settings = volume(1), UNetSettings(0, 2, 0.1)
+    image, classes = torch.from_numpy(support.image).float(), torch.from_numpy(support.label_map).long()
+    on_cpu = LowShotUNet(settings, 0, torch.device("cpu"))
+    wanted = on_cpu.probabilities(on_cpu.trained(image, classes, 4), image)
+    expected = augmented(image, classes, torch.Generator().manual_seed(0))
+    with fake_cuda() as device:
+        model = LowShotUNet(settings, 0, device)
+        torch.testing.assert_close(model.probabilities(model.trained(image, classes, 4), image), wanted, rtol=1e-4, atol=1e-4)
+        slices, target = augmented(image.to(device), classes.to(device), torch.Generator().manual_seed(0))
+        assert_close(expected[0], slices)
+        assert torch.equal(target.cpu(), expected[1])

@@ -208,33 +208,21 @@ class SliceSegmenter(Segmenter):
         self.encoder.release(query)
 
 
-class VolumeSegmenter(Segmenter):
-    """Segments whole volumes without training. The protocol's slices are taken from the same label map.
-
-    What concerns supports and stepping stones alone is computed once for all queries, and what concerns a query once for all
-    supports.
+class WholeSegmenter(Segmenter):
+    """Segments whole volumes. The protocol's slices are taken from the same label map.
 
     Args:
-        model: segments a volume from a volume.
-        device: where the model computes.
         whole: how whole volumes are segmented.
     """
 
-    unit = "registration"
-
-    def __init__(self, model: VolumeModel, device: torch.device, whole: WholeVolumeOptions):
-        self.model, self.device, self.whole = model.to(device).eval(), device, whole
+    def __init__(self, whole: WholeVolumeOptions):
+        self.whole = whole
         self._last: tuple[Task, list[Member]] | None = None
-        self._registered: tuple[Task, dict[Volume, Guide], Box | None] | None = None    # guides by supports
         self._predicted: tuple[Task, list[WholePrediction]] | None = None
-        self._scans: dict[Volume, PreparedScan] = {}
-        self._supports: dict[Volume, tuple[list[int], Support | None]] = {}      # each with its labels
-        self._stones: dict[tuple[Volume, Volume], Outlines | None] = {}          # by stone and support
 
-    @override
-    def n_units(self, task: Task, options: EvaluationOptions) -> int:
-        """Return the number of registrations with the query: wide and zoomed ones to it, and those back to the supports."""
-        return 2 * (len(task.supports) + len(task.stones)) + len(task.supports)
+    @abstractmethod
+    def _members(self, task: Task, bar: tqdm.tqdm | None) -> list[Member]:
+        """Return what `members` does. It is called once for a task."""
 
     def by_protocol(self, task: Task, options: EvaluationOptions,
                     bar: tqdm.tqdm | None = None) -> list[Prediction]:
@@ -261,6 +249,39 @@ class VolumeSegmenter(Segmenter):
             self._predicted = task, super().over_whole_volume(task, bar)
         return self._predicted[1]
 
+    @override
+    def release(self, query: Volume) -> None:
+        """Drop what was found of a query."""
+        self._last = self._predicted = None
+
+
+class VolumeSegmenter(WholeSegmenter):
+    """Segments whole volumes without training.
+
+    What concerns supports and stepping stones alone is computed once for all queries, and what concerns a query once for all
+    supports.
+
+    Args:
+        model: segments a volume from a volume.
+        device: where the model computes.
+        whole: how whole volumes are segmented.
+    """
+
+    unit = "registration"
+
+    def __init__(self, model: VolumeModel, device: torch.device, whole: WholeVolumeOptions):
+        super().__init__(whole)
+        self.model, self.device = model.to(device).eval(), device
+        self._registered: tuple[Task, dict[Volume, Guide], Box | None] | None = None    # guides by supports
+        self._scans: dict[Volume, PreparedScan] = {}
+        self._supports: dict[Volume, tuple[list[int], Support | None]] = {}      # each with its labels
+        self._stones: dict[tuple[Volume, Volume], Outlines | None] = {}          # by stone and support
+
+    @override
+    def n_units(self, task: Task, options: EvaluationOptions) -> int:
+        """Return the number of registrations with the query: wide and zoomed ones to it, and those back to the supports."""
+        return 2 * (len(task.supports) + len(task.stones)) + len(task.supports)
+
     def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
         """See Segmenter."""
         return {member.support.name: member.warped for member in self.members(task) if member.warped is not None}
@@ -282,7 +303,8 @@ class VolumeSegmenter(Segmenter):
 
     def release(self, query: Volume) -> None:
         """Drop what was found of a query."""
-        self._last = self._predicted = self._registered = None
+        super().release(query)
+        self._registered = None
         if query not in self._supports:
             self._scans.pop(query, None)
 

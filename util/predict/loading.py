@@ -8,11 +8,13 @@ import torch
 
 from qnet.dataloaders.volumes import Volume
 from qnet.models.carrying import RegistrationModel
+from qnet.models.lowshot_unet import LowShotUNet
 from qnet.models.volume import VolumeModel
 from qnet.util.base.errors import InputError
+from qnet.util.engine.fitted import FittedSegmenter
 from qnet.util.engine.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
-from qnet.util.options.names import OUTSIDE_MODELS, UNTRAINED_MODELS
+from qnet.util.options.names import FITTED_MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.options.sections import ModelOptions, WholeVolumeOptions
 from qnet.util.training.building import (
     build_model,
@@ -36,14 +38,18 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; a spatial
             prior is asked for from a model that is one, or an oracle over whole volumes.
     """
+    if options.model in FITTED_MODELS:
+        expect_no_weights(options.model, weights)
+        expect_no_prior(options)
+        network = LowShotUNet(options.unet, options.seed, device)
+        return FittedSegmenter(network, whole), f"{options.model}: trained on each outlined scan"
     trained = weights if options.model in UNTRAINED_MODELS else expect_fitting(options, weights)
     model = build_model(options)
     if isinstance(model, VolumeModel):
         expect_no_weights(options.model, weights)
-        if options.spatial_prior != "none":
-            raise InputError(f"spatial_prior: got {options.spatial_prior!r}, allowed with model {options.model!r}: 'none'")
+        expect_no_prior(options)
         return VolumeSegmenter(model, device, whole), f"{options.model}: needs no training"
-    if model.reads_truth and whole:
+    if model.reads_truth and encode_whole:
         raise InputError("class_prior: got 'oracle', which reads the query's labels; allowed for predict and with "
                          "whole_volume=true: 'none', 'average' or 'linear'")
     if options.model in OUTSIDE_MODELS:
@@ -56,3 +62,9 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         return SliceSegmenter(encoder, whole), said
     registration = VolumeSegmenter(RegistrationModel(options.registration), device, whole)
     return PriorSegmenter(encoder, registration, options.guided), f"{said}; with a spatial prior by registration"
+
+
+def expect_no_prior(options: ModelOptions) -> None:
+    """Raise InputError if a spatial prior is asked for from a model that takes none."""
+    if options.spatial_prior != "none":
+        raise InputError(f"spatial_prior: got {options.spatial_prior!r}, allowed with model {options.model!r}: 'none'")

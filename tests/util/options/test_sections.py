@@ -12,7 +12,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.rules import declared
 from qnet.util.options import sections
 from qnet.util.options.config import base_config, check_config, load_config
-from qnet.util.options.names import GONE, MODELS, OLD_NAMES, OUTSIDE_MODELS, current_names, gone_options
+from qnet.util.options.names import FITTED_MODELS, GONE, MODELS, OLD_NAMES, OUTSIDE_MODELS, current_names, gone_options
 from qnet.util.options.record import Record
 from qnet.util.options.sections import (
     OPTIONS,
@@ -74,7 +74,7 @@ def test_a_builder_reads_only_what_a_snapshot_is_scored_with():
     losses = {"bg_wt", "ignore_label", "t_loss_scaler"}
     of_scoring = {"seed", "precision", "n_iters", "class_prior", "registration", "guided", "spatial_prior"}
     read = set()
-    for model in set(MODELS) - set(OUTSIDE_MODELS):
+    for model in set(MODELS) - set(OUTSIDE_MODELS) - set(FITTED_MODELS):
         for threshold in ("query", "learned", "support"):
             config = {**base_config(), "model": model, "encoder": "small", "threshold": threshold}
             options = Recorded(ModelOptions.of(config))
