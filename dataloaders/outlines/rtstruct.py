@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from scipy import ndimage
 from skimage.draw import polygon
@@ -40,6 +42,7 @@ from qnet.util.base.files import replacing
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 MAX_BYTES = 2**30
+CONTOUR_DATA = Tag("ContourData")
 DETACHED = "1.2.840.10008.3.1.2.3.1"        # the class by which structures refer to a study
 Corner = tuple[int, int]
 
@@ -96,7 +99,7 @@ def _voxels(closed: list[Any], image: sitk.Image, what: str, image_name: Path | 
     planes: dict[tuple[int, int], np.ndarray] = {}
     size = image.GetSize()
     for contour in closed:
-        points = np.array(contour.ContourData, float).reshape(-1, 3) @ from_patient[:3, :3].T + from_patient[:3, 3]
+        points = _points(contour) @ from_patient[:3, :3].T + from_patient[:3, 3]
         if not np.isfinite(points).all():
             raise InputError(f"{what}: a contour has points that are NaN or infinite")
         axis = int(np.ptp(points, axis=0).argmin())
@@ -114,6 +117,14 @@ def _voxels(closed: list[Any], image: sitk.Image, what: str, image_name: Path | 
         inside ^= mask
     index = [np.insert(np.argwhere(inside), axis, plane, axis=1) for (axis, plane), inside in planes.items()]
     return np.unique(flat_index(np.concatenate(index), image, what, image_name))
+
+
+def _points(contour: Dataset) -> np.ndarray:
+    """Return the (n, 3) points of a contour. pydicom's own numbers take most of the time that a file of a million needs."""
+    stored = contour.get_item("ContourData")
+    text = stored.value if isinstance(stored, RawDataElement) else None
+    values = contour.ContourData if text is None else [part.strip(b" \0") for part in text.split(b"\\")]
+    return np.array(values).astype(float).reshape(-1, 3)
 
 
 def _where(of_axis: np.ndarray, away: float) -> str:
@@ -158,8 +169,12 @@ def _contour(points: np.ndarray, lps: np.ndarray, k: int, source: tuple[Dataset,
     in_mm = np.column_stack([points, np.full(len(points), k)]) @ lps[:3, :3].T + lps[:3, 3]
     back_mm = np.abs(in_mm - np.roll(in_mm, 1, axis=0))[:, :2].sum(axis=1)
     in_mm = np.roll(in_mm, -int(back_mm.argmax()), axis=0)
-    return _dataset(ContourImageSequence=[_image(*source)], ContourGeometricType="CLOSED_PLANAR",
-                    NumberOfContourPoints=len(points), ContourData=[_decimal(value) for value in in_mm.ravel()])
+    contour = _dataset(ContourImageSequence=[_image(*source)], ContourGeometricType="CLOSED_PLANAR",
+                       NumberOfContourPoints=len(points))
+    text = "\\".join(map(_decimal, in_mm.ravel().tolist())).encode("ascii")
+    text += b" " * (len(text) % 2)
+    contour[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(text), text, 0, False, True)
+    return contour
 
 
 def _decimal(value: float) -> str:
@@ -209,14 +224,14 @@ def contours_of(mask: np.ndarray) -> Iterator[np.ndarray]:
 
     Contours run along the edges of pixels, half a pixel beside their centres. Holes are joined to them by channels.
     """
-    parts, n_parts = ndimage.label(mask)
-    for number in range(1, n_parts + 1):
-        loops = _loops(parts == number)
+    parts, _ = ndimage.label(mask)
+    for number, where in enumerate(ndimage.find_objects(parts), 1):
+        loops = _loops(parts[where] == number)
         outer = max(range(len(loops)), key=lambda k: abs(_area(loops[k])))
         path = loops.pop(outer)
         for hole in sorted(loops, key=lambda loop: min(loop)):       # from the left: what is left of a hole is joined before
             path = _with_channel(path, hole)
-        yield np.array(_corners_only(path), float) - 0.5
+        yield np.array(_corners_only(path), float) + (where[1].start - 0.5, where[0].start - 0.5)
 
 
 def _loops(mask: np.ndarray) -> list[list[Corner]]:
