@@ -231,7 +231,7 @@ def contours_of(mask: np.ndarray) -> Iterator[np.ndarray]:
         path = loops.pop(outer)
         for hole in sorted(loops, key=lambda loop: min(loop)):       # from the left: what is left of a hole is joined before
             path = _with_channel(path, hole)
-        yield np.array(_corners_only(path), float) + (where[1].start - 0.5, where[0].start - 0.5)
+        yield np.array(_corners_only(path), float) + np.array([where[1].start - 0.5, where[0].start - 0.5])
 
 
 def _loops(mask: np.ndarray) -> list[list[Corner]]:
