@@ -27,7 +27,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, label
 
 from qnet.dataloaders.datasets import Case, find_cases
-from qnet.dataloaders.nifti import read_array, write_like
+from qnet.dataloaders.nifti import read_array
 from qnet.util.base.classes import colours_of, default_name
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
@@ -84,28 +84,14 @@ def copy_scans(cases: Sequence[Case], folder: Path) -> dict[str, np.ndarray]:
     return truth
 
 
-def as_drawn(label_map: np.ndarray, scan: Path) -> bytes:
-    """Return a (D, H, W) label map on a scan's grid as the content of a NIfTI file."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_like(scan, label_map, Path(folder) / "drawn.nii")
-        return (Path(folder) / "drawn.nii").read_bytes()
-
-
 def mean_dice(client: Client, name: str, truth: np.ndarray) -> float:
     """Return the mean Dice of the classes over the whole volume, of a scan's present outlines."""
     found = client.present(name, truth.shape)
     return float(np.mean([dice(found == value, truth == value) for value in np.unique(truth[truth > 0])]))
 
 
-def outline(client: Client, names: Sequence[str], truth: dict[str, np.ndarray], folder: Path) -> None:
-    """Give cases their true outlines as a whole, and mark them as done."""
-    for name in names:
-        client.draw(name, as_drawn(truth[name], folder / f"{name}.nii.gz"))
-        client.set_done(name)
-
-
 def draw_as_a_person(client: Client, name: str, truth: np.ndarray, every: int, labour: Labour) -> None:
-    """Outline a case, or correct what was found of it: every so many slices, and the page fills between. Mark it as done.
+    """Outline a case, or correct what was found of it: every so many slices, and the page fills between.
 
     Args:
         truth: (D, H, W) uint8.
@@ -124,7 +110,6 @@ def draw_as_a_person(client: Client, name: str, truth: np.ndarray, every: int, l
             slices[str(value)] = {"0": {"drawn": drawn, "filled": numbers}}
             client.change(name, present, filled, slices)
             present = filled
-    client.set_done(name)
 
 
 def chosen_slices(truth: np.ndarray, found: np.ndarray, every: int) -> list[int]:
@@ -197,6 +182,7 @@ def curve(client: Client, truth: dict[str, np.ndarray], options: argparse.Namesp
     for _ in range(options.rounds + 1):
         for name in chosen:
             draw_as_a_person(client, name, truth[name], options.every, labour)
+            client.set_done(name)
         made += len(chosen)
         left = [name for name in left if name not in chosen]
         seconds = run_round(client, options.careful)

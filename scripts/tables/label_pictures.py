@@ -2,8 +2,8 @@
 
     python scripts/tables/label_pictures.py data/CHAOST2 docs/images
 
-The true outlines are drawn in the place of a hand. Chromium and chromedriver must be installed (Debian: apt-get install chromium
-chromium-driver). It takes minutes.
+Every third slice of the true outlines is drawn in the place of a hand, and the page fills the others. Chromium and chromedriver
+must be installed (Debian: apt-get install chromium chromium-driver). It takes minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 
-from qnet.scripts.tables.label_curve import as_drawn, chaos_cases, copy_scans, give_classes, outline
+from qnet.scripts.tables.label_curve import Labour, chaos_cases, copy_scans, draw_as_a_person, give_classes
 from qnet.scripts.tables.report_pictures import WEBGL, open_browser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
@@ -30,7 +30,8 @@ from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.label.client import Client, running
 
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
-SIZE_PX = (1200, 830)
+SIZE_PX = (1280, 900)
+EVERY = 3       # slices are drawn
 WAIT_S = 600
 
 
@@ -93,14 +94,13 @@ def middle_of(label_map: np.ndarray) -> list[int]:
     return [label_map.shape[2] - 1 - x, y, z]
 
 
-def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray], folder: Path,
-         picture: Callable[[str], None]) -> None:
+def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray], picture: Callable[[str], None]) -> None:
     """Go the whole way on the page, and take a picture of each step."""
     first = next(iter(truth))
     open_scan(browser, first)
     go_to(browser, middle_of(truth[first]))
     picture("1_scans")
-    client.draw(first, as_drawn(truth[first], folder / f"{first}.nii.gz"))
+    draw_as_a_person(client, first, truth[first], EVERY, Labour())
     press(browser, "f")
     wait_for(browser, f"""return document.querySelector('[data-scan="{first}"]').textContent.includes('drawn')""")
     time.sleep(2)
@@ -113,9 +113,10 @@ def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray]
     open_scan(browser, worst)
     go_to(browser, middle_of(truth[worst]))
     picture("4_looking")
-    outline(client, [worst], truth, folder)
+    draw_as_a_person(client, worst, truth[worst], EVERY, Labour())
     time.sleep(3)
     picture("5_correcting")
+    client.set_done(worst)
     press(browser, "o")
     wait_for(browser, "return !document.getElementById('stop').hidden")
     wait_for(browser, "return document.getElementById('stop').hidden")
@@ -134,7 +135,7 @@ def _worst(client: Client) -> str:
     return next(scan["name"] for scan in client.state()["scans"] if scan["state"] == "found")
 
 
-def take_pictures(client: Client, truth: dict[str, np.ndarray], folder: Path, output: Path) -> None:
+def take_pictures(client: Client, truth: dict[str, np.ndarray], output: Path) -> None:
     """Write label_{1_scans,2_drawing,…}.png."""
     browser = open_page(client.address)
 
@@ -144,7 +145,7 @@ def take_pictures(client: Client, truth: dict[str, np.ndarray], folder: Path, ou
             partial.write_bytes(smaller(browser.get_screenshot_as_png()))
 
     try:
-        walk(client, browser, truth, folder, picture)
+        walk(client, browser, truth, picture)
     finally:
         browser.quit()
 
@@ -174,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ["HOME"] = temporary      # so that the page says ~/scans
             with running(folder) as (client, _):
                 give_classes(client)
-                take_pictures(client, truth, folder, options.output)
+                take_pictures(client, truth, options.output)
     except (InputError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,9 @@ import * as server from './requests.js';
 import { nextWorth, of, statesOf, withDrawn, withFilled } from './slices.js';
 import { Viewer } from './viewer.js';
 
-const FIRST = 'First name the class on the right. Then F, and draw round it in a slice; J goes to the next slice worth drawing, I fills between, O outlines the other scans.';
+const FIRST = 'First name the class on the right. Then press F and draw round it in a slice. J goes to the next slice worth drawing, I fills between, and O '
+  + 'outlines the other scans.';
+const ODD = 2;           // times the median, or so little of it: a volume to doubt
 const CAREFUL = 7;       // times as long
 const POLL_MS = 1000, RETRY_MS = 2000;
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
@@ -147,7 +149,8 @@ function showRun() {
   at('run').disabled = at('careful').disabled = busy;
   at('stop').hidden = at('progress').hidden = !busy;
   Object.assign(at('progress'), { max: Math.max(run.total, 1), value: run.done });
-  at('run-text').textContent = !busy ? run.message ?? '' : run.state === 'starting' ? 'Starting …' : run.state === 'stopping' ? 'Stopping …'
+  const isNew = scans.every(scan => ['empty', 'unreadable'].includes(scan.state));
+  at('run-text').textContent = !busy ? run.message ?? (isNew ? FIRST : '') : run.state === 'starting' ? 'Starting …' : run.state === 'stopping' ? 'Stopping …'
     : `${run.done} of ${run.total}${run.current ? `, now ${run.current}` : ''}${timeLeft(run)}`;
   const left = scans.filter(scan => ['empty', 'found'].includes(scan.state)).length;
   at('careful-text').textContent = run.seconds && left ? ` careful: about ${minutes(CAREFUL * run.seconds * left)}, else ${minutes(run.seconds * left)}`
@@ -161,12 +164,15 @@ function timeLeft({ seconds, done: ended, total, careful }) {
   return seconds && ended && ended < total ? ` · about ${minutes(seconds * (careful ? CAREFUL : 1) * (total - ended))} left` : '';
 }
 
-// How often the volume of a class is the median of those that the computer found in all scans.
-function timesMedian(row) {
+// How often the volume of a class is the median of those that the computer found in all scans; null if there are too few.
+function shareOfMedian(row) {
   const volumes = state.scans.flatMap(scan => scan.rows.filter(one => one.label === row.label && one.volume_ml > 0).map(one => one.volume_ml)).sort((a, b) => a - b);
   const middle = (volumes[Math.floor((volumes.length - 1) / 2)] + volumes[Math.floor(volumes.length / 2)]) / 2;
-  return volumes.length < 3 || row.volume_ml == null ? '–' : `${(row.volume_ml / middle).toFixed(1)} ×`;
+  return volumes.length < 3 || row.volume_ml == null ? null : row.volume_ml / middle;
 }
+
+const timesMedian = row => (shareOfMedian(row) === null ? '–' : `${shareOfMedian(row).toFixed(1)} ×`);
+const isOdd = row => shareOfMedian(row) !== null && (shareOfMedian(row) > ODD || shareOfMedian(row) < 1 / ODD);
 
 function showOpen() {
   const scan = open && scanNamed(open), words = scan && DONE[scan.state];
@@ -182,7 +188,7 @@ function showOpen() {
   const cell = (tag, text) => made(tag, { textContent: text });
   at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...[['class', ''], ['ml', 'volume'], ['median', 'volume against the median of the scans that the computer outlined'], ['slices', ''], ['Dice', 'expected Dice; a single case may be far off']].map(([text, title]) => Object.assign(cell('th', text), { title })))),
     made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', row.volume_ml == null ? '–' : String(Number(row.volume_ml.toPrecision(4)))),
-      cell('td', timesMedian(row)), cell('td', row.slices ?? '–'), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
+      Object.assign(cell('td', timesMedian(row)), { className: isOdd(row) ? 'bad' : '' }), cell('td', row.slices ?? '–'), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
 }
 
 // ---- the open scan ----
@@ -327,8 +333,7 @@ function showBar() {
   const count = word => states.filter(one => one === word).length;
   Object.assign(canvas, { ariaValueMin: '1', ariaValueMax: String(states.length), ariaValueNow: String(here + 1),
                           ariaValueText: `slice ${here + 1} of ${states.length}: ${states[here]}` });
-  const isNew = state.scans.every(scan => scan.state === 'empty') && !viewer.history.undo.length;
-  at('bar-text').textContent = isNew ? FIRST : `${count('drawn')} drawn, ${count('filled')} filled${count('found') ? `, ${count('found')} as found` : ''}`
+  at('bar-text').textContent = `${count('drawn')} drawn, ${count('filled')} filled${count('found') ? `, ${count('found')} as found` : ''}`
     + ` · ${Number(viewer.millilitres(chosenClass).toPrecision(3))} ml`;
   at('undo').disabled = !viewer.history.undo.length;
   at('redo').disabled = !viewer.history.redo.length;
