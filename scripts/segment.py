@@ -37,6 +37,7 @@ from qnet.util.base.signals import Interrupted, raise_on_signals
 from qnet.util.predict.bids import find_bids
 from qnet.util.predict.cases import as_numbers
 from qnet.util.predict.events import Outcome
+from qnet.util.predict.follow_up import CHANGES
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import Query, Request, Words
 from qnet.util.predict.series import Series, of_dicom
@@ -58,6 +59,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=[NIFTI], metavar="FORMAT",
                         help=f"what the outlines are written as, beside the label map: {', '.join(FORMATS)}")
+    parser.add_argument("--follow-up", action="append", nargs=2, default=[], metavar=("FIRST", "SECOND"),
+                        help="two scans of one patient, whose change of volume the report tells; may be given again")
     parser.add_argument("--suffix", metavar="SUFFIX", help="FOLDER is of BIDS, and its scans are those of a suffix, as T1w")
     parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
                         help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
@@ -100,10 +103,7 @@ def outlined_pair(text: str, scans: Mapping[Path, str]) -> tuple[Path, Path]:
     if not splits:
         raise InputError(f"--outlined: got {text!r}, allowed: SCAN=LABELS, a scan of the folder and the file of its outlines")
     if not pairs:
-        more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
-        shown = ", ".join(list(scans.values())[:SHOWN_NAMES]) + more
-        near = did_you_mean(splits[0][0], [*scans.values(), *(scan.name for scan in scans)])
-        raise InputError(f"--outlined: {splits[0][0]!r} is no scan of --scans{near}; allowed: {shown}")
+        scan_named("--outlined", splits[0][0], scans)
     scan, labels = next((pair for pair in pairs if pair[1].is_file()), pairs[0])
     if is_same(expect_file(labels), scan):
         raise InputError(f"--outlined: {labels} is the scan itself; allowed: the file of its outlines")
@@ -141,7 +141,35 @@ def request_of(arguments: argparse.Namespace) -> Request:
     scans = scans_in(arguments.scans) if arguments.suffix is None else find_bids(arguments.scans, arguments.suffix).names
     check_places(arguments.scans, arguments.output, arguments.json)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]
-    return _request(arguments, arguments.scans, pairs)
+    return _with_follow_ups(_request(arguments, arguments.scans, pairs), arguments.follow_up, scans)
+
+
+def _with_follow_ups(request: Request, given: Sequence[Sequence[str]], scans: Mapping[Path, str]) -> Request:
+    """Return the request with the pairs of scans that `--follow-up` names.
+
+    Raises:
+        InputError: one is no scan of `--scans`, or both are the same.
+    """
+    if not given:
+        return request
+    found = [(scan_named("--follow-up", first, scans), scan_named("--follow-up", second, scans)) for first, second in given]
+    if same := next((first for first, second in found if first == second), None):
+        raise InputError(f"--follow-up: {same} is given as both; allowed: two scans")
+    assert request.output is not None
+    return replace(request, follow_ups=tuple(found), also=(*request.also, request.output / CHANGES))
+
+
+def scan_named(option: str, given: str, scans: Mapping[Path, str]) -> Path:
+    """Return the scan that an option names: by its name, its file, or its path.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (scan := next((scan for scan, name in scans.items() if _is_named(scan, name, given)), None)) is not None:
+        return scan
+    more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
+    near, shown_names = did_you_mean(given, [*scans.values(), *(scan.name for scan in scans)]), list(scans.values())[:SHOWN_NAMES]
+    raise InputError(f"{option}: {given!r} is no scan of --scans{near}; allowed: {', '.join(shown_names)}{more}")
 
 
 def _in_time(arguments: argparse.Namespace) -> Path | None:
@@ -160,6 +188,8 @@ def series_request(arguments: argparse.Namespace, source: Path) -> Request:
         InputError: an option does not fit the file, or a file cannot be read or written.
     """
     check_places(arguments.scans, arguments.output, arguments.json)
+    if arguments.follow_up:
+        raise InputError("--follow-up: is of two scans of a folder; of a series, --ejection tells the change between two phases")
     series = Series.of(source, arguments.output, None if arguments.ejection is None else tuple(arguments.ejection))
     outlined = dict(outlined_phase(text, series.n_phases) for text in arguments.outlined)
     if len(outlined) < len(arguments.outlined):

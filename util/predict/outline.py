@@ -26,6 +26,7 @@ from qnet.util.predict.events import (
     StoneOutlined,
     Warned,
 )
+from qnet.util.predict.follow_up import CHANGES, write_changes
 from qnet.util.predict.plan import REPORT, Plan, plan_of
 from qnet.util.predict.predictor import Predictor
 from qnet.util.predict.report import report_queries
@@ -116,6 +117,9 @@ def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], 
     outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out)
     if plan.table is not None:
         facts, plots = ({}, []) if request.series is None else _join_phases(request.series, predictor, outcome)
+        if request.follow_ups:
+            changes = plan.table.with_name(CHANGES)
+            facts = {**facts, **write_changes(request.follow_ups, outcome, predictor.supports, predictor.names, changes)}
         if plan.waiting or outcome.problems:
             write_cases(plan.table, plan.rows, {}, outcome.problem_rows)
         unlock(plan.table.parent)

@@ -73,6 +73,7 @@ class Request:
         overwrite: replace files that this project did not write, or that were changed since. What is read is never replaced.
         formats: what outlines are written as too, beside the label map (`qnet.dataloaders.outlines.formats`).
         suffix: of the scans, where `queries` is a BIDS folder (`qnet.util.predict.bids`); derivatives are written then.
+        follow_ups: paths of two scans of one patient each, whose change of volume is told.
         series: the 4D file whose phases the queries are; None if they are others.
         also: files that the caller will write, which are checked with the others. Not where the queries have targets.
         options: checksum of the options that outlines depend on.
@@ -96,6 +97,7 @@ class Request:
     formats: tuple[str, ...] = ()
     series: Series | None = None
     suffix: str | None = None
+    follow_ups: tuple[tuple[Path, Path], ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:
