@@ -378,6 +378,7 @@ def test_packages_of_the_same_names_elsewhere_do_not_matter(program, tmp_path):
     assert done.returncode == 0 and "usage:" in done.stdout
 
 
+@pytest.mark.whole
 def test_the_summary_says_what_is_left_out(tmp_path, capsys):
     for name, case in (("outlined", 0), ("a", 1)):
         save(patient(grid(), SHAPE, case)[0].astype(np.int16), grid(), tmp_path / f"scans/{name}.nii.gz")

@@ -14,6 +14,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,8 +91,9 @@ def imports_of(path: Path, root: Path) -> Iterator[Import]:
                 yield Import(path.relative_to(root), node.lineno, module)
 
 
+@cache
 def all_imports(root: Path) -> list[Import]:
-    """Return the imports in every Python file of the project, except those of other packages."""
+    """Return the imports in every Python file of the project, except those of other packages. They are read once a process."""
     tops = {PACKAGE, *(room.partition(".")[0] for room in ARROWS)}
     folders = sorted(top for top in tops if (root / top).is_dir())
     files = [*root.glob("*.py"), *(path for folder in folders for path in sorted((root / folder).rglob("*.py")))]

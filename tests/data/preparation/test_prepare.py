@@ -153,6 +153,7 @@ def test_where_nothing_could_be_prepared_no_config_is_printed(tmp_path, capsys):
     assert out == "" and "0 prepared, 0 skipped, 2 broken" in error
 
 
+@pytest.mark.whole
 def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypatch, capsys):
     nifti = own_files(tmp_path)
     (tmp_path / "scan_c.nii.gz").write_bytes(b"")

@@ -47,10 +47,15 @@ def checkout(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def before(checkout):
+    """The fingerprints of outlines and of runs, of the copy as it is."""
+    return [code_sha256(entries, checkout) for entries in (OUTLINES, RUNS)]
+
+
 @pytest.fixture
-def changed(checkout):
-    """Change a file of the copy, and return the fingerprints of outlines and of runs: whether they are others then."""
-    before = [code_sha256(entries, checkout) for entries in (OUTLINES, RUNS)]
+def changed(checkout, before):
+    """Change a file of the copy, and return whether the fingerprints of outlines and of runs are others then."""
     kept = {}
 
     def change(file, old, new):
