@@ -261,10 +261,11 @@ def test_adam_is_that_of_torch():
 def test_segmenting_scans_imports_nothing_that_is_slow_and_large():
     """PyTorch's compiler, Numba and Matplotlib take seconds and 250 MB. Nor is there a word of warning."""
     program = ("import sys, torch; from qnet.scripts import segment\n"
-               "from qnet.models.registration import register\nfrom tests.settings import REGISTRATION\n"
+               "from dataclasses import replace\nfrom qnet.models.registration import register\n"
+               "from tests.settings import REGISTRATION\n"
                "from qnet.util.base.device import set_up_process\n"
                "set_up_process(torch.device('cpu')); scan, spacing = torch.rand(8, 40, 40), (4., 4., 4.)\n"
-               "register(scan, scan, spacing, spacing, REGISTRATION)\n"
+               "register(scan, scan, spacing, spacing, replace(REGISTRATION, finest=2.0))\n"
                "sys.exit(', '.join({'torch._inductor', 'torch._dynamo', 'numba', 'matplotlib'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stderr.strip() == ""

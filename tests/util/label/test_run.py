@@ -67,7 +67,7 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert client.run()["total"] == 1           # neither the example nor what was corrected
         assert client.scan(other)["found"] != before and (outlines(folder, worst) == TRUTH[worst]).all()
         client.set_done(other)
-        assert refusal(*client.ask("POST", "/api/run", {"careful": False})).startswith("run: no scan is left")
+        assert refusal(*client.ask("POST", "/api/run", {"careful": False})).startswith("No scan is left to outline")
         written, rows = exported(client)
         assert sorted(written["files"]) == ["a_1.nii.gz", "a_2.nii.gz", "a_3.nii.gz", "cases.csv", "examples.task"]
         assert len(rows) == 12
@@ -109,9 +109,9 @@ def test_a_name_with_a_slash_goes_from_the_page_to_a_report(folder, tmp_path):
 
 def test_nothing_to_learn_from(folder):
     with served(Session(folder), FAST) as client:
-        assert "no scan is outlined yet" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
+        assert "Nothing is outlined yet" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
         client.draw("a_1", nifti(drawing()))        # not done
-        assert "no scan is outlined yet" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
+        assert "Nothing is outlined yet" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
 
 
 def test_a_scan_that_fails_is_named_and_the_others_are_done(folder):
