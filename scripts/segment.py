@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from qnet.dataloaders.finding import find_scans
+from qnet.dataloaders.finding import Found, find_scans
 from qnet.dataloaders.nifti import is_series
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.dataloaders.outlines.writing import files_in
@@ -71,15 +71,24 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def scans_in(folder: Path) -> dict[Path, str]:
-    """Return the names of the scans below a folder, by path.
+def found_in(folder: Path, suffix: str | None) -> Found:
+    """Return what is below a folder; of a BIDS folder, the scans of a suffix.
 
     Raises:
-        InputError: it is no folder, or has none.
+        InputError: it is no folder, or no BIDS folder with such scans.
     """
     if not folder.is_dir():
         raise InputError(f"--scans: {folder} is no folder; allowed: a folder of NIfTI files and of folders of DICOM slices")
-    found = find_scans(folder)
+    return find_scans(folder) if suffix is None else find_bids(folder, suffix)
+
+
+def scans_of(found: Found) -> dict[Path, str]:
+    """Return the names of the scans below a folder, by path.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = found.root
     if not found.names or found.root_is_scan:
         why = next((f"; {one.path.name} {one.reason}" for one in found.left_out if one.path != folder), "")
         raise InputError(f"--scans: no scan in {folder}{why}; allowed in it: files that end in {', '.join(ENDINGS)}, and DICOM "
@@ -134,11 +143,12 @@ def request_of(arguments: argparse.Namespace) -> Request:
                          "network with `qnet prepare` and `qnet train`, and to say `qnet predict reload_model_path=…`")
     if is_series(arguments.scans):
         return series_request(arguments, arguments.scans)
-    if arguments.suffix is None and (of_times := _in_time(arguments)):
+    found = found_in(arguments.scans, arguments.suffix)
+    if found.root_is_scan and (of_times := _in_time(arguments)):
         return series_request(arguments, of_times)
     if arguments.ejection:
         raise InputError(f"--ejection: needs the phases of a 4D file, but --scans is {arguments.scans}")
-    scans = scans_in(arguments.scans) if arguments.suffix is None else find_bids(arguments.scans, arguments.suffix).names
+    scans = scans_of(found)
     check_places(arguments.scans, arguments.output, arguments.json)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]
     return _with_follow_ups(_request(arguments, arguments.scans, pairs), arguments.follow_up, scans)

@@ -107,6 +107,7 @@ def test_outlines_may_be_in_a_file_of_all_phases(cine):
 def test_what_does_not_fit_is_refused_in_one_line(change, says, cine, monkeypatch):
     folder, _ = cine
     monkeypatch.chdir(folder)
+    (folder / "folder").mkdir()
     with pytest.raises(SystemExit, match=re.escape(says)):
         main([*words(folder), *change])
 
