@@ -42,9 +42,14 @@ from qnet.dataloaders.dicom import read_dicom
 from qnet.dataloaders.finding import find_scans
 from qnet.dataloaders.folds import supports_and_queries
 from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.dataloaders.outlines.formats import FORMATS
+from qnet.dataloaders.outlines.name_tables import read_table
+from qnet.dataloaders.outlines.reading import stored_outlines
+from qnet.dataloaders.outlines.writing import write_formats
 from qnet.dataloaders.reading import affine_at, check_header
 from qnet.dataloaders.reading import read_image as read_any
 from qnet.dataloaders.volumes import MAX_SUPERVOXEL, normalise, read_image, read_label, read_supervoxels
+from qnet.util.base.classes import is_name
 from qnet.util.base.device import resolve_device
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
@@ -284,13 +289,15 @@ def _use_series(folder: Path) -> None:
 
 
 def fuzz_other(n: int, seed: int) -> list[str]:
-    """Try n altered NRRD and MetaImage files; return a line per failure."""
+    """Try n altered NRRD, MetaImage and MGH files; return a line per failure."""
     with tempfile.TemporaryDirectory() as folder:
         image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16))
         sound = {}
         for name, packed in (("a.nrrd", True), ("b.nrrd", False), ("a.mha", True), ("b.mha", False)):
             sitk.WriteImage(image, Path(folder) / name, packed)
             sound[name] = (Path(folder) / name).read_bytes()
+        whole = nibabel.MGHImage(sitk.GetArrayFromImage(image).T, np.diag([2.0, 3.0, 4.0, 1.0])).to_bytes()
+        sound |= {"a.mgh": whole, "a.mgz": gzip.compress(whole)}
 
     def attempt(rng: np.random.Generator, folder: Path) -> None:
         name = rng.choice(list(sound))
@@ -300,7 +307,35 @@ def fuzz_other(n: int, seed: int) -> list[str]:
             with _refused():
                 reader(path)
 
-    return _run("NRRD and MetaImage files", n, seed, attempt)
+    return _run("NRRD, MetaImage and MGH files", n, seed, attempt)
+
+
+def fuzz_outlines(n: int, seed: int) -> list[str]:
+    """Try n altered files of segments, structures and tables of names; return a line per failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        affine, shape = kinds.grid((3, 3, 5), (12, 10, 4), "LPS"), (12, 10, 4)
+        scan = kinds.write_slices(Path(folder) / "series", kinds.patient(affine, shape)[0], affine)
+        image = read_any(scan)
+        labels = np.zeros(shape[::-1], np.uint8)
+        labels[1:3, 2:6, 2:6], labels[2:4, 7:9, 3:9] = 1, 2
+        names, colours = {1: "liver", 2: "spleen"}, {1: "#e69f00", 2: "#56b4e9"}
+        write_formats(FORMATS[:4], labels, image, scan, names, colours, Path(folder) / "a.nii.gz")
+        sound = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix in (".nrrd", ".dcm")}
+        sound["a.ctbl"] = b"# a table\n0 Background 0 0 0 0\n1 liver 230 159 0 255\n2 spleen 86 180 233 255\n"
+
+    def attempt(rng: np.random.Generator, folder: Path) -> None:
+        name = rng.choice(list(sound))
+        path = folder / name
+        path.write_bytes(_alter_bytes(rng, sound[name], 0, 3000 if rng.random() < 0.5 else None))
+        with _refused():
+            if name == "a.ctbl":
+                read_table(path)
+            else:
+                found = stored_outlines(path, image, scan)
+                _hold(found.labels.GetSize() == image.GetSize(), "size of outlines")
+                _hold(all(map(is_name, found.names.values())), "names of outlines")
+
+    return _run("outlines", n, seed, attempt)
 
 
 def _use_any(path: Path) -> None:

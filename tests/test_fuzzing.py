@@ -15,7 +15,8 @@ from tests import fuzzing
 @pytest.mark.whole
 @pytest.mark.parametrize(("fuzz", "n"), [
     (fuzzing.fuzz_config, 400), (fuzzing.fuzz_nifti, 100), (fuzzing.fuzz_places, 200), (fuzzing.fuzz_dicom, 150),
-    (fuzzing.fuzz_other, 150), (fuzzing.fuzz_checkpoint, 100), (fuzzing.fuzz_session, 200), (fuzzing.fuzz_found, 100),
+    (fuzzing.fuzz_other, 150), (fuzzing.fuzz_outlines, 150),
+    (fuzzing.fuzz_checkpoint, 100), (fuzzing.fuzz_session, 200), (fuzzing.fuzz_found, 100),
     (fuzzing.fuzz_options, 150), (fuzzing.fuzz_manifest, 400)],
     ids=lambda value: getattr(value, "__name__", str(value)))
 def test_nothing_but_one_line_errors(fuzz, n):

@@ -208,7 +208,7 @@ def fuzz(stress: Stress) -> list[str]:
     from tests import fuzzing
     failures: list[str] = []
     n = 100 if stress.quick else 7000
-    for name in ("fuzz_config", "fuzz_nifti", "fuzz_places", "fuzz_dicom", "fuzz_other", "fuzz_checkpoint"):
+    for name in ("fuzz_config", "fuzz_nifti", "fuzz_places", "fuzz_dicom", "fuzz_other", "fuzz_outlines", "fuzz_checkpoint"):
         found = getattr(fuzzing, name)(n, stress.seed)
         print(f"{name}: {n} inputs, {len(found)} failures")
         failures += [f"{name}: {failure}" for failure in found]

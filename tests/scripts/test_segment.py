@@ -172,7 +172,7 @@ def test_refused_in_one_line_before_any_work(case, place):
 
 
 def test_training_is_told_where_it_went(place):
-    with pytest.raises(SystemExit, match=r"^error: --train: this option is gone, .*; allowed: .*qnet train.*reload_model_path=[^\n]*$"):
+    with pytest.raises(SystemExit, match=r"^error: --train: this option is gone, .*; allowed: .*qnet train.*model_path=[^\n]*$"):
         main([*words(place), "--train"])
     assert not (place / "out").exists()
 
