@@ -222,17 +222,17 @@ def test_the_next_slice_is_the_middle_of_a_wide_gap_or_the_third_beyond_an_end(s
     assert browser.execute_async_script(next_worth, [words[one] for one in states], at) == expected
 
 
-@pytest.mark.parametrize("keys", ["y", Keys.CONTROL + "y" + Keys.NULL, Keys.CONTROL + Keys.SHIFT + "z" + Keys.NULL])
-def test_redo(keys, fresh, place):
+def test_redo_by_every_key_for_it(fresh, place):
     hand = place / "label_page/hand/a_1.nii.gz"
     press(fresh, "f")
     drag(fresh, ring(0.3, 0.3, 0.1))
     saved(fresh)
     once = read(hand)
-    press(fresh, Keys.CONTROL + "z" + Keys.NULL)
-    wait_until(lambda: not hand.exists())
-    press(fresh, keys)
-    wait_until(lambda: hand.exists() and (read(hand) == once).all())
+    for keys in ("y", Keys.CONTROL + "y" + Keys.NULL, Keys.CONTROL + Keys.SHIFT + "z" + Keys.NULL):
+        press(fresh, Keys.CONTROL + "z" + Keys.NULL)
+        wait_until(lambda: not hand.exists())
+        press(fresh, keys)
+        wait_until(lambda: hand.exists() and (read(hand) == once).all())
     press(fresh, keys)
     assert text(fresh, "status") == "Nothing to redo."
 
@@ -399,6 +399,7 @@ def test_an_unfinished_class_is_named_before_a_run(fresh, client):
     wait_for(fresh, "return document.getElementById('run-dialog').open", LIMIT_S)
     assert "is drawn in 1 slice only" in text(fresh, "unfinished")
     fresh.find_element("css selector", "#run-dialog button:not(.strong)").click()
+    wait_until(lambda: client.scan("a_1")["state"] == "drawing")       # and is no example after all
     assert client.state()["run"]["state"] == "idle"
 
 
@@ -640,18 +641,21 @@ def _correct_and_export(browser, client, folder):
     wait_for(browser, "return document.getElementById('run-dialog').open", LIMIT_S)
     assert f"{worst}: label 1: nobody looked at" in text(browser, "unfinished")
     browser.find_element("css selector", "#run-dialog button:not(.strong)").click()
+    wait_until(lambda: status_of(browser, worst) == "being corrected")
     press(browser, "K")                 # the others are right as they are
     saved(browser)
-    wait_until(lambda: status_of(browser, worst) == "corrected: an example")
-    press(browser, "n")
-    wait_until(lambda: current(browser) == other)
+    press(browser, Keys.ENTER)
+    wait_until(lambda: status_of(browser, worst) == "corrected: an example" and current(browser) == other)
     before = client.scan(other)["found"]
     press(browser, "o")
     wait_until(lambda: client.scan(other)["found"] != before)
     wait_for(browser, IDLE, LIMIT_S)
     press(browser, Keys.ENTER)
-    wait_until(lambda: status_of(browser, other) == "accepted")
+    wait_until(lambda: status_of(browser, other) == "accepted" and text(browser, "status").startswith("All are looked through"))
+    press(browser, Keys.ENTER)              # once too often
+    press(browser, Keys.ENTER)
     press(browser, "x")
     wait_for(browser, "return document.getElementById('exported').textContent.includes(' in ')", LIMIT_S)
+    assert client.scan(other)["state"] == "accepted"
     assert "5 files" in text(browser, "exported") and (folder / "label_page/export/cases.csv").is_file()
     assert (read(folder / f"label_page/export/{worst}.nii.gz") == read(folder / f"label_page/hand/{worst}.nii.gz")).all()

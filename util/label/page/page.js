@@ -179,6 +179,7 @@ function showOpen() {
   at('done').disabled = !words;
   at('done').classList.toggle('strong', words !== 'Open again');
   at('done').firstChild.data = `${words ?? 'Done'} `;
+  at('done').querySelector('kbd').hidden = words === 'Open again';      // Enter takes nothing back
   at('load').disabled = !scan || !['empty', 'found'].includes(scan.state);
   at('leave-out').disabled = !scan;
   at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
@@ -504,10 +505,13 @@ function goOn() {
   else if (open && !state.scans.some(scan => scan.state === 'found')) say('All are looked through. Press X to export.');
 }
 
+let madeDone = null;     // the scan that became an example when a run was asked for
+
 const run = act(async () => {
   await settled();
   await refresh();
-  if (open && OPEN.includes(scanNamed(open).state)) await server.setDone(open, true);
+  madeDone = open && OPEN.includes(scanNamed(open).state) ? open : null;
+  if (madeDone) await server.setDone(madeDone, true);
   const unfinished = await server.getUnfinished();
   if (!unfinished.length) return server.run(at('careful').checked);
   at('unfinished').replaceChildren(...unfinished.map(line => made('li', { textContent: line })));
@@ -517,6 +521,7 @@ const run = act(async () => {
 
 const runAnyway = act(async () => {
   if (at('run-dialog').returnValue === 'run') await server.run(at('careful').checked);
+  else if (madeDone) await server.setDone(madeDone, false);
 });
 
 const stop = act(() => server.stop());
