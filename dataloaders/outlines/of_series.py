@@ -49,15 +49,23 @@ def sources_of(stack: Stack) -> tuple[list[pydicom.Dataset], list[int]]:
     paths = list(dict.fromkeys(stack.paths))
     in_order = sorted(range(len(stack.paths)), key=lambda k: (paths.index(stack.paths[k]), stack.frames[k] or 0))
     heads: list[pydicom.Dataset] = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    thickness_mm = abs(float(np.linalg.det(stack.affine[:3, :3] / [*spacing_of(stack.affine)[:2], 1])))
     for head in heads:
         for name in PATIENT:
             if name not in head:
                 setattr(head, name, "")
-        if not head.get("SliceThickness"):
-            head.SliceThickness = f"{abs(float(np.linalg.det(stack.affine[:3, :3] / [*spacing_of(stack.affine)[:2], 1]))):.6g}"
+        for of_measures in (head, *_measures(head)):
+            if not of_measures.get("SliceThickness"):
+                of_measures.SliceThickness = f"{thickness_mm:.6g}"
         if not head.get("FrameOfReferenceUID"):     # of slices that do not name one: their series'
             head.FrameOfReferenceUID = _uid(f"frame of reference of {head.get('SeriesInstanceUID')}")
     return heads, in_order
+
+
+def _measures(head: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Return what a file of frames says of the sizes of pixels, for all frames or for each."""
+    groups = [*(head.get("SharedFunctionalGroupsSequence") or []), *(head.get("PerFrameFunctionalGroupsSequence") or [])]
+    return [one for group in groups for one in group.get("PixelMeasuresSequence") or []]
 
 
 def short_text(name: str) -> str:

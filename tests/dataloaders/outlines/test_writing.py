@@ -14,9 +14,10 @@ from matplotlib.path import Path as MplPath
 from qnet.dataloaders.outlines.formats import DICOM_SEG, FORMATS, RTSTRUCT, SEG_NRRD, STL
 from qnet.dataloaders.outlines.rtstruct import contours_of
 from qnet.dataloaders.outlines.writing import expect_formats, files_in, write_formats
-from qnet.dataloaders.reading import read_image
+from qnet.dataloaders.reading import affine_at, read_image
 from qnet.util.base.classes import file_name
 from qnet.util.base.errors import InputError
+from tests import kinds
 from tests.dataloaders.outlines.made import COLOURS, NAMES, PLACES, image_voxels, nifti, outlines, run, series, voxels_in
 
 
@@ -170,3 +171,24 @@ def test_names_of_files():
     assert [path.name for path in paths] == ["case 1.seg.nrrd", "case 1_seg.dcm", "case 1_rtstruct.dcm",
                                              "case 1_L%2FR_kidney.stl"]
     assert {path.parent for path in paths} == {Path("out")}
+
+
+def test_outlines_refer_to_the_frames_of_a_file_that_holds_a_whole_series(tmp_path):
+    scan, shape = kinds.frames(tmp_path / "scan"), kinds.SHAPE
+    labels = np.zeros(shape[::-1], np.uint8)
+    labels[2:5, 3:9, 4:20], labels[9, 10, 11] = 1, 2
+    names = {1: "liver", 2: "dot"}
+    write_formats([DICOM_SEG, RTSTRUCT], labels, read_image(scan), scan, names, COLOURS, tmp_path / "case.nii.gz")
+    (source,) = map(pydicom.dcmread, scan.iterdir())
+    places = [groups.PlanePositionSequence[0].ImagePositionPatient for groups in source.PerFrameFunctionalGroupsSequence]
+    affine = affine_at(scan)
+    for groups in pydicom.dcmread(tmp_path / "case_seg.dcm").PerFrameFunctionalGroupsSequence:
+        frame = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        assert groups.PlanePositionSequence[0].ImagePositionPatient == places[frame - 1]
+    for of_roi in pydicom.dcmread(tmp_path / "case_rtstruct.dcm").ROIContourSequence:
+        for contour in of_roi.ContourSequence:
+            frame = contour.ContourImageSequence[0].ReferencedFrameNumber
+            assert contour.ContourData[2] == pytest.approx(places[frame - 1][2], abs=1e-4)
+    run("segimage2itkimage", "--inputDICOM", tmp_path / "case_seg.dcm", "--outputDirectory", tmp_path, "--outputType", "nrrd")
+    for value in (1, 2):
+        assert image_voxels(tmp_path / f"{value}.nrrd", affine) == set(map(tuple, np.argwhere(value == labels.T).tolist()))
