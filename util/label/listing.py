@@ -7,9 +7,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from qnet.dataloaders.finding import find_scans, name_problem, same_names
-from qnet.dataloaders.reading import check_header, is_nifti
+from qnet.dataloaders.reading import check_header, ending_of
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import expect_utf8
+
+NO_OUTLINES = ("", ".img", ".img.gz")        # endings; the header of a pair stands for both files
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def expect_inside(path: Path, folder: Path) -> Path:
 
 
 def label_files(folder: Path, session: Path) -> dict[str, Path]:
-    """Return the NIfTI files of a folder and its sub-folders that may hold outlines, by their path in the folder."""
-    files = (path for path in sorted(folder.rglob("*")) if is_nifti(path) and path.is_file()
+    """Return the files of a folder and its sub-folders that may hold outlines, but for DICOM, by their path in the folder."""
+    files = (path for path in sorted(folder.rglob("*")) if ending_of(path) not in NO_OUTLINES and path.is_file()
              and not path.name.startswith(".") and session not in path.parents)
     inside = (path for path in files if path.resolve().is_relative_to(folder.resolve()))
     return {in_utf8(path.relative_to(folder).as_posix()): path for path in inside}

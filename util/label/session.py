@@ -37,6 +37,7 @@ from msgspec import to_builtins
 from qnet.dataloaders.finding import name_problem
 from qnet.dataloaders.itk import check_image, labels_on
 from qnet.dataloaders.nifti import is_plain, read_header, read_nifti, save, write_like
+from qnet.dataloaders.outlines.name_tables import tables_beside
 from qnet.dataloaders.outlines.reading import stored_outlines
 from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
 from qnet.dataloaders.reading import read_image, stored_labels
@@ -554,6 +555,9 @@ class Session:
         """
         reference = self.image_file(name)
         known = {one["value"]: one["name"] for one in self.classes if one != FIRST_CLASS}
+        for table in tables_beside(labels):     # a link beside a file of the folder must not show what is elsewhere
+            if table.parent == labels.parent and labels.resolve().is_relative_to(self.folder.resolve()):
+                expect_inside(table, self.folder)
         outlines = read_outlines(reference, labels, self.scans[name].path, known)
         label_map = sitk.GetArrayFromImage(outlines.labels)
         if not label_map.any() or label_map.max() > MAX_DRAWN:

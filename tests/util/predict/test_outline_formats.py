@@ -136,3 +136,23 @@ def test_the_page_takes_them_from_its_command_line(place):
         assert {one["value"]: (one["name"], one["colour"]) for one in session.classes} == {
             value: (name, COLOURS[value]) for value, name in NAMES.items()}
         assert session.state_of("a") == "outlined"
+
+
+def test_the_page_lists_files_of_outlines_of_any_kind_but_dicom(place):
+    (place / "scans/more").mkdir()
+    for name in ("c.seg.nrrd", "d.mha", "e.nii.gz", "f.mgz", "g.img", "h.dcm", "i.txt"):
+        (place / "scans/more" / name).touch()
+    with closing(Session(place / "scans")) as session:
+        assert [name for name in session.label_files() if name.startswith("more/")] == [
+            "more/c.seg.nrrd", "more/d.mha", "more/e.nii.gz", "more/f.mgz"]
+
+
+def test_a_table_of_names_that_is_a_link_out_of_the_folder_is_not_read_for_the_page(place):
+    image = sitk.GetImageFromArray(outlines())
+    image.CopyInformation(read_image(place / "scans/a"))
+    sitk.WriteImage(image, place / "scans/labels.nii.gz")
+    (place / "secret.txt").write_text('1 1 2 3 1 1 1 "liver"\na secret\n', encoding="utf-8")
+    (place / "scans/labels.txt").symlink_to(place / "secret.txt")
+    with closing(Session(place / "scans")) as session, pytest.raises(InputError, match=r"labels.txt: leads out of") as caught:
+        session.load("a", place / "scans/labels.nii.gz")
+    assert "a secret" not in str(caught.value)
