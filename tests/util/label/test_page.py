@@ -448,6 +448,11 @@ def test_outlines_keep_their_voxels_whatever_the_axes(axes, tmp_path):
             after = read(tmp_path / "label_page/hand/a.nii.gz")
             changed = np.argwhere(after != truth)
             assert 1 <= len(changed) <= 6
+            ((axis, slices),) = client.scan("a")["slices"]["1"].items()
+            assert int(axis) == 2 - axes.replace("I", "S").index("S") and set(changed[:, int(axis)]) <= set(slices["drawn"])
+            assert browser.execute_script("""const { viewer } = labelPage, voxels = Uint32Array.of(0, 7, 900, 20011, 32767);
+                return String(viewer.fromFile(viewer.inFile(voxels))) === String(voxels);""")
+            assert browser.execute_script("return labelPage.viewer.slice") == changed[0, int(axis)]
             press(browser, "u")
             wait_until(lambda: (read(tmp_path / "label_page/hand/a.nii.gz") == truth).all())
         finally:
@@ -542,6 +547,21 @@ def test_outlines_are_loaded_from_a_file_and_a_scan_is_left_out(fresh, client):
 def test_two_windows_on_one_scan(fresh, place, client):
     client.draw("a_1", nifti(drawing()))        # as another window would
     wait_for(fresh, f"return ({COUNT.removeprefix('return ')}) === {int(drawing().sum())}", LIMIT_S)
+
+
+def test_a_stroke_that_is_refused_goes_from_the_page(fresh, client):
+    """As when its class was deleted in another window: what is shown is what is saved."""
+    client.draw("a_1", nifti(drawing()))
+    wait_for(fresh, f"return ({COUNT.removeprefix('return ')}) === {int(drawing().sum())}", LIMIT_S)
+    fresh.execute_script("labelPage.viewer.useTool('filled', 99)")
+    drag(fresh, ring(0.7, 0.7, 0.1))
+    wait_for(fresh, "return document.getElementById('status').textContent.includes('hold the value 99')", LIMIT_S)
+    wait_for(fresh, f"return ({COUNT.removeprefix('return ')}) === {int(drawing().sum())}", LIMIT_S)
+    press(fresh, "f")
+    drag(fresh, ring(0.7, 0.7, 0.1))
+    saved(fresh)
+    assert client.present("a_1", drawing().shape).sum() == fresh.execute_script(COUNT) > drawing().sum()
+    assert len(errors_of(fresh)) == 1       # the refusal
 
 
 def test_names_are_text_and_no_markup(fresh, client):

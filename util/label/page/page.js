@@ -280,8 +280,10 @@ async function saveAll() {
     } catch (error) {
       setSaved('not saved', true);
       say(error.message, true);
-      if (!error.away && error.status !== 507 && error.status !== 403) {      // it will never be taken
+      if (!error.away && error.status !== 507 && error.status !== 403) {      // it will never be taken: show what is saved
         waiting.length = 0;
+        drawn = -1;
+        shownState = '';
         return;
       }
       await new Promise(resolve => setTimeout(resolve, RETRY_MS));
