@@ -259,7 +259,7 @@ HOSTILE = {
                                r"names the labels \[1, 2, 3, 4\], but its scans have \[1, 2, 3\]"),
     "a licence that is none": (with_entry(licence=7), r"task.json: licence: got 7, allowed: a text"),
     "no method": (with_entry(options={}), r"task.json: options: got {}, allowed"),
-    "an unknown method": (with_manifest(lambda m: m["options"].update(model="unet")), r"task.json: options: got"),
+    "an unknown method": (with_manifest(lambda m: m["options"].update(model="segnet")), r"task.json: options: got"),
     "a bad option": (with_manifest(lambda m: m["options"].update(smooth_z=-1)), r"smooth_z: got -1, allowed"),
     "a bad option in a section": (with_manifest(lambda m: m["options"]["guided"].update(sure="x")),
                                   r"guided.sure: got 'x', allowed"),
