@@ -68,6 +68,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser.set_defaults(options={})
     return parser.parse_args(given)
 
 
@@ -226,7 +227,8 @@ def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[P
     if twice := next((image for image in images if images.count(image) > 1), None):
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     request = Request.of_folder(scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
-                                overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)))
+                                overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)),
+                                **arguments.options)
     return replace(request, suffix=arguments.suffix, also=() if arguments.json is None else (arguments.json,))
 
 
@@ -266,10 +268,16 @@ def _result(outcome: Outcome, query: Query, formats: Sequence[str]) -> dict[str,
     return {"label_map": str(query.target), "files": [str(path) for path in files], "wide_mm": wide_mm, "labels": labels}
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 1 if a scan failed, or something was left out that might be one."""
+def main(given: Sequence[str] | None = None, **options: Any) -> int:
+    """Run the command and return its exit status: 1 if a scan failed, or something was left out that might be one.
+
+    Args:
+        given: the command line.
+        options: options of configs/base.json5 with other values than the config `guided` has, for callers in Python.
+    """
     with first_tells():
         arguments = parse_arguments(given)
+    arguments.options = options
     with one_line_errors():
         outcome = segment(arguments)
     if not is_main():       # the main process knows of all, and says so

@@ -1,10 +1,11 @@
 """The settings of the methods as configs/base.json5 has them."""
 
 from qnet.models.settings import GMRDSettings, GuidedSettings, RegistrationSettings, RPTSettings
-from qnet.util.options.config import base_config
+from qnet.util.options.config import base_config, load_config
 from qnet.util.options.sections import section
 
 _BASE = base_config()
+COARSE = {**load_config("guided")["registration"], "finest": 1.0, "n_steps": 20}     # a section, for whole programs
 REGISTRATION = section(RegistrationSettings, _BASE["registration"])
 GUIDED = section(GuidedSettings, _BASE["guided"])
 RPT_2024 = section(RPTSettings, _BASE["rpt"])

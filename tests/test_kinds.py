@@ -43,6 +43,7 @@ from tests.kinds import (
     write_slices,
 )
 from tests.programs import predict
+from tests.settings import COARSE
 
 QUICK = ("sound", "qform mirrored", "turned by 35 degrees", "slices far down", "one flipped bit", "nrrd")
 RIGHT = 0.8         # of patients this small; misplaced ones have 0 to 0.4
@@ -97,9 +98,9 @@ def test_segment(kind, place, tmp_path, capsys):
              "--output", str(tmp_path / "out")]
     if kind in ("unknown", "archive", NAME_TOO_LONG):      # there is no scan at all then
         with pytest.raises(SystemExit, match="holds only scans that are outlined.*" + re.escape(str(KINDS[kind].says))):
-            segment(words)
+            segment(words, registration=COARSE)
         return
-    assert segment(words) == (0 if KINDS[kind].says is None else 1)
+    assert segment(words, registration=COARSE) == (0 if KINDS[kind].says is None else 1)
     said = capsys.readouterr()
     assert ("1 of 1 scans are outlined" if KINDS[kind].says is None else "0 of 1 scans are outlined\n") in said.out
     check(kind, made_by(tmp_path / "out"))

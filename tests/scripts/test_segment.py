@@ -18,6 +18,7 @@ from qnet.util.base.root import ROOT
 from qnet.util.engine.metrics import dice
 from tests.damage import elsewhere
 from tests.data.raw_downloads import write_dicom
+from tests.settings import COARSE
 from tests.toy import toy_case
 
 IMAGES = "chaos_MR_T2_normalized"
@@ -119,19 +120,19 @@ def test_a_bad_scan_costs_only_itself_and_the_rest_is_kept(place, capsys):
     bad = place / "my scans/bad.nii.gz"
     bad.write_bytes(b"no scan")
     json_file = ["--json", str(place / "all.json")]
-    assert main([*words(place), *json_file]) == 1
+    assert main([*words(place), *json_file], registration=COARSE) == 1
     assert "error: bad.nii.gz: " in capsys.readouterr().err
     first = results(place)
     (failed,) = [scan for scan in json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"] if "error" in scan]
     assert failed["scan"] == str(bad) and "label_map" not in failed
     bad.unlink()
-    assert main([*words(place), *json_file]) == 0
+    assert main([*words(place), *json_file], registration=COARSE) == 0
     assert "2 of 2 queries were there already" in capsys.readouterr().out and results(place) == first
     kept = json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"][0]["labels"][0]
     assert isinstance(kept["confidence"], float) and kept["agreement"] is None      # of an earlier table, read again as numbers
     (place / "out/turned scan.nii.gz").write_bytes(b"corrected by hand")
     with pytest.raises(SystemExit, match=r"^error: .*turned scan.nii.gz: is there and was not made by .* --overwrite"):
-        main(words(place))
+        main(words(place), registration=COARSE)
 
 
 def with_a_loop(place):
