@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from qnet.data.preparation.recipes import table_entry
-from qnet.dataloaders.datasets import Case, find_cases
+from qnet.dataloaders.datasets import find_cases
 from qnet.dataloaders.folds import fold_positions, stepping_stones
-from qnet.dataloaders.volumes import read_volume
+from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
@@ -43,13 +43,12 @@ def queries_of(n_cases: int, folds: Sequence[int]) -> list[int]:
             if position in fold_positions(n_cases, N_FOLDS, fold)]
 
 
-def task_of(cases: Sequence[Case], position: int, labels: Sequence[int]) -> Task:
-    """Return the task of a query: the cases that follow it are outlined, and six of the others are stepping stones."""
-    spec, n = table_entry(DATASET), len(cases)
+def task_of(volumes: Sequence[Volume], position: int, labels: Sequence[int]) -> Task:
+    """Return the task of a query: the volumes that follow it are outlined, and six of the others are stepping stones."""
+    n = len(volumes)
     outlined = [(position + k) % n for k in range(1, max(NUMBERS) + 1)]
     stones = stepping_stones(n, {position, *outlined}, N_STONES)
-    return Task(read_volume(cases[position], spec), tuple(read_volume(cases[k], spec) for k in outlined), tuple(labels),
-                tuple(read_volume(cases[k], spec, labels=False) for k in stones))
+    return Task(volumes[position], tuple(volumes[k] for k in outlined), tuple(labels), tuple(volumes[k] for k in stones))
 
 
 def mean_of(members: Sequence[Member]) -> dict[int, np.ndarray]:
@@ -97,11 +96,12 @@ def main() -> None:
     labels = {label: name for label, name in table_entry(DATASET).labels.items() if label}
     try:
         cases = find_cases(table_entry(DATASET), options.data_dir, n_sv=5000)
+        volumes = [read_volume(case, table_entry(DATASET)) for case in progress(cases, desc="reading", unit="volume")]
         predictor = Predictor.made_of(PredictorOptions.of(complete(load_config("guided"))))
         assert isinstance(predictor.segmenter, VolumeSegmenter)
         found = []
-        for position in progress(queries_of(len(cases), options.folds), desc="queries", unit="scan"):
-            found.append(measured(predictor.segmenter, task_of(cases, position, list(labels))))
+        for position in progress(queries_of(len(volumes), options.folds), desc="queries", unit="scan"):
+            found.append(measured(predictor.segmenter, task_of(volumes, position, list(labels))))
             print(table(found, list(labels.values())), flush=True)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None

@@ -229,7 +229,7 @@ async def load(request: Request) -> Response:
     session, labels = _session(request), (await _body(request, Labels)).labels
     found = await run_in_threadpool(session.label_files)
     if labels not in found:
-        raise MissingError(f"labels: got {labels[:200]!r}, allowed: a NIfTI file of {session.folder}")
+        raise MissingError(f"labels: got {labels[:200]!r}, allowed: a file of outlines in {session.folder}")
     await run_in_threadpool(session.load, _name(request), found[labels])
     return JSONResponse({})
 
