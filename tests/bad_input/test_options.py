@@ -22,7 +22,7 @@ WRONG_OPTIONS = {
     "n_shot": [0, *WHOLE],
     "batch_size": [0, *WHOLE],
     "num_workers": [1025, *WHOLE],
-    "model": ["unet", "QNet", 1],
+    "model": ["vnet", "QNet", 1],
     "encoder": ["vgg", 18, ""],
     "pretrained": TEXT,
     "encoder_paths": ["none", ["both"], 1],
@@ -65,6 +65,9 @@ WRONG_OPTIONS = {
     "guided.bias": [-101, 101, *NUMBER[1:]],
     "guided.filter": [11, *NUMBER],
     "guided.filter_eps": [0, *NUMBER],
+    "unet.n_steps": WHOLE,
+    "unet.batch_size": [1, *WHOLE],
+    "unet.lr": [0, *NUMBER],
     "spatial_prior": ["registered", True, 1],
     "optim.lr": [0, *NUMBER],
     "optim.momentum": [1.1, *NUMBER],
@@ -156,7 +159,7 @@ def test_wrong_option(key):
         check_config(with_option(key, None))
 
 
-@pytest.mark.parametrize("section", ["", "optim.", "registration.", "guided.", "rpt.", "gmrd.", "outside.", "path.",
+@pytest.mark.parametrize("section", ["", "optim.", "registration.", "guided.", "unet.", "rpt.", "gmrd.", "outside.", "path.",
                                      "path.CHAOST2.", "datasets.CMR."])
 def test_unknown_missing_and_replaced_options(section):
     assert refusal(with_option(f"{section}lerning_rate", 1)).startswith(f"unknown option {section}lerning_rate; allowed here: ")
@@ -164,8 +167,8 @@ def test_unknown_missing_and_replaced_options(section):
     if section:
         for value in (3, None, "x", []):
             assert refusal(with_option(section.rstrip("."), value)).startswith(f"{section.rstrip('.')}: got {value!r}, allowed: ")
-        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "rpt.": "form", "gmrd.": "relu",
-               "outside.": "network", "path.": "log_dir",
+        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "unet.": "lr", "rpt.": "form",
+               "gmrd.": "relu", "outside.": "network", "path.": "log_dir",
                "path.CHAOST2.": "data_dir", "datasets.CMR.": "n_folds"}[section]
         config = with_option(f"{section}{key}", 1)
         inner = config

@@ -58,7 +58,7 @@ SACRED = [
     ("test", {**SCORING, "encoder": "resnet50"}, "", d.nothing, "it was trained with model=qnet, encoder=small"),
     ("predict", PREDICTING, f"{DATA}/image_1.nii.gz", d.a_loop, "image_1.nii.gz: cannot be read (Too many levels of"),
     ("predict", PREDICTING, f"{DATA}/label_1.nii.gz", d.elsewhere, "label_1.nii.gz: lies up to 86.6 mm away from"),
-    ("predict", PREDICTING, "w.pth", d.changed(config='{"model": "unet"}'), "model: got 'unet', allowed: one of"),
+    ("predict", PREDICTING, "w.pth", d.changed(config='{"model": "vnet"}'), "model: got 'vnet', allowed: one of"),
     ("predict", {**PREDICTING, "query": "@queries"}, "", two_of_one_name, "2.nii, 2.nii.gz would all be written to"),
     ("predict", {**PREDICTING, "query": None}, "", d.nothing, "query, output: got null"),
     ("predict", {**PREDICTING, "support_image": []}, "", d.nothing, "support_image: got [], allowed: null or"),
@@ -122,8 +122,8 @@ ARGUMENTS = [
 # scripts/val.py: its options, what is spoilt in the folder of the trainings, and what is said
 VAL = [
     ([], shutil.rmtree, "no snapshot of chaost2_setting1, fold 0; train it first"),
-    (["model=unet"], d.nothing, "model: got 'unet', allowed: one of 'qnet'"),
-    (["unet"], d.nothing, "config 'unet': no such file in configs/"),
+    (["model=vnet"], d.nothing, "model: got 'vnet', allowed: one of 'qnet'"),
+    (["vnet"], d.nothing, "config 'vnet': no such file in configs/"),
     ([], lambda folder: d.truncated(folder / "1/snapshots/3.pth"), "3.pth: cannot be read as weights"),
     ([], lambda folder: d.a_list(folder.parent / "QNet_test_CHAOST2_cv0/1/results.json"), "results.json: holds a list"),
     ([], lambda folder: d.json_without("classes")(folder.parent / "QNet_test_CHAOST2_cv0/1/results.json"), "KeyError: 'classes'"),

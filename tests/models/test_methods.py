@@ -142,7 +142,7 @@ def test_the_class_prior_is_chosen_when_scores_are_made(toy_data, tmp_path):
 
 
 @pytest.mark.parametrize(("program", "options", "message"), [
-    ("train", {"model": "unett"}, "model: got 'unett', allowed: one of 'qnet', 'adnet', 'alpnet', 'panet'"),
+    ("train", {"model": "vnet"}, "model: got 'vnet', allowed: one of 'qnet', 'adnet', 'alpnet', 'panet'"),
     ("train", {"encoder_paths": "middle"}, "encoder_paths: got 'middle', allowed: one of 'both', 'fine', 'coarse'"),
     ("train", {"threshold": -10}, "threshold: got -10, allowed: one of 'query', 'learned'"),
     ("train", {"prototype_windows": [4]}, r"prototype_windows: got \[4\], allowed: two whole numbers"),

@@ -67,7 +67,7 @@ def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_
     finished, = (folder / "unfinished").rglob("*.gz")
     finished.write_bytes(finished.read_bytes()[:-20])
     assert run("test", tmp_path, toy_data, **options) == folder
-    assert f"warning: {finished}: damaged" in capsys.readouterr().out
+    assert f"warning: {finished}: is damaged" in capsys.readouterr().out
     undisturbed = run("test", tmp_path / "undisturbed", toy_data, **options)
     assert (folder / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
 

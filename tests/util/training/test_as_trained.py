@@ -135,7 +135,7 @@ def test_weights_alone_are_scored_by_the_config(with_alpha, built, toy_data, tmp
 def test_an_option_of_the_snapshot_that_is_not_allowed_names_the_file(with_alpha, toy_data, tmp_path):
     content = torch.load(with_alpha, weights_only=True)
     bad = tmp_path / "bad.pth"
-    for key, value in (("alpha", [0, 0]), ("model", "unet")):
+    for key, value in (("alpha", [0, 0]), ("model", "vnet")):
         torch.save({**content, "config": json.dumps({**json.loads(content["config"]), key: value})}, bad)
         with pytest.raises(SystemExit, match=f"^error: {bad}: {key}: got "):
             score("main", bad, toy_data, tmp_path)
