@@ -134,7 +134,7 @@ class RegistrationModel(VolumeModel):
         """Carry the outlines of several supports, as `carried` does those of one.
 
         The local fit decides alone, and more sharply: the images of the supports differ, so it tells more. Ways to one support
-        agree with each other even where it is unlike the scan, so agreement counts nothing. Memory does not grow with these.
+        agree with each other even where it is unlike the scan, so agreement counts nothing. Of each way an eighth of its maps is kept.
         """
         small, carried = list[Tensor](), torch.zeros(())
         fit, total = torch.zeros_like(points[0]), torch.zeros_like(points[0])
@@ -267,8 +267,8 @@ def voices(scan: PreparedScan, ways: Sequence[tuple[Support, Way]], voxels: tupl
 
 
 def thinned(maps: Tensor) -> Tensor:
-    """Every second voxel of (K, d, h, w) maps along each axis."""
-    return maps[:, ::2, ::2, ::2]
+    """Every second voxel of (K, d, h, w) maps along each axis, as a copy, so that the maps themselves need not stay."""
+    return maps[:, ::2, ::2, ::2].clone()
 
 
 def back_scale(registration: Registration) -> float:

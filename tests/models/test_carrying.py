@@ -14,6 +14,7 @@ from qnet.models.carrying import (
     GuidedModel,
     RegistrationModel,
     back_scale,
+    thinned,
 )
 from qnet.models.confidence import local_correlations
 from qnet.models.guided import Trial
@@ -131,6 +132,11 @@ def test_of_several_supports_the_one_that_looks_like_the_scan_decides_where_it_d
     same = model.segment(query, guides[:1] * 2, WHOLE)         # one support twice says what it says once
     torch.testing.assert_close(same.probs, singles[0].probs)
     torch.testing.assert_close(same.confidence, singles[0].confidence)
+
+
+def test_what_is_kept_of_each_way_does_not_hold_its_maps():
+    maps = torch.arange(2 * 4 * 4 * 4).view(2, 4, 4, 4).byte()
+    assert torch.equal(thinned(maps), maps[:, ::2, ::2, ::2]) and thinned(maps).untyped_storage().nbytes() == 2 * 2 * 2 * 2
 
 
 def test_several_supports_are_fused_by_the_local_fit_alone():
