@@ -193,13 +193,7 @@ def nrrd_layers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: as `read_image`.
     """
-    reader, values, affine = _itk_header(path, ITK[".nrrd"], layers=True)
-    _expect_check_sum(path, values)
-    try:
-        with quiet():
-            image = _three_axes(reader.Execute())
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read ({last_line(error)})") from None
+    image, affine = _itk_image(path, ITK[".nrrd"], layers=True)
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind not in "iu":
         raise InputError(f"{path}: holds values of type {array.dtype}, allowed in segmentations: whole numbers")
@@ -284,14 +278,18 @@ def _three_axes(image: sitk.Image) -> sitk.Image:
 
 
 def _read_itk(path: Path, reader_name: str) -> sitk.Image:
-    reader, values, affine = _itk_header(path, reader_name)
+    return place(*_itk_image(path, reader_name))
+
+
+def _itk_image(path: Path, reader_name: str, layers: bool = False) -> tuple[sitk.Image, np.ndarray]:
+    """Return an image as ITK reads it, without axes beyond the third, and its matrix to mm. InputError: it cannot be read."""
+    reader, values, affine = _itk_header(path, reader_name, layers=layers)
     _expect_check_sum(path, values)
     try:
         with quiet():
-            image = _three_axes(reader.Execute())
+            return _three_axes(reader.Execute()), affine
     except (RuntimeError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read ({last_line(error)})") from None
-    return place(image, affine)
 
 
 def _expect_check_sum(path: Path, values: Path) -> None:

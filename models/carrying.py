@@ -134,7 +134,7 @@ class RegistrationModel(VolumeModel):
         """Carry the outlines of several supports, as `carried` does those of one.
 
         The local fit decides alone, and more sharply: the images of the supports differ, so it tells more. Ways to one support
-        agree with each other even where it is unlike the scan, so agreement counts nothing. Of each way an eighth of its maps is kept.
+        agree with each other even where it is unlike the scan, so agreement counts nothing. An eighth of each map is kept.
         """
         small, carried = list[Tensor](), torch.zeros(())
         fit, total = torch.zeros_like(points[0]), torch.zeros_like(points[0])

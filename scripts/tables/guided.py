@@ -70,9 +70,9 @@ def evaluate(variant: Variant, fold: int, output: Path, common: Sequence[str]) -
              *common, "resume=auto", f"path.log_dir={output / variant.name}")
 
 
-def finished(variant: Variant, fold: int, output: Path) -> Path | None:
+def finished(variant: Variant, fold: int, output: Path, dataset: str = "CHAOST2") -> Path | None:
     """Return the newest finished run folder of a variant and fold."""
-    folder = RunPlace(output / variant.name, variant.model, "CHAOST2", fold).folders("test")
+    folder = RunPlace(output / variant.name, variant.model, dataset, fold).folders("test")
     return next((run for run in numbered_runs(folder) if (run / "results.json").is_file()), None)
 
 

@@ -21,7 +21,7 @@ from qnet.data.preparation.recipes import table_entry
 from qnet.dataloaders.datasets import find_cases
 from qnet.dataloaders.folds import extra_position, fold_positions
 from qnet.scripts.compare import PUBLISHED, published_rows
-from qnet.scripts.tables.guided import GUIDED
+from qnet.scripts.tables.guided import GUIDED, finished
 from qnet.scripts.tables.results import command_line
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
@@ -29,13 +29,12 @@ from qnet.util.base.guard import claim
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import format_table, read_rows
 from qnet.util.options.config import read_json5
-from qnet.util.options.sections import RunPlace
 from qnet.util.results.comparison import mean_and_std
-from qnet.util.run.folders import call, numbered_runs
+from qnet.util.run.folders import call
 
 N_FOLDS = 5
 CONFIGS = {"CHAOST2": "chaost2_setting1", "CMR": "cmr_setting1"}
-EVERY, LAST = "every scan in turn", "last scan"
+EVERY = "every scan in turn"
 PROTOCOL, WHOLE = "scores.csv", "scores_whole_volume.csv"
 OTHERS = (("whole, Dice in %", WHOLE, "dice", 100), ("HD95, mm", PROTOCOL, "hd95_mm", 1), ("ASSD, mm", PROTOCOL, "assd_mm", 1),
           ("whole, HD95", WHOLE, "hd95_mm", 1), ("whole, ASSD", WHOLE, "assd_mm", 1))
@@ -135,13 +134,9 @@ def published_of(dataset: str, setting: str, papers: Sequence[Mapping[str, Any]]
             for paper, (name, *cells) in zip(papers, published_rows(common, classes, "dice"), strict=True)]
 
 
-def finished(output: Path, dataset: str) -> list[Run]:
+def finished_runs(output: Path, dataset: str) -> list[Run]:
     """Return the newest finished run of each fold."""
-    runs = []
-    for fold in range(N_FOLDS):
-        folder = RunPlace(output / GUIDED.name, GUIDED.model, dataset, fold).folders("test")
-        runs += [Run(fold, run) for run in numbered_runs(folder) if (run / "results.json").is_file()][:1]
-    return runs
+    return [Run(fold, run) for fold in range(N_FOLDS) if (run := finished(GUIDED, fold, output, dataset))]
 
 
 def main() -> None:
@@ -157,12 +152,12 @@ def main() -> None:
             if folder is None:
                 continue
             names = [case.name for case in find_cases(table_entry(dataset), folder, n_sv=5000)]
-            done = {run.fold for run in finished(output, dataset)}
+            done = {run.fold for run in finished_runs(output, dataset)}
             for fold in sorted(set(options.folds) - done):
                 call("test.py", "with", CONFIGS[dataset], GUIDED.model, f"eval_fold={fold}", "supp_idx=all", "whole_volume=true",
                      f"path.{dataset}.data_dir={folder.resolve()}", *options.options, "resume=auto",
                      f"path.log_dir={output / GUIDED.name}")
-            parts.append(tables(finished(output, dataset), dataset, names))
+            parts.append(tables(finished_runs(output, dataset), dataset, names))
         if not options.no_tables:
             print("\n\n".join(parts))
             write_text("\n\n".join(parts) + "\n", output / "published.txt")

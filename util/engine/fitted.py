@@ -39,16 +39,6 @@ class FittedSegmenter(WholeSegmenter):
         return len(task.query.image) * len(task.supports)
 
     @override
-    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
-        """Return None: the mean of the members takes its place."""
-        return None
-
-    @override
-    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
-        """Return nothing: no scan is registered."""
-        return {}
-
-    @override
     def keep(self, support: Volume) -> None:
         """Do nothing: networks are kept anyway."""
 

@@ -95,13 +95,13 @@ class Segmenter(ABC):
     def members(self, task: Task, bar: tqdm.tqdm | None = None) -> list[Member]:
         """Return the member of each support, over the whole query and without the query's labels."""
 
-    @abstractmethod
-    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
+    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:      # noqa: ARG002 - for those that fuse
         """Return the member of several supports of a task together; None: the mean of their members takes its place.
 
         Args:
             supports: some of the task's; none given: all of them.
         """
+        return None
 
     def over_whole_volume(self, task: Task, bar: tqdm.tqdm | None = None) -> list[WholePrediction]:
         """Return the prediction for every support and every class that it holds, over the whole query.
@@ -111,9 +111,9 @@ class Segmenter(ABC):
         return [prediction for member in self.members(task, bar)
                 for prediction in whole_predictions(task.query, member, self.whole)]
 
-    @abstractmethod
-    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
+    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:       # noqa: ARG002 - for those that register
         """Return the (D, H, W) uint8 image of each support, registered to the query; empty if the model registers nothing."""
+        return {}
 
     @abstractmethod
     def keep(self, support: Volume) -> None:
@@ -182,16 +182,6 @@ class SliceSegmenter(Segmenter):
     def members(self, task: Task, bar: tqdm.tqdm | None = None) -> list[Member]:
         """See Segmenter."""
         return [Member(support, probs) for support, probs in probabilities(self.encoder, task, self.whole, bar)]
-
-    @override
-    def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
-        """Return None: the mean of the members takes its place."""
-        return None
-
-    @override
-    def warped_supports(self, task: Task) -> dict[str, np.ndarray]:
-        """Return nothing: slices are not registered."""
-        return {}
 
     def keep(self, support: Volume) -> None:
         """See Segmenter."""

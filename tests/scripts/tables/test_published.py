@@ -1,7 +1,7 @@
 import pytest
 
 from qnet.dataloaders.folds import supports_and_queries
-from qnet.scripts.tables.published import EVERY, Run, choices, finished, spread, tables
+from qnet.scripts.tables.published import EVERY, Run, choices, finished_runs, spread, tables
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import write_rows
 
@@ -32,7 +32,7 @@ def test_supports_are_those_of_the_papers():
 def test_table_by_hand(tmp_path):
     for fold, base in ((0, 0.5), (1, 0.7)):
         run_on_fold(tmp_path, fold, lambda s, q, base=base: base + 0.01 * (s % 4))
-    runs = finished(tmp_path, "CHAOST2")
+    runs = finished_runs(tmp_path, "CHAOST2")
     assert [run.fold for run in runs] == [0, 1]
     text = tables(runs, "CHAOST2", NAMES)
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -50,7 +50,7 @@ def test_a_class_that_a_support_lacks_is_left_out_of_its_mean():
 
 def test_a_run_without_a_support_is_refused(tmp_path):
     run_on_fold(tmp_path, 0, lambda s, q: 0.5)
-    run = finished(tmp_path, "CHAOST2")[0]
+    run = finished_runs(tmp_path, "CHAOST2")[0]
     choice = choices(NAMES, [2])[1]
     with pytest.raises(InputError, match="holds no score of support 106, which is in fold 1"):
         Run(1, run.folder).values(choice, "scores.csv", "dice")
