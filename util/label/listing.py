@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from qnet.dataloaders.finding import find_scans, name_problem, same_names
+from qnet.dataloaders.finding import Found, find_scans, name_problem, same_names
 from qnet.dataloaders.reading import check_header, ending_of
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import expect_utf8
@@ -50,8 +50,22 @@ def list_scans(folder: Path, session: Path, pattern: str = "*") -> dict[str, Sca
     scans = {name: Scan(name, path, name_problem(name) or problem_at(path, folder)) for path, name in names.items()}
     odd = [one for one in found.left_out if one.may_be_scan and one.path != folder and fnmatch(one.path.name, pattern)]
     left_out = {in_utf8(one.path.relative_to(folder).as_posix()).replace("/", "_"): one for one in odd}
-    return scans | {name: Scan(name, one.path, _leads_out(one.path, folder) or one.reason) for name, one in left_out.items()
-                    if name not in scans}
+    listed = scans | {name: Scan(name, one.path, _leads_out(one.path, folder) or one.reason) for name, one in left_out.items()
+                      if name not in scans}
+    return listed | {name: scan for name, scan in _folders_of_notes(found, folder).items()
+                     if name not in listed and fnmatch(name, pattern)}
+
+
+def _folders_of_notes(found: Found, folder: Path) -> dict[str, Scan]:
+    """Return the sub-folders that hold files, but nothing that is or may be an image, each as a scan that cannot be read."""
+    notes, others = dict[str, str](), {path.relative_to(folder).parts[0] for path in found.names if path != folder}
+    for one in found.left_out:
+        top, *below = one.path.relative_to(folder).parts or ("",)
+        if one.may_be_scan or ending_of(one.path):
+            others.add(top)
+        elif below:
+            notes.setdefault(top, f"holds no scan ({'/'.join(below)} {one.reason})")
+    return {in_utf8(top): Scan(in_utf8(top), folder / top, why) for top, why in notes.items() if top not in others}
 
 
 def _leads_out(path: Path, folder: Path) -> str | None:

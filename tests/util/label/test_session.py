@@ -291,6 +291,17 @@ def test_two_scans_of_one_name(folder):
         Session(folder)
 
 
+def test_a_folder_that_is_no_scan_is_listed_and_blocks_nothing(folder):
+    for place in ("notes/a.txt", "notes/more/b.md", "labels/a_1.nii.gz"):
+        (folder / place).parent.mkdir(exist_ok=True, parents=True)
+        (folder / place).write_bytes(b"x")
+    session = Session(folder)
+    assert states(session)["notes"] == "unreadable" and "labels" not in states(session)      # outlines of the user's own
+    assert session.scans["notes"].problem == "holds no scan (a.txt is no scan, by its name)"
+    assert session.waiting() == ["a_1", "a_2", "a_3"]
+    session.close()
+
+
 def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_there(folder):
     (folder / "a_2.nii.gz").write_bytes(b"none")
     session = Session(folder)
