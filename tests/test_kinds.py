@@ -13,6 +13,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -96,11 +97,12 @@ def test_segment(kind, place, tmp_path, capsys):
             "outlined", kind.replace(" ", "_"))])
     words = ["--scans", str(tmp_path / "scans"), "--outlined", f"outlined={place / 'labels.nii.gz'}",
              "--output", str(tmp_path / "out")]
+    options: dict[str, Any] = {} if kind == "tipped by 30 degrees" else {"registration": COARSE}    # too far for a coarse one
     if kind in ("unknown", "archive", NAME_TOO_LONG):      # there is no scan at all then
         with pytest.raises(SystemExit, match="holds only scans that are outlined.*" + re.escape(str(KINDS[kind].says))):
-            segment(words, registration=COARSE)
+            segment(words, **options)
         return
-    assert segment(words, registration=COARSE) == (0 if KINDS[kind].says is None else 1)
+    assert segment(words, **options) == (0 if KINDS[kind].says is None else 1)
     said = capsys.readouterr()
     assert ("1 of 1 scans are outlined" if KINDS[kind].says is None else "0 of 1 scans are outlined\n") in said.out
     check(kind, made_by(tmp_path / "out"))
