@@ -58,9 +58,8 @@ def allowed_slices(label_map: np.ndarray, exclude_label: Sequence[int], exclude_
     return np.logical_not(present.any(axis=0) if exclude_rule == "any" else present.all(axis=0))
 
 
-def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, store: Store, *, exclude_label: Sequence[int] | None = None,
-                          exclude_rule: str = "any", use_gt: bool = False, test_label: Sequence[int] = (),
-                          pseudo_labels: str = "supervoxels") -> list[TrainingVolume]:
+def load_training_volumes(cases: Sequence[Case], spec: DatasetSpec, store: Store, *, exclude_label: Sequence[int] | None,
+                          exclude_rule: str, use_gt: bool, test_label: Sequence[int], pseudo_labels: str) -> list[TrainingVolume]:
     """Prepare the training cases in a store, from which episodes read single slices.
 
     Of several processes, each makes its share of the missing volumes. Every process must call this.
@@ -165,8 +164,8 @@ class EpisodeDataset(Dataset):
         InputError: no class is large enough in n_shot + 1 consecutive slices, or with same_slice in one slice.
     """
 
-    def __init__(self, volumes: Sequence[TrainingVolume], length: int, seed: int, n_shot: int = 1, min_size: int = 200,
-                 same_slice: bool = False):
+    def __init__(self, volumes: Sequence[TrainingVolume], length: int, seed: int, n_shot: int, min_size: int,
+                 same_slice: bool):
         self.n_shot, self.length, self.seed, self.same_slice = n_shot, length, seed, same_slice
         indexed = [(volume, _single_slices(volume, min_size) if same_slice else _windows(volume, n_shot + 1, min_size))
                    for volume in volumes]

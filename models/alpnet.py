@@ -23,8 +23,7 @@ class ALPNet(PANet):
         background_weight, ignore_label: FewShotModel explains them.
     """
 
-    def __init__(self, encoder: nn.Module, windows: tuple[int, int] = (4, 2), background_weight: float = 0.05,
-                 ignore_label: int = 255):
+    def __init__(self, encoder: nn.Module, windows: tuple[int, int], background_weight: float, ignore_label: int):
         super().__init__(encoder, background_weight, ignore_label)
         self.windows = tuple(windows)
 

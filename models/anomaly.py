@@ -26,7 +26,7 @@ class AnomalyModel(FewShotModel):
         t_loss_scaler: weight of t/20 in the loss, if t is learned.
     """
 
-    def __init__(self, encoder: nn.Module, background_weight: float = 0.1, ignore_label: int = 255, t_loss_scaler: float = 1.0):
+    def __init__(self, encoder: nn.Module, background_weight: float, ignore_label: int, t_loss_scaler: float):
         super().__init__(encoder, background_weight, ignore_label)
         self.t_loss_scaler = t_loss_scaler
         self.t = None if encoder.predicts_threshold else nn.Parameter(torch.tensor([INITIAL_THRESHOLD]))

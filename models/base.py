@@ -33,7 +33,7 @@ class FewShotModel(nn.Module, ABC):
     reads_truth = False        # an oracle does: it is `told` the size of what it looks for
     class_weights: Tensor      # (2,) of background and foreground
 
-    def __init__(self, encoder: nn.Module, background_weight: float, ignore_label: int = 255):
+    def __init__(self, encoder: nn.Module, background_weight: float, ignore_label: int):
         super().__init__()
         self.encoder = encoder
         self.ignore_label = ignore_label

@@ -77,7 +77,7 @@ class Encoder(nn.Module):
 
     predicts_threshold = False
 
-    def __init__(self, backbone: Backbone | TimmBackbone, bf16: bool = False, coordinates: bool = False):
+    def __init__(self, backbone: Backbone | TimmBackbone, bf16: bool, coordinates: bool):
         super().__init__()
         self.backbone = backbone
         self.coarse_channels = backbone.fc.in_features
@@ -145,8 +145,8 @@ class DualPathEncoder(Encoder):
     reduce2: nn.Conv2d | None      # of the coarse path
     reduce1d: nn.Linear | None     # of the threshold
 
-    def __init__(self, backbone: Backbone | TimmBackbone, n_channels: int, bf16: bool = False, paths: str = "both",
-                 predicts_threshold: bool = True, coordinates: bool = False):
+    def __init__(self, backbone: Backbone | TimmBackbone, n_channels: int, bf16: bool, paths: str,
+                 predicts_threshold: bool, coordinates: bool):
         super().__init__(backbone, bf16, coordinates)
         self.predicts_threshold = predicts_threshold
         self.reduce1 = self.reduce2 = self.reduce1d = None
@@ -186,7 +186,7 @@ class SinglePathEncoder(Encoder):
         n_channels: C.
     """
 
-    def __init__(self, backbone: Backbone | TimmBackbone, n_channels: int, bf16: bool = False, coordinates: bool = False):
+    def __init__(self, backbone: Backbone | TimmBackbone, n_channels: int, bf16: bool, coordinates: bool):
         super().__init__(backbone, bf16, coordinates)
         del backbone.fc
         self.localconv = nn.Conv2d(self.coarse_channels, n_channels, kernel_size=1, bias=False)
@@ -253,8 +253,7 @@ def n_channels_of(name: str) -> int:
     return DUAL_PATH_CHANNELS.get(name, TIMM_CHANNELS)
 
 
-def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_threshold: bool = True,
-                  coordinates: bool = False) -> DualPathEncoder:
+def build_encoder(name: str, bf16: bool, paths: str, predicts_threshold: bool, coordinates: bool) -> DualPathEncoder:
     """Return Q-Net's encoder on the named backbone ("resnet101", "resnet50", "small" or "timm/…").
 
     Its weights are random, from torch's global generator. DualPathEncoder explains the other arguments.
@@ -266,7 +265,7 @@ def build_encoder(name: str, bf16: bool = False, paths: str = "both", predicts_t
     return DualPathEncoder(backbone, n_channels_of(name), bf16, paths, predicts_threshold, coordinates)
 
 
-def build_single_path_encoder(name: str, bf16: bool = False, coordinates: bool = False) -> SinglePathEncoder:
+def build_single_path_encoder(name: str, bf16: bool, coordinates: bool) -> SinglePathEncoder:
     """Return the encoder of ADNet and SSL-ALPNet on the named backbone, as `build_encoder` does."""
     n_channels = SINGLE_PATH_CHANNELS.get(name, TIMM_CHANNELS)
     return SinglePathEncoder(_backbone(name, [False, True, True]), n_channels, bf16, coordinates)

@@ -41,7 +41,7 @@ class GMRD(FewShotModel):
         background_weight, ignore_label: FewShotModel explains them.
     """
 
-    def __init__(self, encoder: nn.Module, settings: GMRDSettings, background_weight: float = 0.1, ignore_label: int = 255):
+    def __init__(self, encoder: nn.Module, settings: GMRDSettings, background_weight: float, ignore_label: int):
         super().__init__(encoder, background_weight, ignore_label)
         self.settings = settings
         numbers = (settings.n_background, settings.n_foreground)

@@ -37,7 +37,7 @@ class OutsideModel(FewShotModel):
     """
 
     def __init__(self, network: Network):
-        super().__init__(nn.Identity(), 1.0)
+        super().__init__(nn.Identity(), background_weight=1.0, ignore_label=255)      # of losses, which it has not
         self.network = network if isinstance(network, nn.Module) else _Shared(network)
 
     def encode(self, images: Tensor) -> Features:

@@ -28,8 +28,8 @@ class QNet(AnomalyModel):
 
     encoder: DualPathEncoder
 
-    def __init__(self, encoder: DualPathEncoder, alpha: Sequence[float], n_iters: int = 7, background_weight: float = 0.1,
-                 ignore_label: int = 255, t_loss_scaler: float = 1.0):
+    def __init__(self, encoder: DualPathEncoder, alpha: Sequence[float], n_iters: int, background_weight: float,
+                 ignore_label: int, t_loss_scaler: float):
         super().__init__(encoder, background_weight, ignore_label, t_loss_scaler)
         self.alpha = tuple(alpha)
         self.n_iters = n_iters

@@ -47,9 +47,8 @@ class RPT(AnomalyModel):
 
     steps: Tensor      # (1,) training steps so far, for the weights of form "2023"
 
-    def __init__(self, encoder: nn.Module, n_channels: int, settings: RPTSettings, background_weight: float = 0.1,
-                 ignore_label: int = 255):
-        super().__init__(encoder, background_weight, ignore_label)
+    def __init__(self, encoder: nn.Module, n_channels: int, settings: RPTSettings, background_weight: float, ignore_label: int):
+        super().__init__(encoder, background_weight, ignore_label, t_loss_scaler=0.0)       # no loss of RPT has it
         self.settings = settings
         self.block = RegionBlock(n_channels)
         self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))

@@ -230,8 +230,8 @@ class TPM(ClassPriorModel):
 
     alpha = (1.0,)
 
-    def __init__(self, encoder: nn.Module, n_prototypes: int = 1, background_weight: float = 0.1, ignore_label: int = 255,
-                 t_loss_scaler: float = 0.0, class_prior: str = "none"):
+    def __init__(self, encoder: nn.Module, n_prototypes: int, background_weight: float, ignore_label: int,
+                 t_loss_scaler: float, class_prior: str):
         super().__init__(encoder, background_weight, ignore_label, t_loss_scaler, class_prior)
         self.n_prototypes = n_prototypes
         self.t = nn.Parameter(torch.tensor([INITIAL_DISTANCE]).expm1().log())
@@ -269,8 +269,8 @@ class QNetTPM(ClassPriorModel):
     Its arguments are those of QNet, and `class_prior`. Prototypes are refined by the threshold as predicted.
     """
 
-    def __init__(self, encoder: DualPathEncoder, alpha: Sequence[float], n_iters: int = 7, background_weight: float = 0.1,
-                 ignore_label: int = 255, t_loss_scaler: float = 1.0, class_prior: str = "none"):
+    def __init__(self, encoder: DualPathEncoder, alpha: Sequence[float], n_iters: int, background_weight: float,
+                 ignore_label: int, t_loss_scaler: float, class_prior: str):
         super().__init__(encoder, background_weight, ignore_label, t_loss_scaler, class_prior)
         self.alpha, self.n_iters = tuple(alpha), n_iters
 

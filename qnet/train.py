@@ -118,7 +118,7 @@ def training_episodes(cases: Sequence[Case], data: DataOptions, episodes: Episod
         cases, data.spec, Store(kept_in), exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
         use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
     return EpisodeDataset(volumes, options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,
-                          episodes.min_size, same_slice=episodes.same_slice)
+                          episodes.min_size, episodes.same_slice)
 
 
 def run() -> None:

@@ -26,6 +26,7 @@ from qnet.util.options.sections import ModelOptions, TrainOptions, WholeVolumeOp
 from qnet.util.training.building import build_model
 from qnet.util.training.loop import Trainer
 from tests.fake_cuda import FakeCuda, fake_cuda
+from tests.networks import LOSSES
 from tests.programs import TINY
 from tests.toy import toy_case, toy_volume
 
@@ -168,7 +169,7 @@ class Planted(FewShotModel):
 
 def test_planted_mistakes_are_caught():
     features = Features((torch.ones(1, 4, 8, 8),), None, (8, 8))
-    model = Planted(torch.nn.Identity(), 0.1).eval()
+    model = Planted(torch.nn.Identity(), **LOSSES).eval()
     assert model.segment(features, None).shape == (1, 2, 8, 8)
     with fake_cuda() as device:
         on_device = Features((features.maps[0].to(device),), None, (8, 8))

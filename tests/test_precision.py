@@ -8,8 +8,6 @@ import sys
 import pytest
 import torch
 
-from qnet.models.encoder import build_encoder
-from qnet.models.qnet import QNet
 from qnet.util.base.device import bf16_is_fast, resolve_precision
 from qnet.util.base.root import ROOT
 from qnet.util.engine.segmenters import SliceSegmenter
@@ -17,6 +15,7 @@ from qnet.util.options.config import base_config, load_config, named_configs
 from qnet.util.predict.predictor import Predictor
 from qnet.util.training.snapshots import read_snapshot
 from tests.goldens import recipe
+from tests.networks import make_qnet
 from tests.programs import predict, run
 
 CPU = torch.device("cpu")
@@ -102,7 +101,7 @@ def test_auto_trains_in_what_is_fast_and_scores_in_float32_and_the_run_folder_sa
 @pytest.mark.whole
 def test_a_score_does_not_depend_on_the_machine(machine, toy_data, tmp_path):
     """By the defaults, the numbers of a processor that is faster in bf16 are those of one that is not, and not those of bf16."""
-    weights = recipe(QNet(build_encoder("small"), (0.9, 0.1)).state_dict(), 90, -18.2)      # masks are neither empty nor full
+    weights = recipe(make_qnet().state_dict(), 90, -18.2)      # masks are neither empty nor full
     weights["encoder.reduce1d.weight"] *= 0.02
     torch.save(weights, tmp_path / "recipe.pth")
     scores = {}

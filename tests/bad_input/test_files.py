@@ -35,6 +35,7 @@ from tests import damage as d
 from tests.data.raw_downloads import empty_scan, scanned, write_chaos, write_dicom
 from tests.programs import TINY
 from tests.runs import write_evaluation, write_run
+from tests.settings import TRAINING_VOLUMES
 
 SPEC = dataset_spec("CHAOST2", base_config()["datasets"]["CHAOST2"])
 GRID = Grid((4.0, 4.0, 8.0), 32, None, None)
@@ -200,7 +201,7 @@ def report(folder):
 
 def training_volumes(case, **options):
     with tempfile.TemporaryDirectory() as folder:
-        return load_training_volumes([case], SPEC, Store(Path(folder)), **options)
+        return load_training_volumes([case], SPEC, Store(Path(folder)), **{**TRAINING_VOLUMES, **options})
 
 
 def found(folder):

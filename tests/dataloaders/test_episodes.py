@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader
 
 from qnet.dataloaders.episodes import EpisodeDataset, TrainingVolume, _single_slices, _windows, allowed_slices
 from qnet.util.base.errors import InputError
+from tests.settings import EPISODES
 
 
 def volume(seed=0, depth=10, allowed=None, case="1"):
@@ -19,7 +20,7 @@ def volume(seed=0, depth=10, allowed=None, case="1"):
 
 
 def episodes(**changes):
-    return EpisodeDataset(**{"volumes": [volume()], "length": 50, "seed": 7, "n_shot": 1, "min_size": 50, **changes})
+    return EpisodeDataset(**{"volumes": [volume()], "length": 50, "seed": 7, **EPISODES, "min_size": 50, **changes})
 
 
 def test_windows_have_the_chances_of_the_published_procedure():

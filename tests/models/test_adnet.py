@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qnet.models.adnet import ADNet
-from qnet.models.encoder import Features, build_encoder, build_single_path_encoder
-from qnet.models.qnet import QNet
+from qnet.models.encoder import Features
 from qnet.util.base.episode import Episode
+from tests.networks import dual_path, make_adnet, make_qnet, single_path
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -55,7 +54,7 @@ def upsampled(probability):
 
 
 def test_head_and_losses_are_the_plain_formulas(case):
-    model = ADNet(GivenFeatures(case.features), background_weight=0.1, t_loss_scaler=2.0)
+    model = make_adnet(GivenFeatures(case.features), background_weight=0.1, t_loss_scaler=2.0)
     with torch.no_grad():
         model.t.fill_(-7)
     (support, query), (support_mask, query_mask) = case.features, case.masks
@@ -86,19 +85,19 @@ def test_head_and_losses_are_the_plain_formulas(case):
 
 def test_qnet_with_one_path_a_learned_threshold_and_no_refinement_is_adnets_head(case):
     encoder = GivenFeatures(case.features)
-    qnet, adnet = QNet(encoder, alpha=[1.0], n_iters=0).eval(), ADNet(encoder).eval()
+    qnet, adnet = make_qnet(encoder, alpha=[1.0], n_iters=0).eval(), make_adnet(encoder).eval()
     masks, outputs = case.masks[0][None, None], []
     for model in (qnet, adnet):
         features = model.encode(torch.zeros(2, 3, 32, 32))
         outputs.append(model.segment(features[1:], model.prototypes(features[:1], masks)))
     assert outputs[0].argmax(dim=1).any() and torch.equal(*outputs)
-    refined = QNet(encoder, alpha=[1.0], n_iters=7).eval()
+    refined = make_qnet(encoder, alpha=[1.0], n_iters=7).eval()
     features = refined.encode(torch.zeros(2, 3, 32, 32))
     assert not torch.equal(refined.segment(features[1:], refined.prototypes(features[:1], masks)), outputs[1])
 
 
 def test_threshold_starts_at_minus_ten_and_learns():
-    model = ADNet(build_single_path_encoder("small"))
+    model = make_adnet(single_path())
     assert model.t.item() == -10
     images, mask = torch.randn(2, 3, 64, 64), torch.zeros(1, 64, 64)
     mask[0, 16:48, 16:48] = 1
@@ -111,7 +110,7 @@ def test_threshold_starts_at_minus_ten_and_learns():
 @pytest.mark.parametrize(("paths", "n_maps"), [("both", 2), ("fine", 1), ("coarse", 1)])
 @pytest.mark.parametrize("predicts", [True, False])
 def test_paths_and_threshold_shape_the_encoder(paths, n_maps, predicts):
-    encoder = build_encoder("small", paths=paths, predicts_threshold=predicts).eval()
+    encoder = dual_path(paths=paths, predicts_threshold=predicts).eval()
     features = encoder(torch.randn(2, 3, 64, 64))
     assert [tuple(m.shape) for m in features.maps] == {
         "both": [(2, 128, 16, 16), (2, 128, 8, 8)], "fine": [(2, 128, 16, 16)], "coarse": [(2, 128, 8, 8)]}[paths]
@@ -121,7 +120,7 @@ def test_paths_and_threshold_shape_the_encoder(paths, n_maps, predicts):
 
 
 def test_single_path_encoder_has_published_names_and_grid():
-    encoder = build_single_path_encoder("resnet50").eval()
+    encoder = single_path("resnet50").eval()
     names = set(encoder.state_dict())
     assert {"localconv.weight", "backbone.conv1.weight", "backbone.layer4.2.bn3.running_var"} <= names
     assert not any(name.startswith("backbone.fc") for name in names)

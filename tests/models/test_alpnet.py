@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qnet.models.alpnet import ALPNet
-from qnet.models.encoder import Features, build_single_path_encoder
-from qnet.models.panet import PANet
+from qnet.models.encoder import Features
 from qnet.models.prototypes import class_score
 from qnet.util.base.episode import Episode
 from tests.goldens import GOLDENS, needs_goldens
+from tests.networks import make_alpnet, make_panet, single_path
 
 
 def features_of(maps, size=(256, 256)):
@@ -26,7 +25,7 @@ def test_golden_head(mask, mode, training):
     golden = np.load(GOLDENS / "alpnet_head.npz")
     support, query, masks = (torch.from_numpy(golden[name])[None].float()
                              for name in ("support_features", "query_features", f"mask_{mask}"))
-    model = ALPNet(nn.Identity()).train(training)
+    model = make_alpnet(nn.Identity()).train(training)
     prototypes = model.prototypes(features_of(support), masks[None])
     scores = model.scores(features_of(query), prototypes)
     probability = model.segment(features_of(query), prototypes)[0, 1, ::2, ::2]
@@ -45,7 +44,7 @@ def random_case(seed=0, n=3):
 
 def test_prototypes_by_hand():
     features, masks = random_case()
-    (background, foreground), (_, small), (_, empty) = ALPNet(nn.Identity()).train().prototypes(features, masks)
+    (background, foreground), (_, small), (_, empty) = make_alpnet(nn.Identity()).train().prototypes(features, masks)
     cells = F.avg_pool2d(features.maps[0][0], 4).flatten(1).T.view(4, 4, 5)
     assert torch.allclose(foreground[:-1], cells[:2, :2].reshape(-1, 5), atol=1e-6)   # of 4×4 cells, 2×2 are inside
     outside = torch.ones(4, 4, dtype=torch.bool)
@@ -59,7 +58,7 @@ def test_background_without_a_filled_window_has_its_average():
     maps = torch.randn(1, 5, 8, 8, generator=torch.Generator().manual_seed(1))
     masks = torch.ones(1, 1, 32, 32)
     masks[..., :4, :4] = 0
-    model = ALPNet(nn.Identity()).train()
+    model = make_alpnet(nn.Identity()).train()
     (background, _), = model.prototypes(features_of(maps, (32, 32)), masks)
     assert background.shape == (1, 5) and background.norm() > 0
     masks[:] = 1
@@ -67,7 +66,7 @@ def test_background_without_a_filled_window_has_its_average():
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("method", [ALPNet, lambda encoder: PANet(encoder, 1.0)])
+@pytest.mark.parametrize("method", [make_alpnet, make_panet])
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_equals_its_items(method, training):
     model = method(nn.Identity()).train(training)
@@ -93,7 +92,7 @@ def test_class_score_of_one_prototype_is_its_similarity_and_of_two_lies_between(
 
 
 def test_panet_is_plain_formulas():
-    model = PANet(nn.Identity(), 1.0)
+    model = make_panet(nn.Identity())
     support, masks = random_case(0)
     query, _ = random_case(1)
     grid = F.interpolate(masks, size=(16, 16), mode="bilinear", align_corners=False)[0, 0]
@@ -107,15 +106,15 @@ def test_alpnet_is_panet_where_nothing_is_local():
     support, _ = random_case(0)
     query, _ = random_case(1)
     masks = (torch.arange(64) % 2).expand(3, 1, 64, 64).float()          # no window of any size is filled
-    panet, alpnet = PANet(nn.Identity(), 1.0), ALPNet(nn.Identity())
-    outputs = [model.segment(query, model.prototypes(support, masks)) for model in (panet, alpnet)]
+    models = make_panet(nn.Identity()), make_alpnet(nn.Identity())
+    outputs = [model.segment(query, model.prototypes(support, masks)) for model in models]
     assert torch.allclose(*outputs, atol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.05, 1.0])
 def test_losses_are_cross_entropies(weight):
     torch.manual_seed(0)
-    model = PANet(build_single_path_encoder("small"), weight).eval()
+    model = make_panet(single_path(), weight).eval()
     images, masks = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64)
     masks[:, 8:40, 8:40], masks[1, 60:] = 1, 255
     losses = model.episode_losses(Episode(support_images=images[None, :1], support_masks=masks[None, :1],

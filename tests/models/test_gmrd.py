@@ -7,6 +7,7 @@ import torch
 
 from qnet.models.gmrd import GMRD, background_edge, fill_indices
 from tests.models.given import SIZE, GivenFeatures, given_case
+from tests.networks import LOSSES
 from tests.reference import newer_methods as plain
 from tests.settings import GMRD_PUBLISHED
 
@@ -16,7 +17,8 @@ EPS = torch.finfo(torch.float32).eps
 def model_and_episode(n_episodes=1, n_shots=1, **options):
     features, episode = given_case(n_episodes, n_shots)
     torch.manual_seed(1)
-    model = GMRD(GivenFeatures(features), replace(GMRD_PUBLISHED, n_background=5, n_foreground=4, mix_px=SIZE[0], **options))
+    model = GMRD(GivenFeatures(features), replace(GMRD_PUBLISHED, n_background=5, n_foreground=4, mix_px=SIZE[0], **options),
+                 **LOSSES)
     for module in model.modules():      # so that losses in training mode can be compared
         if isinstance(module, (torch.nn.Dropout, torch.nn.Dropout2d)):
             module.p = 0.0

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from qnet.models.encoder import Features, build_encoder, build_single_path_encoder
+from qnet.models.encoder import Features
 from qnet.models.inference import for_inference
+from tests.networks import dual_path, single_path
 
 
 def with_statistics(model):
@@ -34,7 +35,7 @@ def largest_change(model, size=64):
     return max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(plain.maps, folded.maps, strict=True))
 
 
-@pytest.mark.parametrize("build", [build_encoder, build_single_path_encoder])
+@pytest.mark.parametrize("build", [dual_path, single_path])
 @pytest.mark.parametrize("name", ["small", pytest.param("resnet50", marks=pytest.mark.whole)])
 def test_all_of_our_encoders_are_folded(build, name):
     encoder = with_statistics(build(name))
@@ -70,7 +71,7 @@ class Activated(nn.BatchNorm2d):
 
 
 def test_a_subclass_in_a_known_place_stays():
-    encoder = with_statistics(build_encoder("small"))
+    encoder = with_statistics(dual_path())
     encoder.backbone.layer1.bn1.__class__ = Activated
     folded = for_inference(encoder)
     assert n_norms(folded) == 1 and isinstance(folded.backbone.layer1.bn1, Activated)
@@ -97,7 +98,7 @@ def test_what_only_looks_like_a_known_block_stays():
 
 
 def test_a_batchnorm_without_running_statistics_stays():
-    encoder = with_statistics(build_encoder("small"))
+    encoder = with_statistics(dual_path())
     encoder.backbone.bn1 = nn.BatchNorm2d(32, track_running_stats=False)
     assert n_norms(for_inference(encoder)) == 1
     assert largest_change(encoder) < 1e-4

@@ -5,17 +5,18 @@ import copy
 import pytest
 import torch
 
-from qnet.models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
+from qnet.models.encoder import Features, with_coordinates
 from qnet.models.prototypes import anomaly_score
 from qnet.models.qnet import QNet, SupportThresholdQNet
 from qnet.util.base.episode import Episode
+from tests.networks import QNET, dual_path, make_qnet, single_path
 from tests.reference import qnet as reference
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return QNet(build_encoder("small"), alpha=(0.9, 0.1))
+    return make_qnet()
 
 
 def episode(B=1, S=1, size=32, seed=0):
@@ -40,7 +41,7 @@ def test_shapes(model, size):
 
 @pytest.mark.whole
 def test_resnet101_has_the_published_names():
-    names = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1)).state_dict().keys()
+    names = make_qnet(dual_path("resnet101")).state_dict().keys()
     assert len(names) == 630
     assert {"encoder.backbone.conv1.weight", "encoder.backbone.layer4.2.bn3.running_var", "encoder.backbone.fc.bias",
             "encoder.reduce1.weight", "encoder.reduce2.weight", "encoder.reduce1d.weight", "encoder.reduce1d.bias"} <= names
@@ -48,7 +49,7 @@ def test_resnet101_has_the_published_names():
 
 @pytest.mark.parametrize("encoder", ["resnet50", "small"])
 def test_strides(encoder):
-    fine, coarse = build_encoder(encoder).eval()(torch.zeros(1, 3, 64, 64)).maps
+    fine, coarse = dual_path(encoder).eval()(torch.zeros(1, 3, 64, 64)).maps
     assert fine.shape[-2:] == (16, 16) and coarse.shape[-2:] == (8, 8)
 
 
@@ -77,7 +78,8 @@ def losses_of(probabilities, query_mask, support_probs=None, background_weight=0
     """Episode losses of a model whose soft masks are given: the query's first, the support's second."""
     class Given(QNet):
         def __init__(self):
-            super().__init__(build_encoder("small"), (0.9, 0.1), 0, background_weight, ignore_label)
+            given = {"n_iters": 0, "background_weight": background_weight, "ignore_label": ignore_label}
+            super().__init__(dual_path(), **{**QNET, **given})
             self.answers = [probabilities, support_probs if support_probs is not None else probabilities]
 
         def encode(self, images):
@@ -123,14 +125,14 @@ def test_certain_predictions_give_finite_losses():
 @pytest.mark.parametrize(("B", "S"), [(1, 1), (2, 1), (1, 3), (2, 2)])
 def test_every_parameter_learns_from_the_loss(B, S):
     torch.manual_seed(1)
-    model = QNet(build_encoder("small"), alpha=(0.9, 0.1)).train()
+    model = make_qnet().train()
     sum(model.episode_losses(episode(B, S)).values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
 
 def test_the_loss_falls_on_one_repeated_episode():
     torch.manual_seed(0)
-    model = QNet(build_encoder("small"), alpha=(0.9, 0.1)).train()
+    model = make_qnet().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     history = []
     for _ in range(15):
@@ -144,7 +146,7 @@ def test_the_loss_falls_on_one_repeated_episode():
 
 def test_bf16_features_are_close_to_float32():
     torch.manual_seed(0)
-    exact, fast = build_encoder("small").eval(), build_encoder("small", bf16=True).eval()
+    exact, fast = dual_path().eval(), dual_path(bf16=True).eval()
     fast.load_state_dict(exact.state_dict())
     with torch.no_grad():
         want, got = (encoder(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))) for encoder in (exact, fast))
@@ -156,7 +158,7 @@ def test_bf16_features_are_close_to_float32():
 
 def test_images_without_three_channels():
     with pytest.raises(ValueError, match="images: expected C=3"):
-        build_encoder("small")(torch.zeros(1, 1, 32, 32))
+        dual_path()(torch.zeros(1, 1, 32, 32))
 
 
 def test_threshold_of_the_support_separates_what_can_be_separated():
@@ -167,7 +169,7 @@ def test_threshold_of_the_support_separates_what_can_be_separated():
     features = Features((feature_map,), torch.full((1, 1), -100.0), (8, 8))    # a predicted threshold that marks nothing
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1
-    model = SupportThresholdQNet(build_encoder("small"), alpha=(1.0,), n_iters=0).eval()
+    model = make_qnet(method=SupportThresholdQNet, alpha=(1.0,), n_iters=0).eval()
     prototype, threshold = model.prototypes(features, mask)
     inside, outside = anomaly_score(feature_map, prototype).unique().tolist()
     assert threshold.shape == (1, 1)
@@ -178,7 +180,7 @@ def test_threshold_of_the_support_separates_what_can_be_separated():
 @pytest.mark.parametrize(("B", "S"), [(1, 1), (2, 1), (2, 3)])
 def test_threshold_of_the_support_for_several_episodes_equals_that_of_each(B, S):
     torch.manual_seed(0)
-    model = SupportThresholdQNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=0).eval()
+    model = make_qnet(method=SupportThresholdQNet, n_iters=0).eval()
     some = episode(B, S)
     with torch.no_grad():
         features = model.encode(some.support_images.flatten(0, 1))
@@ -195,7 +197,7 @@ def test_coordinates_take_the_place_of_the_copied_channels():
     assert torch.equal(columns, torch.tensor([-1.5, -0.75, 0, 0.75, 1.5]).expand(2, 3, 5))
 
 
-@pytest.mark.parametrize("build", [build_encoder, build_single_path_encoder])
+@pytest.mark.parametrize("build", [dual_path, single_path])
 def test_only_an_encoder_with_coordinates_looks_at_one_channel_alone(build):
     torch.manual_seed(0)
     images = torch.randn(1, 3, 32, 32)
@@ -216,7 +218,7 @@ WHERE = {"inside": (slice(8, 20), slice(9, 30)), "at the border": (slice(0, 7), 
 @pytest.mark.parametrize("threshold", [-18.0, -30.0], ids=["some foreground", "no foreground"])
 def test_losses_and_gradients_equal_the_plain_formulation(size, support, query, threshold):
     torch.manual_seed(0)
-    plain = QNet(build_encoder("small"), alpha=(0.9, 0.1)).train()
+    plain = make_qnet().train()
     with torch.no_grad():
         plain.encoder.reduce1d.weight.mul_(0.02)
         plain.encoder.reduce1d.bias.fill_(threshold)
@@ -243,7 +245,7 @@ def test_many_classes_and_supports_of_one_slice_equal_one_at_a_time(model):
         prototypes = [model.prototypes(support[k:k + 1], masks[k:k + 1]) for k in range(5)]
         alone = torch.cat([model.segment(query, of_one) for of_one in prototypes])
         assert torch.allclose(model.segment_each(query, prototypes), alone, atol=1e-5)
-        with_threshold = SupportThresholdQNet(model.encoder, (0.9, 0.1)).eval()
+        with_threshold = make_qnet(model.encoder, SupportThresholdQNet).eval()
         prototypes = [(*of_one, torch.tensor([[-19.0 + k]])) for k, of_one in enumerate(prototypes)]
         alone = torch.cat([with_threshold.segment(query, of_one) for of_one in prototypes])
         assert torch.allclose(with_threshold.segment_each(query, prototypes), alone, atol=1e-5)

@@ -8,13 +8,12 @@ import torch
 
 from qnet.dataloaders.nifti import read_array
 from qnet.dataloaders.volumes import normalise, read_image
-from qnet.models.encoder import build_encoder
 from qnet.models.prototypes import foreground_probability, fuse
-from qnet.models.qnet import QNet
 from qnet.models.refinement import refine
 from qnet.util.base.device import set_up_process
 from qnet.util.base.episode import Episode
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
+from tests.networks import dual_path, make_qnet
 
 pytestmark = [needs_goldens, needs_chaost2, pytest.mark.whole]
 
@@ -26,7 +25,7 @@ def golden(request):
 
 @pytest.fixture(scope="module")
 def model(golden):
-    model = QNet(build_encoder("resnet101"), alpha=(0.9, 0.1))
+    model = make_qnet(dual_path("resnet101"), alpha=(0.9, 0.1))
     model.load_state_dict(recipe(model.state_dict(), int(golden["weight_seed"]), float(golden["threshold_bias"])))
     set_up_process(torch.device("cpu"))
     return model.eval()

@@ -9,6 +9,7 @@ import torch
 from qnet.models.regions import farthest_points, nearest_centre
 from qnet.models.rpt import RPT, boundary_loss, dice_loss, region_weights
 from tests.models.given import SIZE, GivenFeatures, given_case
+from tests.networks import LOSSES
 from tests.reference import newer_methods as plain
 from tests.settings import RPT_2024
 
@@ -19,7 +20,8 @@ def model_and_episode(n_episodes=1, n_shots=1, n_regions=7, form="2024", corner=
     features, episode = given_case(n_episodes, n_shots)
     thresholds = torch.linspace(-9, -6, len(features))[:, None]
     torch.manual_seed(0)
-    model = RPT(GivenFeatures(features, thresholds), 6, replace(RPT_2024, n_regions=n_regions, form=form, corner=corner))
+    settings = replace(RPT_2024, n_regions=n_regions, form=form, corner=corner)
+    model = RPT(GivenFeatures(features, thresholds), 6, settings, **LOSSES)
     model.block.dropout.p = 0.0      # so that losses in training mode can be compared
     return model, episode, features, thresholds
 

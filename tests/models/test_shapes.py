@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from qnet.models.alpnet import ALPNet
 from qnet.models.anomaly import threshold_of
 from qnet.models.base import hard_mask
-from qnet.models.encoder import Features, build_encoder, build_single_path_encoder, with_coordinates
+from qnet.models.encoder import Features, with_coordinates
 from qnet.models.prototypes import (
     anomaly_score,
     class_score,
@@ -16,9 +15,9 @@ from qnet.models.prototypes import (
     masked_average,
     on_grid,
 )
-from qnet.models.qnet import QNet
 from qnet.models.refinement import refine
 from qnet.util.base.episode import Episode
+from tests.networks import make_alpnet, make_qnet, single_path
 
 F, P, T = torch.zeros(2, 4, 8, 8), torch.zeros(2, 4), torch.zeros(2, 1)      # features, prototypes, threshold
 
@@ -46,8 +45,7 @@ def test_wrong_axes_are_named(call, message):
         call()
 
 
-@pytest.mark.parametrize("make", [lambda: QNet(build_encoder("small"), (0.9, 0.1)),
-                                  lambda: ALPNet(build_single_path_encoder("small"))], ids=["qnet", "alpnet"])
+@pytest.mark.parametrize("make", [make_qnet, lambda: make_alpnet(single_path())], ids=["qnet", "alpnet"])
 @pytest.mark.parametrize(("part", "change", "message"), [
     ("support_images", lambda x: x[:, 0], r"support_images: expected axes \(B S C H W\)"),
     ("support_masks", lambda x: x[:, 0], r"support_masks: expected axes \(B S H W\)"),

@@ -5,12 +5,10 @@ import sys
 import pytest
 import torch
 
-from qnet.models.adnet import ADNet
-from qnet.models.encoder import build_encoder, build_single_path_encoder
-from qnet.models.qnet import QNet
 from qnet.models.timm_backbone import TimmBackbone, create, rename_by_order
 from qnet.util.base.errors import InputError
 from qnet.util.training.weights import load_pretrained
+from tests.networks import dual_path, make_adnet, make_qnet, single_path
 from tests.programs import run
 
 NAME = "timm/mobilenetv3_small_050"      # the smallest
@@ -19,14 +17,14 @@ NAME = "timm/mobilenetv3_small_050"      # the smallest
 @pytest.mark.whole
 @pytest.mark.parametrize("name", [NAME, "timm/tf_efficientnet_lite0", "timm/resnet18", "timm/convnext_atto"])
 def test_the_maps_have_a_quarter_and_an_eighth_of_the_resolution(name):
-    fine, coarse = build_encoder(name).eval()(torch.zeros(1, 3, 64, 96)).maps
+    fine, coarse = dual_path(name).eval()(torch.zeros(1, 3, 64, 96)).maps
     assert fine.shape == (1, 128, 16, 24) and coarse.shape == (1, 128, 8, 12)
 
 
 @pytest.mark.whole
 @pytest.mark.parametrize(("paths", "predicts_threshold"), [("both", True), ("fine", True), ("fine", False), ("coarse", False)])
 def test_every_parameter_is_used(paths, predicts_threshold):
-    encoder = build_encoder(NAME, paths=paths, predicts_threshold=predicts_threshold)
+    encoder = dual_path(NAME, paths=paths, predicts_threshold=predicts_threshold)
     features = encoder(torch.randn(2, 3, 64, 64))
     total = sum(maps.square().sum() for maps in features.maps)
     (total if features.threshold is None else total + features.threshold.sum()).backward()
@@ -91,5 +89,5 @@ def test_trains_and_scores_by_the_same_commands(model, toy_data, tmp_path):
 
 
 def test_the_threshold_and_the_prototypes_come_of_it():
-    assert QNet(build_encoder(NAME), alpha=(0.9, 0.1)).encode(torch.zeros(2, 3, 32, 32)).threshold.shape == (2, 1)
-    assert ADNet(build_single_path_encoder(NAME)).encode(torch.zeros(2, 3, 32, 32)).maps[0].shape == (2, 128, 4, 4)
+    assert make_qnet(dual_path(NAME)).encode(torch.zeros(2, 3, 32, 32)).threshold.shape == (2, 1)
+    assert make_adnet(single_path(NAME)).encode(torch.zeros(2, 3, 32, 32)).maps[0].shape == (2, 128, 4, 4)

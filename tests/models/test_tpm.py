@@ -5,18 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qnet.models.adnet import ADNet
 from qnet.models.mixture import fit_mixture, mixture_logits
-from qnet.models.qnet import QNet
-from qnet.models.tpm import TPM, Informed, PriorStatistics, QNetTPM, cues_of, ideal_logit
+from qnet.models.tpm import Informed, PriorStatistics, QNetTPM, cues_of, ideal_logit
 from tests.models.given import GivenFeatures, given_case
+from tests.networks import QNET, make_adnet, make_qnet, make_tpm
 from tests.reference.newer_methods import mixture_probability
 
 
 def models(threshold=-7.0, **options):
     """ADNet and TPM of one threshold on the same features, with the episode."""
     features, episode = given_case()
-    adnet, tpm = ADNet(GivenFeatures(features), t_loss_scaler=0), TPM(GivenFeatures(features), **options)
+    adnet, tpm = make_adnet(GivenFeatures(features), t_loss_scaler=0), make_tpm(GivenFeatures(features), **options)
     distance = torch.tensor(2 * (1 + threshold / 20)).sqrt()
     with torch.no_grad():
         adnet.t.fill_(threshold)
@@ -33,7 +32,7 @@ def encoded(model, episode):
 
 def test_with_one_prototype_and_no_prior_it_is_adnet():
     adnet, tpm, _, episode = models()
-    assert TPM(GivenFeatures(torch.zeros(1, 6, 8, 8))).learned_threshold().item() == pytest.approx(-10)
+    assert make_tpm(GivenFeatures(torch.zeros(1, 6, 8, 8))).learned_threshold().item() == pytest.approx(-10)
     for name, loss in adnet.episode_losses(episode).items():
         assert tpm.episode_losses(episode)[name].item() == pytest.approx(loss.item(), rel=1e-4)
     outputs = []
@@ -138,7 +137,8 @@ def test_a_slice_without_a_place_has_no_linear_prior():
 def test_qnet_without_a_prior_is_qnet_and_its_prior_moves_the_threshold():
     features, episode = given_case()
     encoder = GivenFeatures(features, torch.full((2, 1), -7.0))
-    qnet, prior = QNet(encoder, alpha=[1.0], n_iters=3), QNetTPM(encoder, [1.0], 3)
+    qnet = make_qnet(encoder, alpha=[1.0], n_iters=3)
+    prior = QNetTPM(encoder, **{**QNET, "alpha": [1.0], "n_iters": 3}, class_prior="none")
     for name, loss in qnet.episode_losses(episode).items():
         assert prior.episode_losses(episode)[name].item() == pytest.approx(loss.item(), rel=1e-5)
     support, query = encoded(qnet.eval(), episode)

@@ -25,13 +25,13 @@ from qnet.data.phantom import VERSION, generate_phantom
 from qnet.dataloaders.datasets import Case, DatasetSpec, find_cases
 from qnet.dataloaders.folds import fold_positions
 from qnet.dataloaders.volumes import Volume, read_volume
-from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
 from qnet.util.base.device import bf16_is_fast, resolve_device, set_up_process
 from qnet.util.base.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, keep_freed_memory, mallopt
 from qnet.util.base.root import ROOT
 from qnet.util.options.config import load_config
 from qnet.util.options.sections import dataset_spec
+from tests.networks import dual_path, make_qnet
 
 T = TypeVar("T")
 LABELS = [1, 2, 3, 4]
@@ -124,7 +124,7 @@ class Bench:
     def model(self, bf16: bool = False) -> QNet:
         """Return a model with the same random weights each time. Its threshold leaves part of the image as foreground."""
         torch.manual_seed(0)
-        model = QNet(build_encoder(self.encoder, bf16), ALPHA).to(self.device).eval()
+        model = make_qnet(dual_path(self.encoder, bf16=bf16)).to(self.device).eval()
         assert model.encoder.reduce1d is not None
         with torch.no_grad():
             model.encoder.reduce1d.weight.mul_(0.02)

@@ -20,6 +20,7 @@ from qnet.util.engine.protocol import segment_by_protocol
 from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.engine.task import Task
 from tests.goldens import recipe
+from tests.networks import make_qnet
 from tests.reference import qnet as reference
 from tests.toy import tasks_of, volumes_of
 
@@ -105,7 +106,7 @@ def _ours(bench: Bench, model: QNet, pairs: list, labels: Sequence[int] = LABELS
             spent.n_encoded += len(images)
             return features
 
-    timed = Timed(model.encoder, model.alpha, model.n_iters)
+    timed = make_qnet(model.encoder, Timed, alpha=model.alpha, n_iters=model.n_iters)
     tasks = tasks_of(pairs, labels)
     encoder = SliceEncoder(timed, bench.device, bench.batch_size, **volumes_of(tasks))
     spent.predictions, spent.seconds = bench.timed(

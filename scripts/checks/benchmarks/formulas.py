@@ -7,9 +7,9 @@ import torch
 
 from qnet.data.supervoxels.felzenszwalb import segment_volume
 from qnet.dataloaders.volumes import read_image
-from qnet.models.encoder import DUAL_PATH_CHANNELS, Features, build_encoder
-from qnet.models.qnet import QNet
+from qnet.models.encoder import DUAL_PATH_CHANNELS, Features
 from qnet.scripts.checks.benchmarks.bench import ALPHA, Bench, Measured, Result
+from tests.networks import make_qnet
 from tests.reference import qnet as reference
 from tests.reference import supervoxels as reference_supervoxels
 
@@ -22,7 +22,7 @@ def head(bench: Bench) -> Measured:
     maps = tuple(torch.randn(8, channels, size // stride, size // stride, device=bench.device) for stride in (4, 8))
     query = Features(maps, torch.full((8, 1), -1.0, device=bench.device), (size, size))
     prototypes = tuple(path[:1, :, size // 16, size // 16] * 0.5 + path[:1].mean((-2, -1)) for path in maps)
-    model = QNet(build_encoder("small"), ALPHA).to(bench.device).eval()
+    model = make_qnet().to(bench.device).eval()
     with torch.no_grad():
         functions = lambda: reference.head(query, prototypes, ALPHA, 7), lambda: model.segment(query, prototypes)
         gap = (functions[0]() - functions[1]()).abs().max().item()

@@ -18,6 +18,7 @@ from qnet.models.qnet import QNet
 from qnet.scripts.checks.benchmarks.bench import Bench, Measured, Result, freed_memory_handed_back
 from qnet.util.base.episode import Episode
 from tests.reference import qnet as reference
+from tests.settings import EPISODES
 
 
 def train(bench: Bench) -> Measured:
@@ -35,7 +36,7 @@ def train(bench: Bench) -> Measured:
 def train_steps(bench: Bench, volumes: list[TrainingVolume]) -> dict[str, Result]:
     """Make one optimiser step on an episode, in each of `Bench.train_steps`."""
     size = 96 if bench.quick else 256
-    episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0), 1)))
+    episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0, **EPISODES), 1)))
     episode = episode.to(bench.device)
     results = {}
     for name, bf16 in bench.train_steps.items():
@@ -70,7 +71,7 @@ def loss_curves(bench: Bench, volumes: list[TrainingVolume], n_steps: int = 200)
     """
     bench = copy.copy(bench)
     bench.encoder = "small"
-    loader = torch.utils.data.DataLoader(EpisodeDataset(volumes, n_steps, seed=1), 1)
+    loader = torch.utils.data.DataLoader(EpisodeDataset(volumes, n_steps, seed=1, **EPISODES), 1)
     episodes = [Episode(*(tensor[..., ::2, ::2] for tensor in episode[:4])).to(bench.device) for episode in loader]
 
     curves = {}
@@ -130,7 +131,7 @@ def load(bench: Bench) -> Measured:
     Both use the same code for augmentation, so that makes no difference.
     """
     volumes = training_volumes(bench)
-    dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0), 5 if bench.quick else 40
+    dataset, in_a_row = EpisodeDataset(volumes, 10**6, seed=0, **EPISODES), 5 if bench.quick else 40
     raw = [np.stack(list(volume.image)) for volume in volumes], [np.stack(list(volume.classes)) for volume in volumes]
     rng, n = np.random.default_rng(0), itertools.count()
     plain, ours = bench.alternate(lambda: [reference.load_episode(*raw, rng) for _ in range(in_a_row)],

@@ -23,6 +23,7 @@ from qnet.util.base.files import LIST
 from qnet.util.options.config import load_config
 from qnet.util.options.sections import dataset_spec
 from tests.data.raw_downloads import empty_scan, organs, write_chaos, write_nifti_pair
+from tests.settings import EPISODES, TRAINING_VOLUMES
 
 ROOT = Path(__file__).resolve().parents[3]
 OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
@@ -196,8 +197,8 @@ def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, m
     assert "no label for 5 of 6 cases: b, c, d, e, f" in capsys.readouterr().out
     config = load_config(str(tmp_path / "mine.json5"))
     spec = dataset_spec("MINE", config["datasets"]["MINE"])
-    volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec, Store(tmp_path / "store"))
-    assert len(EpisodeDataset(volumes, 3, seed=1, min_size=20).volumes) == 6
+    volumes = load_training_volumes(find_cases(spec, tmp_path / "MINE", 300), spec, Store(tmp_path / "store"), **TRAINING_VOLUMES)
+    assert len(EpisodeDataset(volumes, 3, seed=1, **{**EPISODES, "min_size": 20}).volumes) == 6
 
 
 def test_a_label_that_comes_later_is_prepared(tmp_path):

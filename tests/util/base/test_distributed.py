@@ -29,6 +29,7 @@ from qnet.util.run.experiment import one_line_errors
 from qnet.util.training.building import build_model
 from qnet.util.training.snapshots import read_snapshot
 from tests.programs import run
+from tests.settings import EPISODES, TRAINING_VOLUMES
 from tests.util.base.two_processes import EVALUATIONS, counted, predict_all, weights
 
 
@@ -82,8 +83,8 @@ def test_a_step_takes_the_mean_gradient_of_an_episode_per_process(together, toy_
     cases = find_cases(spec, toy_data, config["n_sv"], config["n_sp"])
     held_out = fold_positions(len(cases), spec.n_folds, 0)
     volumes = load_training_volumes([case for k, case in enumerate(cases) if k not in held_out], spec,
-                                    Store(tmp_path / "store"))
-    episodes = EpisodeDataset(volumes, 4, config["seed"], min_size=config["min_size"])
+                                    Store(tmp_path / "store"), **TRAINING_VOLUMES)
+    episodes = EpisodeDataset(volumes, 4, config["seed"], **{**EPISODES, "min_size": config["min_size"]})
     model = build_model(ModelOptions.of(config)).train()
     losses = []
     for index in range(2):      # gradients add up

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qnet.models.encoder import build_encoder
-from qnet.models.qnet import QNet
 from qnet.util.base.device import bf16_is_fast
 from tests.goldens import CHAOST2, GOLDENS, needs_chaost2, needs_goldens, recipe
+from tests.networks import dual_path, make_qnet
 from tests.programs import entry_point
 
 
@@ -24,7 +23,7 @@ def test_published_scores(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
     assert bf16_is_fast(torch.device("cpu"))
     golden = json.loads((GOLDENS / "evaluation_chaost2.json").read_text(encoding="utf-8"))
-    state = QNet(build_encoder("resnet101"), alpha=golden["alpha"]).state_dict()
+    state = make_qnet(dual_path("resnet101"), alpha=golden["alpha"]).state_dict()
     weights = recipe(state, golden["weight_seed"], golden["threshold_bias"])
     weights["encoder.reduce1d.weight"] *= golden["threshold_weight_scale"]
     torch.save(weights, tmp_path / "recipe.pth")

@@ -8,7 +8,6 @@ import torch
 
 from qnet.dataloaders.folds import parts
 from qnet.dataloaders.volumes import Volume
-from qnet.models.encoder import build_encoder
 from qnet.models.qnet import QNet
 from qnet.util.engine.evaluate import evaluate_query
 from qnet.util.engine.metrics import dice
@@ -17,6 +16,7 @@ from qnet.util.engine.protocol import segment_by_protocol, slices_of_support
 from qnet.util.engine.segmenters import SliceSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.options.sections import EvaluationOptions, WholeVolumeOptions
+from tests.networks import make_qnet
 from tests.reference import qnet as reference
 from tests.toy import tasks_of, toy_volume, volumes_of
 
@@ -42,7 +42,7 @@ class CountingQNet(QNet):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = CountingQNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=2)
+    model = make_qnet(method=CountingQNet, n_iters=2)
     with torch.no_grad():
         model.encoder.reduce1d.bias.fill_(-18)
     return model.eval()

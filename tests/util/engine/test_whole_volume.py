@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from qnet.dataloaders.volumes import Volume
-from qnet.models.encoder import build_encoder
-from qnet.models.qnet import QNet
 from qnet.util.engine.segmenters import SliceSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
 from qnet.util.engine.task import Task
 from qnet.util.engine.whole_volume import largest_components, smooth_along_z, to_label_map
 from qnet.util.options.sections import WholeVolumeOptions
+from tests.networks import make_qnet
 from tests.toy import toy_volume, volumes_of
 
 
@@ -39,7 +38,7 @@ def test_smoothing_along_z_fills_a_slice_that_was_missed():
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = QNet(build_encoder("small"), alpha=(0.9, 0.1), n_iters=1)
+    model = make_qnet(n_iters=1)
     with torch.no_grad():
         model.encoder.reduce1d.bias.fill_(-19)
     return model

@@ -8,17 +8,17 @@ import pytest
 import torch
 import torchvision
 
-from qnet.models.encoder import build_encoder
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import LIST, partial_name
 from qnet.util.options.record import Record
 from qnet.util.training.snapshots import newest_readable, newest_snapshot, prune_snapshots, read_snapshot, save_snapshot
 from qnet.util.training.weights import PRETRAINED, load_pretrained, load_state, pretrained_url
+from tests.networks import dual_path
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    return build_encoder("resnet50").backbone
+    return dual_path("resnet50").backbone
 
 
 def test_published_file_names():
