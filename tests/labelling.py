@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from qnet.util.label.client import Client
+from qnet.util.label.client import PageClient
 from qnet.util.label.run import Runner
 from qnet.util.label.serve import listen, make_server
 from qnet.util.label.session import Session
@@ -45,7 +45,7 @@ def drawing(value: int = 1, slices: slice = slice(3, 5)) -> np.ndarray:
 
 
 @contextmanager
-def served(session: Session, registration: dict | None = None) -> Iterator[Client]:
+def served(session: Session, registration: dict | None = None) -> Iterator[PageClient]:
     """Serve a session in a thread of this process, and yield a client."""
     listening = listen(0)
     port = listening.getsockname()[1]
@@ -54,7 +54,7 @@ def served(session: Session, registration: dict | None = None) -> Iterator[Clien
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        yield Client(f"http://127.0.0.1:{port}/#token={TOKEN}")
+        yield PageClient(f"http://127.0.0.1:{port}/#token={TOKEN}")
     finally:
         server.should_exit = True
         thread.join()
@@ -62,7 +62,7 @@ def served(session: Session, registration: dict | None = None) -> Iterator[Clien
         session.close()
 
 
-def send_raw(client: Client, request: bytes, wait_s: float = 20) -> tuple[int, dict[str, str], bytes]:
+def send_raw(client: PageClient, request: bytes, wait_s: float = 20) -> tuple[int, dict[str, str], bytes]:
     """Send bytes, and return status, headers and body of the answer."""
     host, port = client.host.split(":")
     with socket.create_connection((host, int(port)), wait_s) as connection:
@@ -85,7 +85,7 @@ def _is_whole(answer: bytes) -> bool:
     return bool(length) and len(body) >= int(length[0].split(b":")[1])
 
 
-def head(client: Client, method: str, path: str, **changed: str | None) -> bytes:
+def head(client: PageClient, method: str, path: str, **changed: str | None) -> bytes:
     """Return the head of a request as the page sends it, with some headers changed, or left out where None."""
     headers = {"Host": client.host, **client.headers, **{name.replace("_", "-"): value for name, value in changed.items()}}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items() if value is not None)]

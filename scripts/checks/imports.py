@@ -24,12 +24,13 @@ from qnet.util.base.root import ROOT
 BASE = {"util.base"}
 DATA_AND_MODELS = BASE | {"util.options", "dataloaders", "models"}
 UTIL = DATA_AND_MODELS | {"util.training", "util.taskfile", "util.engine", "util.results", "util.predict", "util.run",
-                          "util.viewer", "util.label"}
+                          "util.viewer", "util.clients", "util.label"}
 ARROWS: Mapping[str, set[str]] = {
     "util.base": set(),
     "models": BASE,
     "dataloaders": BASE,
     "util.viewer": BASE,
+    "util.clients": set(),          # a file of it runs in programs with a Python of their own
     "util.options": BASE | {"dataloaders", "models"},
     "util.training": DATA_AND_MODELS,
     "util.engine": DATA_AND_MODELS,
@@ -37,7 +38,7 @@ ARROWS: Mapping[str, set[str]] = {
     "util.run": DATA_AND_MODELS | {"util.training", "util.taskfile"},
     "util.results": DATA_AND_MODELS | {"util.engine", "util.viewer"},
     "util.predict": DATA_AND_MODELS | {"util.training", "util.taskfile", "util.engine", "util.results"},
-    "util.label": DATA_AND_MODELS | {"util.taskfile", "util.predict", "util.viewer"},
+    "util.label": DATA_AND_MODELS | {"util.taskfile", "util.predict", "util.viewer", "util.clients"},
     "data": BASE | {"util.options", "dataloaders"},
     "entry points": UTIL,
     "scripts": UTIL,

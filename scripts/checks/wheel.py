@@ -120,7 +120,7 @@ def outline(installed: Installed) -> None:
             raise SystemExit("error: qnet label has no page")
         client.set_done(scan_name(first))
         print(client.run()["message"])
-        client.tell("POST", "/api/export")
+        client.export()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

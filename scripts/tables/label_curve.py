@@ -32,7 +32,7 @@ from qnet.util.base.classes import colours_of, default_name
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
 from qnet.util.engine.metrics import dice
-from qnet.util.label.client import Client, running
+from qnet.util.label.client import PageClient, running
 from qnet.util.options.config import base_config
 from qnet.util.options.sections import dataset_spec
 
@@ -84,13 +84,13 @@ def copy_scans(cases: Sequence[Case], folder: Path) -> dict[str, np.ndarray]:
     return truth
 
 
-def mean_dice(client: Client, name: str, truth: np.ndarray) -> float:
+def mean_dice(client: PageClient, name: str, truth: np.ndarray) -> float:
     """Return the mean Dice of the classes over the whole volume, of a scan's present outlines."""
     found = client.present(name, truth.shape)
     return float(np.mean([dice(found == value, truth == value) for value in np.unique(truth[truth > 0])]))
 
 
-def draw_as_a_person(client: Client, name: str, truth: np.ndarray, every: int, labour: Labour) -> None:
+def draw_as_a_person(client: PageClient, name: str, truth: np.ndarray, every: int, labour: Labour) -> None:
     """Outline a case, or correct what was found of it: every so many slices, and the page fills between.
 
     Args:
@@ -129,7 +129,7 @@ def draw_slice(drawn: np.ndarray, truth: np.ndarray, value: int, labour: Labour)
     drawn[truth == value] = value
 
 
-def run_round(client: Client, careful: bool) -> float:
+def run_round(client: PageClient, careful: bool) -> float:
     """Outline the others, and return the seconds that took.
 
     Raises:
@@ -142,7 +142,7 @@ def run_round(client: Client, careful: bool) -> float:
     return time.monotonic() - begun
 
 
-def give_classes(client: Client, names: dict[int, str] | None = None) -> None:
+def give_classes(client: PageClient, names: dict[int, str] | None = None) -> None:
     """Give the classes their names and colours.
 
     Args:
@@ -151,7 +151,7 @@ def give_classes(client: Client, names: dict[int, str] | None = None) -> None:
     labels = names or dataset_spec(DATASET, base_config()["datasets"][DATASET]).labels
     colours = colours_of(labels)
     classes = [{"value": value, "name": name, "colour": colours[value]} for value, name in labels.items()]
-    client.tell("PUT", "/api/classes", {"classes": classes})
+    client.tell("PUT", "/api/v1/classes", {"classes": classes})
 
 
 def chaos_cases(data: Path, n: int) -> list[Case]:
@@ -174,7 +174,7 @@ def copy_folder(data: Path, n: int, folder: Path) -> dict[str, np.ndarray]:
     return truth
 
 
-def curve(client: Client, truth: dict[str, np.ndarray], options: argparse.Namespace) -> list[list[str]]:
+def curve(client: PageClient, truth: dict[str, np.ndarray], options: argparse.Namespace) -> list[list[str]]:
     """Return the rows of the table."""
     rows, chosen, made, labour = [], [next(iter(truth))], 0, Labour()
     left = list(truth)

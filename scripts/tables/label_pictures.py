@@ -27,7 +27,7 @@ from qnet.scripts.tables.report_pictures import WEBGL, open_browser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
 from qnet.util.base.guard import OVERWRITE_HELP, claim
-from qnet.util.label.client import Client, running
+from qnet.util.label.client import PageClient, running
 
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
 SIZE_PX = (1280, 900)
@@ -94,7 +94,7 @@ def middle_of(label_map: np.ndarray) -> list[int]:
     return [label_map.shape[2] - 1 - x, y, z]
 
 
-def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray], picture: Callable[[str], None]) -> None:
+def walk(client: PageClient, browser: webdriver.Chrome, truth: dict[str, np.ndarray], picture: Callable[[str], None]) -> None:
     """Go the whole way on the page, and take a picture of each step."""
     first = next(iter(truth))
     open_scan(browser, first)
@@ -131,11 +131,11 @@ def walk(client: Client, browser: webdriver.Chrome, truth: dict[str, np.ndarray]
     picture("6_exported")
 
 
-def _worst(client: Client) -> str:
+def _worst(client: PageClient) -> str:
     return next(scan["name"] for scan in client.state()["scans"] if scan["state"] == "found")
 
 
-def take_pictures(client: Client, truth: dict[str, np.ndarray], output: Path) -> None:
+def take_pictures(client: PageClient, truth: dict[str, np.ndarray], output: Path) -> None:
     """Write label_{1_scans,2_drawing,…}.png."""
     browser = open_page(client.address)
 

@@ -15,7 +15,7 @@ import pytest
 from qnet.scripts.label import main, outlined_pairs
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
-from qnet.util.label.client import Client
+from qnet.util.label.client import PageClient
 from qnet.util.label.serve import load_found, load_outlined, open_browser
 from qnet.util.label.session import Session
 from qnet.util.predict.cases import TABLE, write_cases
@@ -89,7 +89,7 @@ def test_stopped_by_a_signal_it_leaves_no_way_to_the_page_and_no_traceback(numbe
         assert stat.S_IMODE(way.stat().st_mode) == 0o600
         (address,) = re.findall(r"open (http://127\.0\.0\.1:\d+/#token=\S+)",
                                 process.stdout.readline() + process.stdout.readline())
-        assert Client(address).state()["scans"]
+        assert PageClient(address).state()["scans"]
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,9 +17,12 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+import qnet
 from qnet.dataloaders.nifti import read_header
+from qnet.dataloaders.outlines.formats import FORMATS
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import SMALL, parse_json
+from qnet.util.clients.client import API, VERSION
 from qnet.util.label.export import export
 from qnet.util.label.gate import Gate, TooLargeError, read_body
 from qnet.util.label.run import Runner
@@ -33,6 +37,7 @@ T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
 FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript",
          "slices.js": "text/javascript"}
+ABOUT = "/api"
 MAX_JSON = 2**16            # bytes of a body that is no label map
 MAX_HEADER = 2**20          # bytes of a label map besides a byte for each voxel
 STATUS: dict[type[Exception], int] = {MissingError: 404, ConflictError: 409, TooLargeError: 413}
@@ -59,9 +64,21 @@ async def _refuse(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, STATUS.get(type(error), 400))
 
 
-async def _refuse_path(_request: Request, error: Exception) -> Response:
+async def _refuse_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND and path.startswith(f"{ABOUT}/"):
+        return JSONResponse({"error": _no_request(path)}, error.status_code)
     return JSONResponse({"error": error.detail}, error.status_code)
+
+
+def _no_request(path: str) -> str:
+    """Return why there is no answer at a path: it is of another version of the requests, or of none."""
+    version = path.removeprefix(f"{ABOUT}/").partition("/")[0]
+    if version == API.rpartition("/")[2]:
+        return f"request: got {path[:200]}, allowed: those that GET {ABOUT} tells"
+    return (f"version of the requests: got {version[:20]!r}, allowed: 'v{VERSION}', as the page and the clients of qnet "
+            f"{qnet.__version__} send them")
 
 
 async def _fail(_request: Request, error: Exception) -> Response:
@@ -121,6 +138,12 @@ class Classes(Struct, forbid_unknown_fields=True):
     classes: list[Any]
 
 
+class Export(Struct, forbid_unknown_fields=True):
+    """The body of `export`."""
+
+    formats: list[str]
+
+
 class Run(Struct, forbid_unknown_fields=True):
     """The body of `run`."""
 
@@ -152,6 +175,13 @@ def niivue_license(_request: Request) -> Response:
 def notices(_request: Request) -> Response:
     """Answer with the notices of the libraries in NiiVue's file."""
     return FileResponse(NOTICES, media_type="text/plain")
+
+
+def about(request: Request) -> Response:
+    """Answer with what the server is, and which requests it takes."""
+    requests = [f"{method} {API}{path}" for method, path, _ in REQUESTS]
+    return JSONResponse({"program": "qnet", "version": qnet.__version__, "api": [VERSION], "requests": requests,
+                         "formats": list(FORMATS), "folder": in_utf8(str(_session(request).folder))})
 
 
 def state(request: Request) -> Response:
@@ -254,20 +284,23 @@ def stop(request: Request) -> Response:
     return JSONResponse({}, 202)
 
 
-def write_export(request: Request) -> Response:
+async def write_export(request: Request) -> Response:
     """Write what the person takes away, and answer where it is."""
-    written = export(_session(request))
-    return JSONResponse({"folder": in_utf8(str(written[-1].parent)), "files": [path.name for path in written]})
+    formats = (await _body(request, Export)).formats
+    written = await run_in_threadpool(export, _session(request), formats)
+    return JSONResponse({"folder": in_utf8(str(written.folder)), "files": written.files, "problems": written.problems})
 
 
-ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+REQUESTS: tuple[tuple[str, str, Callable[..., Any]], ...] = (      # of the version; docs/api.md explains each
+    ("GET", "/state", state), ("GET", "/files", files), ("GET", "/unfinished", unfinished_classes), ("PUT", "/classes", classes),
+    ("GET", "/scans/{name}/image", image), ("GET", "/scans/{name}/outlines", outlines),
+    ("PUT", "/scans/{name}/outlines", draw), ("PATCH", "/scans/{name}/outlines", stroke),
+    ("POST", "/scans/{name}/propose", propose), ("POST", "/scans/{name}/done", decide),
+    ("POST", "/scans/{name}/left_out", leave_out), ("POST", "/scans/{name}/load", load),
+    ("POST", "/run", run), ("POST", "/stop", stop), ("POST", "/export", write_export),
+)
+ROUTES = (
     ("GET", "/", page), ("GET", "/page/{name}", page_file),
     ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license), ("GET", "/notices.txt", notices),
-    ("GET", "/api/state", state), ("GET", "/api/files", files), ("GET", "/api/unfinished", unfinished_classes),
-    ("PUT", "/api/classes", classes),
-    ("GET", "/api/scans/{name}/image", image), ("GET", "/api/scans/{name}/outlines", outlines),
-    ("PUT", "/api/scans/{name}/outlines", draw), ("PATCH", "/api/scans/{name}/outlines", stroke),
-    ("POST", "/api/scans/{name}/propose", propose), ("POST", "/api/scans/{name}/done", decide),
-    ("POST", "/api/scans/{name}/left_out", leave_out), ("POST", "/api/scans/{name}/load", load),
-    ("POST", "/api/run", run), ("POST", "/api/stop", stop), ("POST", "/api/export", write_export),
+    ("GET", ABOUT, about), *((method, API + path, answer) for method, path, answer in REQUESTS),
 )

@@ -1,16 +1,19 @@
-"""What the person takes away from the labelling page: label maps as NIfTI, a table, and the examples as a task file."""
+"""What the person takes away from the labelling page: label maps, in some formats, a table, and the examples as a task file."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qnet.dataloaders.geometry import voxel_ml
 from qnet.dataloaders.nifti import read_affine, read_array
+from qnet.dataloaders.outlines.formats import FORMATS
+from qnet.dataloaders.outlines.writing import expect_formats, files_in, write_formats
+from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.root import module_command, module_environment
@@ -21,14 +24,28 @@ from qnet.util.label.teaching import example, lend_examples
 from qnet.util.predict.cases import PAGE_COLUMNS, TABLE, measured
 
 
-def export(session: Session) -> list[Path]:
+class Written(NamedTuple):
+    """What an export wrote.
+
+    Attributes:
+        folder, files: names of files in a folder.
+        problems: a line for each scan that a format cannot hold, and for each file of an earlier export that was not written
+            anew.
+    """
+
+    folder: Path
+    files: list[str]
+    problems: list[str]
+
+
+def export(session: Session, formats: Sequence[str] = ()) -> Written:
     """Write the present outlines of every scan, accepted or not, cases.csv, and, if there is an example, a task file.
 
-    Returns:
-        The paths of the files.
+    Args:
+        formats: of `qnet.dataloaders.outlines.formats`: what outlines are written as too, beside the label maps.
     Raises:
-        InputError: a file of an earlier export was changed since, or two classes have names that are the same in names
-            of files.
+        InputError: a file of an earlier export was changed since, two classes have names that are the same in names of files, or
+            a format is not allowed for these scans.
         OSError: a file cannot be written.
     """
     folder = session.export_folder
@@ -36,16 +53,33 @@ def export(session: Session) -> list[Path]:
     with session.work_folder() as work:
         maps = {name: work / f"{name}.nii.gz" for name in session.usable()
                 if _copy(session.outlines(name), work / f"{name}.nii.gz")}
-        files = [*(path.name for path in maps.values()), TABLE]
-        claim([folder.path / file for file in (*files, TASK)], remedy=f"moving {folder.path} away")
+        labels = [one["name"] for one in session.classes]
+        expect_formats(formats, [session.scan_file(name) for name in maps], labels, "formats")
+        names = [file.name for path in maps.values() for file in (path, *files_in(formats, path, labels))]
+        claim([folder.path / name for name in (*names, TABLE, TASK)], remedy=f"moving {folder.path} away")
+        problems = [line for name, path in maps.items() if formats and (line := _write_formats(session, formats, name, path))]
         write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], PAGE_COLUMNS, work / TABLE)
-        for file in files:
-            folder.take(work / file, file)
+        files = [name for name in (*names, TABLE) if (work / name).exists()]
+        earlier = {file.name for path in maps.values() for file in files_in(FORMATS, path, labels)} - {*files}
+        problems += [f"{name}: is of an earlier export" for name in sorted(earlier) if folder.has(name)]
+        for name in files:
+            folder.take(work / name, name)
         if any(example(session, name)[0].any() for name in session.supports()):
             write_task(session, work)
             folder.take(work / TASK, TASK)
             files.append(TASK)
-    return [folder.path / file for file in files]
+    return Written(folder.path, files, problems)
+
+
+def _write_formats(session: Session, formats: Sequence[str], name: str, label_map: Path) -> str | None:
+    """Write a scan's outlines beside its label map in other formats. Return why one cannot hold them; None if all can."""
+    scan = session.scan_file(name)
+    names, colours = ({one["value"]: one[key] for one in session.classes} for key in ("name", "colour"))
+    try:
+        write_formats(formats, read_array(label_map), read_image(scan), scan, names, colours, label_map)
+    except InputError as error:
+        return session.told(f"{name}: {error}")
+    return None
 
 
 def _copy(content: bytes | None, path: Path) -> bool:

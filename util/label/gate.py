@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qnet.util.base.errors import InputError
+from qnet.util.clients.client import TOKEN_HEADER
 
 # NiiVue sets styles by script, which `style-src` does not forbid, and has its font as data: URLs. Its WebAssembly is for formats
 # that are not used.
@@ -19,7 +20,6 @@ HEADERS = {
     "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store"}
 SAFE_METHODS = ("GET", "HEAD")
-TOKEN_HEADER = "Label-Token"
 
 
 class TooLargeError(InputError):

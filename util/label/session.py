@@ -289,13 +289,14 @@ class Session:
     def overview(self) -> dict[str, Any]:
         """Return all that the page shows, as JSON can hold it.
 
-        They are the classes, the class that may be added next, and the scans, those to look at first in front.
+        They are the classes, whether a person or a file named them, the class that may be added next, and the scans, those to
+        look at first in front.
         """
         with self._lock:
             scans = [self._overview_of(name) for name in self.scans]
         places = {"folder": self.folder, "session": self.path, "home": Path.home()}
         return {**{key: in_utf8(str(place)) for key, place in places.items()}, "classes": self.classes,
-                "next_class": next_class(self.classes), "max_name": MAX_NAME,
+                "named": self._decisions.classes != (FIRST_CLASS,), "next_class": next_class(self.classes), "max_name": MAX_NAME,
                 "scans": sorted(scans, key=_urgency)}
 
     def _overview_of(self, name: str) -> dict[str, Any]:

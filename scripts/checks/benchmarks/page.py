@@ -14,7 +14,8 @@ import numpy as np
 
 from qnet.scripts.checks.benchmarks.bench import LABELS, Bench, Measured, Result
 from qnet.util.base.tables import markdown_table
-from qnet.util.label.client import Client, running, scan_path
+from qnet.util.clients.client import scan_path
+from qnet.util.label.client import PageClient, running
 from tests.labelling import nifti
 
 N_SCANS = 8                 # an outlined one, one that is drawn on, and those that the run outlines
@@ -34,14 +35,14 @@ def measure(bench: Bench) -> Measured:
             client, _ = stack.enter_context(running(folder))
         except RuntimeError as error:
             return Measured({}, [f"left out: page; it does not start: {error}"])
-        client.tell("PUT", "/api/classes", {"classes": CLASSES})
+        client.tell("PUT", "/api/v1/classes", {"classes": CLASSES})
         client.tell("POST", scan_path(names[0], "load"), {"labels": f"truth/{names[0]}.nii.gz"})
         person = Person(client, names[-1], bench.cases[len(names) - 1].label)
         idle = person.work(n_rounds, during_run=False)
-        client.tell("POST", "/api/run", {"careful": True})
+        client.tell("POST", "/api/v1/run", {"careful": True})
         wait_for_first_scan(client)
         busy = person.work(n_rounds, during_run=True)
-        client.tell("POST", "/api/stop")
+        client.tell("POST", "/api/v1/stop")
         kept = person.is_kept()
     results = {name: _within(seconds, kept)
                for name, seconds in (("page_idle", idle), ("page_during_run", busy)) if seconds["state"]}
@@ -68,7 +69,7 @@ def write_folder(bench: Bench) -> tuple[Path, list[str]]:
     return folder, [case.name for case in cases]
 
 
-def wait_for_first_scan(client: Client) -> None:
+def wait_for_first_scan(client: PageClient) -> None:
     """Wait until the run is at work on a scan.
 
     Raises:
@@ -88,7 +89,7 @@ class Person:
         labels: file of its outlines. A square is drawn on them, farther along and in another class from stroke to stroke.
     """
 
-    def __init__(self, client: Client, name: str, labels: Path):
+    def __init__(self, client: PageClient, name: str, labels: Path):
         stored = nibabel.Nifti1Image.from_filename(labels)
         self.client, self.name, self.affine = client, name, stored.affine
         self.label_map = np.asarray(stored.dataobj).T.astype(np.uint8)
@@ -106,7 +107,7 @@ class Person:
         for _ in range(n_rounds):
             taken = {"save": self._timed("PUT", f"{scan_path(self.name, 'outlines')}?drawn={self.drawn}", self.stroke())}
             self.drawn += 1
-            taken |= {"state": self._timed("GET", "/api/state"), "image": self._timed("GET", scan_path(self.name, "image")),
+            taken |= {"state": self._timed("GET", "/api/v1/state"), "image": self._timed("GET", scan_path(self.name, "image")),
                       "outlines": self._timed("GET", scan_path(self.name, "outlines"))}
             if during_run and self.client.state()["run"]["state"] != "running":
                 break

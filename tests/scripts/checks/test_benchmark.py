@@ -154,7 +154,7 @@ def test_percentiles_of_answers():
 def test_requests_of_a_person(tmp_path):
     folder = write_scans(tmp_path / "scans", [1, 2])
     with served(Session(folder), FAST) as client:
-        client.tell("PUT", "/api/classes", {"classes": page.CLASSES})
+        client.tell("PUT", "/api/v1/classes", {"classes": page.CLASSES})
         person = page.Person(client, "a_2", folder / "truth/a_2.nii.gz")
         assert {request: len(of_one) for request, of_one in person.work(3, during_run=False).items()} == {
             "save": 3, "state": 3, "image": 3, "outlines": 3}
@@ -165,7 +165,7 @@ def test_requests_of_a_person(tmp_path):
         with pytest.raises(RuntimeError, match="the run did not begin"):
             page.wait_for_first_scan(client)
         person.name = "a_9"
-        with pytest.raises(RuntimeError, match=r"PUT /api/scans/a_9/outlines.*: 404"):
+        with pytest.raises(RuntimeError, match=r"PUT /api/v1/scans/a_9/outlines.*: 404"):
             person.work(1, during_run=False)
 
 

@@ -81,8 +81,8 @@ def test_what_changes_something_needs_an_origin(method, path, client):
     assert status == 403 and refusal(status, body).startswith("origin: ")
 
 
-@pytest.mark.parametrize("path", [f"/api/state?token={TOKEN}", f"/api/state?Label-Token={TOKEN}",
-                                  f"/api/scans/a_1/image?token={TOKEN}"])
+@pytest.mark.parametrize("path", [f"/api/v1/state?token={TOKEN}", f"/api/v1/state?Label-Token={TOKEN}",
+                                  f"/api/v1/scans/a_1/image?token={TOKEN}"])
 def test_a_token_in_an_address_counts_for_nothing(path, client):
     status, _headers, body = send_raw(client, head(client, "GET", path, Label_Token=None))
     assert status == 403 and "token" in refusal(status, body)
@@ -94,7 +94,7 @@ def test_the_page_itself_needs_no_token_and_gives_no_cookie_that_would_go_to_eve
     assert status == 200 and "set-cookie" not in headers and TOKEN.encode() not in body
 
 
-@pytest.mark.parametrize("path", ["/", "/api/state", "/niivue.js", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/api/v1/state", "/niivue.js", "/nothing"])
 def test_headers_that_keep_the_browser_in(path, client):
     _, headers, _ = send_raw(client, head(client, "GET", path))
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
@@ -109,10 +109,11 @@ def test_headers_that_keep_the_browser_in(path, client):
     "/page/../app.py", "/page/..%2fapp.py", "/page/%2e%2e/app.py", "/page/..%5capp.py", "/page/....//app.py",
     "/page/page.js/../../app.py", "/page/%2fetc%2fpasswd", "//etc/passwd", "/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd",
     "/page/page.js%00.css", "/page/",
-    "/api/scans/..%2f..%2fsecret.txt/image", "/api/scans/../../secret.txt/image", "/api/scans/%2e%2e%2fsecret.txt/image",
-    "/api/scans/..%252fsecret.txt/image", "/api/scans/truth%2fa_1/image", "/api/scans/%00/image", "/api/scans//image",
-    "/api/scans/label_page/image", "/api/scans/a_1.nii.gz/image", "/api/scans/a_1%00/image", "/api/scans/.%2fa_1/outlines",
-    "http://evil.example/api/nothing", "/api/scans/%ff%fe/image", "/api/scans/" + 3000 * "a" + "/image"])
+    "/api/v1/scans/..%2f..%2fsecret.txt/image", "/api/v1/scans/../../secret.txt/image", "/api/v1/scans/%2e%2e%2fsecret.txt/image",
+    "/api/v1/scans/..%252fsecret.txt/image", "/api/v1/scans/truth%2fa_1/image", "/api/v1/scans/%00/image", "/api/v1/scans//image",
+    "/api/v1/scans/label_page/image", "/api/v1/scans/a_1.nii.gz/image", "/api/v1/scans/a_1%00/image",
+    "/api/v1/scans/.%2fa_1/outlines", "http://evil.example/api/v1/nothing",
+    "/api/v1/scans/%ff%fe/image", "/api/v1/scans/" + 3000 * "a" + "/image"])
 def test_no_way_out_of_the_folder(path, client):
     status, _, body = send_raw(client, head(client, "GET", path))
     assert status == 404 and refusal(status, body) and SECRET not in body and b"root:" not in body
@@ -121,9 +122,9 @@ def test_no_way_out_of_the_folder(path, client):
 @pytest.mark.parametrize("name", ["out", "series"])
 def test_links_that_lead_out_are_not_followed(name, client, folder):
     assert client.scan(name)["state"] == "unreadable" and "leads out of" in client.scan(name)["problem"]
-    status, body = client.ask("GET", f"/api/scans/{name}/image")
+    status, body = client.ask("GET", f"/api/v1/scans/{name}/image")
     assert status == 400 and "leads out of" in refusal(status, body) and SECRET not in body
-    assert refusal(*client.ask("PUT", f"/api/scans/{name}/outlines?drawn=0", nifti(drawing())))
+    assert refusal(*client.ask("PUT", f"/api/v1/scans/{name}/outlines?drawn=0", nifti(drawing())))
 
 
 def test_a_scan_that_becomes_a_link_is_not_followed(client, folder):
@@ -131,10 +132,10 @@ def test_a_scan_that_becomes_a_link_is_not_followed(client, folder):
     (folder / "a_2.nii.gz").rename(aside)
     try:
         (folder / "a_2.nii.gz").symlink_to(folder.parent / "secret.txt")
-        status, body = client.ask("GET", "/api/scans/a_2/image")
+        status, body = client.ask("GET", "/api/v1/scans/a_2/image")
         assert status == 400 and "leads out of" in refusal(status, body)
         (folder / "a_2.nii.gz").unlink()
-        status, body = client.ask("GET", "/api/scans/a_2/image")
+        status, body = client.ask("GET", "/api/v1/scans/a_2/image")
         assert status == 400 and "no such file" in refusal(status, body)
     finally:
         (folder / "a_2.nii.gz").unlink(missing_ok=True)
@@ -145,30 +146,30 @@ def test_a_scan_that_becomes_a_link_is_not_followed(client, folder):
     "../secret.txt", "../elsewhere/truth/a_3.nii.gz", "/etc/passwd", "truth/out.nii.gz", "", "truth", "truth/../truth/a_2.nii.gz",
     "label_page/hand/a_1.nii.gz", "a\x00b", 5000 * "x"])
 def test_outlines_are_loaded_from_the_folder_alone(labels, client):
-    assert labels not in client.tell("GET", "/api/files")["files"]
-    status, body = client.ask("POST", "/api/scans/a_2/load", {"labels": labels})
+    assert labels not in client.tell("GET", "/api/v1/files")["files"]
+    status, body = client.ask("POST", "/api/v1/scans/a_2/load", {"labels": labels})
     assert status == 404 and "labels: got" in refusal(status, body)
 
 
 def test_bodies_that_say_that_they_are_huge_are_not_read(client):
-    for path, limit in (("/api/classes", MAX_JSON), ("/api/scans/a_2/outlines?drawn=0", 8 * 64 * 64 + MAX_HEADER)):
+    for path, limit in (("/api/v1/classes", MAX_JSON), ("/api/v1/scans/a_2/outlines?drawn=0", 8 * 64 * 64 + MAX_HEADER)):
         status, _, body = send_raw(client, head(client, "PUT", path, Content_Length=str(limit + 1)))
         assert status == 413 and "at most" in refusal(status, body)
-    status, _, body = send_raw(client, head(client, "PUT", "/api/classes", Content_Length="9" * 30))
+    status, _, body = send_raw(client, head(client, "PUT", "/api/v1/classes", Content_Length="9" * 30))
     assert 400 <= status < 500
 
 
 def test_bodies_that_turn_out_huge_are_cut_off(client):
     chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
-    request = head(client, "PUT", "/api/classes", Transfer_Encoding="chunked") + 3 * chunk + b"0\r\n\r\n"
+    request = head(client, "PUT", "/api/v1/classes", Transfer_Encoding="chunked") + 3 * chunk + b"0\r\n\r\n"
     status, _, body = send_raw(client, request)
     assert status == 413 and "at most" in refusal(status, body)
 
 
 def test_a_head_without_an_end_is_cut_off(client):
     with suppress(ConnectionResetError):        # the rest of it is not read
-        assert 400 <= send_raw(client, head(client, "GET", "/api/state", X=2**17 * "x"))[0] < 500
-    assert client.ask("GET", "/api/state")[0] == 200
+        assert 400 <= send_raw(client, head(client, "GET", "/api/v1/state", X=2**17 * "x"))[0] < 500
+    assert client.ask("GET", "/api/v1/state")[0] == 200
 
 
 @pytest.mark.parametrize("body", [
@@ -176,7 +177,7 @@ def test_a_head_without_an_end_is_cut_off(client):
     b'{"done": true, "more": 1}',
     b"[" * 30000, b'{"done": NaN}', b'{"__proto__": {"done": true}}'])
 def test_broken_json(body, client):
-    status, said = client.ask("POST", "/api/scans/a_1/done", body)
+    status, said = client.ask("POST", "/api/v1/scans/a_1/done", body)
     assert status == 400 and "body: " in refusal(status, said)
 
 
@@ -189,7 +190,7 @@ def test_broken_json(body, client):
     [{"value": 2, "name": "a", "colour": "#000000"}], 2 * [{"value": 1, "name": "a", "colour": "#000000"}],
     [{"value": 1, "name": "a", "colour": "#000000"}, {"value": 2, "name": "a", "colour": "#000000"}]], ids=str)
 def test_bad_classes(classes, client):
-    status, said = client.ask("PUT", "/api/classes", {"classes": classes})
+    status, said = client.ask("PUT", "/api/v1/classes", {"classes": classes})
     assert status == 400 and refusal(status, said).startswith("classes: ")
 
 
@@ -203,19 +204,20 @@ MOVED = AFFINE + np.array([[0, 0, 0, 30.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0
     (nifti(drawing().astype(np.float32) / 2), "0.5"), (nifti(drawing().astype(np.int16) * -1), "-1"),
 ], ids=range(10))
 def test_broken_outlines(body, said, client):
-    status, answer = client.ask("PUT", "/api/scans/a_2/outlines?drawn=0", body)
+    status, answer = client.ask("PUT", "/api/v1/scans/a_2/outlines?drawn=0", body)
     words = refusal(status, answer)
     assert status == 400 and said in words and ".partial" not in words
 
 
 @pytest.mark.parametrize("drawn", ["", "x", "-1", "1.5", "9" * 40, "%00"])
 def test_bad_numbers_of_a_drawing(drawn, client):
-    status, answer = client.ask("PUT", f"/api/scans/a_2/outlines?drawn={drawn}", nifti(drawing()))
+    status, answer = client.ask("PUT", f"/api/v1/scans/a_2/outlines?drawn={drawn}", nifti(drawing()))
     assert status == 400 and refusal(status, answer).startswith("drawn: ")
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/scans/a_1/outlines"), ("POST", "/api/state"), ("GET", "/api/run"),
-                                              ("TRACE", "/"), ("OPTIONS", "/api/state")])
+@pytest.mark.parametrize(("method", "path"), [
+    ("DELETE", "/api/v1/scans/a_1/outlines"), ("POST", "/api/v1/state"), ("GET", "/api/v1/run"), ("TRACE", "/"),
+    ("OPTIONS", "/api/v1/state")])
 def test_other_methods(method, path, client):
     status, body = client.ask(method, path)
     assert status == 405 and refusal(status, body)
@@ -230,7 +232,7 @@ def test_it_listens_on_this_machine_alone(client):
 
 
 def test_two_hundred_at_once(client):
-    paths = ["/api/state", "/api/scans/a_1/image", "/api/scans/a_1/outlines", "/niivue.js"]
+    paths = ["/api/v1/state", "/api/v1/scans/a_1/image", "/api/v1/scans/a_1/outlines", "/niivue.js"]
     start = threading.Barrier(200)
 
     def ask(k):
@@ -243,12 +245,13 @@ def test_two_hundred_at_once(client):
 
 def test_clients_that_leave_in_the_middle_are_no_matter_for_the_log(client, capfd, caplog):
     host, port = client.host.split(":")
-    for path, said in (("/api/classes", b'{"classes": '), ("/api/scans/a_2/outlines?drawn=0", b"\x5c\x01"), ("/api/run", b"")):
+    for path, said in (("/api/v1/classes", b'{"classes": '), ("/api/v1/scans/a_2/outlines?drawn=0", b"\x5c\x01"),
+                       ("/api/v1/run", b"")):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head(client, "POST" if "run" in path else "PUT", path, Content_Length="1000") + said)
             time.sleep(0.1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))      # gone without a farewell
-    assert client.ask("GET", "/api/state")[0] == 200
+    assert client.ask("GET", "/api/v1/state")[0] == 200
     printed = capfd.readouterr()
     assert "Traceback" not in printed.err + printed.out and not [one for one in caplog.records if one.exc_info]
 
@@ -279,8 +282,8 @@ def test_requests_that_never_end_keep_nobody_waiting(client):
     held = [socket.create_connection((host, int(port))) for _ in range(100)]
     try:
         for k, connection in enumerate(held):
-            connection.sendall(head(client, "PUT", "/api/classes", Content_Length="100")[:None if k % 2 else -10])
-        assert client.ask("GET", "/api/state")[0] == 200
+            connection.sendall(head(client, "PUT", "/api/v1/classes", Content_Length="100")[:None if k % 2 else -10])
+        assert client.ask("GET", "/api/v1/state")[0] == 200
     finally:
         for connection in held:
             connection.close()

@@ -149,10 +149,11 @@ def test_other_links_in_it_serve_and_change_nothing(kind, folder, tmp_path):
         scan = client.scan("a_1")
         assert scan["state"] == "unreadable" and "hand/a_1.nii.gz: is a link, a folder or a device" in scan["problem"]
         assert client.scan("a_2")["state"] == "empty"
-        for path in ("/api/scans/a_1/outlines", "/api/scans/a_2/outlines"):
+        for path in ("/api/v1/scans/a_1/outlines", "/api/v1/scans/a_2/outlines"):
             assert SECRET not in client.ask("GET", path)[1]
-        assert "examples.task: is a link" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
-        for method, path, body in (("PUT", "/api/scans/a_1/outlines?drawn=0", nifti(drawing())), ("POST", "/api/export", None)):
+        assert "examples.task: is a link" in refusal(*client.ask("POST", "/api/v1/run", {"careful": False}))
+        for method, path, body in (("PUT", "/api/v1/scans/a_1/outlines?drawn=0", nifti(drawing())),
+                                   ("POST", "/api/v1/export", {"formats": []})):
             assert client.ask(method, path, body)[0] in (400, 409)
 
 
@@ -210,7 +211,7 @@ def test_one_bad_drawing_is_named_and_kept_and_shuts_nobody_out(spoil, said, fol
         with pytest.raises(ConflictError):
             session.load("a_1", folder / "truth/a_1.nii.gz")
         assert path.read_bytes() == before and session.waiting() == []
-        assert [path.name for path in export(session)] == ["a_2.nii.gz", "cases.csv"]
+        assert export(session).files == ["a_2.nii.gz", "cases.csv"]
         session.close()
 
 
@@ -243,8 +244,8 @@ def test_names_that_are_no_utf8_are_told_and_crash_nothing(folder):
     with served(Session(folder)) as client:
         scan = client.scan("b_\\udcff")
         assert scan["state"] == "unreadable" and scan["problem"].endswith("its name is no UTF-8; allowed: another name")
-        assert "its name is no UTF-8" in refusal(*client.ask("GET", f"/api/scans/{quote(scan['name'])}/image"))
-        files = client.tell("GET", "/api/files")["files"]
+        assert "its name is no UTF-8" in refusal(*client.ask("GET", f"/api/v1/scans/{quote(scan['name'])}/image"))
+        files = client.tell("GET", "/api/v1/files")["files"]
         (strange,) = [file for file in files if "udcff" in file]
-        assert "its name is no UTF-8" in refusal(*client.ask("POST", "/api/scans/a_1/load", {"labels": strange}))
+        assert "its name is no UTF-8" in refusal(*client.ask("POST", "/api/v1/scans/a_1/load", {"labels": strange}))
     path.unlink()

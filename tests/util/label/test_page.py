@@ -254,7 +254,7 @@ def test_each_scan_has_its_undo(fresh, place, client):
 def give_classes(client, second):
     """Give the first class another beside it, and return the list of the first."""
     one = client.state()["classes"][:1]
-    client.tell("PUT", "/api/classes", {"classes": [*one, {"value": 2, "name": second, "colour": "#00aa00"}]})
+    client.tell("PUT", "/api/v1/classes", {"classes": [*one, {"value": 2, "name": second, "colour": "#00aa00"}]})
     return one
 
 
@@ -299,7 +299,7 @@ def test_a_name_that_is_refused_goes_from_the_page(fresh, client):
         fresh.find_element("css selector", field).send_keys(Keys.CONTROL + "a" + Keys.NULL + keys)
         wait_for(fresh, f"return document.querySelector('{field}').value === 'other'", LIMIT_S)
     assert client.state()["classes"][1]["name"] == "other" and len(errors_of(fresh)) >= 1      # the refusal
-    client.tell("PUT", "/api/classes", {"classes": one})
+    client.tell("PUT", "/api/v1/classes", {"classes": one})
 
 
 def test_a_polygon_is_closed_by_a_double_click_and_left_by_escape(fresh, place):
@@ -439,7 +439,7 @@ def test_outlines_keep_their_voxels_whatever_the_axes(axes, tmp_path):
         nibabel.save(volume.as_reoriented(turn), path)
     truth = read(tmp_path / "truth/a.nii.gz")
     with served(Session(tmp_path)) as client:
-        client.tell("POST", "/api/scans/a/load", {"labels": "truth/a.nii.gz"})
+        client.tell("POST", "/api/v1/scans/a/load", {"labels": "truth/a.nii.gz"})
         browser = open_page(client.address)
         try:
             press(browser, "p")
@@ -567,10 +567,10 @@ def test_a_stroke_that_is_refused_goes_from_the_page(fresh, client):
 def test_names_are_text_and_no_markup(fresh, client):
     name = "<img src=x onerror=alert(1)>"
     classes = client.state()["classes"]
-    client.tell("PUT", "/api/classes", {"classes": [{**classes[0], "name": name}, *classes[1:]]})
+    client.tell("PUT", "/api/v1/classes", {"classes": [{**classes[0], "name": name}, *classes[1:]]})
     wait_for(fresh, "return document.querySelector('#classes input[type=text]').value.includes('onerror')", LIMIT_S)
     assert fresh.find_elements("tag name", "img") == []
-    client.tell("PUT", "/api/classes", {"classes": classes})
+    client.tell("PUT", "/api/v1/classes", {"classes": classes})
 
 
 def test_only_this_machine_was_asked_and_nothing_went_wrong(browser, client):

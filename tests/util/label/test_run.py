@@ -44,14 +44,14 @@ def mean_dice(folder, name):
 
 
 def exported(client):
-    written = client.tell("POST", "/api/export")
+    written = client.export()
     with (Path(written["folder"]) / "cases.csv").open(newline="", encoding="utf-8") as file:
         return written, list(csv.DictReader(file))
 
 
 def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
     with served(Session(folder), FAST) as client:
-        client.tell("PUT", "/api/classes", {"classes": CLASSES})
+        client.tell("PUT", "/api/v1/classes", {"classes": CLASSES})
         client.draw("a_1", nifti(TRUTH["a_1"]))
         client.set_done("a_1")
         ended = client.run()
@@ -67,7 +67,7 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert client.run()["total"] == 1           # neither the example nor what was corrected
         assert client.scan(other)["found"] != before and (outlines(folder, worst) == TRUTH[worst]).all()
         client.set_done(other)
-        assert refusal(*client.ask("POST", "/api/run", {"careful": False})).startswith("No scan is left to outline")
+        assert refusal(*client.ask("POST", "/api/v1/run", {"careful": False})).startswith("No scan is left to outline")
         written, rows = exported(client)
         assert sorted(written["files"]) == ["a_1.nii.gz", "a_2.nii.gz", "a_3.nii.gz", "cases.csv", "examples.task"]
         assert len(rows) == 12
@@ -81,14 +81,14 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert volume == pytest.approx((TRUTH[worst] == 2).sum() * 2 * 2 * 7.7 / 1000, abs=0.01)
         assert exported(client)[1] == rows          # again, over its own files
         write(Path(written["folder"]) / "a_1.nii.gz", drawing())
-        assert "was changed since" in refusal(*client.ask("POST", "/api/export"))
+        assert "was changed since" in refusal(*client.ask("POST", "/api/v1/export", {"formats": []}))
 
 
 def test_a_name_with_a_slash_goes_from_the_page_to_a_report(folder, tmp_path):
     names = {1: "L/R kidney", 2: 'a "b" = c', 3: "$^$", 4: "C:\\d"}
     classes = [{"value": value, "name": name, "colour": f"#00000{value}"} for value, name in names.items()]
     with served(Session(folder)) as client:
-        client.tell("PUT", "/api/classes", {"classes": classes})
+        client.tell("PUT", "/api/v1/classes", {"classes": classes})
         client.draw("a_1", nifti(TRUTH["a_1"]))
         client.set_done("a_1")
         written, rows = exported(client)
@@ -109,15 +109,15 @@ def test_a_name_with_a_slash_goes_from_the_page_to_a_report(folder, tmp_path):
 
 def test_nothing_to_learn_from(folder):
     with served(Session(folder), FAST) as client:
-        assert "Nothing is outlined yet" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
+        assert "Nothing is outlined yet" in refusal(*client.ask("POST", "/api/v1/run", {"careful": False}))
         client.draw("a_1", nifti(drawing()))        # not done
-        assert "Nothing is outlined yet" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
+        assert "Nothing is outlined yet" in refusal(*client.ask("POST", "/api/v1/run", {"careful": False}))
 
 
 def test_a_scan_that_fails_is_named_and_the_others_are_done(folder):
     write(folder / "a_2.nii.gz", np.ones((8, 64, 64), np.int16))
     with served(Session(folder), FAST) as client:
-        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        client.tell("POST", "/api/v1/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
         ended = client.run()
         (failure,) = ended["failures"]
         assert failure.startswith("a_2: ") and "constant" in failure and ended["message"] == "1 of 2 scans outlined."
@@ -128,38 +128,38 @@ def test_stopped_and_the_page_answers_meanwhile(folder):
     """Within 100 ms by the clock of a loaded machine: nine in ten, and the middle within 50."""
     slow = {"n_steps": 4000}
     with served(Session(folder), slow) as client:
-        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
-        client.tell("POST", "/api/run", {"careful": False})
+        client.tell("POST", "/api/v1/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        client.tell("POST", "/api/v1/run", {"careful": False})
         wait_until(lambda: client.state()["run"]["current"])
-        assert "is at work" in refusal(*client.ask("POST", "/api/run", {"careful": False}))
+        assert "is at work" in refusal(*client.ask("POST", "/api/v1/run", {"careful": False}))
         seconds = []
-        for path in 20 * ["/api/state", "/api/scans/a_1/image", "/api/scans/a_1/outlines"]:
+        for path in 20 * ["/api/v1/state", "/api/v1/scans/a_1/image", "/api/v1/scans/a_1/outlines"]:
             begun = time.perf_counter()
             assert client.ask("GET", path)[0] == 200
             seconds.append(time.perf_counter() - begun)
         client.draw("a_3", nifti(drawing()))
         assert client.state()["run"]["state"] == "running"
         assert statistics.median(seconds) < 0.05 and sorted(seconds)[int(0.9 * len(seconds))] < 0.1
-        client.tell("POST", "/api/stop")
+        client.tell("POST", "/api/v1/stop")
         wait_until(lambda: client.state()["run"]["state"] == "idle", 10)
         assert client.state()["run"]["message"] == "Stopped." and client.scan("a_3")["state"] == "drawing"
-        client.tell("POST", "/api/stop")            # nothing to stop
+        client.tell("POST", "/api/v1/stop")            # nothing to stop
         assert client.state()["run"]["state"] == "idle"
 
 
 def test_stopped_before_it_began(folder):
     with served(Session(folder), FAST) as client:
-        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
-        client.tell("POST", "/api/run", {"careful": False})
-        client.tell("POST", "/api/stop")
+        client.tell("POST", "/api/v1/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        client.tell("POST", "/api/v1/run", {"careful": False})
+        client.tell("POST", "/api/v1/stop")
         wait_until(lambda: client.state()["run"]["state"] == "idle", 20)
         assert client.state()["run"]["message"] == "Stopped." and client.scan("a_2")["state"] == "empty"
 
 
 def test_a_process_that_dies_is_told(folder):
     with served(Session(folder), {"n_steps": 4000}) as client:
-        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
-        client.tell("POST", "/api/run", {"careful": False})
+        client.tell("POST", "/api/v1/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        client.tell("POST", "/api/v1/run", {"careful": False})
         wait_until(lambda: client.state()["run"]["state"] == "running")
         (worker,) = workers(os.getpid())
         os.kill(worker, signal.SIGKILL)
@@ -170,7 +170,7 @@ def test_a_process_that_dies_is_told(folder):
 @pytest.mark.slow
 def test_careful_takes_the_way_by_other_scans(folder):
     with served(Session(folder), FAST) as client:
-        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        client.tell("POST", "/api/v1/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
         assert client.run()["done"] == 2
         quick = outlines(folder, "a_2")
         assert client.run(careful=True)["done"] == 2
@@ -194,7 +194,7 @@ def workers(parent):
 @pytest.mark.slow
 def test_a_killed_server_takes_its_worker_along_and_keeps_what_was_found(folder):
     with running(folder, ["--outlined", "a_1=truth/a_1.nii.gz"]) as (client, process):
-        client.tell("POST", "/api/run", {"careful": False})
+        client.tell("POST", "/api/v1/run", {"careful": False})
         wait_until(lambda: client.state()["run"]["done"] == 1)
         (worker,) = workers(process.pid)
         process.kill()
@@ -210,13 +210,13 @@ def test_a_killed_server_takes_its_worker_along_and_keeps_what_was_found(folder)
 @pytest.mark.slow
 def test_a_task_file_goes_out_and_comes_in(folder, tmp_path):
     with served(Session(folder), FAST) as client:
-        client.tell("PUT", "/api/classes", {"classes": CLASSES})
-        client.tell("POST", "/api/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
+        client.tell("PUT", "/api/v1/classes", {"classes": CLASSES})
+        client.tell("POST", "/api/v1/scans/a_1/load", {"labels": "truth/a_1.nii.gz"})
         written, _ = exported(client)
         task = Path(written["folder"]) / "examples.task"
         renamed = [{**one, "name": f"{one['name']}/"} for one in CLASSES]
-        client.tell("PUT", "/api/classes", {"classes": renamed})
-        assert "examples.task: " in refusal(*client.ask("POST", "/api/export"))     # no name for a file
+        client.tell("PUT", "/api/v1/classes", {"classes": renamed})
+        assert "examples.task: " in refusal(*client.ask("POST", "/api/v1/export", {"formats": []}))     # no name for a file
     others = write_scans(tmp_path / "others", [2])
     session = Session(others)
     load_task(session, task)

@@ -205,7 +205,7 @@ def test_a_session_of_an_earlier_version_with_names_that_are_alike_is_read(sessi
     with pytest.raises(InputError, match="name: got 'a b' and 'a_b', allowed: names that differ"):
         export(session)
     session.set_classes([classes[0], {**classes[1], "name": "c"}])
-    assert [path.name for path in export(session)] == ["cases.csv"]
+    assert export(session).files == ["cases.csv"]
     session.close()
 
 
@@ -359,7 +359,7 @@ def test_twenty_kills_lose_nothing(tmp_path):
                         done = done | {scan} if under_way[2] else done - {scan}
                     else:
                         under_way = "name", scan, f"name {rng.random()}"
-                        client.tell("PUT", "/api/classes", {"classes": [{"value": 1, "name": under_way[2], "colour": "#aa0000"}]})
+                        client.set_classes([{"value": 1, "name": under_way[2], "colour": "#aa0000"}])
                         name = under_way[2]
             except OSError:
                 pass

@@ -106,10 +106,10 @@ def test_outlines_of_another_editor_are_no_longer_known_by_slices(session):
 def test_what_is_no_stroke_is_refused_and_changes_nothing(spoil, said, folder):
     with served(Session(folder)) as client:
         good = pack({"drawn": 0, "stroke": "a", "slices": {}}, changes_between(NONE, drawing()))
-        assert said in refusal(*client.ask("PATCH", "/api/scans/a_1/outlines", spoil(good)))
+        assert said in refusal(*client.ask("PATCH", "/api/v1/scans/a_1/outlines", spoil(good)))
         assert client.scan("a_1")["state"] == "empty"
-        assert client.ask("PATCH", "/api/scans/a_1/outlines", good) == (200, b'{"drawn":1}')
-        assert client.ask("PATCH", "/api/scans/a_1/outlines", good) == (200, b'{"drawn":1}')      # sent again
+        assert client.ask("PATCH", "/api/v1/scans/a_1/outlines", good) == (200, b'{"drawn":1}')
+        assert client.ask("PATCH", "/api/v1/scans/a_1/outlines", good) == (200, b'{"drawn":1}')      # sent again
 
 
 def test_fill_copy_and_mend(session):
@@ -165,8 +165,8 @@ def test_tools_leave_what_a_person_drew_of_other_classes_and_not_what_was_found(
     ({"tool": "paint"}, "tool"), ({"tool": "fill", "axis": 3}, "axis"), ({"tool": "fill", "value": 0}, "value")])
 def test_a_tool_without_anything_to_work_on_says_so(asked, said, folder):
     with served(Session(folder)) as client:
-        assert said in refusal(*client.ask("POST", "/api/scans/a_1/propose", {"drawn": 0, "value": 1, **asked}))
-        assert client.ask("POST", "/api/scans/a_1/propose", {"drawn": 7, "value": 1, "tool": "smooth"})[0] == 409
+        assert said in refusal(*client.ask("POST", "/api/v1/scans/a_1/propose", {"drawn": 0, "value": 1, **asked}))
+        assert client.ask("POST", "/api/v1/scans/a_1/propose", {"drawn": 7, "value": 1, "tool": "smooth"})[0] == 409
 
 
 def test_only_finished_classes_teach_and_the_others_are_named(session, tmp_path):

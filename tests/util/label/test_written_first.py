@@ -73,9 +73,9 @@ def test_the_page_answers_507_until_it_is_on_disk(folder, full_disk):
     with served(prepared(folder)) as client:
         with full_disk:
             for _ in range(2):      # the second try finds nothing done either
-                assert client.ask("POST", "/api/scans/a_1/done", {"done": True})[0] == 507
-                assert client.ask("PUT", "/api/classes", {"classes": CLASSES})[0] == 507
-                assert client.ask("PUT", "/api/scans/a_3/outlines?drawn=0", nifti(drawing()))[0] == 507
+                assert client.ask("POST", "/api/v1/scans/a_1/done", {"done": True})[0] == 507
+                assert client.ask("PUT", "/api/v1/classes", {"classes": CLASSES})[0] == 507
+                assert client.ask("PUT", "/api/v1/scans/a_3/outlines?drawn=0", nifti(drawing()))[0] == 507
             assert client.scan("a_1")["state"] == "drawing" and client.state()["classes"][0]["name"] == "label 1"
         client.set_done("a_1")
         client.draw("a_3", nifti(drawing()))
@@ -93,9 +93,9 @@ def test_a_session_is_private_and_so_is_what_it_makes_of_slices_that_others_may_
             write_dicom(scans / f"series/{z}.dcm", image, z, z + 1)
             (scans / f"series/{z}.dcm").chmod(0o600)
         with served(Session(scans)) as client:
-            assert client.ask("GET", "/api/scans/series/image")[0] == 200
+            assert client.ask("GET", "/api/v1/scans/series/image")[0] == 200
             client.draw("a_1", nifti(drawing()))
-            client.tell("POST", "/api/export")
+            client.export()
             own = scans / "label_page"
             found = {path: stat.S_IMODE(path.lstat().st_mode) for path in (own, *own.rglob("*"))
                      if ".work-" not in str(path.parent)}

@@ -533,8 +533,10 @@ const writeExport = act(async () => {
   at('export').disabled = true;
   at('exported').textContent = 'Exporting …';
   try {
-    const { folder, files } = await server.writeExport();
+    const formats = Array.from(document.querySelectorAll('#formats input:checked'), one => one.value);
+    const { folder, files, problems } = await server.writeExport(formats);
     at('exported').textContent = `${files.length} ${files.length === 1 ? 'file' : 'files'} in ${short(folder)}: ${files.join(', ')}`;
+    if (problems.length) say(problems.join('; '), true);
   } catch (error) {
     at('exported').textContent = '';
     throw error;

@@ -1,4 +1,4 @@
-// The requests to the server. Each answers with JSON, and throws an Error with the server's words.
+// The requests to the server, as docs/api.md has them. Each answers with JSON, and throws an Error with the server's words.
 
 // The token is behind the # of the address, which is sent to no server. The tab keeps it, for this address and port alone.
 const KEY = 'label-token';
@@ -30,7 +30,7 @@ async function ask(method, path, body, type) {
 }
 
 const json = async answer => (await answer).json();
-const ofScan = (name, what) => `/api/scans/${encodeURIComponent(name)}/${what}`;
+const ofScan = (name, what) => `/api/v1/scans/${encodeURIComponent(name)}/${what}`;
 const tell = (method, path, content = {}) => json(ask(method, path, JSON.stringify(content), 'application/json'));
 
 function packed(said, voxels, values) {
@@ -54,8 +54,8 @@ async function bytes(path) {
   return answer.status === 204 ? null : answer.arrayBuffer();
 }
 
-export const getState = () => json(ask('GET', '/api/state'));
-export const getFiles = async () => (await json(ask('GET', '/api/files'))).files;
+export const getState = () => json(ask('GET', '/api/v1/state'));
+export const getFiles = async () => (await json(ask('GET', '/api/v1/files'))).files;
 export const getImage = name => bytes(ofScan(name, 'image'));
 export const getOutlines = name => bytes(ofScan(name, 'outlines'));
 // A stroke, as strokes.py has it. Sent twice under the same name, it counts once.
@@ -66,11 +66,11 @@ export async function propose(name, asked) {
   const answer = await ask('POST', ofScan(name, 'propose'), JSON.stringify(asked), 'application/json');
   return unpacked(await answer.arrayBuffer());
 }
-export const getUnfinished = async () => (await json(ask('GET', '/api/unfinished'))).unfinished;
-export const putClasses = classes => tell('PUT', '/api/classes', { classes });
+export const getUnfinished = async () => (await json(ask('GET', '/api/v1/unfinished'))).unfinished;
+export const putClasses = classes => tell('PUT', '/api/v1/classes', { classes });
 export const setDone = (name, done) => tell('POST', ofScan(name, 'done'), { done });
 export const setLeftOut = (name, leftOut) => tell('POST', ofScan(name, 'left_out'), { left_out: leftOut });
 export const loadOutlines = (name, labels) => tell('POST', ofScan(name, 'load'), { labels });
-export const run = careful => tell('POST', '/api/run', { careful });
-export const stop = () => tell('POST', '/api/stop');
-export const writeExport = () => tell('POST', '/api/export');
+export const run = careful => tell('POST', '/api/v1/run', { careful });
+export const stop = () => tell('POST', '/api/v1/stop');
+export const writeExport = formats => tell('POST', '/api/v1/export', { formats });
