@@ -36,7 +36,7 @@ from qnet.util.viewer.niivue import LICENSE, NOTICES, SCRIPT, niivue_script
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
 FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript",
-         "slices.js": "text/javascript"}
+         "slices.js": "text/javascript", "judging.js": "text/javascript"}
 ABOUT = "/api"
 MAX_JSON = 2**16            # bytes of a body that is no label map
 MAX_HEADER = 2**20          # bytes of a label map besides a byte for each voxel

@@ -27,6 +27,7 @@ ADDRESS = "address.json"
 WAY = "open.html"           # leads the browser to the page
 HEADER_BYTES = 2**14        # largest head of a request
 BACKLOG = 1024              # requests that wait
+FOUND_NUMBERS = ("label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "outlined_ml", "look_at")
 CLOSE_S = 2                 # for requests under way when the server is stopped
 
 
@@ -180,7 +181,7 @@ def load_found(session: Session, folder: Path) -> list[str]:
 def _found_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of cases.csv as a run of the page tells it."""
     numbers = as_numbers(row)
-    return {key: numbers[key] for key in ("label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin")}
+    return {key: numbers[key] for key in FOUND_NUMBERS}
 
 
 def load_outlined(session: Session, pairs: list[tuple[str, Path]]) -> list[str]:

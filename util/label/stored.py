@@ -51,6 +51,8 @@ class _Row(Struct):
     confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
     agreement: Annotated[float, Meta(ge=0, le=1)] | None = None
     margin: float | None = None
+    outlined_ml: Annotated[float, Meta(ge=0)] | None = None
+    look_at: Annotated[str, Meta(pattern=r"^[0-9]{1,5} [0-9]{1,5} [0-9]{1,5}$")] | None = None
 
 
 class _Found(Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from qnet.util.results.scan_report import is_empty
 
 TABLE = "cases.csv"
 OUTLINE = ("label", "label_name", "volume_ml", "slices", "confidence")
-COLUMNS = ("query", *OUTLINE, "agreement", "margin", "border", "wide_mm", "made_from", "sha256", "problem")
+COLUMNS = ("query", *OUTLINE, "agreement", "margin", "border", "wide_mm", "outlined_ml", "look_at", "made_from", "sha256",
+           "problem")
 PAGE_COLUMNS = ("scan", "state", *OUTLINE)
-EARLIER_COLUMNS = [tuple(column for column in COLUMNS if column not in later)
-                   for later in (["problem"], ["problem", "border", "wide_mm"], ["problem", "border", "wide_mm", "confidence"],
-                                 ["problem", "border", "wide_mm", "confidence", "sha256"])]
-KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float, "border": str}
+LATER = (("outlined_ml", "look_at"), ("problem",), ("border", "wide_mm"), ("confidence",), ("sha256",))      # newest first
+EARLIER_COLUMNS = [tuple(column for column in COLUMNS if column not in chain(*LATER[:n])) for n in range(1, len(LATER) + 1)]
+KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float, "border": str,
+         "outlined_ml": float, "look_at": str}
 
 
 def measured(mask: np.ndarray, ml: float) -> dict[str, Any]:

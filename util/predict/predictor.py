@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from qnet.util.base.guard import claim
 from qnet.util.base.tables import significant
 from qnet.util.engine.segmenters import Member, Segmenter, VolumeSegmenter
 from qnet.util.engine.task import Task, label_map_of
-from qnet.util.engine.uncertainty import AUGMENTATIONS, Agreement, Augmentation
+from qnet.util.engine.uncertainty import AUGMENTATIONS, Agreement, Augmentation, most_doubtful
 from qnet.util.engine.whole_volume import largest_components, smooth_along_z
 from qnet.util.engine.whole_volume import to_label_map as join_classes
 from qnet.util.options.config import base_config
@@ -50,6 +52,8 @@ from qnet.util.predict.scans import (
     read_scan,
     read_support,
     to_scan,
+    volumes_ml,
+    voxel_of_scan,
     write_on_scan,
 )
 from qnet.util.taskfile.task_file import ENDING, opened
@@ -70,6 +74,11 @@ class Support:
     gaps: str | None
     outlines: Outlines
 
+    @cached_property
+    def volumes_ml(self) -> dict[int, float]:
+        """The volume of each label, on the scan's own grid."""
+        return volumes_ml(self.outlines.labels)
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -83,6 +92,7 @@ class Segmentation:
         agreement: of the supports, and of augmented copies of the scan.
         members: without their probabilities: of all supports together, if the method has such a one, else of each support.
         colours: by value.
+        outlined_ml: by value, the volume in the outlined scan; of several, the median of those that hold it.
     """
 
     scan: Scan
@@ -92,6 +102,7 @@ class Segmentation:
     agreement: Agreement
     members: Sequence[Member] = ()
     colours: Mapping[int, str] = field(default_factory=dict)
+    outlined_ml: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def registered(self) -> np.ndarray | None:
@@ -116,10 +127,11 @@ class Segmentation:
         return to_scan(self.agreement.disagreement(), self.scan)
 
     def numbers(self) -> list[dict[str, Any]]:
-        """Return for each label its volume in ml (4 significant digits), its number of slices, `Agreement.numbers`, and settings.
+        """Return for each label its volume in ml (4 significant digits), its number of slices, `Agreement.numbers`, and more.
 
-        The settings are "border" (`Member.borders`) and "wide_mm" (`Member.wide_mm`), None where there are none. A label of
-        which nothing was found has the confidence 0, if the model has confidences.
+        "outlined_ml" is its volume in the outlined scan, and "look_at" where to look at it first (`look_at`), as "x y z". The
+        settings are "border" (`Member.borders`) and "wide_mm" (`Member.wide_mm`). What there is none of is None. A label of which
+        nothing was found has the confidence 0, if the model has confidences.
         """
         ml = voxel_ml(affine_of_image(self.scan.original))
         wide_mm = next((member.wide_mm for member in self.members if member.wide_mm is not None), None)
@@ -129,11 +141,22 @@ class Segmentation:
             borders = dict.fromkeys(member.borders[label] for member in self.members if label in member.borders)
             row = {"query": self.scan.name, "label": label, "label_name": name, **measured(mask, ml),
                    **self.agreement.numbers(label, self.on_grid.get(label)),
-                   "border": "; ".join(borders) or None, "wide_mm": None if wide_mm is None else significant(wide_mm)}
+                   "border": "; ".join(borders) or None, "wide_mm": None if wide_mm is None else significant(wide_mm),
+                   "outlined_ml": significant(self.outlined_ml[label]) if label in self.outlined_ml else None,
+                   "look_at": " ".join(map(str, self.look_at(label) or ())) or None}
             if self.agreement.confidences and not mask.any():
                 row["confidence"] = 0.0
             rows.append(row)
         return rows
+
+    def look_at(self, label: int) -> tuple[int, int, int] | None:
+        """Return the voxel (x, y, z) of the scan in whose three slices most of a label is in doubt (`most_doubtful`).
+
+        Returns:
+            None if nothing is in doubt.
+        """
+        place = most_doubtful(self.on_grid[label]) if label in self.on_grid else None
+        return None if place is None else voxel_of_scan(place, self.scan)
 
     def save(self, path: Path | str, formats: Sequence[str] = (), *, overwrite: bool = False) -> None:
         """Write the label map as NIfTI on the scan's own grid, and beside it the same outlines in other formats.
@@ -350,6 +373,12 @@ class Predictor:
         of_files = {value: colour for support in reversed(self.supports) for value, colour in support.outlines.colours.items()}
         return colours_of(self.names, {**of_files, **self.given_colours})
 
+    @property
+    def outlined_ml(self) -> dict[int, float]:
+        """The volume of each label in the outlined scans: the median of those that hold it."""
+        volumes = [support.volumes_ml for support in self.supports]
+        return {value: median(of_scan[value] for of_scan in volumes if value in of_scan) for value in {*chain(*volumes)}}
+
     def prepare(self) -> None:
         """Compute now what is computed once for all scans. Otherwise the first call of `segment` does so.
 
@@ -383,7 +412,7 @@ class Predictor:
         label_map = join_on_scan(on_grid, read, outlined)
         kind = np.uint8 if max(names) < 256 else np.int16
         return Segmentation(read, label_map.astype(kind), names, on_grid, agreement, members,
-                            self.colours)
+                            self.colours, self.outlined_ml)
 
     def _agreement(self, scan: Scan) -> tuple[Agreement, list[Member]]:
         """Return the members of a scan, one for each support and, if `augment`, for each augmented copy of the scan.

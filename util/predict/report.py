@@ -14,8 +14,10 @@ from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.predict.maps import probability_path, registered_path
 from qnet.util.predict.request import Query
-from qnet.util.results.page import Layers
+from qnet.util.results.page import Column, Layers
 from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
+
+MORE = (Column("outlined_ml", "", 4), Column("look_at", ""))
 
 
 def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping]], names: Mapping[int, str],
@@ -48,7 +50,7 @@ def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping
 
 def _entry(query: Query, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:
     numbers = {int(row["label"]): {column.key: row[column.key] if column.digits is None else float(row[column.key])
-                                   for column in NUMBERS if row.get(column.key) not in (None, "")}
+                                   for column in (*NUMBERS, *MORE) if row.get(column.key) not in (None, "")}
                for row in rows if int(row["label"]) in names}
     return ScanEntry(query.name, numbers, partial(read_layers, query.scan, query.target, names))
 

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from qnet.dataloaders.datasets import Grid
 from qnet.dataloaders.gaps import described, fill, gaps_of
-from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order
+from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order, voxel_ml
 from qnet.dataloaders.itk import check_image, labels_on, with_geometry
 from qnet.dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
 from qnet.dataloaders.outlines.reading import stored_outlines
@@ -288,6 +288,14 @@ def to_scan(values: np.ndarray, scan: Scan) -> np.ndarray:
     return sitk.GetArrayFromImage(moved)
 
 
+def voxel_of_scan(place: tuple[int, int, int], scan: Scan) -> tuple[int, int, int]:
+    """Return the voxel (x, y, z) of a scan, on its own grid, that is nearest to a voxel (z, y, x) of the model's grid."""
+    z, y, x = place
+    at = scan.original.TransformPhysicalPointToContinuousIndex(scan.on_grid.TransformIndexToPhysicalPoint((x, y, z)))
+    own_x, own_y, own_z = (min(max(round(k), 0), n - 1) for k, n in zip(at, scan.original.GetSize(), strict=True))
+    return own_x, own_y, own_z
+
+
 def write_on_scan(values: np.ndarray, scan: Scan, path: Path) -> None:
     """Write (D, H, W) values on the scan's own grid as NIfTI, with exactly its geometry.
 
@@ -310,6 +318,13 @@ def like_given(values: np.ndarray, scan: Scan) -> Image:
 def label_values(label_maps: Sequence[np.ndarray]) -> list[int]:
     """Return the values above 0 in any of some label maps, in ascending order."""
     return sorted({int(value) for label_map in label_maps for value in np.unique(label_map)} - {0})
+
+
+def volumes_ml(labels: sitk.Image) -> dict[int, float]:
+    """Return the volume of each value above 0 in a label map."""
+    values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
+    ml = voxel_ml(affine_of_image(labels))
+    return {int(value): int(count) * ml for value, count in zip(values, counts, strict=True) if value > 0}
 
 
 def label_names(values: Sequence[int], names: Mapping[int, str], file_values: Mapping[int, int]) -> dict[int, str]:

@@ -14,10 +14,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
-from qnet.dataloaders.geometry import affine_of_image, voxel_ml
 from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import sha256
 from qnet.util.base.classes import ALIKE_RULE, alike, coloured_value, named_value
@@ -26,6 +22,7 @@ from qnet.util.base.guard import OVERWRITE_HELP
 from qnet.util.base.tables import format_table
 from qnet.util.options.config import load_config
 from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.scans import volumes_ml
 from qnet.util.taskfile.manifest import MAX_TEXT, Label, Manifest, is_licence
 from qnet.util.taskfile.task_file import TaskFile, UnknownLabelError, create, opened, options_for
 
@@ -81,7 +78,7 @@ def make_task(arguments: argparse.Namespace) -> None:
 def described(content: TaskFile) -> str:
     """Return what a task file holds, as text for people."""
     manifest = content.manifest
-    volumes = [_volumes_ml(labels) for _, labels in content.supports]
+    volumes = [volumes_ml(labels) for _, labels in content.supports]
     rows = [[f"{value} {label.name}", label.colour, *(f"{of_scan.get(value, 0):.1f}" for of_scan in volumes)]
             for value, label in manifest.labels.items()]
     scans = [f"scan {number}: {_times(image.GetSize())} voxels of {_times(image.GetSpacing())} mm"
@@ -89,13 +86,6 @@ def described(content: TaskFile) -> str:
     columns = [f"ml in scan {number}" for number in range(1, manifest.n_supports + 1)]
     return "\n".join([format_table(["label", "colour", *columns], rows), "", *scans, f"method: {manifest.options['model']}",
                       f"grid: {_grid(manifest)}", f"licence: {printable(manifest.licence) or 'nothing is said'}"])
-
-
-def _volumes_ml(labels: sitk.Image) -> dict[int, float]:
-    """Return the volume of each value."""
-    ml = voxel_ml(affine_of_image(labels))
-    values, counts = np.unique(sitk.GetArrayViewFromImage(labels), return_counts=True)
-    return {int(value): int(count) * ml for value, count in zip(values, counts, strict=True)}
 
 
 def _times(lengths: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ const $ = id => document.getElementById(id);
 const PERCENT = new Set(["dice", "iou", "precision", "recall", "surface_dice"]);
 const NAMES = {dice: "Dice", iou: "IoU", precision: "precision", recall: "recall", hd95_mm: "HD95, mm", assd_mm: "ASSD, mm",
   surface_dice: "surface Dice", volume_difference_ml: "ΔV, ml"};
+const SHARES = new Set(["of_outlined", "of_median"]), ODD = 2;      // times another volume, or so little of it
 const MAPS = {protocol: "by protocol", whole: "whole volume"};
 const PLANES = ["sagittal", "coronal", "axial"];      // their normals: right, anterior, superior
 const ALL_PLANES = 3, NIIVUE_TYPES = [2, 1, 0, 3];      // of NiiVue's enumeration, by plane
@@ -73,6 +74,7 @@ function sortBy(column) {
   caseTable();
   $("cases").querySelector("th[aria-sort] button").focus();
 }
+function isOdd(key, share) { return SHARES.has(key) && typeof share === "number" && (share > ODD || share < 1 / ODD); }
 function caseTable() {
   const table = $("cases");
   table.replaceChildren();
@@ -85,7 +87,7 @@ function caseTable() {
   for (const row of [...content.rows].sort(compare)) {
     const shown = row.view !== null, line = element("tr", null, body, {class: row === chosenRow ? "chosen" : shown ? "" : "unseen"});
     content.columns.forEach(({key, digits, factor, significant}, position) => {
-      const cell = element("td", null, line, {class: digits === null ? "text" : ""});
+      const cell = element("td", null, line, {class: digits === null ? "text" : isOdd(key, row[key]) ? "odd" : ""});
       if (position || !shown) cell.textContent = number(row[key], digits, factor, significant);
       else element("button", row[key], cell, {type: "button", title: "show " + row[key]}).onclick = () => showRow(row, line);
       if (key === "label_name" && row.empty) element("b", "empty", cell, {class: "empty", title: "nothing, or nearly nothing, was found"});
@@ -197,9 +199,21 @@ function describe() {
   $("canvas").setAttribute("aria-label", `case ${view().title}, ${planes}, ${PLANES[axis]} slice ${slice} of ${n}`);
   $("canvas").dataset.drawn = `${state.view}/${state.planes}/${position().join(",")}/${nv.volumes.length}`;
 }
-/** Go to the slice in which the chosen class is largest, by the truth where there is one. */
+/** Where to begin with the chosen class of a scan without truth, or with its least certain one: a voxel of the file, if it is known. */
+function lookAt() {
+  const label = content.labels[chosenClass() - 1]?.value, missing = value => typeof value !== "number";
+  const rows = content.rows.filter(row => row.view === state.view && row.look_at && (label === undefined || row.label === label));
+  const [row] = rows.sort((a, b) => missing(a.confidence) - missing(b.confidence) || a.confidence - b.confidence);
+  const dims = state.layers.image.hdr.dims.slice(1, 4);
+  return row?.look_at.map((k, axis) => Math.min(Math.floor(k / view().step[axis]), dims[axis] - 1));
+}
+/** Go to where most is in doubt, or else to the slice in which the chosen class is largest, by the truth where there is one. */
 function goToClass() {
-  const {axes, flipped, maps} = view(), dims = state.layers.image.hdr.dims.slice(1, 4), label = chosenClass();
+  const at = lookAt() ?? largestAt(), {axes, flipped} = view(), dims = state.layers.image.hdr.dims.slice(1, 4);
+  nv.scene.crosshairPos = nv.vox2frac(axes.map((axis, to) => flipped[to] ? dims[axis] - 1 - at[axis] : at[axis]));
+}
+function largestAt() {
+  const {axes, maps} = view(), dims = state.layers.image.hdr.dims.slice(1, 4), label = chosenClass();
   const values = state.layers.maps["truth" in maps ? "truth" : chosenMap()].raw, normal = axes[view().across];
   const counts = new Array(dims[normal]).fill(0), sums = counts.map(() => [0, 0, 0]);
   for (let z = 0, k = 0; z < dims[2]; z++) for (let y = 0; y < dims[1]; y++) for (let x = 0; x < dims[0]; x++, k++)
@@ -209,8 +223,7 @@ function goToClass() {
       for (let axis = 0; axis < 3; axis++) sums[at[normal]][axis] += at[axis];
     }
   const best = counts.indexOf(Math.max(...counts));
-  const middle = counts[best] ? sums[best].map(sum => Math.round(sum / counts[best])) : dims.map(n => n >> 1);
-  nv.scene.crosshairPos = nv.vox2frac(axes.map((axis, to) => flipped[to] ? dims[axis] - 1 - middle[axis] : middle[axis]));
+  return counts[best] ? sums[best].map(sum => Math.round(sum / counts[best])) : dims.map(n => n >> 1);
 }
 function goToSlice(slice) {
   const voxel = position(), axis = across();

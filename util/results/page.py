@@ -77,7 +77,7 @@ class Content:
         colours: as "#rrggbb" by label value; others get one of the palette (`qnet.util.base.classes.colours_of`).
         columns: of the table of cases.
         rows: of it: its columns, "view" (number of the view, or None), "label" (its value), "map" (as in `Layers.maps`) and, if
-            nothing was found of the label, "empty".
+            nothing was found of the label, "empty"; for a scan without truth also "look_at", the voxel [x, y, z] to begin at.
         order: column that the rows are sorted by at first, smallest first; empty labels come before all others.
         hint: what the columns mean.
         views: as from `Volumes.view`, in the order of the viewer's list.
@@ -124,7 +124,8 @@ class Volumes:
         low, high = np.percentile(layers.image, STORED)
         slope = max(float(high - low) / 255, 1e-6)
         grey = ((layers.image.astype(np.float32) - low) / slope).round().clip(0, 255).astype(np.uint8)
-        return {"title": title, "window": [float(value) for value in np.percentile(layers.image, SHOWN)],
+        return {"title": title, "step": list(step[::-1]),
+                "window": [float(value) for value in np.percentile(layers.image, SHOWN)],
                 "image": self._add(grey, layers.affine, step, slope, float(low)), **_directions(layers.affine),
                 "maps": {name: self._add(self._numbered(label_map), layers.affine, step)
                          for name, label_map in layers.maps.items()},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from qnet.util.base.errors import InputError
@@ -12,9 +14,15 @@ from qnet.util.base.progress import progress
 from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
 
 TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement", 2), Column("margin", "margin", 1))
-NUMBERS = (*TRUST, Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0),
-           Column("border", "border by"), Column("wide_mm", "registered at, mm", 3, significant=True))
+OUTLINE = (Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0))
+SHARES = (Column("of_outlined", "volume / outlined scan's", 2, significant=True),
+          Column("of_median", "volume / median of the scans", 2, significant=True))
+SETTINGS = (Column("border", "border by"), Column("wide_mm", "registered at, mm", 3, significant=True))
+NUMBERS = (*TRUST, *OUTLINE, *SETTINGS)
+COLUMNS = (*TRUST, *OUTLINE, *SHARES, *SETTINGS)
 SHOWN_NAMES = 5
+FEW = 3         # volumes that have a median worth the name
+LOOK_AT = re.compile("[0-9]{1,5} [0-9]{1,5} [0-9]{1,5}")
 HINT = {"confidence": "Confidence, 0 to 1: the overlap with a correct outline that is to be expected; 0 if nothing, or nearly "
                       "nothing, was found. Look at the lowest first.",
         "agreement": "Agreement: mean Dice of what several supports or altered copies of the scan give.",
@@ -27,7 +35,8 @@ class ScanEntry:
 
     Attributes:
         name: of the scan.
-        numbers: by label value, what is known about it, under the keys of NUMBERS.
+        numbers: by label value, what is known about it, under the keys of NUMBERS, as "outlined_ml" the volume in the
+            outlined scan, and as "look_at" the voxel "x y z" in whose slices to look first.
         read: returns the scan with its label map "whole", or raises InputError. It is called if the scan is to be embedded.
     """
 
@@ -53,10 +62,11 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
     Raises:
         OSError: the file cannot be written.
     """
-    found = [(entry, _rows(entry, names)) for entry in entries]
+    medians = _medians(entries)
+    found = [(entry, _rows(entry, names, medians)) for entry in entries]
     empty = {entry.name: classes for entry, rows in found if (classes := [row["label_name"] for row in rows if row["empty"]])}
     facts = {**(facts or {}), **({"empty": empty_classes(empty)} if empty else {})}
-    known = [column for column in NUMBERS if any(row.get(column.key) is not None for _, of_entry in found for row in of_entry)]
+    known = [column for column in COLUMNS if any(row.get(column.key) is not None for _, of_entry in found for row in of_entry)]
     order = next((column.key for column in known if column in TRUST), "case")
     volumes, views, rows, unread = Volumes(list(names)), [], [], []
     for entry, of_entry in progress(sorted(found, key=lambda one: _worst(one[1], order)), desc="report", unit="scan"):
@@ -76,9 +86,31 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
         problems=[*problems, *unread], plots=plots), volumes, path)
 
 
-def _rows(entry: ScanEntry, names: Mapping[int, str]) -> list[dict]:
-    return [{**numbers, "case": entry.name, "label": label, "label_name": names[label], "map": "whole",
+def _medians(entries: Sequence[ScanEntry]) -> dict[int, float]:
+    """Return the median volume of each label over those scans in which something was found of it, if they are not too few."""
+    volumes: dict[int, list[float]] = {}
+    for entry in entries:
+        for label, numbers in entry.numbers.items():
+            if isinstance(ml := numbers.get("volume_ml"), (int, float)) and ml > 0:
+                volumes.setdefault(label, []).append(ml)
+    return {label: median(of_label) for label, of_label in volumes.items() if len(of_label) >= FEW}
+
+
+def _rows(entry: ScanEntry, names: Mapping[int, str], medians: Mapping[int, float]) -> list[dict]:
+    return [{**{key: value for key, value in numbers.items() if key not in ("outlined_ml", "look_at")},
+             "of_outlined": _share(numbers.get("volume_ml"), numbers.get("outlined_ml")),
+             "of_median": _share(numbers.get("volume_ml"), medians.get(label)), "look_at": _voxel(numbers.get("look_at")),
+             "case": entry.name, "label": label, "label_name": names[label], "map": "whole",
              "empty": is_empty(numbers)} for label, numbers in entry.numbers.items()]
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    """Return how often a volume is another one; None if one of both is not known, or the other is none."""
+    return part / whole if isinstance(part, (int, float)) and isinstance(whole, (int, float)) and whole > 0 else None
+
+
+def _voxel(text: Any) -> list[int] | None:
+    return [int(number) for number in text.split()] if isinstance(text, str) and LOOK_AT.fullmatch(text) else None
 
 
 def is_empty(row: Mapping[str, Any]) -> bool:

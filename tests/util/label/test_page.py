@@ -651,6 +651,10 @@ def _correct_and_export(browser, client, folder):
     worst, other = (scan["name"] for scan in client.state()["scans"] if scan["state"] == "found")
     wait_until(lambda: current(browser) == worst and status_of(browser, worst) == "to look through")
     assert "label 1" in text(browser, "numbers")
+    ((row,), outlined) = client.scan(worst)["rows"], read(folder / "truth/a_1.nii.gz")
+    assert browser.execute_script("return labelPage.viewer.slice") == int(row["look_at"].split()[2])
+    assert row["outlined_ml"] == pytest.approx(outlined.sum() * abs(np.linalg.det(AFFINE[:3, :3])) / 1000, rel=1e-3)
+    assert f"{row['volume_ml'] / row['outlined_ml']:.1f} ×" in text(browser, "numbers")
     found = browser.execute_script(COUNT)
     press(browser, "f")
     drag(browser, ring(0.5, 0.5, 0.04))
@@ -672,6 +676,7 @@ def _correct_and_export(browser, client, folder):
     wait_for(browser, IDLE, LIMIT_S)
     press(browser, Keys.ENTER)
     wait_until(lambda: status_of(browser, other) == "accepted" and text(browser, "status").startswith("All are looked through"))
+    wait_until(lambda: text(browser, "export").startswith("All looked through: export"))
     press(browser, Keys.ENTER)              # once too often
     press(browser, Keys.ENTER)
     press(browser, "x")

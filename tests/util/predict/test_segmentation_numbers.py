@@ -45,6 +45,21 @@ def test_an_empty_class_has_the_confidence_0_and_a_voxel_has_a_volume():
     assert cortex["wide_mm"] == 0.07123
 
 
+def test_where_to_look_first_is_where_most_is_in_doubt():
+    """The scan's voxels are in another order than those of the model's grid."""
+    probs = np.zeros((4, 5, 6), np.float32)
+    probs[1] = 1                    # is sure
+    probs[2, 3, :4] = 0.5
+    probs[:, 3, 4] = 0.4
+    original = sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint8))
+    original.SetSpacing((0.5, 1, 2))
+    scan = SimpleNamespace(name="a", original=sitk.Flip(original, [True, False, False]), on_grid=original)
+    found = Segmentation(scan, np.zeros((4, 5, 6), np.uint8), {1: "a", 2: "b", 3: "c"}, {1: probs, 2: 1 * (probs > 0.9)},
+                         Agreement(), outlined_ml={1: 12.34567})
+    assert found.look_at(1) == (5 - 4, 3, 2) and found.look_at(2) is None
+    assert [(row["look_at"], row["outlined_ml"]) for row in found.numbers()] == [("1 3 2", 12.35), (None, None), (None, None)]
+
+
 def test_a_model_without_confidence_has_none_for_an_empty_class_either():
     agreement = Agreement()
     agreement.add({1: np.ones((2, 2, 2)), 2: np.zeros((2, 2, 2))})
@@ -78,9 +93,10 @@ def test_empty_classes_come_first_and_their_scans_are_counted_apart():
 
 
 def test_tables_of_each_earlier_version_are_known():
-    assert EARLIER_COLUMNS[1] == ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin",
+    assert EARLIER_COLUMNS[2] == ("query", "label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin",
                                   "made_from", "sha256")
-    assert set(COLUMNS) - set(EARLIER_COLUMNS[1]) == {"border", "wide_mm", "problem"} and "sha256" not in EARLIER_COLUMNS[-1]
+    assert set(COLUMNS) - set(EARLIER_COLUMNS[2]) == {"border", "wide_mm", "problem", "outlined_ml", "look_at"}
+    assert "sha256" not in EARLIER_COLUMNS[-1] and set(COLUMNS) - set(EARLIER_COLUMNS[0]) == {"outlined_ml", "look_at"}
     assert set(PAGE_COLUMNS) - set(COLUMNS) == {"scan", "state"}
 
 
@@ -88,4 +104,4 @@ def test_the_numbers_of_a_row_that_was_read_again_are_those_of_the_row():
     made = {"label": 2, "label_name": "spleen", "volume_ml": 1.5, "slices": 3, "confidence": 0.0, "agreement": None,
             "border": "as it is"}
     read = {key: "" if value is None else str(value) for key, value in made.items()}
-    assert as_numbers(made) == as_numbers(read) == {**made, "margin": None, "empty": True}
+    assert as_numbers(made) == as_numbers(read) == {**made, "margin": None, "outlined_ml": None, "look_at": None, "empty": True}

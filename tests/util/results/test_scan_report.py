@@ -52,7 +52,7 @@ def test_the_least_trusted_scans_come_first_and_nothing_is_said_of_truth(tmp_pat
     assert content["order"] == "confidence"
     found = {(row["case"], row["label_name"]): (row["view"], row["confidence"]) for row in content["rows"]}
     assert found["bad", "spleen"] == (0, 0.1) and found["good", "liver"] == (2, 0.5)
-    assert [column["key"] for column in content["columns"]] == ["case", "label_name", "confidence", "volume_ml"]
+    assert [column["key"] for column in content["columns"]] == ["case", "label_name", "confidence", "volume_ml", "of_median"]
     assert content["labels"][1] == {"value": 700, "name": "spleen", "colour": "#0000ff"} and content["classes"] is None
     assert content["labels"][0]["colour"] == PALETTE[0]      # as on the labelling page
     assert all(set(view["maps"]) == {"whole"} for view in content["views"]) and "Dice" not in json.dumps({**content, "hint": ""})
@@ -69,6 +69,19 @@ def test_scans_with_an_empty_class_come_first_are_marked_and_named(tmp_path):
     assert {(row["case"], row["label_name"]) for row in content["rows"] if row["empty"]} == {("lost", "spleen")}
     assert content["facts"] == {"empty": "1 has an empty class: lost (spleen)"}
     assert [column["key"] for column in content["columns"]][-2:] == ["border", "wide_mm"]
+
+
+def test_volumes_stand_beside_those_of_the_outlined_scan_and_of_the_group(tmp_path):
+    path, ml = tmp_path / "report.html", {"a": 10.0, "b": 20.0, "c": 46.0}
+    write_scan_report([ScanEntry(name, {1: {"volume_ml": volume, "outlined_ml": 23.0, "look_at": "3 4 5"}}, layers)
+                       for name, volume in ml.items()], NAMES, path, title="mine")
+    rows = {row["case"]: row for row in content_of(path)["rows"]}
+    assert {name: (row["of_outlined"], row["of_median"]) for name, row in rows.items()} == {
+        "a": (10 / 23, 0.5), "b": (20 / 23, 1.0), "c": (2.0, 2.3)}
+    assert rows["a"]["look_at"] == [3, 4, 5] and {"outlined_ml"}.isdisjoint(rows["a"])
+    write_scan_report([ScanEntry("a", {1: {"volume_ml": 3.0, "look_at": "3 4 <b>"}}, layers)], NAMES, path, title="mine")
+    (row,) = content_of(path)["rows"]
+    assert (row["of_outlined"], row["of_median"], row["look_at"]) == (None, None, None)
 
 
 def test_what_is_empty_and_how_it_is_said():

@@ -1,12 +1,12 @@
 // The page: what the server says is shown, what the person does is told to the server.
 
+import { isOdd, leastCertain, oddWords, shares, times } from './judging.js';
 import * as server from './requests.js';
 import { nextWorth, of, statesOf, withDrawn, withFilled } from './slices.js';
 import { Viewer } from './viewer.js';
 
 const FIRST = 'First name the class on the right. Then press F and draw round it in a slice. J goes to the next slice worth drawing, I fills between, and O '
   + 'outlines the other scans.';
-const ODD = 2;           // times the median, or so little of it: a volume to doubt
 const CAREFUL = 7;       // times as long
 const POLL_MS = 1000, RETRY_MS = 2000;
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
@@ -99,11 +99,14 @@ function rowOf(name) {
   return rows.get(name);
 }
 
-/** What a scan that the computer outlined says of classes of which nothing, or nearly nothing, was found. */
-function emptyText(word, numbers) {
-  const names = Object.fromEntries(state.classes.map(one => [one.value, one.name]));
-  const empty = ['found', 'accepted'].includes(word) ? numbers.filter(row => row.slices === 0 || row.confidence === 0) : [];
-  return empty.length ? ` · empty: ${empty.map(row => names[row.label] ?? row.label_name).join(', ')}` : '';
+const nameOf = row => state.classes.find(one => one.value === row.label)?.name ?? row.label_name;
+
+/** What a scan that the computer outlined says of classes of which nothing, or nearly nothing, was found, and of odd volumes. */
+function doubts(word, numbers) {
+  const rows = ['found', 'accepted'].includes(word) ? numbers : [], isEmpty = row => row.slices === 0 || row.confidence === 0;
+  const empty = rows.filter(isEmpty).map(nameOf), odd = rows.filter(row => !isEmpty(row)).map(row => [nameOf(row), oddWords(row, state.scans)]);
+  return [...(empty.length ? [`empty: ${empty.join(', ')}`] : []), ...odd.filter(([, words]) => words).map(([name, words]) => `${name}: ${words}`)]
+    .map(words => ` · ${words}`).join('');
 }
 
 // The list is sorted when the page is opened and when a run has ended, and stays so meanwhile: nothing moves under the mouse.
@@ -130,7 +133,7 @@ function showScans() {
   showCount(scans.length);
   const items = scans.map(({ name, state: word, confidence, problem, rows: numbers }) => {
     const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
-    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words + emptyText(word, numbers) };
+    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words + doubts(word, numbers) };
     for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
     button.disabled = word === 'unreadable';
     button.ariaCurrent = String(name === open);
@@ -155,6 +158,9 @@ function showRun() {
   const left = scans.filter(scan => ['empty', 'found'].includes(scan.state)).length;
   at('careful-text').textContent = run.seconds && left ? ` careful: about ${minutes(CAREFUL * run.seconds * left)}, else ${minutes(run.seconds * left)}`
     : ` careful: better, and takes ${CAREFUL} times as long`;
+  const isEnd = scans.some(scan => ['accepted', 'corrected'].includes(scan.state)) && !busy && !scans.some(scan => [...OPEN, 'found', 'empty'].includes(scan.state));
+  at('export').firstChild.data = isEnd ? 'All looked through: export ' : 'Export ';
+  at('export').classList.toggle('strong', isEnd);
   at('failures').replaceChildren(...run.failures.map(line => made('li', { textContent: line })));
 }
 
@@ -163,16 +169,6 @@ const minutes = seconds => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.
 function timeLeft({ seconds, done: ended, total, careful }) {
   return seconds && ended && ended < total ? ` · about ${minutes(seconds * (careful ? CAREFUL : 1) * (total - ended))} left` : '';
 }
-
-// How often the volume of a class is the median of those that the computer found in all scans; null if there are too few.
-function shareOfMedian(row) {
-  const volumes = state.scans.flatMap(scan => scan.rows.filter(one => one.label === row.label && one.volume_ml > 0).map(one => one.volume_ml)).sort((a, b) => a - b);
-  const middle = (volumes[Math.floor((volumes.length - 1) / 2)] + volumes[Math.floor(volumes.length / 2)]) / 2;
-  return volumes.length < 3 || row.volume_ml == null ? null : row.volume_ml / middle;
-}
-
-const timesMedian = row => (shareOfMedian(row) === null ? '–' : `${shareOfMedian(row).toFixed(1)} ×`);
-const isOdd = row => shareOfMedian(row) !== null && (shareOfMedian(row) > ODD || shareOfMedian(row) < 1 / ODD);
 
 function showOpen() {
   const scan = open && scanNamed(open), words = scan && DONE[scan.state];
@@ -184,12 +180,22 @@ function showOpen() {
   at('leave-out').disabled = !scan;
   at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
   at('canvas').ariaLabel = scan ? `Slices of ${open}. Arrow keys move, page keys change the slice, space puts the pen down and up.` : 'No scan';
+  showNumbers(scan);
+}
+
+const COLUMNS = [['class', ''], ['ml', 'volume'], ['outlined', 'volume against that of the outlined scan'],
+                 ['median', 'volume against the median of the scans that the computer outlined'], ['Dice', 'expected Dice; a single case may be far off']];
+
+function showNumbers(scan) {
   const rows = scan && ['found', 'accepted'].includes(scan.state) ? scan.rows : [];
-  const names = Object.fromEntries(state.classes.map(one => [one.value, one.name]));
-  const cell = (tag, text) => made(tag, { textContent: text });
-  at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...[['class', ''], ['ml', 'volume'], ['median', 'volume against the median of the scans that the computer outlined'], ['slices', ''], ['Dice', 'expected Dice; a single case may be far off']].map(([text, title]) => Object.assign(cell('th', text), { title })))),
-    made('tbody', {}, ...rows.map(row => made('tr', {}, cell('th', names[row.label] ?? row.label_name), cell('td', row.volume_ml == null ? '–' : String(Number(row.volume_ml.toPrecision(4)))),
-      Object.assign(cell('td', timesMedian(row)), { className: isOdd(row) ? 'bad' : '' }), cell('td', row.slices ?? '–'), cell('td', row.confidence?.toFixed(2) ?? '–'))))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
+  const cell = (tag, textContent, more = {}) => made(tag, { textContent, ...more });
+  const line = row => {
+    const { outlined, median } = shares(row, state.scans), share = one => cell('td', times(one), { className: isOdd(one) ? 'bad' : '' });
+    return made('tr', {}, cell('th', nameOf(row)), cell('td', row.volume_ml == null ? '–' : String(Number(row.volume_ml.toPrecision(4)))),
+      share(outlined), share(median), cell('td', row.confidence?.toFixed(2) ?? '–'));
+  };
+  at('numbers').replaceChildren(...(rows.length ? [made('thead', {}, made('tr', {}, ...COLUMNS.map(([text, title]) => cell('th', text, { title })))),
+    made('tbody', {}, ...rows.map(line))] : [made('caption', { textContent: scan?.problem ?? (scan ? WORDS[scan.state][1] : '') })]));
 }
 
 // ---- the open scan ----
@@ -238,12 +244,13 @@ function historyOf({ name, drawn: saved, found }) {
   return kept && kept.drawn === saved && kept.found === found ? kept.history : null;
 }
 
-// A scan that the computer outlined opens at its least certain class; others at the class that is chosen.
+// A scan that the computer outlined opens at its least certain class, in the slices of which most is in doubt; others
+// at the class that is chosen.
 function goToWorst(scan) {
-  const sure = scan?.state === 'found' ? scan.rows.filter(row => row.confidence !== null && row.slices) : [];
-  const worst = sure.length ? sure.reduce((one, other) => (other.confidence < one.confidence ? other : one)).label : chosenClass;
-  if (worst !== chosenClass) chooseClass(worst);
-  viewer.goToClass(worst);
+  const worst = scan?.state === 'found' ? leastCertain(scan.rows) : undefined;
+  if (worst && worst.label !== chosenClass) chooseClass(worst.label);
+  if (worst?.look_at) viewer.goToVoxel(worst.look_at.split(' ').map(Number));
+  else viewer.goToClass(worst?.label ?? chosenClass);
 }
 
 // A run found something new for the open scan, or another window drew on it.

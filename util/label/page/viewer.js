@@ -170,6 +170,14 @@ export class Viewer {
     this.niivue.createOnLocationChange();
   }
 
+  // Go to a voxel (x, y, z) of the file.
+  goToVoxel(voxel) {
+    const [, columns, rows, slices] = this.volume.hdr.dims, [width, height] = this.dims;
+    const [x, y, z] = [columns, rows, slices].map((n, axis) => Math.min(voxel[axis], n - 1));
+    const [at] = this.fromFile(Uint32Array.of(x + columns * (y + rows * z)));
+    this.goTo([at % width, Math.floor(at / width) % height, Math.floor(at / width / height)]);
+  }
+
   // Go to the middle of the slice that holds most of a class; return whether any does.
   goToClass(value) {
     const place = NORMAL.map((_, axis) => {
