@@ -19,7 +19,7 @@ from qnet.util.label.serve import listen, make_server
 from qnet.util.label.session import Session
 from tests.toy import AFFINE, toy_case, write
 
-TOKEN = "a-token-of-tests"
+TOKEN = "a-token-of-tests".ljust(43, "-")
 FAST = {"affine": False, "finest": 1.0, "n_steps": 20}      # registration, a second for a scan
 
 

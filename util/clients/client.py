@@ -124,19 +124,20 @@ class Client:
         """Check that the server is one of this program, and takes the requests of this client.
 
         Raises:
-            NoServerError: nobody answers.
-            ClientError: another program does, or the server speaks another version.
+            NoServerError: nobody answers, or another program does.
+            ClientError: the server speaks another version.
         """
-        try:
-            status, content = self.ask("GET", "/api")
-            about = json.loads(content) if status == 200 else {}
-        except (NoServerError, ValueError):
-            raise NoServerError(f"{self.host}: no server of qnet answers there") from None
+        status, content = self.ask("GET", "/api")
         if status == 403:
-            raise NoServerError(f"{self.host}: a server answers there, but not to this token: it is of another folder")
-        if VERSION not in about.get("api", []):
-            raise ClientError(f"the server of qnet {about.get('version', 'before 0.1.0')} takes requests of the versions "
-                              f"{about.get('api', [])}, this client sends version {VERSION}; allowed: both of one qnet")
+            raise NoServerError(f"{self.host}: the server there is of another folder")
+        try:
+            about = json.loads(content)
+            versions = about.get("api", [])
+        except (ValueError, AttributeError):
+            raise NoServerError(f"{self.host}: another program answers there") from None
+        if VERSION not in versions:
+            raise ClientError(f"the server is of qnet {about.get('version', 'of before')} and takes requests of the versions "
+                              f"{versions}, this client sends version {VERSION}; allowed: both of one version of qnet")
 
     def close(self) -> None:
         """End the server if this client started it. Nothing is lost; a run that is at work ends."""
@@ -318,9 +319,10 @@ def scan_path(name: str, what: str) -> str:
 
 def _error(status: int, content: bytes) -> str:
     try:
-        return json.loads(content)["error"]
+        said = json.loads(content)["error"]
     except (ValueError, LookupError, TypeError):
-        return f"the server answered {status} without a reason"
+        said = None
+    return said if isinstance(said, str) else f"the server answered {status} without a reason"
 
 
 def _plain(content: bytes) -> bytes:
@@ -349,7 +351,7 @@ def _address(process: subprocess.Popen[str]) -> str:
         if match:
             threading.Thread(target=process.stdout.read, daemon=True).start()
             return match[1]
-    raise ClientError(said[-1] if said else "the server ended without a word")
+    raise ClientError(re.sub("^error: ", "", said[-1]) if said else "the server ended without a word")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
