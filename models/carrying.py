@@ -19,10 +19,10 @@ from qnet.models.volume import (
     Box,
     Guide,
     Outlines,
+    Route,
     Support,
     VolumeModel,
     VolumeSegmentation,
-    Way,
     box_of,
     fuse,
     outlines_of,
@@ -36,11 +36,11 @@ DRAWN_MARGIN = 8.0            # around a class whose border is drawn anew, in wi
 UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
 LEAST_FIT = 0.05              # (1 + correlation) / 2 is not taken lower …
-FIT_POWER = 4.0               # … and to this power says how much more a way counts where its image fits better
+FIT_POWER = 4.0               # … and to this power says how much more a route counts where its image fits better
 JOINT_FIT_POWER = 16.0        # the same of several supports together
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
-FIT_SLACK = 0.1               # of correlation: the mean over ways leans to those that fit
-LOST = 0.3                    # of Dice: so much less comes back of what all ways found than of what the direct one found
+FIT_SLACK = 0.1               # of correlation: the mean over routes leans to those that fit
+LOST = 0.3                    # of Dice: so much less comes back of what all routes found than of what the direct one found
 
 
 class Carried(NamedTuple):
@@ -48,7 +48,7 @@ class Carried(NamedTuple):
 
     Attributes:
         maps: (K, d, h, w) probabilities.
-        agreement: (K,) soft Dice of those of each way with these, in the mean; of a single way, of its two registrations.
+        agreement: (K,) soft Dice of those of each route with these, in the mean; of a single route, of its two registrations.
         fit: (d, h, w) local correlation of the carried images with the scan's own.
     """
 
@@ -58,7 +58,7 @@ class Carried(NamedTuple):
 
 
 class RegistrationModel(VolumeModel):
-    """The support's outlines, carried over by registration, and `fuse` of several ways.
+    """The support's outlines, carried over by registration, and `fuse` of several routes.
 
     Args:
         settings: of the registration, and of `fuse`.
@@ -84,9 +84,9 @@ class RegistrationModel(VolumeModel):
         trials = [tried(scan.image, mask, scan.spacing_mm, wide_mm, self.borders) for mask in masks.bool()]
         return Support(scan, masks.bool(), outlines, trials, [thickness_mm(mask, scan.spacing_mm) for mask in masks.bool()])
 
-    def box(self, scan: PreparedScan, ways: Sequence[Way]) -> Box | None:
+    def box(self, scan: PreparedScan, routes: Sequence[Route]) -> Box | None:
         """See VolumeModel."""
-        return box_of(scan, ways, self.settings.agreement_power)
+        return box_of(scan, routes, self.settings.agreement_power)
 
     def back(self, query: PreparedScan, support: Support) -> Registration:
         """See VolumeModel."""
@@ -95,7 +95,7 @@ class RegistrationModel(VolumeModel):
     @torch.no_grad()
     def on_stone(self, stone: PreparedScan, support: Support, found: Registration) -> Outlines | None:
         """See VolumeModel. How sure the map is, is taken from how far the zoomed registration differs from the wide one."""
-        box = self.box(stone, [Way(support.outlines, found)])
+        box = self.box(stone, [Route(support.outlines, found)])
         if box is None:
             return None
         zoomed = stone.zoom(support.scan, found, box)
@@ -105,9 +105,9 @@ class RegistrationModel(VolumeModel):
         drawn, _ = self.drawn(stone, maps, expected, [support], voxels, STRONG)
         return Outlines(stone, drawn.mul(255).round().byte(), voxels, (zoomed,))
 
-    def carried(self, scan: PreparedScan, support: Support, ways: Sequence[Way], voxels: tuple[slice, slice, slice],
+    def carried(self, scan: PreparedScan, support: Support, routes: Sequence[Route], voxels: tuple[slice, slice, slice],
                 points: Tensor) -> Carried:
-        """Carry the outlines of a support to the voxels of a box of a scan, by each way twice (`voices`), and fuse them.
+        """Carry the outlines of a support to the voxels of a box of a scan, by each route twice (`voices`), and fuse them.
 
         In each voxel those count more whose image fits better.
 
@@ -116,7 +116,7 @@ class RegistrationModel(VolumeModel):
         """
         maps, weights = list[Tensor](), list[Tensor]()
         fit, total = torch.zeros_like(points[0]), torch.zeros_like(points[0])
-        for of_voice, correlation in voices(scan, [(support, way) for way in ways], voxels, points):
+        for of_voice, correlation in voices(scan, [(support, route) for route in routes], voxels, points):
             weight = ((1 + correlation) / 2).clamp_min(LEAST_FIT) ** FIT_POWER
             maps.append(of_voice)
             weights.append(weight.half())
@@ -124,7 +124,7 @@ class RegistrationModel(VolumeModel):
             total += weight
         carried = torch.cat([fuse([of_one[k:k + 1] for of_one in maps], self.settings.agreement_power, local=weights)
                              for k in range(len(maps[0]))])
-        if len(ways) == 1:
+        if len(routes) == 1:
             agreement = soft_dice(maps[0].float() / 255, maps[-1].float() / 255)
         else:
             agreement = torch.stack([soft_dice(of_one.float() / 255, carried) for of_one in maps]).mean(dim=0)
@@ -133,12 +133,13 @@ class RegistrationModel(VolumeModel):
     def jointly(self, scan: PreparedScan, guides: Sequence[Guide], voxels: tuple[slice, slice, slice], points: Tensor) -> Carried:
         """Carry the outlines of several supports, as `carried` does those of one.
 
-        The local fit decides alone, and more sharply: the images of the supports differ, so it tells more. Ways to one support
+        The local fit decides alone, and more sharply: the images of the supports differ, so it tells more. Routes to one support
         agree with each other even where it is unlike the scan, so agreement counts nothing. An eighth of each map is kept.
         """
         small, carried = list[Tensor](), torch.zeros(())
         fit, total = torch.zeros_like(points[0]), torch.zeros_like(points[0])
-        for maps, correlation in voices(scan, [(support, way) for support, ways, _ in guides for way in ways], voxels, points):
+        routes = [(guide.support, route) for guide in guides for route in guide.routes]
+        for maps, correlation in voices(scan, routes, voxels, points):
             weight = ((1 + correlation) / 2).clamp_min(LEAST_FIT) ** JOINT_FIT_POWER
             small.append(thinned(maps))
             carried = carried + weight * (maps.float() / 255)
@@ -176,15 +177,15 @@ class RegistrationModel(VolumeModel):
     @torch.no_grad()
     def segment(self, query: PreparedScan, guides: Sequence[Guide], box: Box) -> VolumeSegmentation:
         """See VolumeModel."""
-        if not guides or not all(guide.ways for guide in guides):
-            raise ValueError("ways: got none, expected at least the direct one")
+        if not guides or not all(guide.routes for guide in guides):
+            raise ValueError("routes: got none, expected at least the direct one")
         voxels, points = region(query, box)
         back = [guide.back.places(points_of(guide.support.scan, guide.support.outlines.box)) for guide in guides]
         if len(guides) > 1:
             carried = self.jointly(query, guides, voxels, points)
         else:
-            carried = self.carried(query, guides[0].support, guides[0].ways, voxels, points)
-            if len(guides[0].ways) > 1:
+            carried = self.carried(query, guides[0].support, guides[0].routes, voxels, points)
+            if len(guides[0].routes) > 1:
                 self._save_lost(carried, query, guides[0], voxels, points, back[0])
         drawn, borders = self.drawn(query, carried.maps, carried.agreement, [guide.support for guide in guides], voxels, MILD)
         registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
@@ -192,23 +193,23 @@ class RegistrationModel(VolumeModel):
         evidence = [self._evidence(query, guide, drawn, carried, voxels, places)
                     for guide, places in zip(guides, back, strict=True)]
         expected = torch.stack([expected_dice(of_one) for of_one in evidence]).mean(dim=0)
-        warped = guides[0].ways[0].registration.warp(guides[0].support.scan.image[None])[0]
+        warped = guides[0].routes[0].registration.warp(guides[0].support.scan.image[None])[0]
         return VolumeSegmentation(probs, registered, expected, warped, borders, torch.stack(evidence).mean(dim=0))
 
     def _save_lost(self, carried: Carried, query: PreparedScan, guide: Guide, voxels: tuple[slice, slice, slice], points: Tensor,
                    places_back: Tensor) -> None:
-        """Take a class from the direct way, in place, if the others have led it astray.
+        """Take a class from the direct route, in place, if the others have led it astray.
 
-        That is so if what all ways found does not come back to the outlined scan, but what the direct way found does, and its
+        That is so if what all routes found does not come back to the outlined scan, but what the direct route found does, and its
         image fits about as well. Repeated structures, such as vertebrae, are lost so.
         """
         def come_back(of_ways: Carried) -> Tensor:
             return returned(guide.support, of_ways.maps > 0.5, voxels, query.spacing_mm, places_back)
 
         of_all = come_back(carried)
-        if not (of_all < 1 - LOST).any():       # the direct way cannot come back so much better
+        if not (of_all < 1 - LOST).any():       # the direct route cannot come back so much better
             return
-        direct = self.carried(query, guide.support, guide.ways[:1], voxels, points)
+        direct = self.carried(query, guide.support, guide.routes[:1], voxels, points)
         for k, lost in enumerate((come_back(direct) > of_all + LOST).tolist()):
             either = (carried.maps[k] > 0.5) | (direct.maps[k] > 0.5)
             if lost and direct.fit[either].mean() > carried.fit[either].mean() - FIT_SLACK:
@@ -241,14 +242,14 @@ class RegistrationModel(VolumeModel):
         return torch.tensor(rows)
 
 
-def voices(scan: PreparedScan, ways: Sequence[tuple[Support, Way]], voxels: tuple[slice, slice, slice],
+def voices(scan: PreparedScan, routes: Sequence[tuple[Support, Route]], voxels: tuple[slice, slice, slice],
            points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what each way says in a box of a scan, once by its zoomed registration and once by its wide one.
+    """Yield what each route says in a box of a scan, once by its zoomed registration and once by its wide one.
 
     Where the zoom went astray, the wide one speaks for the others.
 
     Args:
-        ways: each with the support that it leads to.
+        routes: each with the support that it leads to.
         points: (3, d, h, w) positions of the voxels in mm.
     Yields:
         (K, d, h, w) maps, 0 to 255, and the (d, h, w) local correlation of the support's image with the scan's own.
@@ -256,10 +257,10 @@ def voices(scan: PreparedScan, ways: Sequence[tuple[Support, Way]], voxels: tupl
     maps = list[Tensor]()
 
     def images() -> Iterator[Tensor]:
-        for support, way in ways:
-            for registration in way.registration.levels:
-                here, in_support = Way(way.outlines, registration).places(points)
-                maps.append(way.outlines.at(here).mul(255).round().byte())
+        for support, route in routes:
+            for registration in route.registration.levels:
+                here, in_support = Route(route.outlines, registration).places(points)
+                maps.append(route.outlines.at(here).mul(255).round().byte())
                 yield sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half()
 
     for correlation in local_correlations(scan.image[voxels], images(), scan.spacing_mm, FIT_WINDOW * scan.wide_mm):

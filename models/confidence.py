@@ -1,9 +1,9 @@
 """The confidence of found outlines: the Dice that is to be expected, from numbers that need no truth of the query.
 
-The first number is the way back (reverse classification accuracy, Valindria et al. 2017): the outlines that were found are
-carried back to the outlined scan, whose truth is known. The second is whether a class differs from its surroundings as in the
-outlined scan: a lesion that the query lacks comes back as well, but there is no contrast where it should be. The agreement of the
-ways adds nothing to both.
+The first number is reverse classification accuracy (Valindria et al. 2017): the outlines that were found are carried back to the
+outlined scan, whose truth is known. The second is whether a class differs from its surroundings as in the outlined scan: a lesion
+that the query lacks comes back as well, but there is no contrast where it should be. The agreement of the routes adds nothing to
+both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qnet.models.guided import blur
 from qnet.models.sampling import column, sample
 from qnet.models.volume import Support
 
-# agreement: mean soft Dice of the maps of all ways with their mean; of a single way, of its zoomed map with its wide one.
+# agreement: mean soft Dice of the maps of all routes with their mean; of a single route, of its zoomed map with its wide one.
 # kept: Dice of what is found with what was carried over. returned: Dice of what is found, carried back to the outlined scan.
 # fit: local correlation of the carried image with the query's, around what is found. contrast: that of what is found to its
 # surroundings, as a share of the outlined organ's. size: how far its volume is from the expected one, as absolute logarithm.

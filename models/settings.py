@@ -46,7 +46,7 @@ class RegistrationSettings:
     Without `affine`, the best start is taken as it is, and compared on the same grid; without `zoom`, the wide search is the
     last. `smoothness` weighs the squared differences of neighbouring displacements, in cells of two voxels. The intensity, 0…1,
     is one more feature beside the twelve of MIND: times `intensity_weight` in the affine search, and then by how well the
-    intensities of both scans go together (`weight_of_intensity`). A way's weight is its Dice to the power `agreement_power`.
+    intensities of both scans go together (`weight_of_intensity`). A route's weight is its Dice to the power `agreement_power`.
     """
 
     affine: Annotated[bool, boolean()]

@@ -76,13 +76,13 @@ class Support:
         D, H, W = self.scan.image.shape
         affine = torch.eye(3, 4, device=self.scan.image.device)
         itself = Registration(affine, (), (self.scan.wide_mm,) * 3, 1.0, (D, H, W), self.scan.spacing_mm, self.scan.spacing_mm)
-        box = box_of(self.scan, [Way(self.outlines, itself)], 0.0)
+        box = box_of(self.scan, [Route(self.outlines, itself)], 0.0)
         assert box is not None      # no class is empty
         return box
 
 
-class Way(NamedTuple):
-    """A way by which outlines reach a query: outlines, and the registration from the query to their scan, wide or zoomed."""
+class Route(NamedTuple):
+    """A route by which outlines reach a query: outlines, and the registration from the query to their scan, wide or zoomed."""
 
     outlines: Outlines
     registration: Registration
@@ -97,21 +97,21 @@ class Way(NamedTuple):
 
 
 class Guide(NamedTuple):
-    """A support, the ways by which its outlines reach a query, and the way back.
+    """A support, the routes by which its outlines reach a query, and the registration back.
 
     Args:
-        ways: with registrations that are zoomed into a box of the query; the direct one comes first.
+        routes: with registrations that are zoomed into a box of the query; the direct one comes first.
         back: from the support to the query, zoomed into the support's classes; it tells how far to trust the outlines.
     """
 
     support: Support
-    ways: Sequence[Way]
+    routes: Sequence[Route]
     back: Registration
 
     def of_classes(self, which: Sequence[int]) -> Guide:
         """Return the same with some of the classes, given by their positions."""
         support = self.support.of_classes(which)
-        return Guide(support, [Way(way.outlines.of_classes(which), way.registration) for way in self.ways], self.back)
+        return Guide(support, [Route(route.outlines.of_classes(which), route.registration) for route in self.routes], self.back)
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class VolumeSegmentation:
 class VolumeModel(nn.Module, ABC):
     """A method that segments a query volume from one or several support volumes. It has no weights that are trained.
 
-    The support's outlines reach the query by one or several ways: the direct one, from the query to the support, and others over
-    stepping stones, which are unlabelled scans (Wolz et al. 2010; Chakravarty et al. 2013). Each registration is made twice:
+    The support's outlines reach the query by one or several routes: the direct one, from the query to the support, and others
+    over stepping stones, which are unlabelled scans (Wolz et al. 2010; Chakravarty et al. 2013). Each registration is made twice:
     wide, over all contents of the query, and then zoomed, in a box around what the wide ones carried over.
     """
 
@@ -173,12 +173,12 @@ class VolumeModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def box(self, scan: PreparedScan, ways: Sequence[Way]) -> Box | None:
-        """Return the box of a scan, with a margin, that holds all classes which some ways carry there; None if there are none."""
+    def box(self, scan: PreparedScan, routes: Sequence[Route]) -> Box | None:
+        """Return the box of a scan, with a margin, that holds all classes that routes carry there; None if there are none."""
 
     @abstractmethod
     def back(self, query: PreparedScan, support: Support) -> Registration:
-        """Return the registration from a support to a query, zoomed into the support's classes: the way back."""
+        """Return the registration from a support to a query, zoomed into the support's classes: the registration back."""
 
     @abstractmethod
     def segment(self, query: PreparedScan, guides: Sequence[Guide], box: Box) -> VolumeSegmentation:
@@ -188,7 +188,7 @@ class VolumeModel(nn.Module, ABC):
             guides: one for each support. All hold the same classes in the same order.
             box: of the query, which holds all classes.
         Raises:
-            ValueError: there is no guide, or one without a way.
+            ValueError: there is no guide, or one without a route.
         """
 
 
@@ -219,8 +219,8 @@ def points_of(scan: PreparedScan, voxels: tuple[slice, slice, slice]) -> Tensor:
     return points + column([of_axis.start * mm for of_axis, mm in zip(voxels, scan.spacing_mm, strict=True)], points)
 
 
-def box_of(scan: PreparedScan, ways: Sequence[Way], power: float) -> Box | None:
-    """Return the box of a scan, with a margin, to which the classes are carried by some ways; None if they are carried nowhere.
+def box_of(scan: PreparedScan, routes: Sequence[Route], power: float) -> Box | None:
+    """Return the box of a scan, with a margin, to which the classes are carried by some routes; None if they are carried nowhere.
 
     Every second voxel is looked at, and the classes are taken a voxel larger.
     """
@@ -228,15 +228,15 @@ def box_of(scan: PreparedScan, ways: Sequence[Way], power: float) -> Box | None:
     spacing = [mm * step for mm, step in zip(scan.spacing_mm, steps, strict=True)]
     points = grid_mm([-(-n // step) for n, step in zip(scan.image.shape, steps, strict=True)], spacing, scan.image.device)
     maps = []
-    for way in ways:
-        anywhere = F.max_pool3d(way.outlines.maps.amax(dim=0)[None].float(), 3, stride=1, padding=1).byte()
-        grown = Outlines(way.outlines.scan, anywhere, way.outlines.box)
-        maps.append(grown.at(way.registration.places(points)))
+    for route in routes:
+        anywhere = F.max_pool3d(route.outlines.maps.amax(dim=0)[None].float(), 3, stride=1, padding=1).byte()
+        grown = Outlines(route.outlines.scan, anywhere, route.outlines.box)
+        maps.append(grown.at(route.registration.places(points)))
     spans = bounds_of(fuse(maps, power)[0] > PRESENT)
     if spans is None:
         return None
     low, high = ((torch.tensor(ends) - 0.5) * torch.tensor(spacing) for ends in zip(*spans, strict=True))
-    margin = ZOOM_MARGIN * (high - low) + ZOOM_MARGIN_CELLS * torch.tensor(ways[0].registration.spacing_mm)
+    margin = ZOOM_MARGIN * (high - low) + ZOOM_MARGIN_CELLS * torch.tensor(routes[0].registration.spacing_mm)
     edge = torch.tensor(scan.spacing_mm) / 2
     field = torch.tensor(scan.image.shape) * torch.tensor(scan.spacing_mm) - edge
     return torch.maximum(low - margin, -edge), torch.minimum(high + margin, field)

@@ -10,7 +10,7 @@ from qnet.models.carrying import GuidedModel
 from qnet.models.guided import label_map
 from qnet.models.registration import Registration
 from qnet.models.settings import Search, Searches
-from qnet.models.volume import Guide, VolumeSegmentation, Way
+from qnet.models.volume import Guide, Route, VolumeSegmentation
 from tests.settings import GUIDED, REGISTRATION
 
 FAST = replace(REGISTRATION, n_steps=30, searches=Searches(Search(20_000, cell=4, reach=5), Search(60_000, cell=6, reach=5),
@@ -69,16 +69,16 @@ def scene(shape, spacing, organs, shift=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, 
 
 
 def segmented(query, support, settings=FAST, way_back=False) -> VolumeSegmentation:
-    """Outline a scene from another. Without the way back, which takes as long, no confidence is to be had."""
+    """Outline a scene from another. Without the registration back, which takes as long, no confidence is to be had."""
     model = GuidedModel(settings, GUIDED)
     scan, known = model.prepared(query.image, query.spacing_mm), model.prepared(support.image, support.spacing_mm)
     outlined = model.support(known, support.masks)
     wide = scan.register(known)
-    box = model.box(scan, [Way(outlined.outlines, wide)])
+    box = model.box(scan, [Route(outlined.outlines, wide)])
     assert box is not None
     nowhere = Registration(torch.eye(3, 4), (), (1.0,) * 3, 1.0, tuple(known.image.shape), known.spacing_mm, scan.spacing_mm)
     back = model.back(scan, outlined) if way_back else nowhere
-    return model.segment(scan, [Guide(outlined, [Way(outlined.outlines, scan.zoom(known, wide, box))], back)], box)
+    return model.segment(scan, [Guide(outlined, [Route(outlined.outlines, scan.zoom(known, wide, box))], back)], box)
 
 
 def dice(first, second):

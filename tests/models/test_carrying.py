@@ -20,7 +20,7 @@ from qnet.models.confidence import local_correlations
 from qnet.models.guided import Trial
 from qnet.models.registration import Displacement, PreparedScan, Registration
 from qnet.models.settings import Search, Searches
-from qnet.models.volume import Guide, Outlines, Support, Way, fuse, outlines_of, points_of
+from qnet.models.volume import Guide, Outlines, Route, Support, fuse, outlines_of, points_of
 from tests.settings import GUIDED, REGISTRATION
 
 SHAPE, MM = (4, 16, 16), (1.0,) * 3
@@ -54,20 +54,20 @@ def dice(probs, masks):
     return float(2 * (found & masks).sum() / (found.sum() + masks.sum()))
 
 
-def segment(model, image, support, *ways, back=None):
-    return model.segment(PreparedScan(image, MM, SMALL), [Guide(support, ways, back or moved_by(0.0))], WHOLE)
+def segment(model, image, support, *routes, back=None):
+    return model.segment(PreparedScan(image, MM, SMALL), [Guide(support, routes, back or moved_by(0.0))], WHOLE)
 
 
 def test_the_mean_of_all_ways_is_taken_and_the_direct_one_shown():
     image = torch.zeros(SHAPE)
     support = support_of(image, bar(5, 9))
     stone = Outlines(support.scan, 255 * bar(6, 10).byte(), EVERYWHERE, (moved_by(0.0),))
-    model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Way(support.outlines, moved_by(0.0))
-    found = segment(model, image, support, direct, Way(stone, moved_by(0.0)))
+    model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Route(support.outlines, moved_by(0.0))
+    found = segment(model, image, support, direct, Route(stone, moved_by(0.0)))
     torch.testing.assert_close(found.probs, (bar(5, 9).float() + bar(6, 10).float()) / 2)
     assert torch.equal(found.registered, found.probs) and found.borders == (CARRIED,)
     assert torch.equal(found.warped, support.scan.image)
-    with pytest.raises(ValueError, match="ways: got none"):
+    with pytest.raises(ValueError, match="routes: got none"):
         segment(RegistrationModel(SMALL), image, support)
 
 
@@ -83,11 +83,11 @@ def test_a_zoom_that_went_astray_is_outvoted_by_the_wide_registration():
     torch.manual_seed(0)
     image = torch.rand(SHAPE)
     support = support_of(image, bar(5, 9))
-    way = Way(support.outlines, zoomed_by(4.0))
-    assert dice(segment(RegistrationModel(SMALL), image, support, way).registered, bar(5, 9)) > 0.95
-    alone = replace(way.registration, displacements=way.registration.displacements[:1])
-    assert dice(segment(RegistrationModel(SMALL), image, support, Way(support.outlines, alone)).registered, bar(5, 9)) < 0.1
-    stone = RegistrationModel(SMALL).carried(support.scan, support, [way], EVERYWHERE, points_of(support.scan, EVERYWHERE))
+    route = Route(support.outlines, zoomed_by(4.0))
+    assert dice(segment(RegistrationModel(SMALL), image, support, route).registered, bar(5, 9)) > 0.95
+    alone = replace(route.registration, displacements=route.registration.displacements[:1])
+    assert dice(segment(RegistrationModel(SMALL), image, support, Route(support.outlines, alone)).registered, bar(5, 9)) < 0.1
+    stone = RegistrationModel(SMALL).carried(support.scan, support, [route], EVERYWHERE, points_of(support.scan, EVERYWHERE))
     assert stone.agreement[0] < 0.1         # both are far from each other, which says how sure the map is
 
 
@@ -95,14 +95,14 @@ def test_a_class_that_most_ways_lose_is_taken_from_the_direct_way():
     torch.manual_seed(0)
     image = torch.rand(SHAPE)
     support = support_of(image, bar(4, 8))
-    direct = Way(support.outlines, moved_by(0.0))
-    astray = [Way(Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),)), moved_by(0.0))] * 3
+    direct = Route(support.outlines, moved_by(0.0))
+    astray = [Route(Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),)), moved_by(0.0))] * 3
     model = RegistrationModel(SMALL)
     found = segment(model, image, support, direct, *astray)
     assert dice(found.registered, bar(4, 8)) == 1.0 and found.confidence[0] > 0.5
-    elsewhere = segment(model, image, support, direct, *astray, back=moved_by(5.0))      # the way back tells that they are right
+    elsewhere = segment(model, image, support, direct, *astray, back=moved_by(5.0))      # the one back tells that they are right
     assert dice(elsewhere.registered, bar(4, 8)) < 0.1
-    worse = segment(model, image.roll(-5, -1), support, direct, *astray)     # the image of the direct way fits worse
+    worse = segment(model, image.roll(-5, -1), support, direct, *astray)     # the image of the direct route fits worse
     assert dice(worse.registered, bar(4, 8)) < 0.1
 
 
@@ -111,8 +111,8 @@ def test_the_way_whose_image_fits_counts_more():
     image = torch.rand(SHAPE)
     support = support_of(image, bar(5, 9))
     shifted = Outlines(support.scan, 255 * bar(9, 13).byte(), EVERYWHERE, (moved_by(5.0),))     # of which the image does not fit
-    model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Way(support.outlines, moved_by(0.0))
-    found = segment(model, image, support, direct, Way(shifted, moved_by(0.0)))
+    model, direct = RegistrationModel(replace(SMALL, agreement_power=0.0)), Route(support.outlines, moved_by(0.0))
+    found = segment(model, image, support, direct, Route(shifted, moved_by(0.0)))
     assert found.probs[bar(5, 9)].mean() > 0.7 > 0.3 > found.probs[bar(9, 13)].mean()
 
 
@@ -124,7 +124,7 @@ def test_of_several_supports_the_one_that_looks_like_the_scan_decides_where_it_d
     masks = [bar(1, 4) | bar(13, 15), bar(4, 7) | bar(9, 12)]
     supports = [support_of(one, mask) for one, mask in zip(images, masks, strict=True)]
     model, query = RegistrationModel(SMALL), PreparedScan(image, MM, SMALL)
-    guides = [Guide(support, [Way(support.outlines, moved_by(0.0))], moved_by(0.0)) for support in supports]
+    guides = [Guide(support, [Route(support.outlines, moved_by(0.0))], moved_by(0.0)) for support in supports]
     found = model.segment(query, guides, WHOLE)
     assert dice(found.probs, torch.cat([masks[0][..., :8], masks[1][..., 8:]], dim=-1)) > 0.9
     singles = [model.segment(query, [guide], WHOLE) for guide in guides]
@@ -144,7 +144,7 @@ def test_several_supports_are_fused_by_the_local_fit_alone():
     image = torch.rand(SHAPE)
     supports = [support_of((image + noise * torch.rand(SHAPE)) / (1 + noise), bar(first, first + 4))
                 for noise, first in ((0.5, 2), (2.0, 4), (4.0, 6))]
-    guides = [Guide(one, [Way(one.outlines, moved_by(0.0))], moved_by(0.0)) for one in supports]
+    guides = [Guide(one, [Route(one.outlines, moved_by(0.0))], moved_by(0.0)) for one in supports]
     query = PreparedScan(image, MM, SMALL)
     found = RegistrationModel(SMALL).jointly(query, guides, EVERYWHERE, points_of(query, EVERYWHERE))
     fits = list(local_correlations(query.image, [one.scan.image.half() for one in supports], MM, FIT_WINDOW * query.wide_mm))
@@ -156,16 +156,16 @@ def test_several_supports_are_fused_by_the_local_fit_alone():
 
 def test_guides_with_some_of_their_classes():
     support = support_of(torch.rand(SHAPE), torch.cat([bar(2, 6), bar(8, 12)]), gain=0.1)
-    guide = Guide(support, [Way(support.outlines, moved_by(1.0))], moved_by(0.0)).of_classes([1])
+    guide = Guide(support, [Route(support.outlines, moved_by(1.0))], moved_by(0.0)).of_classes([1])
     assert torch.equal(guide.support.masks, bar(8, 12)) and len(guide.support.trials) == len(guide.support.thickness_mm) == 1
-    assert guide.ways[0].outlines.maps.shape[0] == 1 and guide.ways[0].registration.affine[2, 3] == 1.0
+    assert guide.routes[0].outlines.maps.shape[0] == 1 and guide.routes[0].registration.affine[2, 3] == 1.0
 
 
 def test_a_right_outline_is_sure_and_one_that_comes_back_elsewhere_is_not():
     torch.manual_seed(0)
     image = torch.rand(SHAPE)
     support = support_of(image, bar(5, 9))
-    right, astray = (segment(RegistrationModel(SMALL), image, support, Way(support.outlines, moved_by(0.0)), back=moved_by(mm))
+    right, astray = (segment(RegistrationModel(SMALL), image, support, Route(support.outlines, moved_by(0.0)), back=moved_by(mm))
                      for mm in (0.0, 4.0))
     assert right.confidence.item() > 0.8 > 0.1 >= astray.confidence.item()
 
@@ -175,7 +175,7 @@ def test_an_outline_that_vanishes_has_confidence_0():
     image = torch.rand(SHAPE)
     both = torch.cat([bar(2, 6), bar(12, 15)])
     support = support_of(image, both)
-    found = segment(RegistrationModel(SMALL), image, support, Way(support.outlines, moved_by(-10.0)))
+    found = segment(RegistrationModel(SMALL), image, support, Route(support.outlines, moved_by(-10.0)))
     assert (found.probs[1] > 0.5).sum() == 0 and found.confidence[1] == 0.0 and found.evidence[1].isnan().all()
     assert found.evidence[0].isfinite().all()
 
@@ -186,7 +186,7 @@ def test_a_border_is_drawn_only_where_that_paid(gain, border):
     torch.manual_seed(0)
     image = 0.3 + 0.5 * bar(4, 12)[0] + 0.02 * torch.randn(SHAPE)
     support = support_of(image, bar(5, 13), gain)
-    found = segment(GuidedModel(SMALL, GUIDED), image, support, Way(support.outlines, moved_by(0.0)))
+    found = segment(GuidedModel(SMALL, GUIDED), image, support, Route(support.outlines, moved_by(0.0)))
     assert found.borders == (border,)
     torch.testing.assert_close(found.registered, bar(5, 13).float())
     wrong = [((maps > 0.5) != bar(4, 12)).sum() for maps in (found.registered, found.probs)]
@@ -201,6 +201,6 @@ def test_the_affine_map_tells_how_much_larger_the_query_is():
 def test_the_box_around_the_support_is_that_of_its_way_back():
     """All that was found of the support is looked at: the box holds it with a margin."""
     support = support_of(torch.zeros(SHAPE), bar(5, 9))
-    way = Way(support.outlines, moved_by(0.0))
-    low, high = RegistrationModel(SMALL).box(support.scan, [way])
+    route = Route(support.outlines, moved_by(0.0))
+    low, high = RegistrationModel(SMALL).box(support.scan, [route])
     assert (low <= torch.tensor([0.0, 4.0, 5.0])).all() and (high >= torch.tensor([3.0, 11.0, 8.0])).all()

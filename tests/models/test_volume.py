@@ -1,4 +1,4 @@
-"""Outlines, ways and boxes, by hand."""
+"""Outlines, routes and boxes, by hand."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 
 from qnet.models.registration import PreparedScan, Registration
 from qnet.models.settings import Search, Searches
-from qnet.models.volume import Outlines, Way, box_of, fuse, join_boxes, outlines_of, region, soft_dice
+from qnet.models.volume import Outlines, Route, box_of, fuse, join_boxes, outlines_of, region, soft_dice
 from tests.settings import REGISTRATION
 
 SHAPE, MM = (4, 8, 8), (1.0,) * 3
@@ -31,16 +31,16 @@ def column_at(x):
     return masks
 
 
-def carried(way):
-    """The maps of a way, on the whole query."""
-    places, _ = way.places(region(scan(), (torch.zeros(3), torch.tensor([3.0, 7.0, 7.0])))[1])
-    return way.outlines.at(places)
+def carried(route):
+    """The maps of a route, on the whole query."""
+    places, _ = route.places(region(scan(), (torch.zeros(3), torch.tensor([3.0, 7.0, 7.0])))[1])
+    return route.outlines.at(places)
 
 
 def test_outlines_are_kept_in_a_box_and_read_anywhere():
     outlines = outlines_of(scan(), column_at(5).bool())
     assert outlines.maps.shape == (1, 4, 8, 3) and outlines.box == (slice(0, 4), slice(0, 8), slice(4, 7))
-    torch.testing.assert_close(carried(Way(outlines, moved_by(0.0))), column_at(5))
+    torch.testing.assert_close(carried(Route(outlines, moved_by(0.0))), column_at(5))
     places = torch.tensor([[1.0, 3.0, 4.5], [1.0, 3.0, 60.0]]).T.reshape(3, 1, 1, 2)
     assert outlines.at(places).flatten().tolist() == [0.5, 0.0]
     with pytest.raises(ValueError, match="no empty one"):
@@ -51,13 +51,13 @@ def test_outlines_are_kept_in_a_box_and_read_anywhere():
 
 def test_a_way_over_a_stone_begins_at_the_query():
     outlined = outlines_of(scan(), column_at(5).bool())
-    torch.testing.assert_close(carried(Way(outlined, moved_by(2.0))), column_at(3))
+    torch.testing.assert_close(carried(Route(outlined, moved_by(2.0))), column_at(3))
     on_stone = Outlines(scan(), (255 * column_at(6)).byte(), tuple(slice(0, n) for n in SHAPE), (moved_by(-1.0),))
-    way = Way(on_stone, moved_by(2.0))
-    torch.testing.assert_close(carried(way), column_at(4))          # what was found on the stone, not the support's
-    place, of_support = way.places(torch.full((3, 1, 1, 1), 1.0))
+    route = Route(on_stone, moved_by(2.0))
+    torch.testing.assert_close(carried(route), column_at(4))          # what was found on the stone, not the support's
+    place, of_support = route.places(torch.full((3, 1, 1, 1), 1.0))
     assert place[2].item() == 3.0 and of_support[2].item() == 2.0
-    doubled = Way(on_stone, moved_by(0.0, 2.0)).places(torch.full((3, 1, 1, 1), 2.0))
+    doubled = Route(on_stone, moved_by(0.0, 2.0)).places(torch.full((3, 1, 1, 1), 2.0))
     assert [places[2].item() for places in doubled] == [4.0, 3.0]   # 2 → 4 → 3
 
 
@@ -74,13 +74,13 @@ def test_the_box_of_what_is_carried_has_a_margin_within_the_scan():
     masks = torch.zeros(1, 40, 40, 40, dtype=torch.bool)
     masks[:, 18:22, 18:22, 34:38] = True
     affine = torch.eye(3, 4)
-    way = Way(outlines_of(large, masks), Registration(affine, (), MM, 1.0, (40, 40, 40), MM, MM))
-    low, high = box_of(large, [way], 10.0)
+    route = Route(outlines_of(large, masks), Registration(affine, (), MM, 1.0, (40, 40, 40), MM, MM))
+    low, high = box_of(large, [route], 10.0)
     assert (low < torch.tensor([17.0, 17.0, 33.0])).all() and (high[:2] > 22).all() and high[2] == 39.5
     assert (low > torch.tensor([8.0, 8.0, 24.0])).all() and (high[:2] < 31).all()
     away = affine.clone()
     away[2, 3] = 500.0
-    assert box_of(large, [Way(way.outlines, Registration(away, (), MM, 1.0, (40, 40, 40), MM, MM))], 10.0) is None
+    assert box_of(large, [Route(route.outlines, Registration(away, (), MM, 1.0, (40, 40, 40), MM, MM))], 10.0) is None
     joined = join_boxes([(low, high), (low - 1, high - 1)])
     assert torch.equal(joined[0], low - 1) and torch.equal(joined[1], high)
 

@@ -21,7 +21,7 @@ from qnet.dataloaders.volumes import Volume
 from qnet.models.registration import PreparedScan, Registration
 from qnet.models.settings import GuidedSettings
 from qnet.models.spatial_prior import prior_logits, with_prior
-from qnet.models.volume import Box, Guide, Outlines, Support, VolumeModel, VolumeSegmentation, Way, join_boxes
+from qnet.models.volume import Box, Guide, Outlines, Route, Support, VolumeModel, VolumeSegmentation, join_boxes
 from qnet.util.base.distributed import share, shared
 from qnet.util.base.pool import side_by_side
 from qnet.util.base.progress import progress
@@ -300,7 +300,7 @@ class VolumeSegmenter(WholeSegmenter):
 
     @torch.no_grad()
     def joint(self, task: Task, supports: Sequence[Volume] = ()) -> Member | None:
-        """See Segmenter. Each class comes from those supports that hold it, by all their ways."""
+        """See Segmenter. Each class comes from those supports that hold it, by all their routes."""
         all_guides, box = self._guides(task)
         guides = {support: guide for support, guide in all_guides.items() if support in (supports or task.supports)}
         if len(guides) < 2 or box is None:
@@ -340,7 +340,7 @@ class VolumeSegmenter(WholeSegmenter):
         self._stones |= zip(missing, self._together(partial(self._on_stone, *pair) for pair in missing), strict=True)
         others = [volume for volume, _ in known] + list(task.stones)
         wide = self._found(others, (partial(query.register, self._scan(other)) for other in others), bar)
-        boxes = [box for volume, _ in known if (box := self.model.box(query, self._ways(volume, task.stones, wide)))]
+        boxes = [box for volume, _ in known if (box := self.model.box(query, self._routes(volume, task.stones, wide)))]
         if not boxes:
             return {}, None
         box = join_boxes(boxes)
@@ -348,20 +348,20 @@ class VolumeSegmenter(WholeSegmenter):
         back = self._found([volume for volume, _ in known],
                              (partial(self.model.back, query, support) for _, support in known), bar)
         query.release()
-        return {volume: Guide(support, self._ways(volume, task.stones, zoomed), back[volume])
+        return {volume: Guide(support, self._routes(volume, task.stones, zoomed), back[volume])
                 for volume, support in known}, box
 
     def _found(self, volumes: Sequence[Volume], jobs: Iterable[Callable[[], Registration]],
                  bar: tqdm.tqdm | None) -> dict[Volume, Registration]:
         return dict(zip(volumes, self._together(jobs, bar), strict=True))
 
-    def _ways(self, support: Volume, stones: Sequence[Volume], found: Mapping[Volume, Registration]) -> list[Way]:
-        """Return the ways from a query to a support, by its registrations to the scans: the direct one, and those over stones."""
+    def _routes(self, support: Volume, stones: Sequence[Volume], found: Mapping[Volume, Registration]) -> list[Route]:
+        """Return the routes from a query to a support, by its registrations to the scans: the direct one, and all over stones."""
         direct = self._support(support)
         assert direct is not None
         over = [(stone, self._stones[stone, support]) for stone in stones]
-        return [Way(direct.outlines, found[support]),
-                *(Way(outlines, found[stone]) for stone, outlines in over if outlines is not None)]
+        return [Route(direct.outlines, found[support]),
+                *(Route(outlines, found[stone]) for stone, outlines in over if outlines is not None)]
 
     def _on_stone(self, stone: Volume, support: Volume) -> Outlines | None:
         outlined, scan = self._support(support), self._scan(stone)

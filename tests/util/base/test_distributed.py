@@ -140,7 +140,7 @@ def test_an_evaluation_is_that_of_one_process_and_no_work_is_done_twice(name, n_
     assert found.keys() == wanted.keys() and len(found) == n_files + 1
     first, second = shares(together, name)
     assert first and second and sorted(first + second) == sorted(once)
-    assert max(Counter(once).values()) == (2 if name == "stones" else 1)      # two supports: there, and as a way back
+    assert max(Counter(once).values()) == (2 if name == "stones" else 1)      # two supports: there, and back
 
 
 @pytest.mark.whole

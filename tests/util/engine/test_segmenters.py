@@ -66,11 +66,11 @@ class Sum(float):
 
 
 class Copies(VolumeModel):
-    """Says that the query's classes are where the support's are; remembers what was registered, and the ways."""
+    """Says that the query's classes are where the support's are; remembers what was registered, and the routes."""
 
     def __init__(self, reaches=True):
         super().__init__()
-        self.reaches, self.wide, self.zoomed, self.turned, self.released, self.ways = reaches, [], [], [], [], []
+        self.reaches, self.wide, self.zoomed, self.turned, self.released, self.routes = reaches, [], [], [], [], []
 
     def prepared(self, volume, spacing_mm):
         return Scan(self, volume, spacing_mm)
@@ -82,8 +82,8 @@ class Copies(VolumeModel):
         assert found == ("wide", stone.sum, support.scan.sum)
         return (stone.sum, support.scan.sum) if self.reaches else None
 
-    def box(self, scan, ways):
-        assert all(kind == "wide" for _, (kind, *_) in ways)
+    def box(self, scan, routes):
+        assert all(kind == "wide" for _, (kind, *_) in routes)
         return (torch.zeros(3), torch.ones(3)) if self.reaches else None
 
     def back(self, query, support):
@@ -92,9 +92,9 @@ class Copies(VolumeModel):
 
     def segment(self, query, guides, box):
         assert torch.equal(torch.stack(box), torch.tensor([[0.0] * 3, [1.0] * 3]))
-        for support, ways, back in guides:
+        for support, routes, back in guides:
             assert back == (query.sum, support.scan.sum)
-            self.ways.append(ways)
+            self.routes.append(routes)
         masks = torch.stack([support.masks.float() for support, _, _ in guides]).mean(dim=0)
         n = len(masks)
         return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, n), query.image.clamp(0, 1), ("as it was",) * n,
@@ -125,9 +125,9 @@ def test_stepping_stones():
         segmenter.members(task)
         segmenter.release(task.query)
     sums = {volume.name: float(torch.from_numpy(volume.image).float().sum()) for volume in (*queries, *supports, *stones)}
-    for ways, (query, support) in zip(model.ways, [("2", "1"), ("2", "3"), ("12", "1"), ("12", "3")], strict=True):
+    for routes, (query, support) in zip(model.routes, [("2", "1"), ("2", "3"), ("12", "1"), ("12", "3")], strict=True):
         q, s, a, b = (sums[name] for name in (query, support, "10", "11"))
-        assert ways == [(s, ("zoomed", q, s)), ((a, s), ("zoomed", q, a)), ((b, s), ("zoomed", q, b))]
+        assert routes == [(s, ("zoomed", q, s)), ((a, s), ("zoomed", q, a)), ((b, s), ("zoomed", q, b))]
     assert len(model.wide) == len(set(model.wide)) == 2 * (2 + 2) + 2 * 2
     assert len(model.zoomed) == len(set(model.zoomed)) == 2 * (2 + 2)
     assert len(model.turned) == len(set(model.turned)) == 2 * 2
@@ -144,7 +144,7 @@ def test_outlines_that_reach_the_query_nowhere_are_empty_with_confidence_0():
     member, = segmenter.members(task)
     nothing = task.query.image.shape, False
     assert {label: (probs.shape, probs.any()) for label, probs in member.probs.items()} == {1: nothing, 2: nothing}
-    assert member.confidence == {1: 0.0, 2: 0.0} and member.warped is None and not model.zoomed and not model.ways
+    assert member.confidence == {1: 0.0, 2: 0.0} and member.warped is None and not model.zoomed and not model.routes
     assert not any(prediction.mask.any() for prediction in segmenter.over_whole_volume(task))
 
 
@@ -176,7 +176,7 @@ def test_a_member_tells_how_borders_were_drawn_and_what_the_confidence_is_made_o
 def test_the_protocol_scores_its_slices_of_the_whole_volumes_label_map():
     model = Copies()
     task, result = evaluated(model, toy_volume(1), toy_volume(3))
-    assert len(model.ways) == 2      # once a pair, for the protocol and the whole volume
+    assert len(model.routes) == 2      # once a pair, for the protocol and the whole volume
     assert [(p.support.name, p.label) for p in result.by_protocol] == [(s, label) for s in "13" for label in (1, 2, 3, 4)]
     for by_protocol, whole in zip(result.by_protocol, result.whole, strict=True):
         np.testing.assert_array_equal(whole.mask, whole.support.label_map == whole.label)
