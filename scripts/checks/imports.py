@@ -30,7 +30,7 @@ ARROWS: Mapping[str, set[str]] = {
     "models": BASE,
     "dataloaders": BASE,
     "util.viewer": BASE,
-    "util.clients": set(),          # a file of it runs in programs with a Python of their own
+    "util.clients": BASE,
     "util.options": BASE | {"dataloaders", "models"},
     "util.training": DATA_AND_MODELS,
     "util.engine": DATA_AND_MODELS,
