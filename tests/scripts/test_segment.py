@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import qnet
 from qnet.scripts.segment import main, outlined_pair
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
@@ -109,7 +110,20 @@ def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(plac
     assert all(scan["wide_mm"] > 0 for scan in said["scans"])
     assert all(label["border"] and not label["empty"] for scan in said["scans"] for label in scan["labels"])
     assert min(label["confidence"] for scan in said["scans"] for label in scan["labels"]) == confidences[0]
+    assert all(tuple(map(int, row["look_at"].split())) < (64, 64, 64) and float(row["outlined_ml"]) > 0 for row in rows)
     assert everything(place / "my scans") == before
+
+
+def _expect_provenance(place):
+    """The report tells what its outlines were made of, and how to correct one; and no secret of the labelling page."""
+    page = (place / "out/report.html").read_text(encoding="utf-8")
+    content = json.loads(page.split('id="content">')[1].split("</script>")[0])
+    facts = content["facts"]
+    assert facts["outlined by hand"] == "first = outlined.nii.gz" and facts["by"] == f"qnet {qnet.__version__}"
+    assert facts["method"].startswith("guided, up to 6 stepping stones") and " to " in facts["expected Dice"]
+    assert content["correction"] == {"command": f"qnet label '{place}/my scans' --found {place}/out",
+                                     "page": (place / "my scans/label_page/open.html").as_uri()}
+    assert "no medical device" in page and "token=" not in content["correction"]["page"]
 
 
 @pytest.mark.whole
@@ -122,6 +136,7 @@ def test_a_bad_scan_costs_only_itself_and_the_rest_is_kept(place, capsys):
     json_file = ["--json", str(place / "all.json")]
     assert main([*words(place), *json_file], registration=COARSE) == 1
     assert "error: bad.nii.gz: " in capsys.readouterr().err
+    _expect_provenance(place)
     first = results(place)
     (failed,) = [scan for scan in json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"] if "error" in scan]
     assert failed["scan"] == str(bad) and "label_map" not in failed

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import Any, NoReturn
 
 from qnet.util.base.errors import printable
 from qnet.util.base.system import print_help
+
+
+def command_line() -> str:
+    """Return the command that runs, as a person types it."""
+    program, *given = sys.argv
+    return shlex.join([*(program.split() if program.startswith("qnet ") else ["python", program]), *given])
 
 
 class Parser(argparse.ArgumentParser):

@@ -22,9 +22,9 @@ from qnet.util.label.app import make_app
 from qnet.util.label.run import Runner
 from qnet.util.label.session import ConflictError, Session
 from qnet.util.predict.cases import TABLE, as_numbers, read_cases
+from qnet.util.predict.correction import WAY
 
 ADDRESS = "address.json"
-WAY = "open.html"           # leads the browser to the page
 HEADER_BYTES = 2**14        # largest head of a request
 BACKLOG = 1024              # requests that wait
 FOUND_NUMBERS = ("label", "label_name", "volume_ml", "slices", "confidence", "agreement", "margin", "outlined_ml", "look_at")
@@ -51,10 +51,10 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
     server = make_server(session, runner, port, token)
     address = f"http://127.0.0.1:{port}/#token={token}"
     try:
-        session.own.remove(WAY)      # of a server that was killed
+        way = write_way(address, session.own)
         said(address)
         if browser:
-            open_browser(address, session.own)
+            webbrowser.open(way)
         server.run(sockets=[listening])      # raises anew the signal that ended it
     finally:
         session.own.remove(WAY)
@@ -133,16 +133,20 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def open_browser(address: str, folder: OwnFolder) -> None:
-    """Open the page in a browser, by a file that only this person can read: others see the arguments of programs.
+def write_way(address: str, folder: OwnFolder) -> str:
+    """Write a file that leads a browser to the page, and that only this person can read: others see the arguments of programs.
+
+    What follows "#" in its own address goes on to the page, as "scan=case 1". So a report links to it (`report.correction_of`).
 
     Args:
         folder: where that file is made.
+    Returns:
+        Its address.
     """
     with folder.fresh(WAY) as file:
-        file.write(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">'
-                   f'<title>Opening</title><a href="{address}">the labelling page</a>'.encode())
-    webbrowser.open((folder.path.resolve() / WAY).as_uri())
+        file.write(f'<!doctype html><meta charset="utf-8"><title>Opening</title><a href="{address}">the labelling page</a>'
+                   f'<script>location.replace("{address}" + location.hash.replace("#", "&"))</script>'.encode())
+    return (folder.path.resolve() / WAY).as_uri()
 
 
 def load_task(session: Session, task: Path) -> None:

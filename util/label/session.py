@@ -61,8 +61,9 @@ from qnet.util.label.stored import (
     with_values,
 )
 from qnet.util.label.strokes import Changes
+from qnet.util.predict.correction import LABEL_PAGE
 
-NAME, STATE, TASK = "label_page", "session.json", "examples.task"
+STATE, TASK = "session.json", "examples.task"
 ORDER = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")   # of the list
 
 
@@ -89,7 +90,7 @@ class Session:
 
     def __init__(self, folder: Path, pattern: str = "*"):
         self.folder = folder.absolute()
-        self.path = self.folder / NAME
+        self.path = self.folder / LABEL_PAGE
         self.scans = list_scans(self.folder, self.path, pattern)
         self._lock = threading.RLock()
         self._of_scan: dict[str, threading.Lock] = defaultdict(threading.Lock)

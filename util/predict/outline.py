@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from qnet.dataloaders.nifti import read_array
 from qnet.dataloaders.outlines.writing import files_in, write_formats
@@ -14,6 +15,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.locks import unlock
 from qnet.util.predict import bids
 from qnet.util.predict.cases import write_cases
+from qnet.util.predict.correction import Correction, correction_of
 from qnet.util.predict.events import (
     Begun,
     Event,
@@ -29,6 +31,7 @@ from qnet.util.predict.events import (
 from qnet.util.predict.follow_up import CHANGES, write_changes
 from qnet.util.predict.plan import REPORT, Plan, plan_of
 from qnet.util.predict.predictor import Predictor
+from qnet.util.predict.provenance import provenance
 from qnet.util.predict.report import report_queries
 from qnet.util.predict.request import Query, Request
 from qnet.util.predict.series import Series, outlines_of
@@ -126,8 +129,16 @@ def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], 
         if request.suffix is not None and plan.root is not None:
             bids.write(_done(outcome), plan.root, plan.table.parent, request.suffix, predictor.names, predictor.colours)
         report_queries(plan.queries, outcome.rows, predictor.names, [f"query {line}" for line in outcome.problems],
-                       plan.table.with_name(REPORT), {"computed in": predictor.precision, **facts}, predictor.colours, plots)
+                       plan.table.with_name(REPORT), {**provenance(request, predictor, outcome.rows), **facts}, predictor.colours,
+                       plots, _correction(request, plan.table.parent))
     return outcome
+
+
+def _correction(request: Request, output: Path) -> Correction | None:
+    """Return how the queries are corrected; None if they are not those of a folder that the labelling page takes."""
+    if isinstance(request.queries, Path) and request.queries.is_dir() and request.suffix is None:
+        return correction_of(request.queries, output)
+    return None
 
 
 def _done(outcome: Outcome) -> list[Query]:

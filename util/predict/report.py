@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
+from qnet.util.predict.correction import Correction
 from qnet.util.predict.maps import probability_path, registered_path
 from qnet.util.predict.request import Query
 from qnet.util.results.page import Column, Layers
@@ -22,7 +24,8 @@ MORE = (Column("outlined_ml", "", 4), Column("look_at", ""))
 
 def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping]], names: Mapping[int, str],
                    failures: Sequence[str], path: Path, facts: Mapping[str, str] | None = None,
-                   colours: Mapping[int, str] | None = None, plots: Sequence[Mapping[str, str]] = ()) -> None:
+                   colours: Mapping[int, str] | None = None, plots: Sequence[Mapping[str, str]] = (),
+                   correction: Correction | None = None) -> None:
     """Write the report about all queries that are segmented, now or before. There is none if no query is.
 
     Args:
@@ -32,7 +35,7 @@ def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping
         failures: a line for each query that could not be segmented.
         path: of the HTML file.
         facts: shown below the title, by name.
-        colours, plots: as `write_scan_report` takes them.
+        colours, plots, correction: as `write_scan_report` takes them.
     Raises:
         OSError: the file cannot be written.
     """
@@ -45,7 +48,8 @@ def report_queries(queries: Sequence[Query], rows: Mapping[str, Sequence[Mapping
             problems.append(f"{query.name}: not shown: {error}")
     if done:
         write_scan_report(entries, names, path, title=f"Outlines of {len(done)} scan{'s' * (len(done) > 1)}", facts=facts,
-                          colours=colours, problems=problems, plots=plots)
+                          colours=colours, problems=problems, plots=plots,
+                          correction=None if correction is None else asdict(correction))
 
 
 def _entry(query: Query, rows: Sequence[Mapping], names: Mapping[int, str]) -> ScanEntry:

@@ -38,6 +38,13 @@ for (const plot of content.plots) {
   element("p", plot.text, $("plots"), {class: "hint"});
 }
 $("hint").textContent = content.hint;
+$("correction").hidden = !content.correction;
+$("command").textContent = content.correction?.command ?? "";
+/** Where the labelling page opens a scan at a class: this page comes from its server, or from disk. */
+function correctionOf(row) {
+  const page = location.protocol === "file:" ? content.correction.page : "/";
+  return `${page}#scan=${encodeURIComponent(row.case)}&label=${row.label}`;
+}
 
 function classTable({metrics, protocol, whole}) {
   $("of-classes").hidden = false;
@@ -84,6 +91,7 @@ function caseTable() {
     if (order.column === key) cell.setAttribute("aria-sort", order.ascending ? "ascending" : "descending");
     element("button", title, cell, {type: "button", tabindex: "0"}).onclick = () => sortBy(key);
   }
+  if (content.correction) element("th", null, head, {"aria-label": "correction"});
   for (const row of [...content.rows].sort(compare)) {
     const shown = row.view !== null, line = element("tr", null, body, {class: row === chosenRow ? "chosen" : shown ? "" : "unseen"});
     content.columns.forEach(({key, digits, factor, significant}, position) => {
@@ -92,6 +100,7 @@ function caseTable() {
       else element("button", row[key], cell, {type: "button", title: "show " + row[key]}).onclick = () => showRow(row, line);
       if (key === "label_name" && row.empty) element("b", "empty", cell, {class: "empty", title: "nothing, or nearly nothing, was found"});
     });
+    if (content.correction) element("a", "correct", element("td", null, line), {href: correctionOf(row)}).onclick = event => event.stopPropagation();
     if (shown) line.onclick = event => { if (event.target.tagName !== "BUTTON") showRow(row, line); };
   }
 }
@@ -298,6 +307,17 @@ for (const id of ["level", "width"]) $(id).oninput = () => {
   setWindow(level - width / 2, level + width / 2);
 };
 $("reset").onclick = () => { setWindow(...view().window); showWindow(); };
+
+/** Save what is shown, with its outlines, as a PNG file. */
+function savePicture() {
+  nv.drawScene();       // the drawing is gone once the browser has shown it
+  $("canvas").toBlob(blob => {
+    const link = element("a", null, null, {href: URL.createObjectURL(blob), download: `${view().title}, slice ${position()[across()] + 1}.png`});
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+}
+$("picture").onclick = savePicture;
 
 // ---- mouse and keys ----
 

@@ -84,6 +84,8 @@ class Content:
         classes: None, or the summaries of an evaluation: "metrics", "protocol" and "whole".
         plots: each with "image" (PNG in base64) and "text".
         problems: scans that are not shown, a line each.
+        correction: None, or how a scan is corrected: the "command" that starts the labelling page, and the address of the "page"
+            that leads to it.
     """
 
     title: str
@@ -98,6 +100,7 @@ class Content:
     classes: Mapping[str, Any] | None = None
     plots: Sequence[Mapping[str, str]] = ()
     problems: Sequence[str] = ()
+    correction: Mapping[str, str] | None = None
 
 
 class Volumes:
@@ -200,7 +203,8 @@ def _as_data(content: Content) -> dict[str, Any]:
     labels = [{"value": value, "name": name, "colour": colours[value]} for value, name in content.names.items()]
     return {"title": content.title, "facts": content.facts, "labels": labels, "hint": content.hint, "order": content.order,
             "columns": [column._asdict() for column in content.columns], "rows": content.rows, "views": content.views,
-            "classes": content.classes, "plots": content.plots, "problems": content.problems}
+            "classes": content.classes, "plots": content.plots, "problems": content.problems,
+            "correction": content.correction}
 
 
 def _finite(value: Any) -> Any:

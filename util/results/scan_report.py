@@ -47,7 +47,8 @@ class ScanEntry:
 
 def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], path: Path, *, title: str,
                       facts: Mapping[str, str] | None = None, colours: Mapping[int, str] | None = None,
-                      problems: Sequence[str] = (), plots: Sequence[Mapping[str, str]] = ()) -> None:
+                      problems: Sequence[str] = (), plots: Sequence[Mapping[str, str]] = (),
+                      correction: Mapping[str, str] | None = None) -> None:
     """Write the report. The least trusted scans are embedded, one after the other, until the page has its size.
 
     Args:
@@ -58,7 +59,7 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
         facts: shown below the title, by name.
         colours: as "#rrggbb", by label value; a label without one gets one.
         problems: a line for each scan that could not be segmented.
-        plots: as `Content.plots`.
+        plots, correction: as of `Content`.
     Raises:
         OSError: the file cannot be written.
     """
@@ -83,7 +84,7 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
     write_page(Content(
         title=title, facts=facts, names=names, colours=colours or {},
         columns=[Column("case", "scan"), Column("label_name", "label"), *known], rows=rows, order=order, hint=hint, views=views,
-        problems=[*problems, *unread], plots=plots), volumes, path)
+        problems=[*problems, *unread], plots=plots, correction=correction), volumes, path)
 
 
 def _medians(entries: Sequence[ScanEntry]) -> dict[int, float]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import webbrowser
 
 import nibabel
 import numpy as np
@@ -15,7 +14,7 @@ from qnet.util.base.classes import MAX_NAME, PALETTE
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
 from qnet.util.label.client import running
-from qnet.util.label.serve import open_browser
+from qnet.util.label.serve import write_way
 from qnet.util.label.session import Session
 from tests.browser import needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
@@ -579,14 +578,13 @@ def test_only_this_machine_was_asked_and_nothing_went_wrong(browser, client):
     assert errors_of(browser) == []
 
 
-def test_the_file_that_opens_the_browser_leads_to_the_page(browser, client, place, monkeypatch):
-    opened, folder = [], OwnFolder(place / "label_page")
-    monkeypatch.setattr(webbrowser, "open", opened.append)
+def test_the_file_that_opens_the_browser_leads_to_a_scan_of_the_page(browser, client, place):
+    folder = OwnFolder(place / "label_page")
     browser.execute_script("sessionStorage.clear()")
-    open_browser(client.address, folder)
-    browser.get(*opened)
+    browser.get(f"{write_way(client.address, folder)}#scan=a_2&label=1")
     wait_for(browser, "return document.getElementById('position')?.textContent.includes(':')", LIMIT_S)
     assert client.token not in browser.current_url and status_of(browser, "a_1") == "no outlines yet"
+    assert current(browser) == "a_2"
     (place / "label_page/open.html").unlink()
     folder.close()
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 
+import cv2
 import nibabel
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from qnet.util.results import page
 from qnet.util.results.page import Layers, Volumes
 from qnet.util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
 from tests.browser import needs_chromium, screen
+from tests.labelling import wait_until
 from tests.toy import AFFINE, toy_case
 
 NAMES = {1: "liver", 700: "spleen"}
@@ -180,6 +182,31 @@ def test_the_less_probable_the_fainter(tmp_path):
         strong = changed > 0.75 * changed.max()
         faint = (changed > 5) & (changed < 0.6 * changed.max())
         assert strong.sum() > 1000 and 0.5 < faint.sum() / strong.sum() < 2
+    finally:
+        browser.quit()
+
+
+@pytest.mark.whole
+@needs_chromium
+def test_a_line_leads_to_its_correction_and_a_picture_is_saved(tmp_path):
+    """It opens at the voxel to look at first, in a scan whose axes run in other directions than the viewer's."""
+    path, voxel = tmp_path / "report.html", [40, 12, 5]
+    numbers = {1: {"confidence": 0.4, "look_at": " ".join(map(str, voxel))}, 700: {"confidence": 0.9, "look_at": "1 1 1"}}
+    write_scan_report([ScanEntry("a & b", numbers, layers)], NAMES, path, title="mine",
+                      correction={"command": "qnet label 'my scans'", "page": "file:///my%20scans/label_page/open.html"})
+    browser = open_report(path)
+    try:
+        browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+        assert browser.find_element("id", "command").text == "qnet label 'my scans'"
+        assert [link.get_attribute("href") for link in browser.find_elements("link text", "correct")] == [
+            f"file:///my%20scans/label_page/open.html#scan=a%20%26%20b&label={value}" for value in (1, 700)]
+        x, y, z = browser.execute_script("return position()")
+        assert [63 - x, y, z] == voxel      # LAS
+        browser.find_element("id", "picture").click()
+        picture = tmp_path / "a & b, slice 6.png"
+        wait_until(picture.exists, 10)
+        pixels = cv2.imread(str(picture))
+        assert pixels.shape[1] > 300 and (np.ptp(pixels.astype(int), axis=2) > 60).sum() > 100      # and colours of outlines
     finally:
         browser.quit()
 

@@ -200,6 +200,7 @@ function showNumbers(scan) {
 
 // ---- the open scan ----
 
+let asked = server.asked;      // the scan and the class that the address asks for, until it is shown
 let wanted = null;      // the scan to open; another may be asked for while it loads
 
 async function openScan(name, focus = false) {
@@ -247,7 +248,8 @@ function historyOf({ name, drawn: saved, found }) {
 // A scan that the computer outlined opens at its least certain class, in the slices of which most is in doubt; others
 // at the class that is chosen.
 function goToWorst(scan) {
-  const worst = scan?.state === 'found' ? leastCertain(scan.rows) : undefined;
+  const meant = asked && scan?.name === asked.scan ? scan.rows.filter(row => row.label === asked.label) : [];
+  const worst = scan?.state === 'found' ? leastCertain(meant) ?? leastCertain(scan.rows) : undefined;
   if (worst && worst.label !== chosenClass) chooseClass(worst.label);
   if (worst?.look_at) viewer.goToVoxel(worst.look_at.split(' ').map(Number));
   else viewer.goToClass(worst?.label ?? chosenClass);
@@ -661,8 +663,11 @@ async function start() {
   await viewer.start();
   showOutlines();
   await refresh();
-  const first = state?.scans.find(scan => scan.state !== 'unreadable');
+  const usable = (state?.scans ?? []).filter(scan => scan.state !== 'unreadable'), meant = usable.find(scan => scan.name === asked.scan);
+  const first = meant ?? usable[0];
   if (first) await openScan(first.name, true);
+  if (asked.scan && !meant) say(`There is no scan ${asked.scan} here that can be opened.`, true);
+  asked = null;
   poll();
 }
 

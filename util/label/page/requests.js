@@ -3,15 +3,12 @@
 // The token is behind the # of the address, which is sent to no server. The tab keeps it, for this address and port alone.
 const KEY = 'label-token';
 
-function takeToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get('token');
-  if (!given) return sessionStorage.getItem(KEY) ?? '';
-  sessionStorage.setItem(KEY, given);
-  history.replaceState(null, '', location.pathname);
-  return given;
-}
-
-const token = takeToken();
+const given = new URLSearchParams(location.hash.slice(1));
+if (given.has('token')) sessionStorage.setItem(KEY, given.get('token'));
+if (location.hash) history.replaceState(null, '', location.pathname);
+const token = sessionStorage.getItem(KEY) ?? '';
+// The scan and the class that the address asks for, as a link of a report does.
+export const asked = { scan: given.get('scan'), label: Number(given.get('label')) };
 addEventListener('hashchange', () => location.reload());      // the address of a later start, opened in this tab
 
 async function ask(method, path, body, type) {
