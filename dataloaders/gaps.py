@@ -120,7 +120,7 @@ class Between:
 
     def __init__(self, mask: np.ndarray, drawn: Sequence[int] | None, spacing_mm: Sequence[float]):
         self.shape, self.spacing_mm = mask.shape[1:], np.asarray(spacing_mm, float)
-        self.box = _box(np.asarray(mask.any(axis=0)))       # nothing is filled outside of it
+        self.box = box_of(np.asarray(mask.any(axis=0)))       # nothing is filled outside of it
         self.mask = mask[:, *self.box]
         self.drawn = np.flatnonzero(mask.any(axis=(1, 2))) if drawn is None else np.asarray(drawn, int)
         self._pairs: dict[tuple[int, int], list[_Pair]] = {}
@@ -143,7 +143,7 @@ class Between:
         return found
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
+def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the smallest rectangle around a (H, W) mask, with a margin of a pixel."""
     found = find_objects(mask.astype(np.uint8))
     return tuple(slice(max(one.start - 1, 0), one.stop + 1) for one in found[0]) if found else (slice(0, 0), slice(0, 0))
@@ -186,7 +186,7 @@ def _pairs(before: np.ndarray, after: np.ndarray, spacing_mm: np.ndarray) -> lis
 
 def _pair(one: np.ndarray, other: np.ndarray, spacing_mm: np.ndarray, *, moves: bool) -> _Pair:
     way = np.subtract(center_of_mass(other), center_of_mass(one)) if moves else np.zeros(2)
-    return _Pair(_signed_distance(one, spacing_mm), _signed_distance(other, spacing_mm), way)
+    return _Pair(signed_distance(one, spacing_mm), signed_distance(other, spacing_mm), way)
 
 
 def _n_parts(mask: np.ndarray) -> int:
@@ -200,7 +200,7 @@ def _moved(before: list[np.ndarray], after: list[np.ndarray], spacing_mm: np.nda
         centres = [[np.array(center_of_mass(part)) for part in parts] for parts in (before, after)]
         away = [[float(np.hypot(*((other - one) * spacing_mm))) for other in centres[1]] for one in centres[0]]
         one, other = np.unravel_index(np.argmin(away), (len(before), len(after)))
-        if away[one][other] > _width(before[one], spacing_mm) + _width(after[other], spacing_mm):
+        if away[one][other] > width_mm(before[one], spacing_mm) + width_mm(after[other], spacing_mm):
             break
         pairs.append(_pair(before.pop(one), after.pop(other), spacing_mm, moves=True))
     return pairs + [_ending(part, spacing_mm, is_first) for is_first, parts in ((True, before), (False, after)) for part in parts]
@@ -208,17 +208,17 @@ def _moved(before: list[np.ndarray], after: list[np.ndarray], spacing_mm: np.nda
 
 def _ending(part: np.ndarray, spacing_mm: np.ndarray, is_first: bool) -> _Pair:
     """Return a part of one slice, and on the other side what makes it shrink to nothing half way."""
-    inside = _signed_distance(part, spacing_mm)
+    inside = signed_distance(part, spacing_mm)
     nothing = np.full(part.shape, -inside.min())
     before, after = (inside, nothing) if is_first else (nothing, inside)
     return _Pair(before, after, np.zeros(2))
 
 
-def _width(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
+def width_mm(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
     """Return the diameter in mm of a disc of the same area."""
     return 2 * float(np.sqrt(mask.sum() * np.prod(spacing_mm) / np.pi))
 
 
-def _signed_distance(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+def signed_distance(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
     """Return the distance in mm from the border of a mask, (H, W), negative inside."""
     return distance_transform_edt(~mask, spacing_mm) - distance_transform_edt(mask, spacing_mm)

@@ -174,6 +174,11 @@ def copy_folder(data: Path, n: int, folder: Path) -> dict[str, np.ndarray]:
     return truth
 
 
+def copy_cases(data: Path, n: int, folder: Path) -> dict[str, np.ndarray]:
+    """Copy the first scans of CHAOS-T2, or of a folder with images/ and labels/, as `copy_scans` and `copy_folder`."""
+    return copy_folder(data, n, folder) if (data / "images").is_dir() else copy_scans(chaos_cases(data, n), folder)
+
+
 def curve(client: PageClient, truth: dict[str, np.ndarray], options: argparse.Namespace) -> list[list[str]]:
     """Return the rows of the table."""
     rows, chosen, made, labour = [], [next(iter(truth))], 0, Labour()
@@ -204,8 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as scans:
             folder, is_plain = Path(scans), (options.data / "images").is_dir()
-            truth = (copy_folder(options.data, options.cases, folder) if is_plain
-                     else copy_scans(chaos_cases(options.data, options.cases), folder))
+            truth = copy_cases(options.data, options.cases, folder)
             values = sorted({int(value) for label_map in truth.values() for value in np.unique(label_map[label_map > 0])})
             with running(folder) as (client, _):
                 give_classes(client, {value: default_name(value) for value in values} if is_plain else None)

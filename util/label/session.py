@@ -405,6 +405,18 @@ class Session:
             self._expect_latest(name, drawn)
             return self._present(name, reference).label_map, self._notes[name]
 
+    def found(self, name: str) -> np.ndarray:
+        """Return what the computer outlined in a scan, (D, H, W) uint8, not to be written to; zeros if it did not.
+
+        Raises:
+            MissingError: there is no such scan.
+            InputError: it cannot be read.
+        """
+        reference = self.image_file(name)
+        with self._of_scan[name]:
+            self._expect_sound(name)
+            return self._present(name, reference).found
+
     def saved(self, name: str) -> int:
         """Return how often a scan's drawing was saved. Raises MissingError if there is no such scan."""
         self._expect(name)

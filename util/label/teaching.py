@@ -1,7 +1,8 @@
 """What of the outlines by hand is an example: finished classes alone, and what is told of the others before a run.
 
-A class is finished in a scan if a person drew, looked at or filled each slice of it. Slices that were left out between drawn
-ones are filled for the run. A class of which the computer found slices that nobody looked at is no example: they may be wrong.
+A class is finished in a scan if a person drew or looked at each slice of it, or filled it between two such slices. Slices that
+were left out between drawn ones are filled for the run. A class with other slices is no example, be they found, grown or changed
+as they followed a correction: nobody looked at them, and they may be wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from qnet.util.label.session import Session
 from qnet.util.label.stored import Slices
 
 FEW = 1         # slices of a class that are told
+WIDE = 0.7      # of the area of the widest slice; organs rarely end so wide
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Made:
         axis: across its slices.
         drawn: slices that a person drew or looked at.
         between: those between them that nobody drew, looked at or filled.
-        beyond: others of the class that nobody did.
+        beyond: others of the class that nobody drew or looked at.
     """
 
     axis: int
@@ -47,8 +49,8 @@ def made_of(mask: np.ndarray, of_axes: Mapping[Any, Slices]) -> Made:
     held = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != int(axis)))).tolist()
     span = range(drawn[0], drawn[-1] + 1) if drawn else range(0)
     gaps = {number for number in span if is_left_out(number, drawn, held)}
-    left = (gaps | set(held)) - {*drawn, *slices.filled}
-    return Made(int(axis), tuple(drawn), tuple(sorted(left & set(span))), tuple(sorted(left - set(span))))
+    between, beyond = ((gaps | set(held)) & set(span)) - {*drawn, *slices.filled}, set(held) - set(span)
+    return Made(int(axis), tuple(drawn), tuple(sorted(between)), tuple(sorted(beyond)))
 
 
 def is_left_out(number: int, drawn: Sequence[int], held: Sequence[int]) -> bool:
@@ -92,6 +94,17 @@ def _words(mask: np.ndarray, made: Made, by_computer: bool) -> Iterator[str]:
         yield "nothing is drawn"
     elif n_held <= FEW and not by_computer:
         yield f"is drawn in {n_held} slice only"
+    elif made.drawn:
+        yield from _wide_ends(mask, made)
+
+
+def _wide_ends(mask: np.ndarray, made: Made) -> Iterator[str]:
+    """Yield a line for each end of a class that is as wide as if it went on there. At the border of the scan it cannot."""
+    areas = np.moveaxis(mask, made.axis, 0).sum(axis=(1, 2))
+    for which, number, border in (("first", made.drawn[0], 0), ("last", made.drawn[-1], len(areas) - 1)):
+        if number != border and areas[number] > WIDE * areas.max():
+            yield (f"is still wide in the {which} slice that is drawn ({100 * areas[number] / areas.max():.0f} % of the widest); "
+                   "draw on, or say that the next slice is right without it")
 
 
 def unfinished(session: Session) -> list[str]:

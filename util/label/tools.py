@@ -18,8 +18,9 @@ from qnet.dataloaders.geometry import spacing_of
 from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.util.base.classes import MAX_DRAWN
 from qnet.util.base.errors import InputError
+from qnet.util.label.following import follow
 from qnet.util.label.session import Session
-from qnet.util.label.stored import Hand
+from qnet.util.label.stored import Hand, Slices
 from qnet.util.label.strokes import changes_between, pack
 
 SMOOTH_PX = 1.0     # standard deviation of the smoothing, in pixels of the finest axis
@@ -61,6 +62,8 @@ class Scene:
 
     Attributes:
         mask: (D, H, W) bool, of the class.
+        found: (D, H, W) bool, of the class as the computer found it; nothing if it did not outline the scan.
+        filled: slices that were filled.
         others: (D, H, W) bool, what a person made of other classes.
         spacing_mm: (z, y, x).
         image: returns the scan's values, (D, H, W).
@@ -68,6 +71,8 @@ class Scene:
     """
 
     mask: np.ndarray
+    found: np.ndarray
+    filled: Sequence[int]
     others: np.ndarray
     spacing_mm: Sequence[float]
     image: Callable[[], np.ndarray]
@@ -87,8 +92,9 @@ def proposed(session: Session, name: str, asked: Proposal) -> bytes:
         raise InputError(f"slices: allowed: less than {label_map.shape[asked.axis]}")
     path = session.image_file(name)
     kept = made_by_hand(label_map, note)
-    scene = Scene(label_map == asked.value, kept & (label_map != asked.value), spacing_of(read_affine(path))[::-1].tolist(),
-                  lambda: _values(path, path.stat().st_mtime_ns), asked)
+    filled = (note.slices or {}).get(str(asked.value), {}).get(str(asked.axis), Slices()).filled
+    scene = Scene(label_map == asked.value, session.found(name) == asked.value, filled, kept & (label_map != asked.value),
+                  spacing_of(read_affine(path))[::-1].tolist(), lambda: _values(path, path.stat().st_mtime_ns), asked)
     mask, filled = TOOLS[asked.tool](scene)
     return pack({"filled": filled}, changes_between(label_map, with_mask(label_map, mask, asked.value, kept)))
 
@@ -128,10 +134,23 @@ def _in_slices(label_map: np.ndarray, value: int, of_axes: dict) -> np.ndarray:
 
 
 def _fill(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    """Fill the slices between the drawn ones; on what the computer found, let the other slices follow the drawn ones."""
+    if scene.found.any():
+        return _follow(scene)
     filled, numbers = fill_between(scene.mask, scene.asked.slices, scene.asked.axis, scene.spacing_mm)
     if not numbers:
         raise InputError("There is no slice between two drawn ones. Draw the class in two slices or more, some apart.")
     return filled, numbers
+
+
+def _follow(scene: Scene) -> tuple[np.ndarray, list[int]]:
+    axis, start = scene.asked.axis, scene.mask.copy()
+    again = [number for number in (*scene.asked.slices, *scene.filled) if number < start.shape[axis]]      # once, and not twice
+    np.moveaxis(start, axis, 0)[again] = np.moveaxis(scene.found, axis, 0)[again]
+    followed, numbers = follow(start, scene.mask, scene.asked.slices, axis, scene.spacing_mm)
+    if not numbers:
+        raise InputError("No slice follows. Correct the class in a slice, and press again.")
+    return followed, numbers
 
 
 def _copy(scene: Scene) -> tuple[np.ndarray, list[int]]:

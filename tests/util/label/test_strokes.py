@@ -130,6 +130,30 @@ def test_fill_copy_and_mend(session):
     assert 0 < (smooth != holed).sum() < holed.sum() / 2 and not smooth[7].any()
 
 
+def test_slices_of_a_found_class_follow_a_corrected_one_once(session):
+    """The square is found too small; one slice is corrected, then another. What follows starts from what was found each time."""
+    found = NONE.copy()
+    found[1:7, 14:26, 14:26] = 1
+    find(session, "a_1", found)
+    before, drawn, filled = found, [], []
+    for number in (3, 5):
+        corrected = before.copy()
+        corrected[number] = drawing(slices=slice(number, number + 1))[number]
+        drawn.append(number)
+        stroke(session, before, corrected, made(drawn, filled), stroke=f"drawn {number}")
+        before, followed = propose(session, "fill", slices=drawn)
+        filled = sorted({*filled, *followed} - {*drawn})
+        stroke(session, corrected, before, made(drawn, filled), stroke=f"followed {number}")
+    sizes = (before == 1).sum(axis=(1, 2))
+    assert filled == [1, 2, 4, 6] and sizes[3] == sizes[5] == 400 and sizes[0] == sizes[7] == 0
+    assert (sizes[[1, 2, 4, 6]] > 200).all() and (sizes <= 400).all() and sizes[2] > sizes[1]       # 144 before
+    session.decide("a_1", True)
+    taught, told = example(session, "a_1")
+    assert not taught.any() and "nobody looked at 3 of its 6 slices" in told[0]       # the one between was filled
+    stroke(session, before, before, made(range(1, 7)), stroke="looked at")
+    assert (example(session, "a_1")[0] == before).all()
+
+
 def test_a_class_grows_to_the_border_of_what_looks_like_it_in_3d(folder):
     """A ball of another grey: one slice of it is drawn."""
     z, y, x = np.mgrid[:8, :64, :64]
@@ -186,7 +210,7 @@ def test_only_finished_classes_teach_and_the_others_are_named(session, tmp_path)
         "a_1: spleen: 2 slices between drawn ones are left out; the run fills them by shape"]
     ((name, path),) = lend_examples(session, tmp_path)
     assert name == "a_1" and (taught == np.asarray(nibabel.load(path).dataobj).T).all()
-    stroke(session, after, after, {**made(range(6)), **made([2, 4, 6], [3, 5], value="2")}, stroke="looked at")
+    stroke(session, after, after, {**made(range(7)), **made([1, 2, 4, 6, 7], [3, 5], value="2")}, stroke="looked at")
     assert example(session, "a_1")[1] == [] and (example(session, "a_1")[0] == after).all()
 
 
@@ -196,6 +220,19 @@ def test_a_class_of_one_slice_or_of_none_is_named_and_teaches(session):
     session.decide("a_1", True)
     taught, told = example(session, "a_1")
     assert told == ["a_1: liver: is drawn in 1 slice only", "a_1: spleen: nothing is drawn"] and (taught == one).all()
+
+
+def test_a_class_that_ends_wide_is_named_until_its_end_is_told(session):
+    """Drawn from 2 to 5, where it is as wide as anywhere; slice 1 was said to be empty."""
+    wide = drawing(slices=slice(2, 6))
+    wide[5, 10:12] = 0      # a tenth less
+    stroke(session, NONE, wide, made([1, 2, 3, 4, 5]))
+    session.decide("a_1", True)
+    taught, (told, _) = example(session, "a_1")
+    assert told == ("a_1: liver: is still wide in the last slice that is drawn (90 % of the widest); draw on, or say that the "
+                    "next slice is right without it") and (taught == wide).all()
+    stroke(session, wide, wide, made([1, 2, 3, 4, 5, 6]), stroke="two")
+    assert not any("liver" in line for line in unfinished(session))
 
 
 def test_outlines_as_a_whole_teach_as_a_whole(session):

@@ -177,6 +177,8 @@ function showOpen() {
   at('done').firstChild.data = `${words ?? 'Done'} `;
   at('done').querySelector('kbd').hidden = words === 'Open again';      // Enter takes nothing back
   at('load').disabled = !scan || !['empty', 'found'].includes(scan.state);
+  at('fill').firstChild.data = `${follows() ? 'Let the rest follow' : 'Fill between'} `;
+  at('fill').title = follows() ? 'take what you corrected to the other slices of this scan' : 'fill the slices between the drawn ones by shape';
   at('leave-out').disabled = !scan;
   at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
   at('canvas').ariaLabel = scan ? `Slices of ${open}. Arrow keys move, page keys change the slice, space puts the pen down and up.` : 'No scan';
@@ -387,6 +389,16 @@ function lookedAt(all = false) {
 
 const SHAPES = { fill: 'Filled', copy: 'Copied', grow: 'Grown', largest: 'Kept the largest part', holes: 'Filled holes', smooth: 'Smoothed' };
 
+// What the person should know of the slices that were filled, and of those that were not.
+function afterFill() {
+  if (follows()) return ' Look through them: K says that a slice is right, and only then it is an example.';
+  const numbers = of(viewer.slices, chosenClass, axisNow()).drawn.map(number => viewer.sliceOf(viewer.plane, number) + 1).sort((one, other) => one - other);
+  return ` Nothing is filled before slice ${numbers[0]} and after slice ${numbers.at(-1)}: draw there if the class goes on.`;
+}
+
+// Whether the computer outlined the open scan: then slices follow those that are corrected, in the place of being filled between drawn ones.
+const follows = () => Boolean(open && scanNamed(open)?.found);
+
 function shape(tool) {
   return act(async () => {
     if (!open) return;
@@ -396,7 +408,7 @@ function shape(tool) {
     if (locked.has(value)) throw new Error('This class is locked; unlock it first.');
     const slices = tool === 'copy' ? withDrawn(viewer.slices, value, axis, [slice]) : withFilled(viewer.slices, value, axis, said.filled);
     if (voxels.length || said.filled.length) viewer.apply(voxels, values, slices);
-    say(`${SHAPES[tool]}: ${voxels.length} voxels changed${said.filled.length ? ` in ${said.filled.length} slices` : ''}.`);
+    say(`${SHAPES[tool]}: ${voxels.length} voxels changed${said.filled.length ? ` in ${said.filled.length} slices` : ''}.${tool === 'fill' ? afterFill() : ''}`);
   });
 }
 
