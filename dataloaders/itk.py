@@ -70,12 +70,10 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
         PlaceError: their place in the patient does; or their geometry is to be ignored, though it is right and tells of another
             order of voxels.
     """
-    affine = affine_of_image(image)
-    order, flips, reordered = same_order(affine, affine_of_image(labels), labels.GetSize())
-    size = tuple(labels.GetSize()[axis] for axis in order)
-    in_place = size == image.GetSize() and grid_distance_mm(affine, reordered, size) <= min(image.GetSpacing()) / 2
+    turned, as_stored, away_mm = _in_order_of(image, labels)
+    same_size = turned.shape == image.GetSize()[::-1]
+    in_place = same_size and away_mm <= min(image.GetSpacing()) / 2
     array = sitk.GetArrayViewFromImage(labels)
-    as_stored = order == (0, 1, 2) and not any(flips)
     if trust_image_geometry:
         if labels.GetSize() != image.GetSize():
             raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
@@ -83,14 +81,38 @@ def labels_on(image: sitk.Image, labels: sitk.Image, image_name: Path | str, lab
             raise PlaceError(f"{label_name}: its own header puts it where {image_name} lies, with voxels in another order, so it "
                              "must not be ignored")
     elif in_place:
-        array = array.transpose([2 - axis for axis in order[::-1]])
-        array = array[tuple(slice(None, None, -1 if flipped else 1) for flipped in flips[::-1])]
-    elif size != image.GetSize():
+        array = turned
+    elif not same_size:
         raise InputError(f"{label_name}: size (x, y, z) = {labels.GetSize()}, but {image_name} has {image.GetSize()}")
     else:
-        raise PlaceError(f"{label_name}: lies up to {grid_distance_mm(affine, reordered, size):.1f} mm away from {image_name} in "
-                         "the patient; allowed: half a voxel")
+        raise PlaceError(f"{label_name}: lies up to {away_mm:.1f} mm away from {image_name} in the patient; "
+                         "allowed: half a voxel")
     return with_geometry(whole_numbers(array, label_name), image)
+
+
+def channel_on(image: sitk.Image, channel: sitk.Image, image_name: Path | str, channel_name: Path | str) -> sitk.Image:
+    """Return a further channel of a scan on the scan's grid. Voxels in another order are brought to the scan's.
+
+    Raises:
+        InputError: its size or its place in the patient is another.
+    """
+    array, _, away_mm = _in_order_of(image, channel)
+    if array.shape != image.GetSize()[::-1]:
+        raise InputError(f"{channel_name}: size (x, y, z) = {channel.GetSize()}, but {image_name} has {image.GetSize()}; "
+                         "allowed: channels of a patient on the same voxels")
+    if away_mm > min(image.GetSpacing()) / 2:
+        raise InputError(f"{channel_name}: lies up to {away_mm:.1f} mm away from {image_name} in the patient; allowed: channels "
+                         "of a patient on the same voxels, within half of one")
+    return with_geometry(array, image)
+
+
+def _in_order_of(image: sitk.Image, other: sitk.Image) -> tuple[np.ndarray, bool, float]:
+    """Return (D, H, W) values in the order of another image's voxels, whether that is theirs, and how many mm off they lie."""
+    affine = affine_of_image(image)
+    order, flips, reordered = same_order(affine, affine_of_image(other), other.GetSize())
+    array = sitk.GetArrayViewFromImage(other).transpose([2 - axis for axis in order[::-1]])
+    array = array[tuple(slice(None, None, -1 if flipped else 1) for flipped in flips[::-1])]
+    return array, order == (0, 1, 2) and not any(flips), grid_distance_mm(affine, reordered, array.shape[::-1])
 
 
 def whole_numbers(array: np.ndarray, path: Path | str) -> np.ndarray:

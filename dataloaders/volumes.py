@@ -26,8 +26,10 @@ class Volume:
         label_map: (D, H, W) whole numbers, 0 for background. None if nobody has outlined the scan.
         spacing_mm: (z, y, x).
         case: its files, if it belongs to a dataset.
+        others: further channels of the same patient on the same voxels, as `image`. Methods that register take them.
     Raises:
-        ValueError: the image has not three axes, the label map has another shape, or the spacing is not three positive numbers.
+        ValueError: the image has not three axes, the label map or a channel has another shape, or the spacing is not three
+            positive numbers.
     """
 
     name: str
@@ -35,10 +37,13 @@ class Volume:
     label_map: np.ndarray | None
     spacing_mm: tuple[float, float, float]
     case: Case | None = None
+    others: tuple[np.ndarray, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3:
             raise ValueError(f"image: expected axes (D H W), got shape {self.image.shape}")
+        if wrong := [one.shape for one in self.others if one.shape != self.image.shape]:
+            raise ValueError(f"others: expected the image's shape {self.image.shape}, got {wrong[0]}")
         if self.label_map is not None and self.label_map.shape != self.image.shape:
             raise ValueError(f"label_map: expected the image's shape {self.image.shape}, got {self.label_map.shape}")
         if len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0:

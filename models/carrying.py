@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qnet.models.confidence import EVIDENCE, VANISHED, contrast, expected_dice, local_correlations, returned
+from qnet.models.confidence import EVIDENCE, VANISHED, expected_dice, local_correlations, returned, same_contrast
 from qnet.models.guided import LEAST_GAIN, blur_mm, gain, outline, thickness_mm, tried
 from qnet.models.registration import PreparedScan, Registration
 from qnet.models.sampling import bounds_of, column, margin_box, sample
@@ -81,7 +81,7 @@ class RegistrationModel(VolumeModel):
         """See VolumeModel."""
         outlines = outlines_of(scan, masks)
         wide_mm = scan.wide_mm
-        trials = [tried(scan.image, mask, scan.spacing_mm, wide_mm, self.borders) for mask in masks.bool()]
+        trials = [tried(scan.images, mask, scan.spacing_mm, wide_mm, self.borders) for mask in masks.bool()]
         return Support(scan, masks.bool(), outlines, trials, [thickness_mm(mask, scan.spacing_mm) for mask in masks.bool()])
 
     def box(self, scan: PreparedScan, routes: Sequence[Route]) -> Box | None:
@@ -158,7 +158,7 @@ class RegistrationModel(VolumeModel):
             expected: (K,) Dice of the maps.
             border: the settings, among `borders`, that may be taken.
         """
-        names, drawn, image = list[str](), maps.clone(), scan.image[voxels]
+        names, drawn, images = list[str](), maps.clone(), scan.images[(slice(None), *voxels)]
         for k, of_class in enumerate(maps):
             thickness = fmean(support.thickness_mm[k] for support in supports)
             pays = border in self.borders and fmean(
@@ -171,7 +171,7 @@ class RegistrationModel(VolumeModel):
                 if spans is not None:
                     box = margin_box(spans, scan.spacing_mm, (DRAWN_MARGIN * sigma,) * 3, of_class.shape)
                     drawn[k] = 0
-                    drawn[(k, *box)] = outline(image[box], of_class[box], scan.spacing_mm, sigma, settings)
+                    drawn[(k, *box)] = outline(images[(slice(None), *box)], of_class[box], scan.spacing_mm, sigma, settings)
         return drawn, tuple(names)
 
     @torch.no_grad()
@@ -231,11 +231,10 @@ class RegistrationModel(VolumeModel):
                 rows.append([float("nan")] * len(EVIDENCE))
                 continue
             near = _grown(mask, query, AROUND)
-            of_query = contrast(query.image[voxels], mask, near & ~found.any(dim=0))
             truth = support.masks[(k, *box)]
             around = _grown(truth, support.scan, AROUND) & ~support.masks[(slice(None), *box)].any(dim=0)
-            of_support = contrast(support.scan.image[box], truth, around)
-            same = max(-1.0, min(1.0, of_query / of_support)) if abs(of_support) > 0.3 else 1.0
+            same = same_contrast(query.images[(slice(None), *voxels)], (mask, near & ~found.any(dim=0)),
+                                 support.scan.images[(slice(None), *box)], (truth, around))
             kept = float(soft_dice(mask.float(), (carried.maps[k] > 0.5).float()))
             rows.append([float(carried.agreement[k]), kept, float(again[k]), float(carried.fit[near].mean()), same,
                          abs(float(torch.tensor(volume).log())), support.trials[k][1].before if support.trials else 1.0])
@@ -252,7 +251,7 @@ def voices(scan: PreparedScan, routes: Sequence[tuple[Support, Route]], voxels: 
         routes: each with the support that it leads to.
         points: (3, d, h, w) positions of the voxels in mm.
     Yields:
-        (K, d, h, w) maps, 0 to 255, and the (d, h, w) local correlation of the support's image with the scan's own.
+        (K, d, h, w) maps, 0 to 255, and the (d, h, w) local correlation of the support's channels with the scan's own.
     """
     maps = list[Tensor]()
 
@@ -261,9 +260,10 @@ def voices(scan: PreparedScan, routes: Sequence[tuple[Support, Route]], voxels: 
             for registration in route.registration.levels:
                 here, in_support = Route(route.outlines, registration).places(points)
                 maps.append(route.outlines.at(here).mul(255).round().byte())
-                yield sample(support.scan.image[None], in_support / column(support.scan.spacing_mm, in_support))[0].half()
+                yield sample(support.scan.images, in_support / column(support.scan.spacing_mm, in_support)).half()
 
-    for correlation in local_correlations(scan.image[voxels], images(), scan.spacing_mm, FIT_WINDOW * scan.wide_mm):
+    for correlation in local_correlations(scan.images[(slice(None), *voxels)], images(), scan.spacing_mm,
+                                          FIT_WINDOW * scan.wide_mm):
         yield maps.pop(), correlation
 
 

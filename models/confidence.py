@@ -26,6 +26,7 @@ EVIDENCE = ("agreement", "kept", "returned", "fit", "contrast", "size", "thinnes
 TERMS = ("one", "returned, logit", "contrast, 0 to 1")
 WEIGHTS = (-2.43, 1.55, 1.54)     # of the terms
 CLIPPED = 0.02         # Dice nearer to 0 or 1 count as this in the logistic model
+LEAST_CONTRAST = 0.3   # in the outlined scan; less says nothing
 VANISHED = 0.05        # of the volume that is expected: a class of which less is found has vanished
 
 
@@ -46,22 +47,23 @@ def returned(support: Support, found: Tensor, voxels: tuple[slice, slice, slice]
     return 2 * shared / total.clamp_min(1)
 
 
-def local_correlations(image: Tensor, others: Iterable[Tensor], spacing_mm: Sequence[float],
+def local_correlations(images: Tensor, others: Iterable[Tensor], spacing_mm: Sequence[float],
                        sigma_mm: float) -> Iterator[Tensor]:
-    """Yield the correlation (D, H, W), −1 to 1, of an image (D, H, W) with each of others, in Gaussian windows around each voxel.
+    """Yield the correlation (D, H, W), −1 to 1, of a scan (C, D, H, W) with each of others, in Gaussian windows around voxels.
 
-    It does not depend on brightness and contrast. Where one of both is constant it is 0.
+    It is the mean over the channels, and does not depend on their brightness and contrast. Where a channel of one of both is
+    constant, it counts as 0.
     """
     def mean(maps: Tensor) -> Tensor:
         return blur(maps, (sigma_mm,) * 3, spacing_mm)
 
-    of_image, square = mean(image[None])[0], mean(image.square()[None])[0]
+    of_image, square = mean(images), mean(images.square())
     variance = square - of_image.square()
     for other in (of_one.float() for of_one in others):
-        of_other, of_square, of_both = (mean(maps[None])[0] for maps in (other, other.square(), other * image))
+        of_other, of_square, of_both = (mean(maps) for maps in (other, other.square(), other * images))
         product = (variance * (of_square - of_other.square())).clamp_min(0)
         found = torch.where(product > 1e-10, (of_both - of_image * of_other) / product.clamp_min(1e-10).sqrt(), 0.0)
-        yield found.clamp(-1, 1)
+        yield found.clamp(-1, 1).mean(dim=0)
 
 
 def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:
@@ -71,6 +73,21 @@ def contrast(image: Tensor, inside: Tensor, around: Tensor) -> float:
     one, other = image[inside], image[around]
     deviation = ((one.var(correction=0) + other.var(correction=0)) / 2).sqrt()
     return float((one.mean() - other.mean()) / deviation.clamp_min(1e-3))
+
+
+def same_contrast(images: Tensor, of_images: tuple[Tensor, Tensor], others: Tensor, of_others: tuple[Tensor, Tensor]) -> float:
+    """Return the contrast of a class in a scan as a share of that in the outlined one, −1 to 1; 1 if there is hardly one there.
+
+    It is that of the channel in which the class stands out most in the outlined scan.
+
+    Args:
+        images, others: (C, …) channels of the scan, and of the outlined one.
+        of_images, of_others: (…) masks of the class and of its surroundings in them.
+    """
+    there = [contrast(image, *of_others) for image in others]
+    most = max(range(len(there)), key=lambda k: abs(there[k]))
+    here = contrast(images[most], *of_images)
+    return max(-1.0, min(1.0, here / there[most])) if abs(there[most]) > LEAST_CONTRAST else 1.0
 
 
 def expected_dice(evidence: Tensor) -> Tensor:

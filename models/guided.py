@@ -54,32 +54,34 @@ def blur_mm(thickness: float, wide_mm: float, settings: GuidedSettings) -> float
     return min(settings.blur * thickness, WIDEST_BLUR * wide_mm)
 
 
-def outline(image: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigma_mm: float,
+def outline(images: Tensor, registered: Tensor, spacing_mm: Sequence[float], sigma_mm: float,
             settings: GuidedSettings, features: Tensor | None = None) -> Tensor:
     """Outline a class in a scan, or in a box of it.
 
     Args:
-        image: (D, H, W) of a scan, black to white as 0 to 1.
+        images: (C, D, H, W) of a scan, its channels, each from black to white as 0 to 1.
         registered: (D, H, W) probability of the class, carried over from the support.
         spacing_mm: (D, H, W).
         sigma_mm: width of the prior's blur (`blur_mm`), which all other lengths follow.
-        features: (C, D, H, W) features beside the intensities at several scales, such as an encoder's; None: no others.
+        features: (C, D, H, W) features beside those of the channels, such as an encoder's; None: no others.
     Returns:
         (D, H, W) probability. A class of which the map is nowhere sure keeps its blurred map; an empty map stays empty.
     Raises:
         ValueError: the axes are wrong or disagree.
     """
-    n = expect_shape("image", image, "D H W")
+    n = expect_shape("images", images, "C D H W")
+    del n["C"]
     expect_shape("registered", registered, "D H W", **n)
     if features is not None:
         expect_shape("features", features, "C D H W", **n)
-    content = image > CONTENT_LEVEL
-    X = standardised(appearance(image, spacing_mm, sigma_mm), content)
-    if features is not None:
-        X = torch.cat([X, standardised(features.float(), content)])
+    content = (images > CONTENT_LEVEL).any(dim=0)
+    channels = [standardised(appearance(image, spacing_mm, sigma_mm), content) for image in images]
+    X = torch.cat([*channels, *([] if features is None else [standardised(features.float(), content)])])
     prior = blur(registered[None], (sigma_mm,) * 3, spacing_mm)
     probs = class_logits(X, registered[None], prior, settings).sigmoid()
-    return guided_filter(probs, X[0], settings.filter * sigma_mm, settings.filter_eps, spacing_mm).clamp(0, 1)[0]
+    filtered = [guided_filter(probs, of_channel[0], settings.filter * sigma_mm, settings.filter_eps, spacing_mm)
+                for of_channel in channels]
+    return torch.cat(filtered).mean(dim=0).clamp(0, 1)
 
 
 def class_logits(X: Tensor, registered: Tensor, prior: Tensor, settings: GuidedSettings) -> Tensor:
@@ -197,12 +199,12 @@ class Trial:
     gains: Mapping[str, float]
 
 
-def tried(image: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: float,
+def tried(images: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: float,
           settings: Mapping[str, GuidedSettings]) -> list[Trial]:
     """Draw the border of a class anew on the scan where it is known, from displaced truths, by several settings.
 
     Args:
-        image: (D, H, W) of the outlined scan, 0 to 1.
+        images: (C, D, H, W) of the outlined scan, its channels, 0 to 1.
         mask: (D, H, W) of the class.
         wide_mm: spacing of the wide grid, which displacements follow.
     Returns:
@@ -211,16 +213,16 @@ def tried(image: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: flo
     spans = bounds_of(mask.bool())
     assert spans is not None
     box = margin_box(spans, spacing_mm, (TRIED_MARGIN * wide_mm,) * 3, mask.shape)
-    image, truth = image[box], mask[box].bool()
+    images, truth = images[(slice(None), *box)], mask[box].bool()
     thickness = thickness_mm(truth, spacing_mm)
     trials = []
-    field = smooth_field(truth.shape, spacing_mm, SMOOTH_FIELD * wide_mm, seed=0).to(image)
+    field = smooth_field(truth.shape, spacing_mm, SMOOTH_FIELD * wide_mm, seed=0).to(images)
     for amplitude in AMPLITUDES:
         moved = displaced(truth, spacing_mm, amplitude * wide_mm * field)
         before = _dice(moved > 0.5, truth)
         gains = {}
         for name, of_one in settings.items():
-            drawn = outline(image, moved, spacing_mm, blur_mm(thickness, wide_mm, of_one), of_one)
+            drawn = outline(images, moved, spacing_mm, blur_mm(thickness, wide_mm, of_one), of_one)
             gains[name] = _dice(drawn > 0.5, truth) - before
         trials.append(Trial(before, gains))
     return trials

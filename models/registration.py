@@ -33,6 +33,7 @@ with warnings.catch_warnings():   # the package silences all warnings of the pro
 # the package leaves align_corners to its default. `catch_warnings` around its calls would not do: scans are registered in threads
 warnings.filterwarnings("ignore", "Default grid_sample", UserWarning, r"convexAdam\.")
 
+FEATURES = 13                     # of a channel: the twelve of MIND, and the intensity
 MIN_CONTENT_POINTS = 100          # fewer points inside the contents do not make an affine map
 OUTLIER_SHARE = 1 / 28            # of the contents' extent: a displacement so far off the affine map counts half
 SAME_START = 0.01                 # of the contents' extent: starts that are nearer to each other are one
@@ -79,14 +80,14 @@ class Registration:
         affine: (3, 4) map of mm in the query to mm in the support (index × spacing).
         displacements: applied to the query's points one after the other, before the affine map; the finest comes first.
         spacing_mm: of the wide grid, (D, H, W): how finely the scans were compared.
-        intensity_weight: of the intensity beside MIND.
+        intensity_weights: of the intensity beside MIND, for each channel.
         query_shape, query_spacing_mm, support_spacing_mm: of the scans, (D, H, W).
     """
 
     affine: Tensor
     displacements: tuple[Displacement, ...]
     spacing_mm: tuple[float, float, float]
-    intensity_weight: float
+    intensity_weights: tuple[float, ...]
     query_shape: tuple[int, int, int]
     query_spacing_mm: tuple[float, float, float]
     support_spacing_mm: tuple[float, float, float]
@@ -122,10 +123,11 @@ def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], 
     the displacement.
 
     Args:
-        query, support: (D, H, W) volumes of any intensity range.
+        query, support: (D, H, W) volumes of any intensity range; or (C, D, H, W) of several channels, the same ones in both.
         query_spacing_mm, support_spacing_mm: (D, H, W).
     Raises:
-        ValueError: wrong axes, an empty volume, a spacing that is not positive, or values that are not finite.
+        ValueError: wrong axes, an empty volume, a spacing that is not positive, values that are not finite, or the numbers of
+            channels differ.
     """
     fixed, moving = (PreparedScan(volume, spacing_mm, settings, name) for volume, spacing_mm, name in (
         (query, query_spacing_mm, "query"), (support, support_spacing_mm, "support")))
@@ -135,12 +137,15 @@ def register(query: Tensor, support: Tensor, query_spacing_mm: Sequence[float], 
 class PreparedScan:
     """A scan that is registered to others, in threads if need be: its grids and features are computed once.
 
+    Of a scan with several channels, MIND and the intensity of each are features side by side, and their squared differences
+    count as their mean over the channels. A point has contents if one of its channels does.
+
     Args:
-        volume: (D, H, W), of any intensity range.
+        volume: (D, H, W), of any intensity range; or (C, D, H, W), its channels.
         spacing_mm: (D, H, W).
         name: in messages.
     Attributes:
-        image: (D, H, W), black to white as 0 to 1 (`scaled`).
+        images: (C, D, H, W), the channels, each from black to white as 0 to 1 (`scaled`).
         spacing_mm: (D, H, W).
         box: corners (3,) of its contents in mm.
     Raises:
@@ -149,9 +154,9 @@ class PreparedScan:
 
     def __init__(self, volume: Tensor, spacing_mm: Sequence[float], settings: RegistrationSettings,
                  name: str = "scan"):
-        self.image, self.settings = _checked(name, volume, spacing_mm), settings
+        self.images, self.settings = _checked(name, volume, spacing_mm), settings
         self.spacing_mm = _triple(spacing_mm)
-        self.box = content_box_mm(self.image, self.spacing_mm)
+        self.box = content_box_mm(self.images.amax(dim=0), self.spacing_mm)
         self._prepared: dict[tuple, tuple[WorkingGrid, Tensor]] = {}
         self._preparing = threading.Lock()
 
@@ -162,6 +167,16 @@ class PreparedScan:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._prepared, self._preparing = {}, threading.Lock()
+
+    @property
+    def image(self) -> Tensor:
+        """(D, H, W): the first channel."""
+        return self.images[0]
+
+    @property
+    def contents(self) -> Tensor:
+        """(D, H, W) bool: what is no background in one of the channels."""
+        return (self.images > CONTENT_LEVEL).any(dim=0)
 
     @property
     def extent_mm(self) -> float:
@@ -178,12 +193,14 @@ class PreparedScan:
     @torch.no_grad()
     def register(self, support: PreparedScan) -> Registration:
         """Register a support to this query, as the function `register` does."""
-        affine, weight = self._affine(support)
+        if len(support.images) != len(self.images):
+            raise ValueError(f"support: expected {len(self.images)} channels, as the query, got {len(support.images)}")
+        affine, weights = self._affine(support)
         search = self.settings.searches.wide
         grid, query = self.prepared(search, self.box)
-        displacement = self._displaced(grid, query, search, self._of(support, mapped(affine, grid.points), grid), weight, True)
+        displacement = self._displaced(grid, query, search, self._of(support, mapped(affine, grid.points), grid), weights, True)
         D, H, W = self.image.shape
-        return Registration(affine, (displacement,), displacement.spacing_mm, weight, (D, H, W), self.spacing_mm,
+        return Registration(affine, (displacement,), displacement.spacing_mm, weights, (D, H, W), self.spacing_mm,
                             support.spacing_mm)
 
     @torch.no_grad()
@@ -194,41 +211,47 @@ class PreparedScan:
         search = self.settings.searches.zoom
         grid, query = self.prepared(search, box)
         of_support = self._of(support, found.places(grid.points), grid)
-        finer = self._displaced(grid, query, search, of_support, found.intensity_weight, False)
+        finer = self._displaced(grid, query, search, of_support, found.intensity_weights, False)
         return replace(found, displacements=(finer, *found.displacements))
 
-    def _affine(self, support: PreparedScan) -> tuple[Tensor, float]:
-        """The (3, 4) affine map of the start that fits best, and the weight that the intensity gets from then on."""
+    def _affine(self, support: PreparedScan) -> tuple[Tensor, tuple[float, ...]]:
+        """The (3, 4) affine map of the start that fits best, and the weights that the intensities get from then on."""
         search = self.settings.searches.affine
         grid, query = self.prepared(search, self.box)
         affines = distinct(starts_of(self, support), SAME_START * self.extent_mm, self.box)
         if self.settings.affine:
             affines = [self._fitted(support, start, search) for start in affines]
         found = [self._of(support, mapped(affine, grid.points), grid) for affine in affines]
-        by = column_of(self.settings.intensity_weight, query)
+        by = column_of(self._usual_weights, query)
         best = int(torch.stack([((of_one - query) * by).square().mean() for of_one in found]).argmin())
-        return affines[best], weight_of_intensity(query[0, -1], found[best][0, -1], self.settings.intensity_weight)
+        intensities = [features[0, FEATURES - 1::FEATURES] for features in (query, found[best])]
+        return affines[best], tuple(weight_of_intensity(of_query, of_support, self.settings.intensity_weight)
+                                    for of_query, of_support in zip(*intensities, strict=True))
+
+    @property
+    def _usual_weights(self) -> tuple[float, ...]:
+        return (self.settings.intensity_weight,) * len(self.images)
 
     def _fitted(self, support: PreparedScan, start: Tensor, search: Search) -> Tensor:
         """The affine map that fits the displacements of a coarse search best, distant ones counting less."""
         grid, query = self.prepared(search, self.box)
-        by = column_of(self.settings.intensity_weight, query)
+        by = column_of(self._usual_weights, query)
         voxels = discrete_search(query * by, self._of(support, mapped(start, grid.points), grid) * by, search, grid.shape)
         places = mapped(start, Displacement.on(grid, voxels, True)(grid.points))
-        content = sample((self.image > CONTENT_LEVEL).float()[None], grid.points / column(self.spacing_mm, query))[0] > 0.5
+        content = sample(self.contents.float()[None], grid.points / column(self.spacing_mm, query))[0] > 0.5
         if content.sum() <= MIN_CONTENT_POINTS:
             return start
         return fit_affine(grid.points[:, content], places[:, content], OUTLIER_SHARE * self.extent_mm)
 
-    def _displaced(self, grid: WorkingGrid, query: Tensor, search: Search, support: Tensor, intensity_weight: float,
-                   beyond: bool) -> Displacement:
-        query, support = (features * column_of(intensity_weight, features) for features in (query, support))
+    def _displaced(self, grid: WorkingGrid, query: Tensor, search: Search, support: Tensor,
+                   intensity_weights: Sequence[float], beyond: bool) -> Displacement:
+        query, support = (features * column_of(intensity_weights, features) for features in (query, support))
         start = discrete_search(query, support, search, grid.shape)
         voxels = descend(query, support, start, self.settings.n_steps, self.settings.smoothness)
         return Displacement.on(grid, voxels, beyond)
 
     def prepared(self, search: Search, box: tuple[Tensor, Tensor]) -> tuple[WorkingGrid, Tensor]:
-        """Return the working grid of a search in a box, and this scan's features on it, (1, 13, d/2, h/2, w/2)."""
+        """Return the working grid of a search in a box, and this scan's features on it, (1, 13 C, d/2, h/2, w/2)."""
         key = search, *box[0].tolist(), *box[1].tolist()
         with self._preparing:
             if key not in self._prepared:
@@ -251,14 +274,15 @@ class PreparedScan:
         return max(1, min(search.points, round(OVERSAMPLED * voxels)))
 
     def features(self, places: Tensor, settings: RegistrationSettings, more: int = 0) -> Tensor:
-        """Return MIND features and the intensity at (3, d, h, w) places in mm, means over 2×2×2 of them.
+        """Return MIND features and the intensity of each channel at (3, d, h, w) places in mm, means over 2×2×2 of them.
 
         Search and descent take no finer ones. Radius and dilation of MIND are `more` than the settings say where the places are
         finer than the query's voxels, since there is nothing to compare within a voxel.
         """
-        volume = sample(self.image[None], places / column(self.spacing_mm, places))
-        mind = F.avg_pool3d(mind_ssc(volume[0], settings.mind_radius + more, settings.mind_dilation + more), 2, stride=2)
-        return torch.cat([mind, F.avg_pool3d(volume, 2, stride=2)])[None]
+        volumes = sample(self.images, places / column(self.spacing_mm, places))
+        minds = (mind_ssc(volume, settings.mind_radius + more, settings.mind_dilation + more) for volume in volumes)
+        return torch.cat([F.avg_pool3d(maps, 2, stride=2) for mind, volume in zip(minds, volumes, strict=True)
+                          for maps in (mind, volume[None])])[None]
 
     def release(self) -> None:
         """Drop grids and features; they are computed again when they are needed."""
@@ -266,10 +290,10 @@ class PreparedScan:
             self._prepared.clear()
 
 
-def column_of(intensity_weight: float, features: Tensor) -> Tensor:
-    """Return the weights (1, C, 1, 1, 1) of features, of which the intensity is the last one."""
+def column_of(intensity_weights: Sequence[float], features: Tensor) -> Tensor:
+    """Return the weights (1, 13 C, 1, 1, 1) of features, of which the intensity is the last one of each channel."""
     weights = torch.ones(features.shape[1], device=features.device)
-    weights[-1] = intensity_weight
+    weights[FEATURES - 1::FEATURES] = torch.tensor(tuple(intensity_weights), device=features.device)
     return weights.view(1, -1, 1, 1, 1)
 
 
@@ -313,13 +337,13 @@ def _scaling(scale: Tensor, of_query: Tensor, of_support: Tensor) -> Tensor:
 
 
 def _middle_mm(scan: PreparedScan) -> Tensor:
-    shape, spacing = (torch.tensor(tuple(values), dtype=torch.float32, device=scan.image.device)
+    shape, spacing = (torch.tensor(tuple(values), dtype=torch.float32, device=scan.images.device)
                       for values in (scan.image.shape, scan.spacing_mm))
     return (shape - 1) * spacing / 2
 
 
 def _centre_of_mass_mm(scan: PreparedScan) -> Tensor:
-    content = scan.image > CONTENT_LEVEL
+    content = scan.contents
     if not content.any():
         return _middle_mm(scan)
     counts = [content.sum(dim=[a for a in range(3) if a != axis]).float() for axis in range(3)]
@@ -340,13 +364,14 @@ def distinct(starts: Sequence[Tensor], distance_mm: float, box: tuple[Tensor, Te
 def discrete_search(query: Tensor, support: Tensor, search: Search, shape: Sequence[int]) -> Tensor:
     """ConvexAdam's discrete search, inverse consistent: (1, 3, cells…) displacements in voxels of the working grid.
 
-    Features are on half that grid.
+    Features are on half that grid. Their squared differences are summed, and so divided by the number of channels.
     """
     cell, reach = search.cell, search.reach
     mesh = F.affine_grid(reach * torch.eye(3, 4, device=query.device)[None], [1, 1, *[2 * reach + 1] * 3], align_corners=True)
     mesh = mesh.permute(0, 4, 1, 2, 3).reshape(3, -1, 1)
     scale = (torch.tensor(shape, device=query.device) // cell - 1).view(1, 3, 1, 1, 1) / 2
-    a, b = (F.avg_pool3d(features, cell // 2, stride=cell // 2) for features in (query, support))
+    a, b = (F.avg_pool3d(features, cell // 2, stride=cell // 2) / math.sqrt(features.shape[1] / FEATURES)
+            for features in (query, support))
     there, back = (coupled_convex(*correlate(fixed, moving, reach, cell, shape, a.shape[1]), mesh, cell, shape) / scale
                    for fixed, moving in ((a, b), (b, a)))
     there, _ = inverse_consistency(there.flip(1), back.flip(1), iter=15)
@@ -357,7 +382,7 @@ def descend(query: Tensor, support: Tensor, start: Tensor, n_steps: int, smoothn
     """Improve displacements by Adam on the squared feature difference and a diffusion term.
 
     Args:
-        query, support: (1, C, d/2, h/2, w/2) features, on half the working grid.
+        query, support: (1, 13 C, d/2, h/2, w/2) features, on half the working grid.
         start: (1, 3, …) displacements in voxels of the working grid, on any grid.
     Returns:
         (1, 3, d/2, h/2, w/2) displacements in voxels.
@@ -423,12 +448,12 @@ def _triple(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _checked(name: str, volume: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-    """The (D, H, W) volume as `scaled` returns it, or ValueError naming it."""
-    expect_shape(name, volume, "D H W")
+    """The channels of a volume, (C, D, H, W), each as `scaled` returns it, or ValueError naming the volume."""
+    expect_shape(name, volume, "D H W" if volume.ndim == 3 else "C D H W")
     if not volume.numel():
         raise ValueError(f"{name}: the volume is empty, shape {tuple(volume.shape)}")
     if len(spacing_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_mm):
         raise ValueError(f"{name}: spacing must be three positive numbers of mm, got {tuple(spacing_mm)}")
     if not volume.isfinite().all():
         raise ValueError(f"{name}: some values are not finite")
-    return scaled(volume)
+    return torch.stack([scaled(channel) for channel in (volume if volume.ndim == 4 else volume[None])])

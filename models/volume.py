@@ -75,7 +75,7 @@ class Support:
         """The box around its classes into which registrations to it are zoomed."""
         D, H, W = self.scan.image.shape
         affine = torch.eye(3, 4, device=self.scan.image.device)
-        itself = Registration(affine, (), (self.scan.wide_mm,) * 3, 1.0, (D, H, W), self.scan.spacing_mm, self.scan.spacing_mm)
+        itself = Registration(affine, (), (self.scan.wide_mm,) * 3, (1.0,), (D, H, W), self.scan.spacing_mm, self.scan.spacing_mm)
         box = box_of(self.scan, [Route(self.outlines, itself)], 0.0)
         assert box is not None      # no class is empty
         return box
@@ -122,7 +122,7 @@ class VolumeSegmentation:
         probs: (K, D, H, W) probability of each class.
         registered: (K, D, H, W) probabilities carried over from the support.
         confidence: (K,) expected Dice, 0 to 1; 0 for a class of which nothing is left.
-        warped: (D, H, W) image of the support, carried over to the query, 0…1.
+        warped: (D, H, W) image of the support (its first channel), carried over to the query, 0…1.
         borders: of each class, how its border was drawn.
         evidence: (K, …) the numbers that the confidence is made of, `qnet.models.confidence.EVIDENCE`.
     """
@@ -148,7 +148,7 @@ class VolumeModel(nn.Module, ABC):
         """Return a scan that can be registered. Axes of all scans run the same anatomical way; sizes are free.
 
         Args:
-            volume: (D, H, W), of any intensity range.
+            volume: (D, H, W), of any intensity range; or (C, D, H, W), its channels.
             spacing_mm: (z, y, x).
         Raises:
             ValueError: the axes are wrong, the volume is empty or not finite, or a spacing is not positive.

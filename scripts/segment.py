@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
 
-from qnet.dataloaders.finding import Found, find_scans
+from qnet.dataloaders.finding import Found
 from qnet.dataloaders.nifti import is_series
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.dataloaders.outlines.writing import files_in
@@ -34,8 +34,8 @@ from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, is_same, lies_in
 from qnet.util.base.inputs import expect_file
 from qnet.util.base.signals import Interrupted, raise_on_signals
-from qnet.util.predict.bids import find_bids
 from qnet.util.predict.cases import as_numbers
+from qnet.util.predict.channels import patient_of, scans_below
 from qnet.util.predict.events import Outcome
 from qnet.util.predict.follow_up import CHANGES
 from qnet.util.predict.outline import outline
@@ -62,6 +62,9 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--follow-up", action="append", nargs=2, default=[], metavar=("FIRST", "SECOND"),
                         help="two scans of one patient, whose change of volume the report tells; may be given again")
     parser.add_argument("--suffix", metavar="SUFFIX", help="FOLDER is of BIDS, and its scans are those of a suffix, as T1w")
+    parser.add_argument("--channels", nargs="+", metavar="CHANNEL",
+                        help="sequences of a patient on the same voxels, as T1 T2: p1_T1.nii.gz and p1_T2.nii.gz, or T1 and T2 "
+                             "in the folder p1, are the scan p1, and all are used")
     parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
                         help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
@@ -72,15 +75,15 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def found_in(folder: Path, suffix: str | None) -> Found:
-    """Return what is below a folder; of a BIDS folder, the scans of a suffix.
+def found_in(folder: Path, suffix: str | None, channels: Sequence[str]) -> Found:
+    """Return what is below a folder (`scans_below`).
 
     Raises:
-        InputError: it is no folder, or no BIDS folder with such scans.
+        InputError: it is no folder, or as `scans_below`.
     """
     if not folder.is_dir():
         raise InputError(f"--scans: {folder} is no folder; allowed: a folder of NIfTI files and of folders of DICOM slices")
-    return find_scans(folder) if suffix is None else find_bids(folder, suffix)
+    return scans_below(folder, suffix=suffix, channels=channels)
 
 
 def scans_of(found: Found) -> dict[Path, str]:
@@ -144,15 +147,24 @@ def request_of(arguments: argparse.Namespace) -> Request:
                          "network with `qnet prepare` and `qnet train`, and to say `qnet predict reload_model_path=…`")
     if is_series(arguments.scans):
         return series_request(arguments, arguments.scans)
-    found = found_in(arguments.scans, arguments.suffix)
+    found = found_in(arguments.scans, arguments.suffix, arguments.channels or ())
     if found.root_is_scan and (of_times := _in_time(arguments)):
         return series_request(arguments, of_times)
     if arguments.ejection:
         raise InputError(f"--ejection: needs the phases of a 4D file, but --scans is {arguments.scans}")
     scans = scans_of(found)
     check_places(arguments.scans, arguments.output, arguments.json)
+    expect_channels(found, arguments)
     pairs = [outlined_pair(text, scans) for text in arguments.outlined]
     return _with_follow_ups(_request(arguments, arguments.scans, pairs), arguments.follow_up, scans)
+
+
+def expect_channels(found: Found, arguments: argparse.Namespace) -> None:
+    """Raise InputError if `--outlined` names a patient who lacks a channel."""
+    for one in found.left_out if arguments.channels else ():
+        names = (one.path, one.path.name, scan_name(one.path), patient_of(one.path, arguments.channels[0]))
+        if any(text.startswith(f"{name}=") for text in arguments.outlined for name in names):
+            raise InputError(f"--outlined: {one.path} {one.reason}")
 
 
 def _with_follow_ups(request: Request, given: Sequence[Sequence[str]], scans: Mapping[Path, str]) -> Request:
@@ -201,6 +213,8 @@ def series_request(arguments: argparse.Namespace, source: Path) -> Request:
     check_places(arguments.scans, arguments.output, arguments.json)
     if arguments.follow_up:
         raise InputError("--follow-up: is of two scans of a folder; of a series, --ejection tells the change between two phases")
+    if arguments.channels:
+        raise InputError("--channels: is of the scans of a folder, and the phases of a 4D file have one")
     series = Series.of(source, arguments.output, None if arguments.ejection is None else tuple(arguments.ejection))
     outlined = dict(outlined_phase(text, series.n_phases) for text in arguments.outlined)
     if len(outlined) < len(arguments.outlined):
@@ -228,7 +242,7 @@ def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[P
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     request = Request.of_folder(scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
                                 overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)),
-                                **arguments.options)
+                                channels=arguments.channels, **arguments.options)
     return replace(request, suffix=arguments.suffix, also=() if arguments.json is None else (arguments.json,))
 
 

@@ -392,7 +392,7 @@ def test_the_summary_says_what_is_left_out(tmp_path, capsys):
     assert segment(["--scans", str(tmp_path / "scans"), "--outlined", f"outlined={tmp_path / 'labels.nii.gz'}",
                     "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")]) == 1
     said = capsys.readouterr()
-    assert "1 of 1 scans are outlined" in said.out and "2 files or folders could not be read" in said.out
+    assert "1 of 1 scans are outlined" in said.out and "2 files or folders could not be used" in said.out
     assert "left out: notes.txt: is no scan, by its name" in said.out
     assert "error: b.vtk: is of no kind that can be read" in said.err and "error: deep/er/c.zip: is an archive" in said.err
     assert made_by(tmp_path / "out").problems.keys() == {"a", "b.vtk", "deep/er/c.zip"}

@@ -102,6 +102,7 @@ WRONG_OPTIONS = {
     "output": TEXT,
     "overwrite": SWITCH,
     "fill": SWITCH,
+    "channels": ["T1", [], [1], ["T1", "T1"], [""], {}],
     "format": [*TEXT, [], ["nifti", "png"], ["stl", "stl"]],
     "save_probs": SWITCH,
     "augment": SWITCH,
@@ -119,8 +120,8 @@ WRONG_OPTIONS = {
         {"spacing_mm": [1, 1]}, {"spacing_mm": [1, 1, 0]}, {"spacing_mm": [1, 1, 1e9]}, {"size_px": 0}, {"size_px": 10**5},
         {"size_px": 2.5}, {"orientation": "LRS"}, {"orientation": "las"}, {"window": [5, 5]}, {"window": [5]}, {"colour": 1}))],
 }
-MAY_BE_NULL = {"exclude_label", "reload_model_path", "support_image", "support_label", "task", "query", "output", "run",
-               "clip_gradient", "outside.network", "outside.weights", "datasets.CMR.grid"}
+MAY_BE_NULL = {"channels", "exclude_label", "reload_model_path", "support_image", "support_label", "task", "query", "output",
+               "run", "clip_gradient", "outside.network", "outside.weights", "datasets.CMR.grid"}
 BASE = base_config()
 
 

@@ -76,7 +76,7 @@ def segmented(query, support, settings=FAST, way_back=False) -> VolumeSegmentati
     wide = scan.register(known)
     box = model.box(scan, [Route(outlined.outlines, wide)])
     assert box is not None
-    nowhere = Registration(torch.eye(3, 4), (), (1.0,) * 3, 1.0, tuple(known.image.shape), known.spacing_mm, scan.spacing_mm)
+    nowhere = Registration(torch.eye(3, 4), (), (1.0,) * 3, (1.0,), tuple(known.image.shape), known.spacing_mm, scan.spacing_mm)
     back = model.back(scan, outlined) if way_back else nowhere
     return model.segment(scan, [Guide(outlined, [Route(outlined.outlines, scan.zoom(known, wide, box))], back)], box)
 

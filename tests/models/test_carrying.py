@@ -33,7 +33,7 @@ def moved_by(mm, shape=SHAPE):
     """A registration by hand: the place in the support is that in the query, moved along W."""
     affine = torch.eye(3, 4)
     affine[2, 3] = mm
-    return Registration(affine, (), MM, 1.0, shape, MM, MM)
+    return Registration(affine, (), MM, (1.0,), shape, MM, MM)
 
 
 def bar(first, last):
@@ -147,7 +147,7 @@ def test_several_supports_are_fused_by_the_local_fit_alone():
     guides = [Guide(one, [Route(one.outlines, moved_by(0.0))], moved_by(0.0)) for one in supports]
     query = PreparedScan(image, MM, SMALL)
     found = RegistrationModel(SMALL).jointly(query, guides, EVERYWHERE, points_of(query, EVERYWHERE))
-    fits = list(local_correlations(query.image, [one.scan.image.half() for one in supports], MM, FIT_WINDOW * query.wide_mm))
+    fits = list(local_correlations(query.images, [one.scan.images.half() for one in supports], MM, FIT_WINDOW * query.wide_mm))
     weights = [((1 + fit) / 2).clamp_min(0.05) ** JOINT_FIT_POWER for fit in fits]
     torch.testing.assert_close(found.maps, fuse([one.masks.float() for one in supports], 0.0, local=weights))
     assert (fits[0].mean() > fits[1].mean() > fits[2].mean()) and 0 < found.agreement < 1
@@ -195,7 +195,7 @@ def test_a_border_is_drawn_only_where_that_paid(gain, border):
 
 def test_the_affine_map_tells_how_much_larger_the_query_is():
     affine = torch.tensor([[0.5, 0, 0, 7], [0, 1, 0, 0], [0, 0, 0.5, 0]])
-    assert back_scale(Registration(affine, (), MM, 1.0, SHAPE, MM, MM)) == pytest.approx(4.0)
+    assert back_scale(Registration(affine, (), MM, (1.0,), SHAPE, MM, MM)) == pytest.approx(4.0)
 
 
 def test_the_box_around_the_support_is_that_of_its_way_back():

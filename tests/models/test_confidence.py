@@ -32,9 +32,9 @@ def test_correlation_does_not_depend_on_brightness_and_contrast():
     torch.manual_seed(0)
     image = torch.rand(4, 20, 20)
     others = torch.stack([image, 0.2 + 0.3 * image, 1 - image, torch.full_like(image, 0.5), torch.rand(4, 20, 20)])
-    found = torch.stack(list(local_correlations(image, others, MM, 2.0))).flatten(1).mean(dim=1)
+    found = torch.stack(list(local_correlations(image[None], others[:, None], MM, 2.0))).flatten(1).mean(dim=1)
     assert found[:4].tolist() == pytest.approx([1, 1, -1, 0], abs=1e-2) and abs(found[4]) < 0.3
-    assert not any(of_one.any() for of_one in local_correlations(0 * image, others, MM, 2.0))
+    assert not any(of_one.any() for of_one in local_correlations(0 * image[None], others[:, None], MM, 2.0))
 
 
 def test_correlation_is_local():
@@ -42,7 +42,7 @@ def test_correlation_is_local():
     image = torch.rand(4, 20, 40)
     half = image.clone()
     half[..., 20:] = torch.rand(4, 20, 20)
-    found, = local_correlations(image, half[None], MM, 2.0)
+    found, = local_correlations(image[None], half[None, None], MM, 2.0)
     assert found[..., :14].mean() > 0.95 and found[..., 26:].mean() < 0.5
 
 

@@ -29,7 +29,7 @@ SPACING = (6.0, 2.0, 2.0)
 def outlined(volume, registered, spacing=SPACING, features=None):
     """Outline each of some (K, D, H, W) maps, with the blur that its thickness asks for."""
     sigmas = [blur_mm(thickness_mm(mask > 0.5, spacing), 4.0, GUIDED) for mask in registered]
-    return torch.stack([outline(scaled(volume), mask, spacing, sigma, GUIDED, features)
+    return torch.stack([outline(scaled(volume)[None], mask, spacing, sigma, GUIDED, features)
                         for mask, sigma in zip(registered, sigmas, strict=True)])
 
 
@@ -115,9 +115,9 @@ def test_one_slice():
 def test_axes_are_checked():
     volume, masks = scene()
     with pytest.raises(ValueError, match="registered: expected H=60"):
-        outline(volume, masks[0, :, 1:], SPACING, 4.0, GUIDED)
+        outline(volume[None], masks[0, :, 1:], SPACING, 4.0, GUIDED)
     with pytest.raises(ValueError, match="features: expected axes"):
-        outline(volume, masks[0], SPACING, 4.0, GUIDED, volume)
+        outline(volume[None], masks[0], SPACING, 4.0, GUIDED, volume)
 
 
 def test_discriminant_by_hand():
@@ -208,7 +208,7 @@ def test_what_is_gained_lies_between_the_trials():
 def test_drawing_is_tried_on_displaced_truths():
     """It pays where the class has a contrast, and hardly where there is none."""
     volume, masks = scene()
-    clear, none = (tried(image, masks[0], SPACING, 2.0, {"a": GUIDED}) for image in (scaled(volume), 0.5 + 0 * volume))
+    clear, none = (tried(image[None], masks[0], SPACING, 2.0, {"a": GUIDED}) for image in (scaled(volume), 0.5 + 0 * volume))
     for trials in (clear, none):
         before = [trial.before for trial in trials]
         assert len(before) == len(AMPLITUDES) and before == sorted(before, reverse=True) and 0.9 < before[0] < 1

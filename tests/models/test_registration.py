@@ -78,7 +78,7 @@ def test_the_intensities_of_a_scan_of_another_contrast_count_less():
     query, support = phantom(shift=(0.0, 8.0, -6.0)), phantom()
     inverted = torch.where(support[0] > 0, 1000 - support[0], 0.0)
     found = register(query[0], inverted, SPACING, SPACING, FAST)
-    assert found.intensity_weight < register(query[0], support[0], SPACING, SPACING, FAST).intensity_weight / 4
+    assert found.intensity_weights[0] < register(query[0], support[0], SPACING, SPACING, FAST).intensity_weights[0] / 4
     assert min(dice(*pair) for pair in zip(found.warp(support[1]), query[1], strict=True)) > 0.7
 
 
@@ -204,7 +204,7 @@ def test_a_displacement_moves_points_and_those_beyond_it_with_its_edge_or_not():
 def test_displacements_come_one_after_the_other_and_before_the_affine_map():
     grid = WorkingGrid(torch.zeros(3), torch.full((3,), 24.0), (1.0, 1.0, 1.0), 24 ** 3, 0.4, 4, torch.device("cpu"))
     left, right = (Displacement.on(grid, torch.full((1, 3, 6, 6, 6), 1.0) * voxels, True) for voxels in (2.0, -1.0))
-    found = Registration(along_w(10.0, 2.0), (left, right), (1.0,) * 3, 1.0, (4, 8, 8), (1.0,) * 3, (1.0,) * 3)
+    found = Registration(along_w(10.0, 2.0), (left, right), (1.0,) * 3, (1.0,), (4, 8, 8), (1.0,) * 3, (1.0,) * 3)
     point = torch.full((3, 1, 1, 1), 12.0)
     moved = 12.0 + grid.spacing[2].item()
     torch.testing.assert_close(found.places(point).flatten(), torch.tensor([moved, moved, 2 * moved + 10]))

@@ -22,7 +22,7 @@ def moved_by(mm, scale=1.0):
     """A registration by hand: w in the query is scale · w + mm in the support."""
     affine = torch.eye(3, 4)
     affine[2, 2], affine[2, 3] = scale, mm
-    return Registration(affine, (), MM, 1.0, SHAPE, MM, MM)
+    return Registration(affine, (), MM, (1.0,), SHAPE, MM, MM)
 
 
 def column_at(x):
@@ -74,13 +74,13 @@ def test_the_box_of_what_is_carried_has_a_margin_within_the_scan():
     masks = torch.zeros(1, 40, 40, 40, dtype=torch.bool)
     masks[:, 18:22, 18:22, 34:38] = True
     affine = torch.eye(3, 4)
-    route = Route(outlines_of(large, masks), Registration(affine, (), MM, 1.0, (40, 40, 40), MM, MM))
+    route = Route(outlines_of(large, masks), Registration(affine, (), MM, (1.0,), (40, 40, 40), MM, MM))
     low, high = box_of(large, [route], 10.0)
     assert (low < torch.tensor([17.0, 17.0, 33.0])).all() and (high[:2] > 22).all() and high[2] == 39.5
     assert (low > torch.tensor([8.0, 8.0, 24.0])).all() and (high[:2] < 31).all()
     away = affine.clone()
     away[2, 3] = 500.0
-    assert box_of(large, [Route(route.outlines, Registration(away, (), MM, 1.0, (40, 40, 40), MM, MM))], 10.0) is None
+    assert box_of(large, [Route(route.outlines, Registration(away, (), MM, (1.0,), (40, 40, 40), MM, MM))], 10.0) is None
     joined = join_boxes([(low, high), (low - 1, high - 1)])
     assert torch.equal(joined[0], low - 1) and torch.equal(joined[1], high)
 

@@ -384,8 +384,9 @@ class VolumeSegmenter(WholeSegmenter):
 
     def _scan(self, volume: Volume) -> PreparedScan:
         if volume not in self._scans:
-            image = torch.from_numpy(np.ascontiguousarray(volume.image, np.float32)).to(self.device)
-            self._scans[volume] = self.model.prepared(image, volume.spacing_mm)
+            image = np.stack([volume.image, *volume.others]) if volume.others else np.ascontiguousarray(volume.image)
+            tensor = torch.from_numpy(image.astype(np.float32, copy=False)).to(self.device)
+            self._scans[volume] = self.model.prepared(tensor, volume.spacing_mm)
         return self._scans[volume]
 
     def _member(self, task: Task, support: Volume, labels: Sequence[int], found: VolumeSegmentation) -> Member:

@@ -294,6 +294,7 @@ class PredictOptions:
     support_image: Annotated[tuple[str, ...] | str | None, optional(either(text(), list_of(text()))), RESUME, ELSEWHERE]
     support_label: Annotated[tuple[str, ...] | str | None, optional(either(text(), list_of(text()))), RESUME, ELSEWHERE]
     fill: Annotated[bool, boolean(), RESUME]
+    channels: Annotated[tuple[str, ...] | None, optional(list_of(text())), RESUME, ELSEWHERE]
     task: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
     query: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]
     output: Annotated[str | None, optional(text()), RESUME, ELSEWHERE]

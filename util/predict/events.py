@@ -139,7 +139,7 @@ class Outcome:
         n_unread = sum(one.may_be_scan for one in self.left_out)
         return "; ".join([f"{n_whole} of {len(self.queries)} scans are outlined",
                           *([empty_classes(self.empty)] if self.empty else []),
-                          *([f"{n_unread} files or folders could not be read"] if n_unread else [])])
+                          *([f"{n_unread} files or folders could not be used"] if n_unread else [])])
 
 
 @dataclass(frozen=True)

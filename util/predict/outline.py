@@ -58,7 +58,7 @@ def outline(request: Request) -> Iterator[Event]:
     plan = main_does(lambda: plan_of(request, predictor.names.values()))
     own = share(plan.waiting)
     if plan.waiting:
-        predictor.add_stones([query.scan for query in plan.queries], request.stones)
+        predictor.add_stones([query.channels for query in plan.queries], request.stones)
     yield Ready(len(predictor.stones), len(own), len(plan.queries) - len(plan.waiting), plan.n_changed, len(plan.queries))
     if plan.waiting:
         yield from map(StoneOutlined, predictor.preparing())
@@ -88,7 +88,7 @@ def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Reques
     """
     try:
         made_from = None if plan.table is None else plan.made_from(query)
-        found = predictor.segment(query.scan)
+        found = predictor.segment(query.channels)
         found.write(query.target, registered=plan.table is not None, save_probs=request.save_probs, formats=request.formats)
         rows = found.numbers()
         if plan.table is not None:
@@ -120,6 +120,8 @@ def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], 
     outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out)
     if plan.table is not None:
         facts, plots = ({}, []) if request.series is None else _join_phases(request.series, predictor, outcome)
+        if request.channels:
+            facts = {**facts, "channels": ", ".join(request.channels)}
         if request.follow_ups:
             changes = plan.table.with_name(CHANGES)
             facts = {**facts, **write_changes(request.follow_ups, outcome, predictor.supports, predictor.names, changes)}

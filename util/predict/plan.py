@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qnet.dataloaders.finding import Found, LeftOut, find_scans, name_problem, same_names
+from qnet.dataloaders.finding import Found, LeftOut, name_problem, same_names
 from qnet.dataloaders.outlines.reading import files_with
 from qnet.dataloaders.outlines.writing import expect_formats, files_in
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
@@ -16,8 +16,8 @@ from qnet.util.base.files import remove_partial_files
 from qnet.util.base.fingerprint import OUTLINES, code_sha256
 from qnet.util.base.guard import claim, expect_apart, is_same
 from qnet.util.predict import bids
-from qnet.util.predict.bids import find_bids
 from qnet.util.predict.cases import TABLE, read_cases
+from qnet.util.predict.channels import channels_of, scans_below
 from qnet.util.predict.maps import maps_of, registered_path
 from qnet.util.predict.request import Query, Request, Words
 
@@ -55,7 +55,7 @@ class Plan:
         Raises:
             OSError: the query cannot be read.
         """
-        return digest([self.made_of, content_sha256(query.scan)])
+        return digest([self.made_of, *map(content_sha256, query.channels)])
 
 
 def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
@@ -73,9 +73,10 @@ def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
         return Plan(request.queries, request.queries)
     if request.output is None:
         raise InputError(f"{request.words.output}: got null, allowed with a folder of scans: where to write to")
-    found = find_scans(request.queries, request.output) if request.suffix is None else find_bids(request.queries, request.suffix)
+    found = scans_below(request.queries, request.output, request.suffix, request.channels)
     names, left_out = scans_to_outline(found, request.output, given_files(request), request.words)
-    queries = tuple(Query(name, scan, output_path(name, request.output, len(names), request.words))
+    queries = tuple(Query(name, scan, output_path(name, request.output, len(names), request.words),
+                          channels_of(scan, request.channels)[1:])
                     for scan, name in names.items())
     table = queries[0].target.parent / TABLE
     plan = Plan(queries, queries, 0, left_out, request.queries, table, read_cases(table), made_of(request))
@@ -104,7 +105,8 @@ def given_files(request: Request) -> list[Path]:
     """Return the files and folders that outlines depend on, without the queries. Tables of names lie beside the outlines."""
     snapshot = request.method.reload_model_path
     return [*([request.task] if request.task else []), *([Path(snapshot)] if snapshot else []),
-            *(image for image, _ in request.supports), *(file for _, labels in request.supports for file in files_with(labels))]
+            *(path for image, _ in request.supports for path in channels_of(image, request.channels)),
+            *(file for _, labels in request.supports for file in files_with(labels))]
 
 
 def scans_to_outline(found: Found, output: Path, given: Sequence[Path], words: Words) -> tuple[dict[Path, str], list[LeftOut]]:
@@ -176,7 +178,7 @@ def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequenc
             other = query_of[clash[0]].scan
             raise InputError(f"{request.words.queries}: {query.scan.name} and {other.name} would both be written to {clash[0]}; "
                              "allowed: other names, or save_probs=false")
-    scans = [query.scan for query in plan.queries]
+    scans = [path for query in plan.queries for path in query.channels]
     inputs = [*given_files(request), *scans, *(scan.parent for scan in scans if scan.is_file() and is_slice(scan))]
     report = plan.table.with_name(REPORT)
     expect_apart([plan.table, report, *(file for of_query in files.values() for file in of_query)], inputs)

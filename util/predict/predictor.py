@@ -39,10 +39,12 @@ from qnet.util.engine.whole_volume import to_label_map as join_classes
 from qnet.util.options.config import base_config
 from qnet.util.options.sections import PredictorOptions, WholeVolumeOptions
 from qnet.util.predict.cases import measured
+from qnet.util.predict.channels import channels_of
 from qnet.util.predict.loading import load_segmenter
 from qnet.util.predict.maps import beside, probability_path, registered_path
 from qnet.util.predict.request import Request, method_of_task, untrained_method
 from qnet.util.predict.scans import (
+    Given,
     Image,
     Scan,
     frame_of,
@@ -168,8 +170,8 @@ class Segmentation:
             InputError: a file may not be written, or a format cannot hold outlines of this scan.
             OSError: a file cannot be written.
         """
-        path, read = Path(path), [] if self.scan.path is None else [self.scan.path]
-        expect_formats(formats, read or [Path(self.scan.name)], self.names.values(), "formats")
+        path, read = Path(path), self.scan.files
+        expect_formats(formats, read[:1] or [Path(self.scan.name)], self.names.values(), "formats")
         claim([path, *files_in(formats, path, self.names.values())], read, overwrite=overwrite, remedy="overwrite=True")
         self.write(path, registered=False, formats=formats)
 
@@ -277,8 +279,8 @@ class Predictor:
         """
         predictor = cls.made_of(request.method) if request.task is None else cls.of_task(request.task, request.method)
         predictor.given_names = {**predictor.given_names, **request.names}
-        for support in request.supports:
-            predictor.add_support(*support, fill=request.fill)
+        for image, labels in request.supports:
+            predictor.add_support(channels_of(image, request.channels), labels, fill=request.fill)
         return predictor
 
     @classmethod
@@ -299,37 +301,56 @@ class Predictor:
                 predictor.add_support(*support)
         return predictor
 
-    def add_support(self, image: Image | Path | str, labels: Image | Path | str, *, fill: bool = False) -> None:
+    def add_support(self, image: Given, labels: Image | Path | str, *, fill: bool = False) -> None:
         """Add a support: a scan with its labels. Every value above 0 is segmented in other scans.
 
         Args:
-            image: a file, a folder of DICOM slices, or a nibabel or SimpleITK image.
+            image: a file, a folder of DICOM slices, or a nibabel or SimpleITK image; or several of these on the same voxels, the
+                channels of one patient, for methods that register. All scans must have the same channels then, in this order.
             labels: whole numbers on the same grid: a file or an image, too. Or a file of segments, as .seg.nrrd, DICOM-SEG or
                 RTSTRUCT. A class whose name an earlier support has gets that one's value.
             fill: fill slices that were left out between outlined ones. Else `gaps` of the support names them.
         Raises:
-            InputError: they cannot be read, do not belong together, or no label is left on the grid.
+            InputError: they cannot be read, do not belong together, or no label is left on the grid; or there are other channels
+                than the method or the first support has.
         """
         scan, label_map, gaps, outlines = read_support(image, labels, self._grid, self._frame, known=self._names_of_files,
                                                        fill_gaps=fill)
-        volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm)
+        self._expect_channels(scan)
+        volume = Volume(f"support {len(self.supports) + 1}", scan.image, label_map, scan.spacing_mm, others=others_of(scan))
         self.supports.append(Support(scan, volume, gaps, outlines))
         self.segmenter.keep(volume)
 
-    def add_stone(self, path: Path | str) -> None:
+    def add_stone(self, given: Path | str | Sequence[Path | str]) -> None:
         """Add an unlabelled scan as a stepping stone, for methods that register scans. Other methods do not use it.
 
         Args:
-            path: of a NIfTI file or a folder of DICOM slices. When this scan is segmented, it is no stone.
+            given: the path of a file or a folder of DICOM slices, or of each channel. When this scan is segmented, it is no
+                stone.
         Raises:
-            InputError: it cannot be read, or there is no support yet.
+            InputError: it cannot be read, or there is no support yet, or that has other channels.
         """
         if not self.supports:
             raise InputError("no outlined scan yet; add_support comes before add_stone")
-        scan = read_scan(path, self._grid, self._frame)
-        self.stones[Path(path).resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm)
+        scan = self._read(given)
+        self.stones[scan.files[0].resolve()] = Volume(f"stone {len(self.stones) + 1}", scan.image, None, scan.spacing_mm,
+                                                      others=others_of(scan))
 
-    def add_stones(self, scans: Sequence[Path | str], chosen: Sequence[Path | str] | None = None) -> None:
+    def _read(self, given: Given) -> Scan:
+        scan = read_scan(given, self._grid, self._frame)
+        self._expect_channels(scan)
+        return scan
+
+    def _expect_channels(self, scan: Scan) -> None:
+        """Raise InputError if a scan has several channels and the method takes one, or others than the first support."""
+        name, n_channels = scan.path or scan.name, 1 + len(scan.others)
+        if n_channels > 1 and not isinstance(self.segmenter, VolumeSegmenter):
+            raise InputError(f"{name}: has {n_channels} channels; allowed: one, as this method registers no scans; guided and "
+                             "registration take several")
+        if self.supports and n_channels != (expected := 1 + len(self.supports[0].scan.others)):
+            raise InputError(f"{name}: got {n_channels} channels, allowed: {expected}, as the first outlined scan has")
+
+    def add_stones(self, scans: Sequence[Path | str | Sequence[Path | str]], chosen: Sequence[Path | str] | None = None) -> None:
         """Add stepping stones: as many of some scans as the method uses, spread evenly. One that cannot be read is left out.
 
         Args:
@@ -395,17 +416,19 @@ class Predictor:
         yield from (path_of[stone.name] for stone in self.segmenter.preparing(
             [(support, range(len(support.image))) for support in supports], list(self.stones.values())))
 
-    def segment(self, scan: Image | Path | str) -> Segmentation:
+    def segment(self, scan: Given) -> Segmentation:
         """Segment a scan of any spacing, orientation and size.
 
         Args:
-            scan: a NIfTI file, a folder of DICOM slices, or a nibabel or SimpleITK image.
+            scan: a file, a folder of DICOM slices, or a nibabel or SimpleITK image; or its channels, if the supports have some.
+                The result is on the voxels of the first.
         Raises:
-            InputError: there is no support, or the scan is missing, damaged, constant, or has values that are not finite.
+            InputError: there is no support, or the scan is missing, damaged, constant, has values that are not finite, or has
+                other channels than the supports.
         """
         if not self.supports:
             raise InputError("no outlined scan yet; add_support gives one")
-        read = read_scan(scan, self._grid, self._frame)
+        read = self._read(scan)
         agreement, members = self._agreement(read)
         on_grid, names = agreement.mean_probabilities(), self.names
         outlined = [label_map_of(support.volume) for support in self.supports] if self.options.largest_component else None
@@ -425,7 +448,8 @@ class Predictor:
         own = None if scan.path is None else scan.path.resolve()
         stones = tuple(stone for path, stone in self.stones.items() if path != own)
         for augmentation in AUGMENTATIONS if self.augment else AUGMENTATIONS[:1]:
-            query = Volume("query", augmentation.apply(image), None, scan.spacing_mm)
+            query = Volume("query", augmentation.apply(image), None, scan.spacing_mm,
+                           others=tuple(map(augmentation.apply, others_of(scan))))
             try:
                 task = Task(query, supports, tuple(self.names), stones)
                 members = self.segmenter.members(task)
@@ -444,6 +468,11 @@ class Predictor:
         """Return the probabilities of a member on the pixels of the scan as it was, smoothed."""
         return {label: smooth_along_z(augmentation.undo(of_label), self.options.smooth_z)
                 for label, of_label in member.probs.items()}
+
+
+def others_of(scan: Scan) -> tuple[np.ndarray, ...]:
+    """Return the (D, H, W) prepared images of a scan's further channels."""
+    return tuple(one.image for one in scan.others)
 
 
 def join_on_scan(probs: Mapping[int, np.ndarray], scan: Scan, outlined: Sequence[np.ndarray] | None) -> np.ndarray:

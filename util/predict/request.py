@@ -47,11 +47,18 @@ class Query:
         name: of the file without its ending, or of the folder.
         scan: the path of an image file or of a folder of DICOM slices.
         target: the path of the label map to write.
+        others: the paths of further channels of the same patient; those of `scan` are the first.
     """
 
     name: str
     scan: Path
     target: Path
+    others: tuple[Path, ...] = ()
+
+    @property
+    def channels(self) -> tuple[Path, ...]:
+        """The paths of all channels."""
+        return self.scan, *self.others
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class Request:
         overwrite: replace files that this project did not write, or that were changed since. What is read is never replaced.
         formats: what outlines are written as too, beside the label map (`qnet.dataloaders.outlines.formats`).
         suffix: of the scans, where `queries` is a BIDS folder (`qnet.util.predict.bids`); derivatives are written then.
+        channels: names of the sequences of each patient that are one scan (`qnet.util.predict.channels`); none: each scan is one.
+            Paths of supports are those of their first channel.
         follow_ups: paths of two scans of one patient each, whose change of volume is told.
         series: the 4D file whose phases the queries are; None if they are others.
         also: files that the caller will write, which are checked with the others. Not where the queries have targets.
@@ -98,6 +107,7 @@ class Request:
     series: Series | None = None
     suffix: str | None = None
     follow_ups: tuple[tuple[Path, Path], ...] = ()
+    channels: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:
@@ -105,9 +115,11 @@ class Request:
 
         Raises:
             InputError: `query` or `output` is missing; there is no support; images and labels differ in number; or supports are
-                given beside a task file, which has its own.
+                given beside a task file, which has its own; or so are channels.
         """
         options = section(PredictOptions, config)
+        if options.task is not None and options.channels is not None:
+            raise InputError(f"channels: got {list(options.channels)}, allowed with a task file, whose scans have one: null")
         supports = supports_of(options)
         if not options.query or not options.output:
             raise InputError(f"{words.queries}, {words.output}: got null, allowed: the path of a scan or a folder of scans, and "
@@ -116,7 +128,8 @@ class Request:
                    None if options.task is None else Path(options.task), names or {}, options.fill, None, options.save_probs,
                    options.resume == "never", options.overwrite,
                    digest(Record(config).without(with_role(Role.ELSEWHERE))), words,
-                   formats=(options.format,) if isinstance(options.format, str) else tuple(options.format))
+                   formats=(options.format,) if isinstance(options.format, str) else tuple(options.format),
+                   channels=options.channels or ())
 
     @classmethod
     def of_folder(cls, scans: Path | str, outlined: Sequence[tuple[Path | str, Path | str]], output: Path | str, *,

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from qnet.dataloaders.datasets import Grid
 from qnet.dataloaders.gaps import described, fill, gaps_of
 from qnet.dataloaders.geometry import FLIP, affine_of_image, expect_usable_axes, place, same_order, voxel_ml
-from qnet.dataloaders.itk import check_image, labels_on, with_geometry
+from qnet.dataloaders.itk import channel_on, check_image, labels_on, with_geometry
 from qnet.dataloaders.nifti import MAX_VOXELS, save, to_nifti, write_like
 from qnet.dataloaders.outlines.reading import stored_outlines
 from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
@@ -32,6 +32,7 @@ MAX_TURN = 15.0             # degrees; a scan that is turned further within the 
 
 
 Image: TypeAlias = sitk.Image | nibabel.spatialimages.SpatialImage
+Given: TypeAlias = Image | Path | str | Sequence[Image | Path | str]        # a sequence: the channels of one patient
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,24 @@ class Scan:
         original: the scan on its own grid, which may be sheared.
         on_grid: the scan on the model's grid, prepared as the training data. A model without training has the scan's own
             grid, coarser if that has more than MAX_OWN_VOXELS voxels.
+        others: further channels of the same patient, on the same grids.
     """
 
     name: str
     given: Path | Image
     original: sitk.Image
     on_grid: sitk.Image
+    others: tuple[Scan, ...] = ()
 
     @property
     def path(self) -> Path | None:
         """The path that the scan was read from; None for an image in memory."""
         return self.given if isinstance(self.given, Path) else None
+
+    @property
+    def files(self) -> list[Path]:
+        """The paths that all channels were read from."""
+        return [one.path for one in (self, *self.others) if one.path is not None]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -68,22 +76,34 @@ class Scan:
         return normalise(sitk.GetArrayFromImage(self.on_grid).astype(np.float32))
 
 
-def read_scan(given: Path | str | Image, grid: Grid | None, frame: np.ndarray | None = None) -> Scan:
+def read_scan(given: Given, grid: Grid | None, frame: np.ndarray | None = None) -> Scan:
     """Read a scan and prepare it on the model's grid.
 
     Args:
-        given: a file or a folder of DICOM slices (`qnet.dataloaders.reading.read_image`), or an image in memory.
+        given: a file or a folder of DICOM slices (`qnet.dataloaders.reading.read_image`), or an image in memory; or several of
+            these, the channels of one patient.
         grid: None keeps the scan's own grid, if its axes are at right angles and run about as those of `frame`.
         frame: `frame_of` the first support: how the axes should run, where the grid does not fix that. None: as in the file.
     Raises:
-        InputError: the scan is missing, damaged, constant, or has values that are not finite; or it is a file of outlines.
+        InputError: the scan is missing, damaged, constant, or has values that are not finite; or it is a file of outlines; or
+            channels lie on different voxels.
     """
-    name, given, image = _open(given, "scan")
-    original = check_image(image, name)
-    if isinstance(given, Path) and (n_values := values_of_outlines(original)):
+    first, others = _channels(given)
+    name, path, image = _open(first, "scan")
+    return _on_grid(path, _expect_scan(image, path, name), grid, frame, name, others)
+
+
+def _channels(given: Given) -> tuple[Image | Path | str, Sequence[Image | Path | str]]:
+    first, *others = given if isinstance(given, (list, tuple)) else (given,)
+    return first, others
+
+
+def _expect_scan(image: sitk.Image, given: Path | Image, name: str) -> sitk.Image:
+    check_image(image, name)
+    if isinstance(given, Path) and (n_values := values_of_outlines(image)):
         raise InputError(f"{name}: holds {n_values} different values, all whole, and most voxels are 0: these are "
                          "outlines, not a scan")
-    return _on_grid(given, original, grid, frame, name)
+    return image
 
 
 def values_of_outlines(image: sitk.Image) -> int:
@@ -112,10 +132,20 @@ def _open(given: Path | str | Image, role: str) -> tuple[str, Path | Image, sitk
     return str(path), path, read_image(path)
 
 
-def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, frame: np.ndarray | None, name: str) -> Scan:
+def _on_grid(given: Path | Image, original: sitk.Image, grid: Grid | None, frame: np.ndarray | None, name: str,
+             others: Sequence[Image | Path | str] = ()) -> Scan:
     _expect_room(original, grid, name)
     prepared = check_image(prepare_image(original, grid, frame), name)
-    return Scan(scan_name(given) if isinstance(given, Path) else name, given, original, prepared)
+    found = Scan(scan_name(given) if isinstance(given, Path) else name, given, original, prepared)
+    return replace(found, others=tuple(_channel(found, name, one, number, grid, frame) for number, one in enumerate(others, 2)))
+
+
+def _channel(first: Scan, first_name: str, given: Image | Path | str, number: int, grid: Grid | None,
+             frame: np.ndarray | None) -> Scan:
+    """Return a further channel, on the voxels of the first."""
+    name, path, image = _open(given, f"channel {number}")
+    on_first = channel_on(first.original, _expect_scan(image, path, name), first_name, name)
+    return _on_grid(path, on_first, grid, frame, name)
 
 
 def from_nibabel(image: nibabel.spatialimages.SpatialImage, name: str) -> sitk.Image:
@@ -232,12 +262,13 @@ def orientation_of(image: sitk.Image) -> str:
     return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
 
 
-def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Grid | None,
+def read_support(image: Given, labels: Path | str | Image, grid: Grid | None,
                  frame: np.ndarray | None = None, *, known: Mapping[int, str] | None = None,
-               fill_gaps: bool = False) -> tuple[Scan, np.ndarray, str | None, Outlines]:
+                 fill_gaps: bool = False) -> tuple[Scan, np.ndarray, str | None, Outlines]:
     """Read a support.
 
     Args:
+        image: the scan, or its channels, as `read_scan` takes them. The outlines are of the first channel.
         labels: a file of any kind (`stored_outlines`), or a label map in memory.
         known: names of values in earlier supports. Classes of the same name get these values.
         fill_gaps: fill the slices that were left out between outlined ones. Else the third of the results names them.
@@ -246,7 +277,8 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     Raises:
         InputError: a file is missing or damaged, scan and labels do not belong together, or no label is left on the grid.
     """
-    name, given, read = _open(image, "support image")
+    first, others = _channels(image)
+    name, given, read = _open(first, "support image")
     original = check_image(read, name)
     if isinstance(labels, (str, Path)):
         label_name = str(Path(labels))
@@ -265,7 +297,7 @@ def read_support(image: Path | str | Image, labels: Path | str | Image, grid: Gr
     if not label_map.any():
         raise InputError(f"{label_name}: holds no label, only background, on the grid of the model")
     told = f"{label_name}: {described(axis, gaps)}" if gaps and not fill_gaps else None
-    return _on_grid(given, original, grid, frame, name), label_map, told, replace(outlines, labels=outlined)
+    return _on_grid(given, original, grid, frame, name, others), label_map, told, replace(outlines, labels=outlined)
 
 
 def expect_not_swapped(image: sitk.Image, labels: sitk.Image, image_name: str, label_name: str) -> None:

@@ -99,7 +99,7 @@ def counted() -> Iterator[list[str]]:
         return zoom(query, support, *found)
 
     def segmented(predictor, scan):
-        lines.append(scan.name)
+        lines.append(scan[0].name)
         return segment(predictor, scan)
 
     with mock.patch.object(SliceEncoder, "_through_network", encoded), mock.patch.object(PreparedScan, "register", registered), \

@@ -138,7 +138,7 @@ def test_queries_that_are_done_are_skipped_unless_something_else_made_them(files
     for name, number in (("a", 2), ("b", 3)):
         shutil.copy(images / f"image_{number}.nii.gz", queries / f"{name}.nii.gz")
     made, segment = [], Predictor.segment
-    monkeypatch.setattr(Predictor, "segment", lambda predictor, query: made.append(query.name[0]) or segment(predictor, query))
+    monkeypatch.setattr(Predictor, "segment", lambda predictor, query: made.append(query[0].name[0]) or segment(predictor, query))
 
     def makes(**changes):
         made.clear()
@@ -173,7 +173,7 @@ def test_the_report_has_every_query_also_after_an_interruption(files, toy_data, 
         shutil.copy(toy_data / f"chaos_MR_T2_normalized/image_{number}.nii.gz", queries / f"{name}.nii.gz")
     with monkeypatch.context() as patched:
         segment = Predictor.segment
-        patched.setattr(Predictor, "segment", lambda predictor, query: segment(predictor, query) if query.name < "b" else 1 / 0)
+        patched.setattr(Predictor, "segment", lambda predictor, scan: segment(predictor, scan) if scan[0].name < "b" else 1 / 0)
         with pytest.raises(ZeroDivisionError):      # as good as a kill: predict does not expect it
             predict(**{**files, "query": queries}, save_probs=True)
     assert not report.exists()
