@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -24,7 +25,8 @@ from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import SMALL, parse_json
 from qnet.util.clients.client import API, VERSION
 from qnet.util.label.export import export
-from qnet.util.label.gate import Gate, TooLargeError, read_body
+from qnet.util.label.gate import FRAMELESS, POLICY_HEADER, REPORTS, Gate, TooLargeError, read_body
+from qnet.util.label.report import REPORT, write_report
 from qnet.util.label.run import Runner
 from qnet.util.label.session import ConflictError, MissingError, Session
 from qnet.util.label.stored import Hand, OfClasses
@@ -57,6 +59,7 @@ def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp
                     exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path,
                                         ClientDisconnect: _leave})
     app.state.session, app.state.runner = session, runner
+    app.state.ticket = secrets.token_urlsafe(32)        # of no report yet
     return Gate(app, port, token)
 
 
@@ -124,6 +127,12 @@ class LeftOut(Struct, forbid_unknown_fields=True):
     """The body of `leave_out`."""
 
     left_out: bool
+
+
+class Flagged(Struct, forbid_unknown_fields=True):
+    """The body of `flag`."""
+
+    flagged: bool
 
 
 class Labels(Struct, forbid_unknown_fields=True):
@@ -244,6 +253,13 @@ async def leave_out(request: Request) -> Response:
     return JSONResponse({})
 
 
+async def flag(request: Request) -> Response:
+    """Mark a scan for a second look, or take that back."""
+    body = await _body(request, Flagged)
+    await run_in_threadpool(_session(request).flag, _name(request), body.flagged)
+    return JSONResponse({})
+
+
 def unfinished_classes(request: Request) -> Response:
     """Answer with a line for each class of an example that is not finished."""
     return JSONResponse({"unfinished": unfinished(_session(request))})
@@ -291,16 +307,31 @@ async def write_export(request: Request) -> Response:
     return JSONResponse({"folder": in_utf8(str(written.folder)), "files": written.files, "problems": written.problems})
 
 
+def make_report(request: Request) -> Response:
+    """Write a report of all outlines, and answer where it is: on disk, and for this browser at a path that nobody can guess."""
+    path, ticket = write_report(_session(request)), secrets.token_urlsafe(32)
+    request.app.state.ticket = ticket
+    return JSONResponse({"file": in_utf8(str(path)), "path": REPORTS + ticket})
+
+
+def report(request: Request) -> Response:
+    """Answer with the last report, to who knows its path. It has a policy of its own, which lets it ask nothing of the server."""
+    if not secrets.compare_digest(request.path_params["ticket"].encode(), request.app.state.ticket.encode()):
+        raise MissingError("report: allowed: the path of the last one, as the labelling page has it")
+    return Response(_session(request).export_folder.read(REPORT), media_type="text/html", headers={POLICY_HEADER: FRAMELESS})
+
+
 REQUESTS: tuple[tuple[str, str, Callable[..., Any]], ...] = (      # of the version; docs/api.md explains each
     ("GET", "/state", state), ("GET", "/files", files), ("GET", "/unfinished", unfinished_classes), ("PUT", "/classes", classes),
     ("GET", "/scans/{name}/image", image), ("GET", "/scans/{name}/outlines", outlines),
     ("PUT", "/scans/{name}/outlines", draw), ("PATCH", "/scans/{name}/outlines", stroke),
     ("POST", "/scans/{name}/propose", propose), ("POST", "/scans/{name}/done", decide),
-    ("POST", "/scans/{name}/left_out", leave_out), ("POST", "/scans/{name}/load", load),
+    ("POST", "/scans/{name}/left_out", leave_out), ("POST", "/scans/{name}/flag", flag), ("POST", "/scans/{name}/load", load),
     ("POST", "/run", run), ("POST", "/stop", stop), ("POST", "/export", write_export),
+    ("POST", "/report", make_report),
 )
 ROUTES = (
-    ("GET", "/", page), ("GET", "/page/{name}", page_file),
+    ("GET", "/", page), ("GET", "/page/{name}", page_file), ("GET", REPORTS + "{ticket}", report),
     ("GET", "/niivue.js", niivue), ("GET", "/niivue.LICENSE", niivue_license), ("GET", "/notices.txt", notices),
     ("GET", ABOUT, about), *((method, API + path, answer) for method, path, answer in REQUESTS),
 )

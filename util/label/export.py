@@ -124,5 +124,6 @@ def rows_of(session: Session, name: str, outlines: Path) -> Iterator[Mapping[str
     confidence = {row["label"]: row.get("confidence") for row in overview["rows"]} if by_computer else {}
     for one in session.classes:
         mask = label_map == one["value"]
-        yield {"scan": name, "state": overview["state"], "label": one["value"], "label_name": one["name"],
+        yield {"scan": name, "state": overview["state"],
+               "flagged": "yes" if overview["flagged"] else None, "label": one["value"], "label_name": one["name"],
                **measured(mask, ml), "confidence": confidence.get(one["value"])}

@@ -16,8 +16,11 @@ from qnet.util.clients.client import TOKEN_HEADER
 # that are not used.
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+POLICY_HEADER = "Content-Security-Policy"
+FRAMELESS = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"       # of a report, which has the rest in itself
+REPORTS = "/report/"        # a report is opened by a link, which sends no token: its path is known to its page alone
 HEADERS = {
-    "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+    POLICY_HEADER: POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store"}
 SAFE_METHODS = ("GET", "HEAD")
 
@@ -54,7 +57,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
             await send(message)
 
         await (self.app if refusal is None else JSONResponse({"error": refusal}, 403))(scope, receive, send_on)
@@ -66,7 +69,8 @@ class Gate:
             return f"host: allowed: {self.host}"
         if (origin is not None and origin != self.origin) or (origin is None and not is_safe):
             return f"origin: allowed: {self.origin}"
-        if not (is_safe and is_code(scope["path"])) and not self._has_token(headers):
+        is_open = is_safe and (is_code(scope["path"]) or scope["path"].startswith(REPORTS))
+        if not is_open and not self._has_token(headers):
             return "token: open the address that the program printed when it started"
         return None
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any
 from qnet.dataloaders.folds import stepping_stones
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_command, module_environment
-from qnet.util.label.session import ConflictError, Session
+from qnet.util.label.session import TASK, ConflictError, Session
 from qnet.util.label.teaching import lend_examples
 from qnet.util.options.config import load_config
+from qnet.util.predict.provenance import made_now
 
 COMMAND = module_command("qnet.util.label.worker")
 LOG = "run.log"     # of the last run
@@ -47,6 +48,16 @@ class Progress:
     failures: tuple[str, ...] = field(default=())
     seconds: float | None = None
     careful: bool = False
+
+
+def made_of(examples: Sequence[str], has_task: bool, careful: bool) -> dict[str, str]:
+    """Return what is told of outlines of a run: version, date, and the scans that they were made from.
+
+    Args:
+        examples: names of scans.
+        has_task: whether those of a task file come before them.
+    """
+    return {**made_now(), "from": ", ".join([*([TASK] if has_task else []), *examples]), "how": "careful" if careful else "quick"}
 
 
 class Runner:
@@ -105,7 +116,7 @@ class Runner:
                 "supports": [[str(self.session.scan_file(name)), str(labels)] for name, labels in supports],
                 "queries": [[name, str(self.session.scan_file(name)), str(self.session.target(name, run))] for name in waiting],
                 "stones": [str(self.session.scan_file(name)) for name in self._stones(careful)],
-                "registration": self.registration}
+                "registration": self.registration, "made": made_of([name for name, _ in supports], has_task, careful)}
 
     def _stones(self, careful: bool) -> list[str]:
         scans, n_stones = self.session.usable(), load_config("guided")["registration"]["stones"]
@@ -146,7 +157,7 @@ class Runner:
             try:
                 self._begin(process, job)
                 for line in process.stdout:
-                    self._take(json.loads(line), {name: target for name, _, target in job["queries"]})
+                    self._take(json.loads(line), job)
                 status = process.wait()
             finally:
                 process.kill()
@@ -169,11 +180,11 @@ class Runner:
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
 
-    def _take(self, event: Mapping[str, Any], targets: Mapping[str, str]) -> None:
+    def _take(self, event: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         """Take in an event of the process."""
-        name, change = event.get("name"), dict[str, Any]()
+        name, change, targets = event.get("name"), dict[str, Any](), {name: target for name, _, target in job["queries"]}
         if event["event"] == "found":
-            self.session.add_found(str(name), Path(targets[str(name)]), event["rows"])
+            self.session.add_found(str(name), Path(targets[str(name)]), event["rows"], job["made"])
             change = {"done": self.progress.done + 1, "seconds": self._seconds()}
         elif event["event"] == "failed":
             said = self.session.told(f"{name}: {event['message']}")

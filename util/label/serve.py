@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import uvicorn
 from msgspec import Meta, Struct
 
-from qnet.util.base.errors import InputError
+from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import SMALL, parse_json
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.label.app import make_app
@@ -174,8 +174,9 @@ def load_found(session: Session, folder: Path) -> list[str]:
         raise InputError(f"{folder / TABLE}: names no scan of {session.folder}, allowed: what qnet segment wrote for these scans")
     told = []
     for name, labels in named.items():
+        made = {"by": "qnet segment", "in": in_utf8(str(labels))}
         try:
-            if not session.take_found(name, labels, [_found_row(row) for row in rows[name]]):
+            if not session.take_found(name, labels, [_found_row(row) for row in rows[name]], made):
                 told.append(f"{name}: its outlines are kept; {labels} is not read again")
         except InputError as error:
             told.append(f"{name}: {error}")

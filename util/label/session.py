@@ -304,7 +304,8 @@ class Session:
         found = self._found.get(name, {})
         return {"name": name, "state": self.state_of(name), "problem": self._problem_of(name), "drawn": self._notes[name].saved,
                 "slices": to_builtins(self._notes[name].slices), "found": found.get("map"),
-                "confidence": lowest(found.get("rows", ())), "rows": found.get("rows", [])}
+                "confidence": lowest(found.get("rows", ())), "rows": found.get("rows", []),
+                "made": found.get("made", {}), "flagged": name in self._decisions.flagged}
 
     def supports(self) -> list[str]:
         """Return the scans that are examples: outlined or corrected by hand, and done."""
@@ -525,6 +526,16 @@ class Session:
         with self._lock:
             self._change(left_out=self._decisions.left_out | {name} if left_out else self._decisions.left_out - {name})
 
+    def flag(self, name: str, flagged: bool) -> None:
+        """Mark a scan for a second look, or take that back.
+
+        Raises:
+            MissingError: there is no such scan.
+        """
+        self._expect(name)
+        with self._lock:
+            self._change(flagged=self._decisions.flagged | {name} if flagged else self._decisions.flagged - {name})
+
     def set_classes(self, classes: Any) -> None:
         """Take names and colours of the classes. One may be added, and one may go that no outlines hold.
 
@@ -586,12 +597,13 @@ class Session:
             self._change(left_out=(self._decisions.left_out | _names_of(labels, self.scans)) - {name},
                          done=self._decisions.done | {name})
 
-    def take_found(self, name: str, labels: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+    def take_found(self, name: str, labels: Path, rows: Sequence[Mapping[str, Any]],
+                   made: Mapping[str, str] | None = None) -> bool:
         """Take what `qnet segment` found for a scan, as if a run of the page had found it. Outlines that are there stay.
 
         Args:
             labels: a label map on the scan's grid.
-            rows: of `Segmentation.numbers`.
+            rows, made: as `add_found` takes them.
         Returns:
             Whether the scan had no outlines, so that these count.
         Raises:
@@ -608,7 +620,7 @@ class Session:
         self._change(classes=with_values(with_names(self._decisions.classes, names, {}), np.unique(label_map).tolist()))
         target = self.target(name, self.next_run())
         write_like(reference, label_map.astype(np.uint8), target)
-        self.add_found(name, target, rows)
+        self.add_found(name, target, rows, made)
         return True
 
     def target(self, name: str, run: int) -> Path:
@@ -623,16 +635,18 @@ class Session:
                    if (match := re.fullmatch(r".*\.(\d{1,9})\.nii\.gz", file))]
         return max(numbers, default=0) + 1
 
-    def add_found(self, name: str, label_map: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add_found(self, name: str, label_map: Path, rows: Sequence[Mapping[str, Any]],
+                  made: Mapping[str, str] | None = None) -> None:
         """Take what a run found. It counts from here on.
 
         Args:
             label_map: as from `target`.
             rows: of `Segmentation.numbers`.
+            made: what the outlines were made of, for the person, by name of the fact.
         Raises:
             InputError: the rows are none.
         """
-        content = found_to_json(label_map.name, rows)
+        content = found_to_json(label_map.name, rows, made)
         found = read_found(content, name, name)
         with self._of_scan[name]:
             self._take_back(name, name not in self._hand and name not in self._found)      # of nothing: it was not looked at

@@ -26,6 +26,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import LIMITS, SMALL, as_schema, parse_json, shown
 
 VERSION = 1
+MAX_FACTS = 16          # about how outlines were made
 FIRST_CLASS = {"value": 1, "name": default_name(1), "colour": colours_of([1])[1]}      # until the person names one
 
 
@@ -40,6 +41,7 @@ class _Session(Struct):
     classes: Any = field(default_factory=lambda: [FIRST_CLASS])
     done: list[str] = []
     left_out: list[str] = []
+    flagged: list[str] = []
 
 
 class _Row(Struct):
@@ -58,6 +60,7 @@ class _Row(Struct):
 class _Found(Struct):
     map: str
     rows: Annotated[list[_Row], Meta(max_length=MAX_DRAWN)]
+    made: Annotated[dict[str, str], Meta(max_length=MAX_FACTS)] = {}
 
 
 class Slices(Struct, forbid_unknown_fields=True):
@@ -122,15 +125,18 @@ class Decisions:
         classes: each with "value", "name" and "colour", in the order of their values.
         done: scans whose outlines are as they should be.
         left_out: scans that are left out.
+        flagged: scans that are marked for a second look.
     """
 
     classes: tuple[Mapping[str, Any], ...] = (FIRST_CLASS,)
     done: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    flagged: frozenset[str] = frozenset()
 
     def to_json(self) -> bytes:
         """Return the content of session.json."""
-        content = {"version": VERSION, "classes": self.classes, "done": sorted(self.done), "left_out": sorted(self.left_out)}
+        content = {"version": VERSION, "classes": self.classes, "done": sorted(self.done), "left_out": sorted(self.left_out),
+                   "flagged": sorted(self.flagged)}
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -144,32 +150,35 @@ def read_decisions(content: bytes, origin: str) -> Decisions:
     """
     stored = parse_json(content, origin, _Session, limits=LIMITS, plain=True)
     try:
-        return Decisions(tuple(expect_classes(stored.classes, earlier=True)), frozenset(stored.done), frozenset(stored.left_out))
+        return Decisions(tuple(expect_classes(stored.classes, earlier=True)), frozenset(stored.done), frozenset(stored.left_out),
+                         frozenset(stored.flagged))
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
 
 
-def found_to_json(label_map: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+def found_to_json(label_map: str, rows: Sequence[Mapping[str, Any]], made: Mapping[str, str] | None = None) -> bytes:
     """Return the content of found/<scan>.json.
 
     Args:
         label_map: name of the file beside it.
         rows: of `Segmentation.numbers`.
+        made: what the outlines were made of, by name of the fact.
     """
-    return (json.dumps({"map": label_map, "rows": [dict(row) for row in rows]}, indent=1) + "\n").encode()
+    return (json.dumps({"map": label_map, "rows": [dict(row) for row in rows], "made": made or {}}, indent=1) + "\n").encode()
 
 
 def read_found(content: bytes, origin: str, scan: str) -> dict[str, Any]:
-    """Return what found/<scan>.json holds: "map", a name that `found_name` gives, and "rows".
+    """Return what found/<scan>.json holds: "map", a name that `found_name` gives, "rows", and "made", facts by name.
 
     Raises:
         InputError: it is damaged, or names another file.
     """
     found = parse_json(content, origin, limits=SMALL, plain=True)
-    name = as_schema(found, _Found, origin).map
+    stored = as_schema(found, _Found, origin)
+    name = stored.map
     if not re.fullmatch(rf"{re.escape(scan)}\.[0-9]{{1,9}}\.nii\.gz", name):
         raise InputError(f"{origin}: map: got {name!r}, allowed: as {found_name(scan, 1)}")
-    return {"map": name, "rows": found["rows"]}
+    return {"map": name, "rows": found["rows"], "made": stored.made}
 
 
 def found_name(scan: str, run: int) -> str:

@@ -23,7 +23,7 @@ TABLE = "cases.csv"
 OUTLINE = ("label", "label_name", "volume_ml", "slices", "confidence")
 COLUMNS = ("query", *OUTLINE, "agreement", "margin", "border", "wide_mm", "outlined_ml", "look_at", "made_from", "sha256",
            "problem")
-PAGE_COLUMNS = ("scan", "state", *OUTLINE)
+PAGE_COLUMNS = ("scan", "state", "flagged", *OUTLINE)
 LATER = (("outlined_ml", "look_at"), ("problem",), ("border", "wide_mm"), ("confidence",), ("sha256",))      # newest first
 EARLIER_COLUMNS = [tuple(column for column in COLUMNS if column not in chain(*LATER[:n])) for n in range(1, len(LATER) + 1)]
 KINDS = {"label": int, "slices": int, "volume_ml": float, "confidence": float, "agreement": float, "margin": float, "border": str,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qnet
 from qnet.util.base.arguments import command_line
-from qnet.util.predict.predictor import Predictor
-from qnet.util.predict.request import Request
+
+if TYPE_CHECKING:       # the labelling page does without PyTorch
+    from qnet.util.predict.predictor import Predictor
+    from qnet.util.predict.request import Request
 
 SHOWN_NAMES = 8
 

@@ -17,9 +17,10 @@ TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement",
 OUTLINE = (Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0))
 SHARES = (Column("of_outlined", "volume / outlined scan's", 2, significant=True),
           Column("of_median", "volume / median of the scans", 2, significant=True))
+MARKS = (Column("state", "state"), Column("flagged", "flagged"))
 SETTINGS = (Column("border", "border by"), Column("wide_mm", "registered at, mm", 3, significant=True))
-NUMBERS = (*TRUST, *OUTLINE, *SETTINGS)
-COLUMNS = (*TRUST, *OUTLINE, *SHARES, *SETTINGS)
+NUMBERS = (*TRUST, *OUTLINE, *MARKS, *SETTINGS)
+COLUMNS = (*TRUST, *OUTLINE, *SHARES, *MARKS, *SETTINGS)
 SHOWN_NAMES = 5
 FEW = 3         # volumes that have a median worth the name
 LOOK_AT = re.compile("[0-9]{1,5} [0-9]{1,5} [0-9]{1,5}")

@@ -8,7 +8,7 @@ import pytest
 import qnet
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.util.base.root import ROOT
-from qnet.util.label.app import REQUESTS, ROUTES, Classes, Done, Export, Labels, LeftOut, Run, Stroke
+from qnet.util.label.app import REQUESTS, ROUTES, Classes, Done, Export, Flagged, Labels, LeftOut, Run, Stroke
 from qnet.util.label.session import Session
 from qnet.util.label.tools import Proposal
 from tests.labelling import refusal, served, write_scans
@@ -17,7 +17,8 @@ TEXT = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 HEADING = r"^### `([A-Z]+ /api\S*)`$"
 SECTIONS = dict(zip(re.findall(HEADING, TEXT, re.MULTILINE), re.split(HEADING, TEXT, flags=re.MULTILINE)[2::2], strict=True))
 BODIES = {"PUT /classes": Classes, "PATCH /scans/{name}/outlines": Stroke, "POST /scans/{name}/propose": Proposal,
-          "POST /scans/{name}/done": Done, "POST /scans/{name}/left_out": LeftOut, "POST /scans/{name}/load": Labels,
+          "POST /scans/{name}/done": Done, "POST /scans/{name}/left_out": LeftOut, "POST /scans/{name}/flag": Flagged,
+          "POST /scans/{name}/load": Labels,
           "POST /run": Run, "POST /export": Export}
 
 
@@ -34,7 +35,7 @@ def test_each_request_is_documented_and_no_other(client):
 
 def test_bodies_have_the_keys_that_are_documented():
     assert {*BODIES} == {f"{method} {path}" for method, path, _ in REQUESTS if method != "GET"} - {
-        "POST /stop", "PUT /scans/{name}/outlines"}     # the one has no body, that of the other is a label map
+        "POST /stop", "POST /report", "PUT /scans/{name}/outlines"}     # they have no body, or it is a label map
     for request, schema in BODIES.items():
         body = re.search(r"Body.*?Answer", SECTIONS[request.replace(" ", " /api/v1")], re.DOTALL)[0]
         assert {*schema.__struct_fields__} <= {*re.findall(r"`(\w+)`", body)}, request

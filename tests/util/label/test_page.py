@@ -3,6 +3,7 @@
 import json
 import math
 
+import cv2
 import nibabel
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
 from qnet.scripts.tables.label_pictures import open_page, open_scan, press, wait_for
+from qnet.scripts.tables.report_pictures import drawn
 from qnet.util.base.classes import MAX_NAME, PALETTE
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
@@ -388,6 +390,36 @@ def test_the_list_is_filtered_and_counted(fresh, client):
     assert [one.text for one in fresh.find_elements("css selector", "#scans .name")] == ["a_2"]
     assert text(fresh, "count") == "0 of 3 done · 1 shown"
     fresh.find_element("id", "filter").send_keys(Keys.CONTROL + "a" + Keys.NULL + Keys.BACKSPACE)
+
+
+def test_a_scan_is_flagged_and_a_picture_and_a_report_are_taken_away(fresh, client, tmp_path):
+    fresh.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    press(fresh, "m")
+    wait_until(lambda: client.scan("a_1")["flagged"] and status_of(fresh, "a_1").endswith("· flagged"))
+    press(fresh, "m")
+    wait_until(lambda: not client.scan("a_1")["flagged"])
+    press(fresh, "f")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    saved(fresh)
+    fresh.find_element("id", "picture").click()
+    wait_until(lambda: list(tmp_path.glob("a_1, slice ?.png")))
+    pixels = cv2.imread(str(*tmp_path.iterdir())).astype(int)
+    assert pixels.shape[1] > 300 and (np.ptp(pixels, axis=2) > 60).sum() > 100       # colours of outlines
+    fresh.find_element("id", "report").click()
+    wait_for(fresh, "return document.querySelector('#reported a') !== null", LIMIT_S)
+    page, (link,) = fresh.current_window_handle, fresh.find_elements("css selector", "#reported a")
+    link.click()
+    (report,) = {*fresh.window_handles} - {page}
+    fresh.switch_to.window(report)
+    try:
+        assert drawn(fresh).startswith("0/") and "no medical device" in fresh.page_source
+        fresh.find_element("link text", "correct").click()
+        wait_for(fresh, "return document.getElementById('position')?.textContent.includes(':')", LIMIT_S)
+        assert current(fresh) == "a_1" and "#" not in fresh.current_url
+    finally:
+        fresh.close()
+        fresh.switch_to.window(page)
+    assert errors_of(fresh) == []
 
 
 def test_an_unfinished_class_is_named_before_a_run(fresh, client):

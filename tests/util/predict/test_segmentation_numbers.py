@@ -97,7 +97,7 @@ def test_tables_of_each_earlier_version_are_known():
                                   "made_from", "sha256")
     assert set(COLUMNS) - set(EARLIER_COLUMNS[2]) == {"border", "wide_mm", "problem", "outlined_ml", "look_at"}
     assert "sha256" not in EARLIER_COLUMNS[-1] and set(COLUMNS) - set(EARLIER_COLUMNS[0]) == {"outlined_ml", "look_at"}
-    assert set(PAGE_COLUMNS) - set(COLUMNS) == {"scan", "state"}
+    assert set(PAGE_COLUMNS) - set(COLUMNS) == {"scan", "state", "flagged"}
 
 
 def test_the_numbers_of_a_row_that_was_read_again_are_those_of_the_row():

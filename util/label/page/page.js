@@ -117,7 +117,7 @@ function sortScans() {
   if (!order.length || (wasBusy && !busy)) order = names;
   wasBusy = busy;
   const words = at('filter').value.trim().toLowerCase();
-  return order.map(scanNamed).filter(scan => scan.name.toLowerCase().includes(words) || WORDS[scan.state][1].includes(words));
+  return order.map(scanNamed).filter(scan => scan.name.toLowerCase().includes(words) || `${WORDS[scan.state][1]} ${scan.flagged ? 'flagged' : ''}`.includes(words));
 }
 
 function showCount(shown) {
@@ -131,9 +131,9 @@ function showScans() {
   at('where').title = at('where').textContent;
   const scans = sortScans();
   showCount(scans.length);
-  const items = scans.map(({ name, state: word, confidence, problem, rows: numbers }) => {
+  const items = scans.map(({ name, state: word, confidence, problem, rows: numbers, flagged }) => {
     const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
-    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: problem ?? words + doubts(word, numbers) };
+    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: (problem ?? words + doubts(word, numbers)) + (flagged ? ' · flagged' : '') };
     for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
     button.disabled = word === 'unreadable';
     button.ariaCurrent = String(name === open);
@@ -180,6 +180,8 @@ function showOpen() {
   at('fill').firstChild.data = `${follows() ? 'Let the rest follow' : 'Fill between'} `;
   at('fill').title = follows() ? 'take what you corrected to the other slices of this scan' : 'fill the slices between the drawn ones by shape';
   at('leave-out').disabled = !scan;
+  at('flag').disabled = !scan;
+  at('flag').firstChild.data = scan?.flagged ? 'Take the flag back ' : 'Flag ';
   at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
   at('canvas').ariaLabel = scan ? `Slices of ${open}. Arrow keys move, page keys change the slice, space puts the pen down and up.` : 'No scan';
   showNumbers(scan);
@@ -190,6 +192,7 @@ const COLUMNS = [['class', ''], ['ml', 'volume'], ['outlined', 'volume against t
 
 function showNumbers(scan) {
   const rows = scan && ['found', 'accepted'].includes(scan.state) ? scan.rows : [];
+  at('made').textContent = rows.length && Object.keys(scan.made).length ? `Found ${Object.entries(scan.made).map(([key, value]) => `${key} ${value}`).join(', ')}.` : '';
   const cell = (tag, textContent, more = {}) => made(tag, { textContent, ...more });
   const line = row => {
     const { outlined, median } = shares(row, state.scans), share = one => cell('td', times(one), { className: isOdd(one) ? 'bad' : '' });
@@ -566,6 +569,36 @@ const writeExport = act(async () => {
   }
 });
 
+const makeReport = act(async () => {
+  await settled();
+  at('report').disabled = true;
+  at('reported').textContent = 'Writing the report …';
+  try {
+    const { file, path } = await server.makeReport();
+    at('reported').replaceChildren(made('a', { href: path, target: '_blank', rel: 'opener', textContent: 'Open the report' }), ` ${short(file)}`);
+  } catch (error) {
+    at('reported').textContent = '';
+    throw error;
+  } finally {
+    at('report').disabled = false;
+  }
+});
+
+const flag = act(async () => {
+  if (open) await server.setFlag(open, !scanNamed(open).flagged);
+});
+
+// What is shown, with its outlines, as a file of the browser's.
+function savePicture() {
+  if (!viewer.volume) return;
+  viewer.niivue.drawScene();      // the drawing is gone once the browser has shown it
+  at('canvas').toBlob(blob => {
+    const link = made('a', { href: URL.createObjectURL(blob), download: `${open}, slice ${viewer.slice + 1}.png` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+}
+
 const leaveOut = act(async () => {
   await settled();
   await server.setLeftOut(open, scanNamed(open).state !== 'left out');
@@ -627,7 +660,7 @@ function toggleOutlines() {
 
 const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, y: redo, i: shape('fill'), c: shape('copy'), w: shape('grow'), j: nextSlice, k: () => lookedAt(), '[': () => setWidth(-1),
                  ']': () => setWidth(1), '+': () => viewer.zoomAtCross(1.25), '=': () => viewer.zoomAtCross(1.25), '-': () => viewer.zoomAtCross(0.8), 0: () => viewer.resetView(),
-                 t: () => at('cross').click(), d: () => at('lines').click(), o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(),
+                 t: () => at('cross').click(), d: () => at('lines').click(), o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(), m: () => at('flag').click(),
                  v: nextView, h: toggleOutlines, '?': () => at('keys').showModal() };
 
 function key(event) {
@@ -667,7 +700,7 @@ async function start() {
   new ResizeObserver(showBar).observe(at('bar'));
   at('low').oninput = at('high').oninput = () => viewer.setWindow(Number(at('low').value), Number(at('high').value));
   const buttons = { run, stop, undo, redo, fill: shape('fill'), next: nextSlice, grow: shape('grow'), looked: () => lookedAt(), 'all-looked': () => lookedAt(true), copy: shape('copy'),
-                    largest: shape('largest'), holes: shape('holes'), smooth: shape('smooth'), reset: () => viewer.resetView(), done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
+                    largest: shape('largest'), holes: shape('holes'), smooth: shape('smooth'), reset: () => viewer.resetView(), picture: savePicture, report: makeReport, flag, done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,
                     'keys-button': () => at('keys').showModal() };
   for (const [id, action] of Object.entries(buttons)) at(id).onclick = action;
   at('load-dialog').onclose = loadChosen;

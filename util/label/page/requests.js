@@ -67,6 +67,8 @@ export const getUnfinished = async () => (await json(ask('GET', '/api/v1/unfinis
 export const putClasses = classes => tell('PUT', '/api/v1/classes', { classes });
 export const setDone = (name, done) => tell('POST', ofScan(name, 'done'), { done });
 export const setLeftOut = (name, leftOut) => tell('POST', ofScan(name, 'left_out'), { left_out: leftOut });
+export const setFlag = (name, flagged) => tell('POST', ofScan(name, 'flag'), { flagged });
+export const makeReport = () => tell('POST', '/api/v1/report');
 export const loadOutlines = (name, labels) => tell('POST', ofScan(name, 'load'), { labels });
 export const run = careful => tell('POST', '/api/v1/run', { careful });
 export const stop = () => tell('POST', '/api/v1/stop');
