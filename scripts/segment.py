@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packa
 from qnet.dataloaders.finding import Found
 from qnet.dataloaders.nifti import is_series
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
-from qnet.dataloaders.outlines.writing import files_in
+from qnet.dataloaders.outlines.writing import files_in, formats_of
 from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
 from qnet.util.base.arguments import Parser
 from qnet.util.base.classes import named_value
@@ -278,7 +278,7 @@ def _result(outcome: Outcome, query: Query, formats: Sequence[str]) -> dict[str,
     rows = outcome.rows[query.name]
     wide_mm = next((float(row["wide_mm"]) for row in rows if row.get("wide_mm")), None)
     labels = sorted(map(as_numbers, rows), key=lambda row: row["label"])
-    files = files_in(formats, query.target, [label["label_name"] for label in labels])
+    files = files_in(formats_of(formats, query.scan), query.target, [label["label_name"] for label in labels])
     return {"label_map": str(query.target), "files": [str(path) for path in files], "wide_mm": wide_mm, "labels": labels}
 
 

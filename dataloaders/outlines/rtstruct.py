@@ -137,12 +137,16 @@ def write_rtstruct(label_map: np.ndarray, stack: Stack, names: Mapping[int, str]
     Args:
         stack: the scan's slices.
     Raises:
+        InputError: the series lacks what it needs.
         OSError: the file cannot be written.
     """
     sources, _ = sources_of(stack)
     by_path = dict(zip(dict.fromkeys(stack.paths), sources, strict=True))
     slices = [(by_path[file], frame) for file, frame in zip(stack.paths, stack.frames, strict=True)]
-    head = _structure_set(sources, slices, label_map)
+    try:
+        head = _structure_set(sources, slices, label_map)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{stack.paths[0].parent}: no RTSTRUCT can refer to it ({' '.join(str(error).split())[:200]})") from None
     lps = FLIP @ stack.affine
     for number, (value, name) in enumerate(names.items(), 1):
         head.StructureSetROISequence.append(_dataset(

@@ -26,7 +26,7 @@ def expect_formats(formats: Sequence[str], scans: Iterable[Path], names: Iterabl
         names: of the classes.
         option: what the program calls the formats.
     Raises:
-        InputError: a format is not known, needs a library that is missing, or refers to DICOM, which a scan is not; or two names
+        InputError: a format is not known, needs a library that is missing, or refers to DICOM, which no scan is; or two names
             would be the same in names of files.
     """
     if unknown := sorted(set(formats) - set(FORMATS)):
@@ -35,9 +35,15 @@ def expect_formats(formats: Sequence[str], scans: Iterable[Path], names: Iterabl
         raise InputError(f"{option}: {STL} has a file for each class, got {two[0]!r} and {two[1]!r}; allowed: {ALIKE_RULE}")
     if DICOM_SEG in formats:
         highdicom(f"{option} {DICOM_SEG}")
-    if (of_series := [one for one in formats if one in ON_SERIES]) and (other := [scan for scan in scans if not is_series(scan)]):
-        raise InputError(f"{option}: {of_series[0]} refers to the files of a DICOM series, but {other[0]} is none; allowed for "
+    scans = list(scans)
+    if scans and (of_series := [one for one in formats if one in ON_SERIES]) and not any(map(is_series, scans)):
+        raise InputError(f"{option}: {of_series[0]} refers to the files of a DICOM series, but {scans[0]} is none; allowed for "
                          f"these scans: {', '.join(one for one in FORMATS if one not in ON_SERIES)}")
+
+
+def formats_of(formats: Iterable[str], scan: Path) -> list[str]:
+    """Return which of some formats outlines of a scan can be written in: of one that is no DICOM series, those that need none."""
+    return [one for one in formats if one not in ON_SERIES or is_series(scan)]
 
 
 def is_series(scan: Path) -> bool:
@@ -67,15 +73,15 @@ def write_formats(formats: Sequence[str], label_map: np.ndarray, image: sitk.Ima
         scan: its path; for formats that refer to a DICOM series.
         names, colours: of all classes, by value.
     Raises:
-        InputError: a format cannot hold these outlines.
+        InputError: a format cannot hold these outlines. Those that need no DICOM series are written before.
         OSError: a file cannot be written.
     """
-    for one in formats:
+    for one in sorted(formats, key=lambda one: one in ON_SERIES):
         paths = files_in([one], target, names.values())
         if one == SEG_NRRD:
             write_seg_nrrd(label_map, image, names, colours, paths[0])
         elif one in ON_SERIES:
-            if scan is None:
+            if scan is None or not is_series(scan):
                 raise InputError(f"{one} refers to the files of a DICOM series, allowed: a scan that is read from one")
             _write_on_series(one, label_map, stack(slices_of(scan), scan), names, colours, paths[0])
         elif one == STL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qnet.dataloaders.finding import LeftOut
@@ -90,6 +90,7 @@ class Outcome:
         failures: one line for each query that failed, by its name.
         root: the scan or the folder that was asked for; None if the queries were given one by one.
         left_out: the files and folders beside the queries that are none, with the reasons.
+        lacking: the formats that were asked for and that a query's scan cannot have, by the query's name.
     """
 
     queries: Sequence[Query]
@@ -97,11 +98,14 @@ class Outcome:
     failures: Mapping[str, str]
     root: Path | None = None
     left_out: Sequence[LeftOut] = ()
+    lacking: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
-        """A line for each query that failed, and for each file or folder that might hold a scan and was not read."""
+        """A line for each query that failed or lacks a format, and for what might hold a scan and was not read."""
         return [*(f"{self.shown(query.scan)}: {self.failures[query.name]}" for query in self._failed),
+                *(f"{self.shown(query.scan)}: is no DICOM series, so {' and '.join(self.lacking[query.name])} cannot be written"
+                  for query in self.queries if query.name in self.lacking),
                 *(f"{self.shown(one.path)}: {one.reason}" for one in self.left_out if one.may_be_scan)]
 
     @property

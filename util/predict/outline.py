@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from qnet.dataloaders.nifti import read_array
-from qnet.dataloaders.outlines.writing import files_in, write_formats
+from qnet.dataloaders.outlines.writing import files_in, formats_of, write_formats
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.checksums import sha256
 from qnet.util.base.device import resolve_device
@@ -36,6 +36,8 @@ from qnet.util.predict.report import report_queries
 from qnet.util.predict.request import Query, Request
 from qnet.util.predict.series import Series, outlines_of
 
+SHOWN_NAMES = 5
+
 
 def outline(request: Request) -> Iterator[Event]:
     """Outline every query that is not done, write table and report, and yield what happens. The last event is `Finished`.
@@ -56,6 +58,7 @@ def outline(request: Request) -> Iterator[Event]:
     yield from (Warned(line) for support in predictor.supports for line in support.outlines.told)
     yield from (Warned(f"{support.gaps}; {request.words.fill} fills them") for support in predictor.supports if support.gaps)
     plan = main_does(lambda: plan_of(request, predictor.names.values()))
+    yield from map(Warned, _without_formats(plan, request))
     own = share(plan.waiting)
     if plan.waiting:
         predictor.add_stones([query.channels for query in plan.queries], request.stones)
@@ -72,6 +75,9 @@ def outline(request: Request) -> Iterator[Event]:
         else:
             failures[query.name] = event.reason
         yield event
+        if isinstance(event, Outlined) and (told := _write_missing(query, predictor, request)):
+            failures[query.name] = told.reason
+            yield told
     for query in share(plan.unwritten):
         if told := _write_missing(query, predictor, request):
             failures[query.name] = told.reason
@@ -79,9 +85,18 @@ def outline(request: Request) -> Iterator[Event]:
     yield Finished(_finished(predictor, plan, rows, failures, request))
 
 
+def _without_formats(plan: Plan, request: Request) -> list[str]:
+    """Return a line about the scans that cannot have all formats which are asked for."""
+    scans = [query.scan.name for query in plan.queries if query.name in plan.lacking]
+    kinds = " and ".join(dict.fromkeys(one for of_query in plan.lacking.values() for one in of_query))
+    more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
+    return [f"{request.words.format}: {kinds} refers to the files of a DICOM series, and so is not written for "
+            f"{', '.join(scans[:SHOWN_NAMES])}{more}"] if scans else []
+
+
 def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Request,
                  earlier: Mapping[str, list[dict]]) -> Outlined | Failed:
-    """Outline a query, and write its label map, its other maps and its rows of cases.csv.
+    """Outline a query, and write its label map, its other maps and its rows of cases.csv. Other formats are for `_write_missing`.
 
     Args:
         earlier: rows of this process's earlier queries, by name.
@@ -89,7 +104,9 @@ def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Reques
     try:
         made_from = None if plan.table is None else plan.made_from(query)
         found = predictor.segment(query.channels)
-        found.write(query.target, registered=plan.table is not None, save_probs=request.save_probs, formats=request.formats)
+        for path in files_in(formats_of(request.formats, query.scan), query.target, predictor.names.values()):
+            path.unlink(missing_ok=True)        # of an earlier label map
+        found.write(query.target, registered=plan.table is not None, save_probs=request.save_probs)
         rows = found.numbers()
         if plan.table is not None:
             rows = [{**row, "query": query.name, "made_from": made_from, "sha256": sha256(query.target)} for row in rows]
@@ -101,8 +118,10 @@ def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Reques
 
 def _write_missing(query: Query, predictor: Predictor, request: Request) -> Failed | None:
     """Write the files in other formats that a query which is done lacks. Return why they could not be written."""
-    lacking = [one for one in request.formats
+    lacking = [one for one in formats_of(request.formats, query.scan)
                if not all(path.exists() for path in files_in([one], query.target, predictor.names.values()))]
+    if not lacking:
+        return None
     try:
         write_formats(lacking, read_array(query.target), read_image(query.scan), query.scan, predictor.names, predictor.colours,
                       query.target)
@@ -117,7 +136,7 @@ def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], 
     failed, made = dict(join(list(failures.items()))), dict(join(list(rows.items())))
     if not is_main():
         return Outcome(plan.queries, {**plan.rows, **rows}, {}, plan.root)
-    outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out)
+    outcome = Outcome(plan.queries, {**plan.rows, **made}, failed, plan.root, plan.left_out, plan.lacking)
     if plan.table is not None:
         facts, plots = ({}, []) if request.series is None else _join_phases(request.series, predictor, outcome)
         if request.channels:

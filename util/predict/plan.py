@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qnet.dataloaders.finding import Found, LeftOut, name_problem, same_names
 from qnet.dataloaders.outlines.reading import files_with
-from qnet.dataloaders.outlines.writing import expect_formats, files_in
+from qnet.dataloaders.outlines.writing import expect_formats, files_in, formats_of
 from qnet.dataloaders.reading import content_sha256, is_nifti, is_slice
 from qnet.util.base.checksums import digest, sha256
 from qnet.util.base.errors import InputError
@@ -36,6 +36,7 @@ class Plan:
         root: the scan or the folder that was asked for; None if the queries were given one by one.
         table: the path of cases.csv; None: there is neither table nor report.
         rows: its rows so far, by the name of the query.
+        lacking: the formats that are asked for and that a query's scan cannot have, by its name.
         made_of: checksum of all that outlines depend on, without the query.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     rows: Mapping[str, list[dict]] = field(default_factory=dict)
     made_of: str = ""
     unwritten: Sequence[Query] = ()
+    lacking: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def made_from(self, query: Query) -> str:
         """Return the checksum of all that the outlines of a query depend on.
@@ -82,12 +84,15 @@ def plan_of(request: Request, label_names: Iterable[str]) -> Plan:
     plan = Plan(queries, queries, 0, left_out, request.queries, table, read_cases(table), made_of(request))
     of_rows = {query: _of_rows(query, plan) for query in queries}
     expect_formats(request.formats, names, label_names, request.words.format)
-    missing = {query: [path for path in files_in(request.formats, query.target, label_names) if not path.exists()]
+    formats = {query: formats_of(request.formats, query.scan) for query in queries}
+    missing = {query: [path for path in files_in(formats[query], query.target, label_names) if not path.exists()]
                for query in queries}
     waiting = [query for query in queries if request.anew or of_rows[query] != "same"]
     plan = replace(plan, waiting=waiting, unwritten=[query for query in queries if missing[query] and query not in waiting],
-                   n_changed=0 if request.anew else list(of_rows.values()).count("other"))
-    files = {query: maps_of(query.target, label_names, request.save_probs, request.formats) for query in queries}
+                   n_changed=0 if request.anew else list(of_rows.values()).count("other"),
+                   lacking={query.name: without for query in queries
+                            if (without := [one for one in request.formats if one not in formats[query]])})
+    files = {query: maps_of(query.target, label_names, request.save_probs, formats[query]) for query in queries}
     _expect_writable(request, plan, files, [path for query in plan.unwritten for path in missing[query]])
     for folder in (table.parent, registered_path(table).parent):
         remove_partial_files(folder)

@@ -88,10 +88,50 @@ def test_a_file_of_somebody_else_is_not_replaced(place):
     (place / "out/b_rtstruct.dcm").write_bytes(b"somebody's")
     with pytest.raises(InputError, match=r"b_rtstruct.dcm: is there and was not made by this program"):
         list(outline(request(place)))
-    nifti(place, PLACES["axial"]).rename(place / "scans/c.nii.gz")
-    with pytest.raises(InputError, match=r"format: dicom-seg refers to the files of a DICOM series, but .*c.nii.gz is none"):
-        list(outline(request(place)))
     assert (place / "out/b_rtstruct.dcm").read_bytes() == b"somebody's"
+
+
+@pytest.mark.whole
+def test_in_a_mixed_folder_series_get_their_formats_and_other_scans_the_others(place):
+    nifti(place, PLACES["axial"]).rename(place / "scans/c.nii.gz")
+    (place / "out").mkdir()
+    (place / "out/c_seg.dcm").write_bytes(b"somebody's")
+    said = "is no DICOM series, so dicom-seg and rtstruct cannot be written"
+    for _ in range(2):      # the second time nothing is left to do, and the same is told
+        *events, finished = outline(request(place))
+        assert "format: dicom-seg and rtstruct refers to the files of a DICOM series, and so is not written for c.nii.gz" in [
+            event.message for event in events if isinstance(event, Warned)]
+        assert finished.outcome.problems == [f"c.nii.gz: {said}"] and not finished.outcome.failures
+    names = {path.name for path in (place / "out").iterdir()}
+    assert {"b_seg.dcm", "b_rtstruct.dcm", "b.seg.nrrd", "b.nii.gz", "c.nii.gz", "c.seg.nrrd", "c_ring.stl"} <= names
+    assert "c_rtstruct.dcm" not in names and (place / "out/c_seg.dcm").read_bytes() == b"somebody's"
+    assert not [event for event in events if isinstance(event, Outlined | Failed)]
+
+
+@pytest.mark.whole
+def test_a_format_that_a_series_cannot_have_costs_no_outlines(place):
+    for path in (place / "scans/b").iterdir():
+        head = pydicom.dcmread(path)
+        del head.StudyInstanceUID, head.SOPInstanceUID
+        head.save_as(path)
+    for n_outlined in (1, 0):
+        *events, finished = outline(request(place, format=["rtstruct", "seg.nrrd"]))
+        assert len([event for event in events if isinstance(event, Outlined)]) == n_outlined
+        (failed,) = (event for event in events if isinstance(event, Failed))
+        assert "no RTSTRUCT can refer to it" in failed.message and "\n" not in failed.message
+        assert finished.outcome.problems and (place / "out/b.nii.gz").exists() and (place / "out/b.seg.nrrd").exists()
+    assert len(read_cases(place / "out/cases.csv")["b"]) == len(NAMES)
+
+
+@pytest.mark.whole
+def test_files_in_other_formats_are_those_of_the_present_label_map(place):
+    list(outline(request(place, format="seg.nrrd")))
+    before = (place / "out/b.seg.nrrd").read_bytes()
+    list(outline(request(place, format="seg.nrrd", registration={**QUICK, "smoothness": 3.0, "finest": 2.0, "n_steps": 10})))
+    found = stored_outlines(place / "out/b.seg.nrrd", read_image(place / "scans/b"), place / "scans/b")
+    assert (place / "out/b.seg.nrrd").read_bytes() != before
+    label_map = sitk.GetArrayFromImage(read_image(place / "out/b.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found.labels) > 0, label_map > 0)
 
 
 def test_a_table_of_names_that_changed_makes_the_outlines_anew(place):
