@@ -28,6 +28,7 @@ TOKEN_HEADER = "Label-Token"
 FOLDER, ADDRESS = "label_page", "address.json"      # where the server of a folder keeps port and token
 COMMAND = ("qnet", "label")     # starts a server
 WAIT_S = 60.0                   # for an answer
+CHECK_S = 10.0                  # for the answer of what may be no server
 EXPORT_S, RUN_S = 3600.0, 86400.0
 POLL_S = 0.2
 CLOSE_S = 20.0                  # for a server that was told to end
@@ -127,7 +128,7 @@ class Client:
             NoServerError: nobody answers, or another program does.
             ClientError: the server speaks another version.
         """
-        status, content = self.ask("GET", "/api")
+        status, content = self.ask("GET", "/api", limit_s=CHECK_S)
         if status == 403:
             raise NoServerError(f"{self.host}: the server there is of another folder")
         try:
