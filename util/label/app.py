@@ -203,6 +203,12 @@ def image(request: Request) -> Response:
     return FileResponse(_session(request).image_file(_name(request)), media_type="application/octet-stream")
 
 
+def picture(request: Request) -> Response:
+    """Answer with the small picture of a scan; with nothing (204) if there is none yet."""
+    content = _session(request).picture(_name(request))
+    return Response(status_code=204) if content is None else Response(content, media_type="image/png")
+
+
 def outlines(request: Request) -> Response:
     """Answer with the present outlines of a scan; with nothing (204) if there are none."""
     content = _session(request).outlines(_name(request))
@@ -323,7 +329,8 @@ def report(request: Request) -> Response:
 
 REQUESTS: tuple[tuple[str, str, Callable[..., Any]], ...] = (      # of the version; docs/api.md explains each
     ("GET", "/state", state), ("GET", "/files", files), ("GET", "/unfinished", unfinished_classes), ("PUT", "/classes", classes),
-    ("GET", "/scans/{name}/image", image), ("GET", "/scans/{name}/outlines", outlines),
+    ("GET", "/scans/{name}/image", image), ("GET", "/scans/{name}/picture", picture),
+    ("GET", "/scans/{name}/outlines", outlines),
     ("PUT", "/scans/{name}/outlines", draw), ("PATCH", "/scans/{name}/outlines", stroke),
     ("POST", "/scans/{name}/propose", propose), ("POST", "/scans/{name}/done", decide),
     ("POST", "/scans/{name}/left_out", leave_out), ("POST", "/scans/{name}/flag", flag), ("POST", "/scans/{name}/load", load),

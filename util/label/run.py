@@ -116,6 +116,7 @@ class Runner:
                 "supports": [[str(self.session.scan_file(name)), str(labels)] for name, labels in supports],
                 "queries": [[name, str(self.session.scan_file(name)), str(self.session.target(name, run))] for name in waiting],
                 "stones": [str(self.session.scan_file(name)) for name in self._stones(careful)],
+                "colours": {one["value"]: one["colour"] for one in self.session.classes},
                 "registration": self.registration, "made": made_of([name for name, _ in supports], has_task, careful)}
 
     def _stones(self, careful: bool) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -47,7 +48,8 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
     listening = listen_again(port, kept)
     port, token = listening.getsockname()[1], kept.token or secrets.token_urlsafe(32)
     keep_address(session.own, port, token)
-    runner = Runner(session, registration)
+    runner, stopped = Runner(session, registration), threading.Event()
+    pictures = threading.Thread(target=prepare_all, args=(session, stopped), daemon=True)
     server = make_server(session, runner, port, token)
     address = f"http://127.0.0.1:{port}/#token={token}"
     try:
@@ -55,10 +57,21 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
         said(address)
         if browser:
             webbrowser.open(way)
+        pictures.start()
         server.run(sockets=[listening])      # raises anew the signal that ended it
     finally:
+        stopped.set()
         session.own.remove(WAY)
         runner.close()
+
+
+def prepare_all(session: Session, stopped: threading.Event) -> None:
+    """Make every scan ready for the page, one after the other, until that is to stop. The list names those that are unusable."""
+    for name in [name for name, scan in session.scans.items() if scan.problem is None]:
+        if stopped.is_set():
+            return
+        with suppress(InputError, OSError):
+            session.prepare(name)
 
 
 def make_server(session: Session, runner: Runner, port: int, token: str) -> uvicorn.Server:

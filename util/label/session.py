@@ -6,6 +6,7 @@
     label_page/found/<scan>.json    what the computer found, and the name of its label map beside it
     label_page/examples.task        examples from elsewhere, of a task file
     label_page/scans/<scan>.nii.gz  a scan of DICOM slices as NIfTI, for the viewer
+    label_page/pictures/            small pictures of the scans
     label_page/export/              what the person takes away
 
 Every change is one file that is replaced as a whole, so a process that is killed leaves the state before or after it. What is on
@@ -36,7 +37,7 @@ from msgspec import to_builtins
 
 from qnet.dataloaders.finding import name_problem
 from qnet.dataloaders.itk import check_image, labels_on
-from qnet.dataloaders.nifti import is_plain, read_header, read_nifti, save, write_like
+from qnet.dataloaders.nifti import is_plain, read_header, read_nifti, write_like
 from qnet.dataloaders.outlines.name_tables import tables_beside
 from qnet.dataloaders.outlines.reading import stored_outlines
 from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
@@ -46,6 +47,7 @@ from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.label.listing import Scan, expect_inside, label_files, list_scans
+from qnet.util.label.preparing import prepare_apart, stamp_of
 from qnet.util.label.stored import (
     FIRST_CLASS,
     Decisions,
@@ -54,6 +56,7 @@ from qnet.util.label.stored import (
     found_name,
     found_to_json,
     next_class,
+    picture_name,
     read_decisions,
     read_found,
     read_hand,
@@ -97,6 +100,7 @@ class Session:
         self._checked: set[str] = set()     # scans whose values were read
         self._notes: dict[str, Hand] = {name: Hand() for name in self.scans}
         self._last: _Present | None = None
+        self._pictures: dict[str, str] = {}     # names of the files that are of the scans as they are
         self._problems: dict[str, str] = {}     # of outlines by hand that cannot be read
         self._lent = count()
         with ExitStack() as stack:
@@ -116,8 +120,8 @@ class Session:
             self._decisions = read_decisions(self.own.read(STATE, LIMITS.n_bytes), str(self.path / STATE))
         else:       # before anything else is in the folder, which is then known to be ours
             self.own.write(STATE, self._decisions.to_json())
-        folders = [self.own, *map(self.own.inner, ("hand", "found", "scans", "export"))]
-        _, self._hand_folder, self._found_folder, self._scan_folder, self.export_folder = folders
+        folders = [self.own, *map(self.own.inner, ("hand", "found", "scans", "pictures", "export"))]
+        _, self._hand_folder, self._found_folder, self._scan_folder, self._picture_folder, self.export_folder = folders
         for inner in folders[1:]:
             stack.callback(inner.close)
         for one in folders:
@@ -240,31 +244,79 @@ class Session:
             MissingError: there is no such scan.
             InputError: it cannot be read, leads out of the folder, or has too long a name.
         """
-        path = self.scan_file(name)
-        if problem := name_problem(name):
-            raise InputError(f"{path}: {problem}")
+        path = self._named_file(name)
         copy = self._work / "scans" / _file_name(name)
         with self._of_image(name):
             if name not in self._checked:
-                try:
-                    image = check_image(read_image(path), path)
-                except InputError as error:
-                    if path.exists():       # else it may come back
-                        self.scans[name] = replace(self.scans[name], problem=str(error))
-                    raise
-                if not is_plain(path):
-                    self._keep_copy(image, copy)
+                with self._told_of(name, path):
+                    if is_plain(path):
+                        check_image(read_image(path), path)
+                    else:
+                        self._prepare(name, path)
+                        copy.parent.mkdir(exist_ok=True)
+                        self._scan_folder.lend(copy.name, copy)
                 self.scans[name] = replace(self.scans[name], problem=None)
                 self._checked.add(name)
         return expect_file(path if is_plain(path) else copy)
 
-    def _keep_copy(self, image: sitk.Image, copy: Path) -> None:
-        """Write a scan as NIfTI into the folder of the session, if it is not there, and give it a path in the work folder."""
-        copy.parent.mkdir(exist_ok=True)
-        if not self._scan_folder.has(copy.name):
-            save(image, copy)
-            self._scan_folder.take(copy, copy.name)
-        self._scan_folder.lend(copy.name, copy)
+    def _named_file(self, name: str) -> Path:
+        path = self.scan_file(name)
+        if problem := name_problem(name):
+            raise InputError(f"{path}: {problem}")
+        return path
+
+    @contextmanager
+    def _told_of(self, name: str, path: Path) -> Iterator[None]:
+        """Keep why a scan could not be used."""
+        try:
+            yield
+        except InputError as error:
+            if path.exists():       # else it may come back
+                self.scans[name] = replace(self.scans[name], problem=str(error))
+            raise
+
+    def prepare(self, name: str) -> None:
+        """Make a scan ready for the page, if it is not yet: its picture for the list, and a copy if it is no plain NIfTI.
+
+        Raises:
+            MissingError: there is no such scan.
+            InputError: as `image_file`.
+            OSError: a file cannot be written.
+        """
+        path = self._named_file(name)
+        with self._of_image(name), self._told_of(name, path):
+            self._prepare(name, path)
+
+    def _prepare(self, name: str, path: Path) -> None:
+        """Make copy and picture in a process of its own, unless those that are there are of the same files."""
+        picture, is_copied = f"{name}.{stamp_of(path)}.png", not is_plain(path)
+        if not (self._picture_folder.has(picture) and (not is_copied or self._scan_folder.has(_file_name(name)))):
+            with self.work_folder() as work:
+                prepare_apart(path, work / _file_name(name) if is_copied else None, work / picture)
+                if is_copied:
+                    self._scan_folder.take(work / _file_name(name), _file_name(name))
+                for earlier in self._picture_folder.names():
+                    if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{16}}\.png", earlier):
+                        self._picture_folder.remove(earlier)
+                self._picture_folder.take(work / picture, picture)
+        self._pictures[name] = picture
+
+    def picture(self, name: str) -> bytes | None:
+        """Return the small picture of a scan, PNG, with the outlines if these are the computer's; None if there is none yet.
+
+        Raises:
+            MissingError: there is no such scan.
+        """
+        self._expect(name)
+        place = self._picture_place(name)
+        return None if place is None else place[0].read(place[1], SMALL.n_bytes)
+
+    def _picture_place(self, name: str) -> tuple[OwnFolder, str] | None:
+        if name in self._found and name not in self._hand:
+            picture = picture_name(self._found[name]["map"])
+            if self._found_folder.has(picture):
+                return self._found_folder, picture
+        return (self._picture_folder, self._pictures[name]) if name in self._pictures else None
 
     def _of_image(self, name: str) -> threading.Lock:
         return self._of_scan[f"{name}/"]        # no scan has such a name
@@ -305,7 +357,8 @@ class Session:
         return {"name": name, "state": self.state_of(name), "problem": self._problem_of(name), "drawn": self._notes[name].saved,
                 "slices": to_builtins(self._notes[name].slices), "found": found.get("map"),
                 "confidence": lowest(found.get("rows", ())), "rows": found.get("rows", []),
-                "made": found.get("made", {}), "flagged": name in self._decisions.flagged}
+                "made": found.get("made", {}), "flagged": name in self._decisions.flagged,
+                "picture": None if (place := self._picture_place(name)) is None else place[1]}
 
     def supports(self) -> list[str]:
         """Return the scans that are examples: outlined or corrected by hand, and done."""
@@ -640,7 +693,7 @@ class Session:
         """Take what a run found. It counts from here on.
 
         Args:
-            label_map: as from `target`.
+            label_map: as from `target`. Its picture may lie beside it.
             rows: of `Segmentation.numbers`.
             made: what the outlines were made of, for the person, by name of the fact.
         Raises:
@@ -651,11 +704,15 @@ class Session:
         with self._of_scan[name]:
             self._take_back(name, name not in self._hand and name not in self._found)      # of nothing: it was not looked at
             self._found_folder.take(label_map, label_map.name)
+            picture = label_map.with_name(picture_name(label_map.name))
+            if picture.is_file():
+                self._found_folder.take(picture, picture.name)
             self._found_folder.write(f"{name}.json", content)
             earlier = self._found.get(name, found)["map"]
             self._found[name] = found
             if earlier != found["map"]:
                 self._found_folder.remove(earlier)
+                self._found_folder.remove(picture_name(earlier))
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,11 @@ def found_name(scan: str, run: int) -> str:
     return f"{scan}.{run}.nii.gz"
 
 
+def picture_name(label_map: str) -> str:
+    """Return the name of the picture beside such a label map."""
+    return f"{label_map.removesuffix('.nii.gz')}.png"
+
+
 def expect_classes(classes: Any, *, earlier: bool = False) -> list[dict[str, Any]]:
     """Return classes in the order of their values.
 

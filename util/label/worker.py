@@ -3,7 +3,8 @@
     python -m qnet.util.label.worker < job.json
 
 A job is {"task": a task file with more examples, or null, "supports": [[scan, labels], …], "stones": [scan, …],
-"queries": [[name, scan, label map to write], …], "registration": options that differ from configs/base.json5}.
+"queries": [[name, scan, label map to write], …], "registration": options that differ from configs/base.json5, "colours": by
+value, for a small picture beside each label map}.
 The lines are JSON: {"event": "ready" | "begun" | "found" | "failed", "name": …, "rows": …, "message": …}. The process ends when
 its standard input does, so it does not outlive the server.
 """
@@ -15,11 +16,15 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.base.memory import keep_freed_memory
+from qnet.util.label.preparing import end_with, picture_of
+from qnet.util.label.stored import picture_name
 from qnet.util.options.config import load_config
 from qnet.util.predict.events import Begun, Failed, Outlined, Ready
 from qnet.util.predict.outline import outline
@@ -46,9 +51,18 @@ def work(job: Mapping[str, Any], lines: TextIO) -> None:
             case Begun(query):
                 tell("begun", name=query.name)
             case Outlined(query, rows):
+                draw_picture(query, job.get("colours", {}))
                 tell("found", name=query.name, rows=rows)
             case Failed(query, message):
                 tell("failed", name=query.name, message=message)
+
+
+def draw_picture(query: Query, colours: Mapping[str, str]) -> None:
+    """Write a small picture of what was found beside its label map. Without one the list shows the scan alone."""
+    picture = query.target.with_name(picture_name(query.target.name))
+    with suppress(InputError, OSError):
+        picture.write_bytes(picture_of(read_image(query.scan), read_image(query.target),
+                                       {int(value): colour for value, colour in colours.items()}))
 
 
 def request_of(job: Mapping[str, Any]) -> Request:
@@ -64,18 +78,13 @@ def request_of(job: Mapping[str, Any]) -> Request:
                    task=None if job["task"] is None else Path(job["task"]), stones=tuple(map(Path, job["stones"])))
 
 
-def _end_with(given: TextIO) -> None:
-    given.read()
-    os._exit(1)
-
-
 def main() -> int:
     """Run the process and return its exit status."""
     os.nice(NICENESS)
     keep_freed_memory()     # before there is another thread, which would get memory of its own
     lines, sys.stdout = sys.stdout, sys.stderr      # what libraries print is no event
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
+    threading.Thread(target=end_with, args=(sys.stdin,), daemon=True).start()
     try:
         work(job, lines)
     except InputError as error:

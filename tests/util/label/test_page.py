@@ -620,7 +620,7 @@ def test_names_are_text_and_no_markup(fresh, client):
     classes = client.state()["classes"]
     client.tell("PUT", "/api/v1/classes", {"classes": [{**classes[0], "name": name}, *classes[1:]]})
     wait_for(fresh, "return document.querySelector('#classes input[type=text]').value.includes('onerror')", LIMIT_S)
-    assert fresh.find_elements("tag name", "img") == []
+    assert fresh.find_elements("css selector", "img:not(.picture)") == []
     client.tell("PUT", "/api/v1/classes", {"classes": classes})
 
 
@@ -695,6 +695,9 @@ def _outline_and_run(browser, client, folder, truth):
     numbers = [float(number) for number in browser.execute_script(
         "return [...document.querySelectorAll('#scans .number')].map(one => one.textContent)") if number]
     assert len(numbers) == 2 and numbers == sorted(numbers)
+    wait_for(browser, "return [...document.querySelectorAll('#scans .picture')].every(one => one.naturalWidth === 64)", LIMIT_S)
+    assert {scan["name"]: scan["picture"].split(".")[1] for scan in client.state()["scans"] if scan["state"] == "found"} == {
+        "a_2": "1", "a_3": "1"}         # of the run, with outlines
 
 
 def _correct_and_export(browser, client, folder):

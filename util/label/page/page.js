@@ -8,7 +8,7 @@ import { Viewer } from './viewer.js';
 const FIRST = 'First name the class on the right. Then press F and draw round it in a slice. J goes to the next slice worth drawing, I fills between, and O '
   + 'outlines the other scans.';
 const CAREFUL = 7;       // times as long
-const POLL_MS = 1000, RETRY_MS = 2000;
+const SLOW_MS = 2500, POLL_MS = 1000, RETRY_MS = 2000;
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
                 'found': ['◐', 'to look through'], 'correcting': ['✎', 'being corrected'], 'corrected': ['★', 'corrected: an example'],
                 'accepted': ['✓', 'accepted'], 'left out': ['–', 'left out'], 'unreadable': ['!', ''] };
@@ -91,7 +91,7 @@ const rows = new Map();      // list items by the name of their scan, which stay
 function rowOf(name) {
   if (!rows.has(name)) {
     const part = (className, properties) => made('span', { className, ...properties });
-    const button = made('button', { type: 'button', onclick: () => openScan(name) }, part('sign', { ariaHidden: 'true' }),
+    const button = made('button', { type: 'button', onclick: () => openScan(name) }, made('img', { className: 'picture', alt: '' }), part('sign', { ariaHidden: 'true' }),
       part('name', { textContent: name }), part('number', { title: 'expected Dice of its least certain class' }), part('what'));
     button.dataset.scan = name;
     rows.set(name, made('li', {}, button));
@@ -131,11 +131,12 @@ function showScans() {
   at('where').title = at('where').textContent;
   const scans = sortScans();
   showCount(scans.length);
-  const items = scans.map(({ name, state: word, confidence, problem, rows: numbers, flagged }) => {
+  const items = scans.map(({ name, state: word, confidence, problem, rows: numbers, flagged, picture }) => {
     const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
     const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: (problem ?? words + doubts(word, numbers)) + (flagged ? ' · flagged' : '') };
     for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
     button.disabled = word === 'unreadable';
+    showPicture(button.querySelector('img'), name, picture);
     button.ariaCurrent = String(name === open);
     return row;
   });
@@ -143,6 +144,15 @@ function showScans() {
   const focused = document.activeElement;
   at('scans').replaceChildren(...items);
   if (focused?.dataset?.scan) focused.focus();
+}
+
+// The small picture of a scan, when there is another one than the last.
+async function showPicture(image, name, picture) {
+  if (image.dataset.picture === (picture ?? '')) return;
+  image.dataset.picture = picture ?? '';
+  const content = picture && await server.getPicture(name).catch(() => null);
+  if (content) image.src = `data:image/png;base64,${btoa(String.fromCharCode(...new Uint8Array(content)))}`;
+  else image.removeAttribute('src');
 }
 
 function showRun() {
@@ -222,6 +232,7 @@ async function load(name) {
   say('');
   at('loading').textContent = `Loading ${name} …`;
   at('loading').hidden = false;
+  const slow = setTimeout(() => { at('loading').textContent += ' It is large, or not stored as NIfTI and turned into it, once.'; }, SLOW_MS);
   try {
     do {
       await settled();
@@ -237,6 +248,7 @@ async function load(name) {
   } catch (error) {
     say(error.message, true);
   } finally {
+    clearTimeout(slow);
     at('loading').hidden = true;
   }
 }

@@ -54,6 +54,7 @@ async function bytes(path) {
 export const getState = () => json(ask('GET', '/api/v1/state'));
 export const getFiles = async () => (await json(ask('GET', '/api/v1/files'))).files;
 export const getImage = name => bytes(ofScan(name, 'image'));
+export const getPicture = name => bytes(ofScan(name, 'picture'));
 export const getOutlines = name => bytes(ofScan(name, 'outlines'));
 // A stroke, as strokes.py has it. Sent twice under the same name, it counts once.
 export const saveStroke = async (name, said, { voxels, values }) =>
