@@ -35,6 +35,7 @@ for program in PROGRAMS.values():
     assert callable(getattr(importlib.import_module(f"qnet.{module}"), function))
 """
 FINGERPRINTS = "from qnet.util.base.fingerprint import *; print(code_sha256(OUTLINES), code_sha256(RUNS))"
+CLIENTS = ("util/clients/client.py", "util/clients/napari/napari.yaml", "util/clients/slicer/QNet/QNet.py")
 # nothing of what this prints is of the checkout
 WHERE = "import qnet, sys, qnet.util.base.root as r; print(r.ROOT); print(*sys.path, sep='\\n'); print(qnet.__version__)"
 
@@ -81,13 +82,14 @@ def check_place(installed: Installed) -> str:
     """Return the version, after a look at where the package and its configs lie.
 
     Raises:
-        SystemExit: a path of the checkout is seen, a config is missing, or the fingerprints of the code are others.
+        SystemExit: a path of the checkout is seen, a config or a client is missing, or the fingerprints of the code are others.
     """
     package, *path, version = installed.call(installed.scripts / "python", "-c", WHERE).splitlines()
     if seen := [place for place in (package, *path) if Path(place) in (ROOT, ROOT / "qnet")]:
         raise SystemExit(f"error: the installed package sees {seen[0]}, allowed: nothing of the checkout")
-    if missing := [name for name in named_configs() if not (Path(package) / f"configs/{name}.json5").is_file()]:
-        raise SystemExit(f"error: the wheel has no configs/{missing[0]}.json5")
+    files = [*(f"configs/{name}.json5" for name in named_configs()), *CLIENTS]
+    if missing := [name for name in files if not (Path(package) / name).is_file()]:
+        raise SystemExit(f"error: the wheel has no {missing[0]}")
     if installed.call(installed.scripts / "python", "-c", FINGERPRINTS).split() != [code_sha256(OUTLINES), code_sha256(RUNS)]:
         raise SystemExit("error: the installed package has another fingerprint of its code than the checkout")
     return version

@@ -309,7 +309,7 @@ def stop(request: Request) -> Response:
 async def write_export(request: Request) -> Response:
     """Write what the person takes away, and answer where it is."""
     formats = (await _body(request, Export)).formats
-    written = await run_in_threadpool(export, _session(request), formats)
+    written = await run_in_threadpool(export, _session(request), list(dict.fromkeys(formats)))
     return JSONResponse({"folder": in_utf8(str(written.folder)), "files": written.files, "problems": written.problems})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,8 @@ import numpy as np
 
 from qnet.dataloaders.geometry import voxel_ml
 from qnet.dataloaders.nifti import read_affine, read_array
-from qnet.dataloaders.outlines.formats import FORMATS
-from qnet.dataloaders.outlines.writing import expect_formats, files_in, write_formats
+from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
+from qnet.dataloaders.outlines.writing import expect_formats, files_in, formats_of, write_formats
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
@@ -55,9 +56,13 @@ def export(session: Session, formats: Sequence[str] = ()) -> Written:
                 if _copy(session.outlines(name), work / f"{name}.nii.gz")}
         labels = [one["name"] for one in session.classes]
         expect_formats(formats, [session.scan_file(name) for name in maps], labels, "formats")
-        names = [file.name for path in maps.values() for file in (path, *files_in(formats, path, labels))]
+        of_scan = {name: formats_of(formats, session.scan_file(name)) for name in maps}
+        names = [file.name for name, path in maps.items() for file in (path, *files_in(of_scan[name], path, labels))]
+        _expect_once(names, folder.path)
         claim([folder.path / name for name in (*names, TABLE, TASK)], remedy=f"moving {folder.path} away")
-        problems = [line for name, path in maps.items() if formats and (line := _write_formats(session, formats, name, path))]
+        problems = [f"{name}: is no DICOM series, so {one} cannot be written" for name in maps for one in formats
+                    if one not in of_scan[name]]
+        problems += [line for name, path in maps.items() for line in _write_formats(session, of_scan[name], name, path)]
         write_rows([row for name, path in maps.items() for row in rows_of(session, name, path)], PAGE_COLUMNS, work / TABLE)
         files = [name for name in (*names, TABLE) if (work / name).exists()]
         earlier = {file.name for path in maps.values() for file in files_in(FORMATS, path, labels)} - {*files}
@@ -71,15 +76,21 @@ def export(session: Session, formats: Sequence[str] = ()) -> Written:
     return Written(folder.path, files, problems)
 
 
-def _write_formats(session: Session, formats: Sequence[str], name: str, label_map: Path) -> str | None:
-    """Write a scan's outlines beside its label map in other formats. Return why one cannot hold them; None if all can."""
+def _expect_once(names: Sequence[str], folder: Path) -> None:
+    """Raise InputError if two scans would be written to one file, as a_b of class c and a of class b_c."""
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise InputError(f"{folder / twice[0]}: two scans would be written to this file; allowed: another name of a class")
+
+
+def _write_formats(session: Session, formats: Sequence[str], name: str, label_map: Path) -> Iterator[str]:
+    """Write a scan's outlines beside its label map in other formats. Yield a line for each that cannot hold them."""
     scan = session.scan_file(name)
     names, colours = ({one["value"]: one[key] for one in session.classes} for key in ("name", "colour"))
-    try:
-        write_formats(formats, read_array(label_map), read_image(scan), scan, names, colours, label_map)
-    except InputError as error:
-        return session.told(f"{name}: {error}")
-    return None
+    for one in (one for one in formats if one != NIFTI):
+        try:
+            write_formats([one], read_array(label_map), read_image(scan), scan, names, colours, label_map)
+        except InputError as error:
+            yield session.told(f"{name}: {one}: {error}")
 
 
 def _copy(content: bytes | None, path: Path) -> bool:

@@ -179,10 +179,10 @@ def _expect_writable(request: Request, plan: Plan, files: Mapping[Query, Sequenc
     assert plan.table is not None
     query_of = {query.target: query for query in plan.queries}
     for query, of_query in files.items():
-        if clash := [file for file in of_query if file != query.target and file in query_of]:
-            other = query_of[clash[0]].scan
-            raise InputError(f"{request.words.queries}: {query.scan.name} and {other.name} would both be written to {clash[0]}; "
-                             "allowed: other names, or save_probs=false")
+        for file in of_query:
+            if (other := query_of.setdefault(file, query)) != query:
+                raise InputError(f"{request.words.queries}: {query.scan.name} and {other.scan.name} would both be written to "
+                                 f"{file}; allowed: other names of scans or classes")
     scans = [path for query in plan.queries for path in query.channels]
     inputs = [*given_files(request), *scans, *(scan.parent for scan in scans if scan.is_file() and is_slice(scan))]
     report = plan.table.with_name(REPORT)

@@ -1,6 +1,5 @@
 """The requests of the server are those of docs/api.md, in one version."""
 
-import json
 import re
 
 import pytest
@@ -11,7 +10,7 @@ from qnet.util.base.root import ROOT
 from qnet.util.label.app import REQUESTS, ROUTES, Classes, Done, Export, Flagged, Labels, LeftOut, Run, Stroke
 from qnet.util.label.session import Session
 from qnet.util.label.tools import Proposal
-from tests.labelling import refusal, served, write_scans
+from tests.labelling import drawing, nifti, refusal, served, write_scans
 
 TEXT = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 HEADING = r"^### `([A-Z]+ /api\S*)`$"
@@ -81,6 +80,15 @@ def test_the_page_sends_the_same_requests_and_offers_the_same_formats():
     assert offered == [one for one in FORMATS if one != NIFTI]
 
 
-def test_answers_to_what_is_refused_are_json(client):
-    status, body = client.ask("POST", "/api/v1/export", {"formats": ["tiff"]})
-    assert status == 400 and json.loads(body)["error"] == f"formats: got 'tiff', allowed: {', '.join(FORMATS)}"
+@pytest.mark.parametrize(("body", "said"), [
+    ({"formats": ["tiff"]}, f"formats: got 'tiff', allowed: {', '.join(FORMATS)}"), ({}, "formats"),
+    ({"formats": "stl"}, "formats"), ({"formats": [1]}, "formats"), ({"formats": [], "more": 1}, "more"), (None, "body"),
+])
+def test_bodies_of_an_export_that_are_refused(body, said, client):
+    status, answer = client.ask("POST", "/api/v1/export", body)
+    assert status == 400 and said in refusal(status, answer)
+
+
+def test_a_format_that_is_asked_for_twice_is_written_once(client):
+    client.draw("a_1", nifti(drawing()))
+    assert client.export(["seg.nrrd", "seg.nrrd", "nifti"])["files"] == ["a_1.nii.gz", "a_1.seg.nrrd", "cases.csv"]

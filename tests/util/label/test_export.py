@@ -73,4 +73,28 @@ def test_a_scan_that_a_format_cannot_hold_is_told_and_the_others_are_written(tmp
         scan.write_bytes(content[:len(content) // 2])
         _, files, problems = export(session, ["seg.nrrd"])
         assert "a_1.seg.nrrd" in files and "scan.seg.nrrd" not in files
-        assert len(problems) == 1 and problems[0].startswith("scan: ") and "\n" not in problems[0]
+        assert len(problems) == 1 and problems[0].startswith("scan: seg.nrrd: ") and "\n" not in problems[0]
+
+
+def test_a_folder_of_both_kinds_goes_out_as_each_scan_can(tmp_path):
+    write_scans(tmp_path, [1])
+    series(tmp_path, PLACES["axial"])
+    with closing(Session(tmp_path)) as session:
+        draw(session, "series")
+        session.draw("a_1", label_map_of(drawing()), 0)
+        _, files, problems = export(session, ["rtstruct", "seg.nrrd"])
+    assert {"series_rtstruct.dcm", "series.seg.nrrd", "a_1.seg.nrrd"} < {*files}
+    assert problems == ["a_1: is no DICOM series, so rtstruct cannot be written"]
+
+
+def test_two_scans_are_not_written_to_one_file(tmp_path):
+    write_scans(tmp_path, [1, 2])
+    (tmp_path / "a_2.nii.gz").rename(tmp_path / "a_1_left.nii.gz")
+    with closing(Session(tmp_path)) as session:
+        session.set_classes([{"value": 1, "name": "left_kidney", "colour": "#000000"},
+                             {"value": 2, "name": "kidney", "colour": "#ffffff"}])
+        for name in ("a_1", "a_1_left"):
+            session.draw(name, label_map_of(drawing()), 0)
+        with pytest.raises(InputError, match=r"a_1_left_kidney.stl: two scans would be written to this file"):
+            export(session, ["stl"])
+        assert session.export_folder.is_empty()

@@ -91,6 +91,15 @@ def test_a_file_of_somebody_else_is_not_replaced(place):
     assert (place / "out/b_rtstruct.dcm").read_bytes() == b"somebody's"
 
 
+def test_two_scans_are_not_written_to_one_surface(place):
+    (place / "scans/b").rename(place / "scans/b_right")
+    nifti(place, PLACES["axial"]).rename(place / "scans/b.nii.gz")
+    names = {1: "right_ring", 2: "right kidney", 3: "dots", 7: "ring"}
+    with pytest.raises(InputError, match=r"b\S* and b\S* would both be written to .*b_right_ring.stl; allowed: other names"):
+        list(outline(request(place, format="stl", names=names)))
+    assert not list((place / "out").glob("*.stl"))
+
+
 @pytest.mark.whole
 def test_in_a_mixed_folder_series_get_their_formats_and_other_scans_the_others(place):
     nifti(place, PLACES["axial"]).rename(place / "scans/c.nii.gz")
