@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
-import struct
 import tempfile
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +16,11 @@ from typing import Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.encaps import encapsulate, generate_fragments, get_frame
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from qnet.dataloaders.dicom_frames import frame_as_slice
+from qnet.dataloaders.dicom_pixels import read_pixels
 from qnet.dataloaders.geometry import FLIP, expect_usable_axes, place
-from qnet.dataloaders.itk import last_line, quiet
 from qnet.dataloaders.nifti import MAX_VOXELS
 from qnet.util.base.errors import InputError
 
@@ -32,24 +30,13 @@ MAX_INFLATED = 2**26        # bytes of a file that is compressed as a whole
 EVEN = 0.1                  # of the distance of two slices: how far a slice may be from where it should be
 SAME_SPACING, SAME_DIRECTION = 1e-4, 1e-3       # relative; cosine. Scanners round each slice by itself
 MIN_SLICES = 2
-PIXEL_GROUP, PIXEL_TAGS = 0x0028, (0x00080016, 0x00080060, 0x7FE00010)     # what pixels depend on: class, modality, pixels
-MR_IMAGE = UID("1.2.840.10008.5.1.4.1.1.4")
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")      # of segments; of a label map
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
-SIZE_MARKERS = {0xFFF7, *range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}       # of JPEG-LS and JPEG
 NO_SCANS = ("DICOMDIR",)
 ENDINGS = (".dcm", ".dicom", ".ima")        # that many of these files have; they need none
 TAGS = ["TransferSyntaxUID", "SOPClassUID", "ImageType", "Modality", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
         "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel",
         "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-DAY = 86400.0
-TIMES = {"TemporalPositionIdentifier": 0.0, "TriggerTime": 1e-3, "FrameReferenceTime": 1e-3,      # their units, in seconds
-         "AcquisitionTime": DAY}
-ONE_OF_EACH = ("EchoTime", "DiffusionBValue", "ImageType")       # images that differ in these are no times of one series
-SAME_PLACE_MM = 0.01
-GROUPS = {"ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
-          "PixelSpacing": "PixelMeasuresSequence", "RescaleSlope": "PixelValueTransformationSequence",
-          "RescaleIntercept": "PixelValueTransformationSequence"}     # where a file with frames has what a slice has
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE     # what is needed is checked here
 
 
@@ -159,20 +146,7 @@ def _slices_of_head(head: pydicom.Dataset, path: Path) -> list[Slice]:
     if len(frames) != int(head.get("NumberOfFrames", 1) or 1) or str(head.get("SOPClassUID")) in SEGMENTATIONS:
         return [_slice_of(head, path)]      # named as a problem, but for one slice
     shared = (head.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    return [_slice_of(_as_slice(head, shared, groups), path, number) for number, groups in enumerate(frames)]
-
-
-def _as_slice(head: pydicom.Dataset, shared: pydicom.Dataset, groups: pydicom.Dataset) -> pydicom.Dataset:
-    """Return the header of a frame as that of a file with one slice."""
-    replaced = (*GROUPS, "PixelData", "NumberOfFrames")
-    alone = pydicom.Dataset({one.tag: one for one in head if one.VR != "SQ" and one.keyword not in replaced})
-    alone.file_meta = getattr(head, "file_meta", pydicom.dataset.FileMetaDataset())
-    for name, sequence in GROUPS.items():
-        for source in (groups, shared):
-            if source.get(sequence) and source[sequence][0].get(name) is not None:
-                setattr(alone, name, source[sequence][0].get(name))
-                break
-    return alone
+    return [_slice_of(frame_as_slice(head, shared, groups), path, number) for number, groups in enumerate(frames)]
 
 
 def _slice_of(head: pydicom.Dataset, path: Path, frame: int | None = None) -> Slice:
@@ -399,106 +373,23 @@ def read_stack(found: Stack) -> sitk.Image:
     Raises:
         InputError: a file is damaged.
     """
-    read = lru_cache(maxsize=1)(pydicom.dcmread)        # of a file with many frames, once
+    return next(read_stacks([found]))
+
+
+def read_stacks(stacks: Iterable[Stack]) -> Iterator[sitk.Image]:
+    """Yield the volumes of stacks, as `read_stack`. A file with the frames of all is read once."""
+    read = lru_cache(maxsize=1)(pydicom.dcmread)
     with tempfile.TemporaryDirectory() as folder:
-        arrays = [_read_pixels(path, frame, found.size, Path(folder) / "slice.dcm", read)
-                  for path, frame in zip(found.paths, found.frames, strict=True)]
+        for found in stacks:
+            yield _volume(found, [read_pixels(path, frame, found.size, Path(folder) / "slice.dcm", read)
+                                  for path, frame in zip(found.paths, found.frames, strict=True)])
+
+
+def _volume(found: Stack, arrays: list[np.ndarray]) -> sitk.Image:
     dtypes = {array.dtype for array in arrays}
     if len(dtypes) > 1 and any(dtype.kind == "f" for dtype in dtypes):
         arrays = [array.astype(np.float32) for array in arrays]
     return place(sitk.GetImageFromArray(np.stack(arrays)), found.affine)
-
-
-@quiet()
-def _read_pixels(path: Path, frame: int | None, size: tuple[int, int], copy: Path,
-                 read: Callable[..., pydicom.Dataset]) -> np.ndarray:
-    """Return the (H, W) values of a slice.
-
-    Args:
-        frame: its number in a file with several.
-        read: pydicom.dcmread.
-        copy: path of a copy that is written for GDCM, which would allocate any size that a damaged file names.
-    """
-    _write_plain_copy(path, frame, copy, read)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(copy)
-    reader.SetImageIO("GDCMImageIO")
-    try:
-        reader.ReadImageInformation()
-        if reader.GetSize() not in (size, (*size, 1)) or reader.GetNumberOfComponents() != 1:
-            raise InputError(f"{path}: cannot be read as DICOM (it holds {reader.GetNumberOfComponents()} times "
-                             f"{reader.GetSize()} values)")
-        array = sitk.GetArrayFromImage(reader.Execute())
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as DICOM ({last_line(error)})") from None
-    return array.reshape(size[::-1])
-
-
-def _write_plain_copy(path: Path, frame: int | None, copy: Path, read: Callable[..., pydicom.Dataset]) -> None:
-    """Write those elements of a DICOM file on which its pixels depend, with correct lengths."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            head = read(path, force=True)
-            if not head.get("PixelData"):
-                raise ValueError("it has no pixels")
-            if frame is not None:
-                head = _frame_alone(head, frame)
-            n_bytes = math.prod(int(head.get(name, 1) or 1) for name in ("Rows", "Columns")) * int(head.BitsAllocated) // 8
-            syntax = UID(str(getattr(head, "file_meta", {}).get("TransferSyntaxUID", ImplicitVRLittleEndian)))
-            if not syntax.is_compressed and len(head.PixelData) < n_bytes:
-                raise ValueError(f"{n_bytes} bytes of pixels are declared, it has {len(head.PixelData)}")
-            coded = _coded_size(head.PixelData) if syntax.is_encapsulated and syntax != RLELossless else None
-            if coded not in (None, (int(head.Columns), int(head.Rows))):
-                raise ValueError(f"{head.Columns} x {head.Rows} pixels are declared, the image in it has {coded[0]} x {coded[1]}")
-            tags = [tag for tag in list(head.keys()) if tag.group == PIXEL_GROUP or tag in PIXEL_TAGS]
-            plain = pydicom.Dataset({tag: head[tag] for tag in tags if head[tag].VR != "SQ"})
-            plain.file_meta = pydicom.dataset.FileMetaDataset()
-            plain.file_meta.TransferSyntaxUID = syntax
-            plain.file_meta.MediaStorageSOPClassUID = UID(str(plain.get("SOPClassUID", MR_IMAGE)))
-            plain.file_meta.MediaStorageSOPInstanceUID = plain.SOPInstanceUID = UID("1.2.3")
-            plain.SOPClassUID = plain.file_meta.MediaStorageSOPClassUID
-            plain.save_as(copy, enforce_file_format=True, **_encoding(syntax))
-    except Exception as error:      # pydicom raises whatever a damaged file leads to
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: cannot be read as DICOM ({what})") from None
-
-
-def _frame_alone(head: pydicom.Dataset, frame: int) -> pydicom.Dataset:
-    """Return a file with several frames as the file with one slice that a frame would be."""
-    shared = (head.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    alone = _as_slice(head, shared, head.PerFrameFunctionalGroupsSequence[frame])
-    syntax = UID(str(head.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
-    n_bytes, n_frames = int(head.Rows) * int(head.Columns) * int(head.BitsAllocated) // 8, int(head.get("NumberOfFrames", 1) or 1)
-    alone.PixelData = (encapsulate([get_frame(head.PixelData, frame, number_of_frames=n_frames)]) if syntax.is_encapsulated
-                       else head.PixelData[frame * n_bytes:(frame + 1) * n_bytes])
-    alone["PixelData"].VR = "OB" if syntax.is_encapsulated or int(head.BitsAllocated) <= 8 else "OW"
-    alone["PixelData"].is_undefined_length = syntax.is_encapsulated
-    alone.pop("SOPClassUID", None)
-    alone.SOPClassUID = MR_IMAGE        # of frames, GDCM would look for groups
-    return alone
-
-
-def _coded_size(packed: bytes) -> tuple[int, int] | None:
-    """Return the width and height that a JPEG, JPEG-LS or JPEG 2000 image in a DICOM file begins with; None if there is none.
-
-    Libraries allocate that size, whatever the DICOM header says.
-    """
-    stream = b"".join(generate_fragments(packed))
-    if (at := stream.find(b"\xff\x4f\xff\x51")) >= 0:        # JPEG 2000: corners of the image
-        right, bottom, left, top = struct.unpack_from(">4I", stream, at + 8)
-        return right - left, bottom - top
-    at = stream.find(b"\xff\xd8") + 2
-    while 2 <= at < len(stream) - 9:
-        marker, length, _, height, width = struct.unpack_from(">HHBHH", stream, at)
-        if marker in SIZE_MARKERS:
-            return width, height
-        at += 1 if marker == 0xFFFF else 2 + length
-    return None
-
-
-def _encoding(syntax: UID) -> dict[str, bool]:
-    return {} if syntax.is_transfer_syntax and not syntax.is_private else {"implicit_vr": False, "little_endian": True}
 
 
 def by_position(folder: Path, slices: Mapping[int, Path]) -> tuple[list[int], Stack]:
@@ -513,62 +404,3 @@ def by_position(folder: Path, slices: Mapping[int, Path]) -> tuple[list[int], St
     found = stack(heads, folder)
     number_of = {path: number for number, path in slices.items()}
     return [number_of[path] for path in found.paths], found
-
-
-def in_time(folder: Path) -> tuple[list[Stack], float | None] | None:
-    """Return the volumes of a series that has several images at each place, in the order of time; None if it is another folder.
-
-    The second result is the time from one to the next in seconds; None if the files do not say it.
-
-    Raises:
-        InputError: the images do not say their order in time, differ in more than time, or are not equally many at each place.
-    """
-    series = [] if not folder.is_dir() else [slices for slices in slices_in(folder)[0].values() if not is_localizer(slices)]
-    if len(series) != 1 or any(one.place is None or one.frame is not None for one in series[0]):
-        return None
-    at: dict[tuple[float, ...], list[Slice]] = defaultdict(list)
-    for one in series[0]:
-        if one.place is not None:
-            at[tuple((one.place[0] / SAME_PLACE_MM).round())].append(one)
-    counts = sorted(map(len, at.values()))
-    if counts[-1] == 1:
-        return None
-    if counts[0] != counts[-1]:
-        raise InputError(f"{folder}: has {counts[0]} to {counts[-1]} images at one place; allowed: equally many at each")
-    order, step_s = _order_in_time(folder, at)
-    return [stack([of_place[k] for of_place in order], folder) for k in range(counts[0])], step_s
-
-
-def _order_in_time(folder: Path, at: Mapping[tuple[float, ...], Sequence[Slice]]) -> tuple[list[list[Slice]], float | None]:
-    """Return the slices of each place in the order of time, and the usual time between two, in seconds."""
-    said = {one.path: _said(one.path) for of_place in at.values() for one in of_place}
-    for name in ONE_OF_EACH:
-        if len(kinds := {str(head.get(name, "")) for head in said.values()}) > 1:
-            raise InputError(f"{folder}: its images at one place differ in {name}, which has {len(kinds)} values; allowed: a "
-                             "series that differs in time alone")
-    for name, seconds in TIMES.items():
-        times = np.array([[_seconds(said[one.path].get(name), seconds) for one in of_place] for of_place in at.values()])
-        steps = np.diff(np.sort(times, axis=1), axis=1)
-        if (steps > 0).all():       # NaN is not
-            order = [[of_place[k] for k in np.argsort(of_times)] for of_place, of_times in zip(at.values(), times, strict=True)]
-            return order, float(np.median(steps)) if seconds else None
-    raise InputError(f"{folder}: there are several images at one place, which do not say their order in time; allowed: with one "
-                     f"of {', '.join(TIMES)}")
-
-
-def _said(path: Path) -> pydicom.Dataset:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TIMES, *ONE_OF_EACH], force=True)
-    except Exception as error:      # pydicom raises whatever a damaged file leads to
-        raise InputError(f"{path}: cannot be read as DICOM ({' '.join(str(error).split())[:200]})") from None
-
-
-def _seconds(value: Any, unit: float) -> float:
-    """Return a time as a number, NaN if it says none. A time of day, whose unit is DAY, is HHMMSS.F."""
-    text = str(value if value is not None else "").strip()
-    if unit == DAY:
-        found = re.fullmatch(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)", text)
-        return math.nan if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
-    return float(text) * (unit or 1.0) if re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", text) else math.nan

@@ -25,7 +25,7 @@ from qnet.dataloaders.finding import Found
 from qnet.dataloaders.nifti import is_series
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.dataloaders.outlines.writing import files_in, formats_of
-from qnet.dataloaders.reading import ENDINGS, is_nifti, scan_name
+from qnet.dataloaders.reading import ENDINGS, is_nifti, is_slice, scan_name
 from qnet.util.base.arguments import Parser
 from qnet.util.base.classes import named_value
 from qnet.util.base.distributed import first_tells, is_main, leave, silence
@@ -147,6 +147,8 @@ def request_of(arguments: argparse.Namespace) -> Request:
                          "network with `qnet prepare` and `qnet train`, and to say `qnet predict reload_model_path=…`")
     if is_series(arguments.scans):
         return series_request(arguments, arguments.scans)
+    if is_slice(arguments.scans) and (of_times := _in_time(arguments)):
+        return series_request(arguments, of_times)
     found = found_in(arguments.scans, arguments.suffix, arguments.channels or ())
     if found.root_is_scan and (of_times := _in_time(arguments)):
         return series_request(arguments, of_times)

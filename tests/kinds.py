@@ -146,10 +146,15 @@ def mgz(ending: str) -> Callable[[Path], Path]:
 
 
 def frames(base: Path) -> Path:
-    """A series as one enhanced file, each frame with a slope of its own, as highdicom makes it of slices."""
-    pet(base)
+    """A series as one enhanced file, each frame with a slope of its own."""
+    return in_one_file(pet(base))
+
+
+def in_one_file(base: Path) -> Path:
+    """Put the slices of a folder into one enhanced file, as highdicom makes it of them, and return the folder."""
     slices_ = [pydicom.dcmread(path) for path in sorted(base.iterdir())]
-    for one in slices_:
+    for number, one in enumerate(slices_, 1):
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.6.{number}"
         for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
                      "AccessionNumber", "ReferringPhysicianName"):
             setattr(one, name, "")

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from qnet.dataloaders.dicom import Stack, in_time, read_stack
+from qnet.dataloaders.dicom import Stack, read_stacks
+from qnet.dataloaders.dicom_times import in_time
 from qnet.dataloaders.geometry import affine_of, voxel_ml
 from qnet.dataloaders.nifti import MAX_VOXELS, is_series, phase_like, read_array, read_header, save_series, write_like
 from qnet.dataloaders.reading import scan_name
@@ -31,18 +32,19 @@ T = TypeVar("T")
 TO_SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 
-def of_dicom(folder: Path, output: Path, *, overwrite: bool, remedy: str) -> Path | None:
+def of_dicom(source: Path, output: Path, *, overwrite: bool, remedy: str) -> Path | None:
     """Write a DICOM series of several times as a 4D file into the folder of the results; return its path, None if it is none.
 
     Args:
+        source: a folder or a file, as `in_time` takes it.
         overwrite, remedy: as `claim` takes them.
     Raises:
         InputError: as `in_time`, or the file may not be written.
     """
-    found = in_time(folder)
+    found = in_time(source)
     if found is None:
         return None
-    return _for_all(lambda: _as_file(folder, output, *found, overwrite, remedy))
+    return _for_all(lambda: _as_file(source, output, *found, overwrite, remedy))
 
 
 def _for_all(work: Callable[[], T]) -> T:
@@ -51,12 +53,12 @@ def _for_all(work: Callable[[], T]) -> T:
     return main_does(work)
 
 
-def _as_file(folder: Path, output: Path, stacks: Sequence[Stack], step_s: float | None, overwrite: bool, remedy: str) -> Path:
-    path = output / f"{scan_name(folder.resolve())}.nii.gz"
-    claim([path], [folder], overwrite=overwrite, remedy=remedy)
+def _as_file(source: Path, output: Path, stacks: Sequence[Stack], step_s: float | None, overwrite: bool, remedy: str) -> Path:
+    path = output / f"{scan_name(source.resolve())}.nii.gz"
+    claim([path], [source], overwrite=overwrite, remedy=remedy)
     if sum(len(one.paths) * math.prod(one.size) for one in stacks) > MAX_VOXELS:
-        raise InputError(f"{folder}: expected at most {MAX_VOXELS} voxels, got {len(stacks)} volumes of {stacks[0].size} pixels")
-    save_series(np.stack([sitk.GetArrayFromImage(read_stack(one)) for one in stacks]), stacks[0].affine, step_s, path)
+        raise InputError(f"{source}: expected at most {MAX_VOXELS} voxels, got {len(stacks)} volumes of {stacks[0].size} pixels")
+    save_series(np.stack([*map(sitk.GetArrayFromImage, read_stacks(stacks))]), stacks[0].affine, step_s, path)
     return path
 
 

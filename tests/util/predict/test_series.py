@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
-from qnet.dataloaders.dicom import in_time, read_stack
+from qnet.dataloaders.dicom import read_stack, read_stacks
+from qnet.dataloaders.dicom_times import in_time
 from qnet.scripts.segment import main, parse_arguments, request_of
 from qnet.util.base.checksums import sha256
 from qnet.util.base.errors import InputError
@@ -19,7 +21,7 @@ from qnet.util.predict.events import Outlined
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import untrained_method
 from qnet.util.predict.series import of_dicom
-from tests.kinds import SPACING, grid, patient, rotation, save, write_slices
+from tests.kinds import SPACING, grid, in_one_file, patient, rotation, save, write_slices
 
 SHAPE, N = (24, 20, 9), 4
 AFFINE = grid(shape=SHAPE, turn=rotation(0, 20))
@@ -165,13 +167,91 @@ def test_other_ways_to_say_the_time(times, step_s, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"times": (None, None)}, "do not say their order in time; allowed: with one of TemporalPositionIdentifier, TriggerTime"),
+    ({"times": (None, None)}, "do not say their order in time; allowed: with one of TemporalPositionIdentifier, Temporal"),
     ({"times": ("TriggerTime", lambda t, k: 5)}, "do not say their order in time"),
     ({"EchoTime": lambda t: 10 + t}, "its images at one place differ in EchoTime, which has 4 values"),
     ({"DiffusionBValue": lambda t: 100.0 * t}, "differ in DiffusionBValue"),
 ])
 def test_images_at_one_place_that_are_no_times_are_refused(options, says, tmp_path):
     write_cine(tmp_path / "cine", **options)
+    with pytest.raises(InputError, match=says):
+        in_time(tmp_path / "cine")
+
+
+# ---- all images in one file ----
+
+def group(name, value):
+    """Say something of each frame in the group of a name. `value` gets the number of the time and of the place."""
+    def change(one, t, k):
+        sequence, keyword = name.split(".")
+        if sequence not in one:
+            setattr(one, sequence, [pydicom.Dataset()])
+        setattr(one[sequence][0], keyword, value(t, k))
+    return change
+
+
+def write_frames(folder, *changes):
+    """The series of several times in one enhanced file, whose frames say their time as the changes do, and their images."""
+    images, _ = write_cine(folder)
+    (path,) = in_one_file(folder).iterdir()
+    head = pydicom.dcmread(path)
+    for one in head.PerFrameFunctionalGroupsSequence:
+        said = one.UnassignedPerFrameConvertedAttributesSequence[0].TriggerTime      # 40 t + k, in ms
+        if changes:
+            del one.UnassignedPerFrameConvertedAttributesSequence
+            one.FrameContentSequence[0].pop("FrameAcquisitionDateTime", None)
+        for change in changes:
+            change(one, int(said) // 40, int(said) % 40)
+    head.save_as(path)
+    return images, path
+
+
+TIMES_OF_FRAMES = {
+    "converted from slices": ([], 0.04),
+    "position": ([group("FrameContentSequence.TemporalPositionIndex", lambda t, k: t + 1)], None),
+    "position and trigger delay": ([group("FrameContentSequence.TemporalPositionIndex", lambda t, k: t + 1),
+                                    group("CardiacSynchronizationSequence.NominalCardiacTriggerDelayTime",
+                                          lambda t, k: 50.0 * t)], 0.05),
+    "offset": ([group("TemporalPositionSequence.TemporalPositionTimeOffset", lambda t, k: 1.5 * t)], 1.5),
+    "time over midnight": ([group("FrameContentSequence.FrameAcquisitionDateTime", lambda t, k: (
+        f"2020022823595{8 + t}.5+0100" if t < 2 else f"2020022900000{t - 2}.5+0100"))], 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES_OF_FRAMES)
+def test_an_enhanced_file_of_several_times(kind, tmp_path):
+    changes, step_s = TIMES_OF_FRAMES[kind]
+    images, path = write_frames(tmp_path / "cine", *changes)
+    for source in (tmp_path / "cine", path):
+        stacks, found_s = in_time(source)
+        assert found_s == pytest.approx(step_s)
+        for image, of_time in zip(images, read_stacks(stacks), strict=True):
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(of_time).T, image.round())
+
+
+def test_an_enhanced_file_is_a_folder_of_phases(tmp_path):
+    images, path = write_frames(tmp_path / "cine")
+    save(np.ones(SHAPE, np.uint8), AFFINE, tmp_path / "labels.nii.gz")
+    for scans, name in ((tmp_path / "cine", "cine"), (path, "frames")):
+        request = request_of(parse_arguments(["--scans", str(scans), "--outlined", f"2={tmp_path / 'labels.nii.gz'}",
+                                              "--output", str(tmp_path / f"out of {name}")]))
+        assert (request.series.n_phases, request.series.step_s) == (N, pytest.approx(0.04))
+        written = nibabel.load(tmp_path / f"out of {name}/{name}.nii.gz")
+        np.testing.assert_array_equal(np.moveaxis(np.asanyarray(written.dataobj), 3, 0), images.round())
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ([group("MREchoSequence.EffectiveEchoTime", lambda t, k: 10.0 + t)], "differ in EchoTime, which has 4 values"),
+    ([group("MRDiffusionSequence.DiffusionBValue", lambda t, k: 100.0 * t)], "differ in DiffusionBValue, which has 4 values"),
+    ([group("MRImageFrameTypeSequence.FrameType", lambda t, k: ["ORIGINAL", "PRIMARY", "WATER" if t else "FAT", "NONE"])],
+     "differ in ImageType, which has 2 values"),
+    ([group("FrameContentSequence.TemporalPositionIndex", lambda t, k: 1)], "do not say their order in time"),
+    ([group("FrameContentSequence.FrameAcquisitionDateTime", lambda t, k: f"2020133200000{t}")], "do not say their order"),
+    ([group("PlanePositionSequence.ImagePositionPatient", lambda t, k: [0, 0, k if t else 9 * k])],
+     "has 1 to [34] images at one place; allowed: equally many at each"),
+])
+def test_frames_at_one_place_that_are_no_times_are_refused(changes, says, tmp_path):
+    write_frames(tmp_path / "cine", *changes)
     with pytest.raises(InputError, match=says):
         in_time(tmp_path / "cine")
 
