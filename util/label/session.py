@@ -263,6 +263,8 @@ class Session:
         path = self.scan_file(name)
         if problem := name_problem(name):
             raise InputError(f"{path}: {problem}")
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
         return path
 
     @contextmanager

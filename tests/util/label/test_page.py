@@ -426,20 +426,19 @@ def test_the_export_has_the_formats_that_are_ticked(fresh, place, client):
     client.draw("a_1", nifti(drawing()))
 
     def export(ticked):
-        browser.execute_script("for (const one of document.querySelectorAll('#formats input')) one.checked = "
-                               "arguments[0].includes(one.value)", ticked)
-        press(browser, "x")
-        wait_for(browser, "return !document.getElementById('export').disabled", LIMIT_S)
+        fresh.execute_script("for (const one of document.querySelectorAll('#formats input')) one.checked = "
+                             "arguments[0].includes(one.value)", ticked)
+        press(fresh, "x")
+        wait_for(fresh, "return !document.getElementById('export').disabled", LIMIT_S)
 
-    browser = fresh
     export(["seg.nrrd"])
-    wait_until(lambda: "a_1.seg.nrrd" in text(browser, "exported"))
+    wait_until(lambda: "a_1.seg.nrrd" in text(fresh, "exported"))
     assert (place / "label_page/export/a_1.seg.nrrd").is_file()
     export(["rtstruct"])
-    wait_until(lambda: "formats: rtstruct refers to the files of a DICOM series" in text(browser, "status"))
+    wait_until(lambda: "formats: rtstruct refers to the files of a DICOM series" in text(fresh, "status"))
     export([])
-    wait_until(lambda: "a_1.nii.gz" in text(browser, "exported"))
-    assert text(browser, "status") == "a_1.seg.nrrd: is of an earlier export"
+    wait_until(lambda: "a_1.nii.gz" in text(fresh, "exported"))
+    assert text(fresh, "status") == "a_1.seg.nrrd: is of an earlier export"
 
 
 def test_an_unfinished_class_is_named_before_a_run(fresh, client):
