@@ -390,7 +390,7 @@ def test_the_summary_says_what_is_left_out(tmp_path, capsys):
         (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "scans" / name).touch()
     assert segment(["--scans", str(tmp_path / "scans"), "--outlined", f"outlined={tmp_path / 'labels.nii.gz'}",
-                    "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")]) == 1
+                    "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")], registration=COARSE) == 1
     said = capsys.readouterr()
     assert "1 of 1 scans are outlined" in said.out and "2 files or folders could not be used" in said.out
     assert "left out: notes.txt: is no scan, by its name" in said.out

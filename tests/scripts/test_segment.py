@@ -92,7 +92,9 @@ def as_image(array):
 @pytest.mark.whole
 def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(place, capsys):
     before = everything(place / "my scans")
-    assert main([*words(place), "--json", str(place / "out/all.json"), "--names", "1=liver", "2=right kidney"]) == 0
+    less = {**COARSE, "finest": 0.7, "stones": 1}       # the Dice is 0.88 to 0.96
+    given = [*words(place), "--json", str(place / "out/all.json"), "--names", "1=liver", "2=right kidney"]
+    assert main(given, registration=less) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 scans are outlined"
     for name, number in (("turned scan.nii", 2), ("a series", 3), ("other voxels.nii.gz", 10), ("less is seen.nii.gz", 12)):
         found = sitk.ReadImage(place / f"out/{name.split('.')[0]}.nii.gz")

@@ -6,6 +6,7 @@ computed. It is the same in a checkout and in the package made of it. The code i
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterator
 from hashlib import sha256
@@ -42,12 +43,13 @@ def modules_of(entries: Collection[str], root: Path = ROOT) -> dict[str, str]:
     Raises:
         FileNotFoundError: there is no module of a name in `entries`.
     """
-    found: dict[str, str] = {}
+    found, looked_for = dict[str, str](), set[str]()
     waiting = list(entries)
     while waiting:
         name = waiting.pop()
-        if name in found or any(f"{name}.".startswith(f"{shown}.") for shown in SHOW):
+        if name in looked_for or any(f"{name}.".startswith(f"{shown}.") for shown in SHOW):
             continue
+        looked_for.add(name)
         if (file := _file_of(name, root)) is not None:
             found[name] = said(file.read_text(encoding="utf-8"))
             waiting += imported(found[name])
@@ -76,6 +78,7 @@ def imported(code: str) -> Iterator[str]:
         yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 
+@functools.cache       # a process that makes several runs reads the same again
 def said(code: str) -> str:
     """Return Python code without comments, docstrings and empty lines. A line break in a text becomes the letters \\n."""
     kept, at, depth = [], 0, 0      # depth: of brackets
