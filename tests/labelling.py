@@ -20,7 +20,7 @@ from qnet.util.label.session import Session
 from tests.toy import AFFINE, toy_case, write
 
 TOKEN = "a-token-of-tests".ljust(43, "-")
-FAST = {"affine": False, "finest": 1.0, "n_steps": 20}      # registration, a second for a scan
+FAST = {"affine": False, "finest": 1.5, "n_steps": 20}      # registration, a second for a scan
 
 
 def write_scans(folder: Path, numbers: Sequence[int] = (1, 2, 3)) -> Path:

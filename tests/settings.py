@@ -5,7 +5,8 @@ from qnet.util.options.config import base_config, load_config
 from qnet.util.options.sections import section
 
 _BASE = base_config()
-COARSE = {**load_config("guided")["registration"], "finest": 1.0, "n_steps": 20}     # a section, for whole programs
+STEPS = {"finest": 1.0, "n_steps": 20}
+COARSE = {**load_config("guided")["registration"], **STEPS}     # a section, for whole programs
 REGISTRATION = section(RegistrationSettings, _BASE["registration"])
 EPISODES = {"n_shot": _BASE["n_shot"], "min_size": _BASE["min_size"], "same_slice": False}
 TRAINING_VOLUMES = {key: _BASE[key] for key in ("exclude_label", "exclude_rule", "use_gt", "test_label", "pseudo_labels")}

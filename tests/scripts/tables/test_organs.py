@@ -11,10 +11,10 @@ from qnet.scripts.tables.organ_sets.cases import NAMES, chaos_set, jobs_of, pair
 from qnet.scripts.tables.organ_sets.pictures import best_slice, draw
 from qnet.scripts.tables.organ_sets.tables import all_sets, one_set, seconds_a_scan, trust
 from qnet.util.base.errors import InputError
-from tests.settings import COARSE
+from tests.settings import STEPS
 from tests.toy import toy_case, write, write_toy_data
 
-COARSE_OPTIONS = [f"registration.{key}={COARSE[key]}" for key in ("finest", "n_steps")]
+COARSE = [f"registration.{key}={value}" for key, value in STEPS.items()]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys, monke
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")       # the two threads of --avx2 share two cores with other tests
     page, output = tmp_path / "page.md", tmp_path / "out"
     page.write_text(f"# Page\n\n{organs.BEGIN}\nold\n{organs.END}\n\nThe end.\n", encoding="utf-8")
-    words = ["--data-dir", str(folder), "--output", str(output), "--stones", "1", "--avx2", "--options", *COARSE_OPTIONS]
+    words = ["--data-dir", str(folder), "--output", str(output), "--stones", "1", "--avx2", "--options", *COARSE]
     assert organs.main([*words, "--picture-dir", str(tmp_path / "pictures"), "--page", str(page)]) == 0
     text, rows = capsys.readouterr().out, rows_of(output)
     assert list(dict.fromkeys((row["set"], row["support"], row["query"]) for row in rows)) == [
@@ -70,7 +70,7 @@ def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys, monke
 def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_scored(folder, tmp_path, capsys):
     (folder / "large/images/scan_2.nii.gz").write_bytes(b"no scan")
     assert organs.main(["--data-dir", str(folder / "large"), "--output", str(tmp_path / "out"), "--stones", "0",
-                        "--options", *COARSE_OPTIONS]) == 1
+                        "--options", *COARSE]) == 1
     assert "error: large: scan_2: " in capsys.readouterr().err
     assert {row["query"] for row in rows_of(tmp_path / "out")} == {"scan_3"}
 

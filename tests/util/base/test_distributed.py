@@ -33,12 +33,6 @@ from tests.settings import EPISODES, TRAINING_VOLUMES
 from tests.util.base.two_processes import EVALUATIONS, counted, predict_all, weights
 
 
-def environment(rank: int, port: int) -> dict[str, str]:
-    """What torchrun sets; as many threads as here, so that sums are rounded alike."""
-    return {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-
-
 @pytest.fixture(scope="module")
 def together(toy_data, trained, tmp_path_factory):
     """Folders of a training of two steps, of a disturbed one and of evaluations, and what each process printed."""
@@ -47,15 +41,11 @@ def together(toy_data, trained, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.util.base.two_processes", str(toy_data), str(folder),
-               str(trained / "snapshots/3.pth")]
-    processes = [subprocess.Popen(command, cwd=ROOT, env=environment(rank, port), encoding="utf-8", stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE) for rank in range(2)]
-    try:
-        printed = [process.communicate(timeout=900) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], printed
+               str(trained / "snapshots/3.pth"), str(port)]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}      # as many as here, so that sums are rounded alike
+    status = subprocess.run(command, cwd=ROOT, env=os.environ | threads).returncode
+    printed = [tuple((folder / f"{name}{number}").read_text(encoding="utf-8") for name in ("out", "err")) for number in range(2)]
+    assert status == 0, printed
     return SimpleNamespace(folder=folder, train=folder / "QNet_train_CHAOST2_cv0/1",
                            disturbed=folder / "disturbed/QNet_train_CHAOST2_cv0/1", printed=printed)
 

@@ -1,13 +1,19 @@
-"""What each of two processes does for test_distributed.py:  python -m tests.util.base.two_processes DATA FOLDER SNAPSHOT"""
+"""Two processes that work together, for test_distributed.py:
 
+    python -m tests.util.base.two_processes DATA FOLDER SNAPSHOT PORT
+"""
+
+import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -123,5 +129,37 @@ def disturb(model: nn.Module) -> nn.Module:
     return model
 
 
+def ranked(number: int, data: Path, folder: Path, snapshot: str, port: str) -> None:
+    """Be one of the processes that torchrun starts; what it prints goes to files."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": port}
+    for descriptor, name in ((1, "out"), (2, "err")):
+        with (folder / f"{name}{number}").open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    main(data, folder, snapshot)
+
+
+def fork_both(data: str, folder: str, snapshot: str, port: str) -> int:
+    """Start both from this process, so that what they import is imported once. If one fails, end the other.
+
+    train.py and test.py look at the rank when they are imported, so each process imports these.
+    """
+    for name in ("qnet.util.run.experiment", "qnet.util.engine.evaluate", "qnet.util.training.building",
+                 "qnet.util.predict.outline", "monai.metrics", "matplotlib.pyplot", "torch._dynamo"):
+        importlib.import_module(name)
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=ranked, args=(number, Path(data), Path(folder), snapshot, port)) for number in range(2)]
+    for process in both:
+        process.start()
+    waiting = list(both)
+    while waiting:
+        wait([process.sentinel for process in waiting])
+        waiting = [process for process in waiting if process.is_alive()]
+        if any(process.exitcode for process in both):
+            for process in waiting:
+                process.kill()
+    return max(abs(process.exitcode or 0) for process in both)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    sys.exit(fork_both(*sys.argv[1:]))

@@ -12,6 +12,7 @@ from qnet.scripts.tables.report_pictures import drawn, open_report, take_picture
 from qnet.util.results.report import write_report
 from tests.browser import needs_chromium, screen
 from tests.programs import entry_point, run
+from tests.settings import STEPS
 
 pytestmark = pytest.mark.whole
 
@@ -118,7 +119,8 @@ def test_one_plane_or_three_and_the_window(browser):
 @needs_chromium
 def test_a_registered_support_can_be_laid_over_the_scan(browser, toy_data, tmp_path):
     assert not browser.find_element("id", "of-support").is_displayed()      # of a method that registers nothing
-    folder = run("test", tmp_path, toy_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None)
+    folder = run("test", tmp_path, toy_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None,
+                 registration=STEPS)
     entry_point("test").experiment.run("report", config_updates={"run": str(folder)})
     other = open_report(folder / "report.html")
     try:
