@@ -28,6 +28,7 @@ from qnet.util.label.export import export
 from qnet.util.label.gate import FRAMELESS, POLICY_HEADER, REPORTS, Gate, TooLargeError, read_body
 from qnet.util.label.report import REPORT, write_report
 from qnet.util.label.run import Runner
+from qnet.util.label.scribbles import Scribbles, grown
 from qnet.util.label.session import ConflictError, MissingError, Session
 from qnet.util.label.stored import Hand, OfClasses
 from qnet.util.label.strokes import BYTES, unpack
@@ -245,6 +246,14 @@ async def propose(request: Request) -> Response:
                     media_type="application/octet-stream")
 
 
+async def scribble(request: Request) -> Response:
+    """Answer with the voxels that scribbles inside and outside of a class would change. Nothing is saved, as by `propose`."""
+    content = await read_body(request, 2 * BYTES * await _n_voxels(request) + MAX_JSON)
+    said, sent = unpack(content, Scribbles)
+    return Response(await run_in_threadpool(grown, _session(request), _name(request), said, sent),
+                    media_type="application/octet-stream")
+
+
 async def decide(request: Request) -> Response:
     """Note whether the outlines of a scan are done."""
     body = await _body(request, Done)
@@ -332,7 +341,8 @@ REQUESTS: tuple[tuple[str, str, Callable[..., Any]], ...] = (      # of the vers
     ("GET", "/scans/{name}/image", image), ("GET", "/scans/{name}/picture", picture),
     ("GET", "/scans/{name}/outlines", outlines),
     ("PUT", "/scans/{name}/outlines", draw), ("PATCH", "/scans/{name}/outlines", stroke),
-    ("POST", "/scans/{name}/propose", propose), ("POST", "/scans/{name}/done", decide),
+    ("POST", "/scans/{name}/propose", propose), ("POST", "/scans/{name}/scribble", scribble),
+    ("POST", "/scans/{name}/done", decide),
     ("POST", "/scans/{name}/left_out", leave_out), ("POST", "/scans/{name}/flag", flag), ("POST", "/scans/{name}/load", load),
     ("POST", "/run", run), ("POST", "/stop", stop), ("POST", "/export", write_export),
     ("POST", "/report", make_report),

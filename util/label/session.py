@@ -459,7 +459,8 @@ class Session:
         with self._of_scan[name]:
             self._expect_sound(name)
             self._expect_latest(name, drawn)
-            return self._present(name, reference).label_map, self._notes[name]
+            note = self._notes[name]
+            return self._present(name, reference).label_map, note if name in self._hand else replace(note, slices={})
 
     def found(self, name: str) -> np.ndarray:
         """Return what the computer outlined in a scan, (D, H, W) uint8, not to be written to; zeros if it did not.

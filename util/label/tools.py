@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import SimpleITK as sitk
 from msgspec import Meta, Struct
 from scipy.ndimage import binary_erosion, binary_fill_holes, find_objects, gaussian_filter, label
 
@@ -19,6 +18,7 @@ from qnet.dataloaders.nifti import read_affine, read_array
 from qnet.util.base.classes import MAX_DRAWN
 from qnet.util.base.errors import InputError
 from qnet.util.label.following import follow
+from qnet.util.label.growing import STILL, arrival, likeness
 from qnet.util.label.session import Session
 from qnet.util.label.stored import Hand, Slices
 from qnet.util.label.strokes import changes_between, pack
@@ -29,9 +29,6 @@ MARGIN = 4          # voxels around a class
 
 GROW_MM = 12.0      # that a class grows at once in voxels just like it
 WIDER = 1.25        # the spread of likeness, in spreads of the drawn voxels
-LEAST_SPREAD = 0.04         # of the range of values nearby
-MAD_TO_SD = 1.4826
-STILL = 1e-4        # speed in voxels that are quite unlike
 
 Number = Annotated[int, Meta(ge=0, le=2**15)]
 Tool = Literal["fill", "copy", "grow", "largest", "holes", "smooth"]
@@ -94,9 +91,14 @@ def proposed(session: Session, name: str, asked: Proposal) -> bytes:
     kept = made_by_hand(label_map, note)
     filled = (note.slices or {}).get(str(asked.value), {}).get(str(asked.axis), Slices()).filled
     scene = Scene(label_map == asked.value, session.found(name) == asked.value, filled, kept & (label_map != asked.value),
-                  spacing_of(read_affine(path))[::-1].tolist(), lambda: _values(path, path.stat().st_mtime_ns), asked)
+                  spacing_of(read_affine(path))[::-1].tolist(), lambda: image_values(path), asked)
     mask, filled = TOOLS[asked.tool](scene)
     return pack({"filled": filled}, changes_between(label_map, with_mask(label_map, mask, asked.value, kept)))
+
+
+def image_values(path: Path) -> np.ndarray:
+    """Return the values of a scan, (D, H, W), not to be written to. Those of the scan that is drawn on stay in memory."""
+    return _values(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)       # of the scan that is drawn on
@@ -165,8 +167,8 @@ def _copy(scene: Scene) -> tuple[np.ndarray, list[int]]:
 def _grow(scene: Scene) -> tuple[np.ndarray, list[int]]:
     """Grow a class by some mm, where the scan's values are like those in the slices that a person drew.
 
-    A front moves from the border of the class, the slower the less a voxel is like them (fast marching: Sethian, PNAS 1996).
-    So it stops at borders, and goes on where it is asked again.
+    A front moves from the border of the class, the slower the less a voxel is like them. So it stops at borders, and goes on
+    where it is asked again.
     """
     box = _box(scene.mask, [int(GROW_MM / mm) + 2 for mm in scene.spacing_mm])
     if box is None:
@@ -174,29 +176,13 @@ def _grow(scene: Scene) -> tuple[np.ndarray, list[int]]:
     axis, mask = scene.asked.axis, scene.mask[box]
     sample = np.zeros(scene.mask.shape, bool)
     np.moveaxis(sample, axis, 0)[scene.asked.slices] = True
-    speed = np.where(scene.others[box], STILL, _likeness(scene.image()[box], mask & sample[box], mask, scene.spacing_mm))
-    image = sitk.GetImageFromArray(speed.astype(np.float32))
-    image.SetSpacing([float(mm) for mm in scene.spacing_mm[::-1]])
-    border = np.argwhere(mask & ~binary_erosion(mask))[:, ::-1]
-    arrival = sitk.GetArrayFromImage(sitk.FastMarching(image, [(*map(int, place), 0) for place in border], 1.0, GROW_MM))
+    drawn = mask & sample[box]
+    like = likeness(scene.image()[box], drawn if drawn.any() else mask, scene.spacing_mm, WIDER)
+    times = arrival(np.where(scene.others[box], STILL, like), mask & ~binary_erosion(mask), scene.spacing_mm, GROW_MM)
     grown = scene.mask.copy()
-    grown[box] |= arrival < GROW_MM
+    grown[box] |= np.isfinite(times)
     held = np.flatnonzero(grown.any(axis=tuple(other for other in range(3) if other != axis))).tolist()
     return grown, sorted(set(held) - set(scene.asked.slices))
-
-
-def _likeness(image: np.ndarray, drawn: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return how much voxels are like the drawn ones, (D, H, W) in (0, 1]: by a normal distribution with their median and spread.
-
-    Args:
-        image, drawn, mask: (D, H, W). Without drawn voxels those of the mask count.
-    """
-    smooth = gaussian_filter(image.astype(np.float32), min(spacing_mm) / np.asarray(spacing_mm))
-    values = smooth[drawn if drawn.any() else mask]
-    middle = np.median(values)
-    spread = MAD_TO_SD * np.median(np.abs(values - middle))
-    least = LEAST_SPREAD * np.ptp(np.percentile(smooth, [1, 99]))
-    return np.maximum(np.exp(-0.5 * ((smooth - middle) / (WIDER * max(spread, least, np.finfo(np.float32).tiny))) ** 2), STILL)
 
 
 def _largest(scene: Scene) -> tuple[np.ndarray, list[int]]:

@@ -8,6 +8,7 @@ import qnet
 from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.util.base.root import ROOT
 from qnet.util.label.app import REQUESTS, ROUTES, Classes, Done, Export, Flagged, Labels, LeftOut, Run, Stroke
+from qnet.util.label.scribbles import Scribbles
 from qnet.util.label.session import Session
 from qnet.util.label.tools import Proposal
 from tests.labelling import drawing, nifti, refusal, served, write_scans
@@ -16,6 +17,7 @@ TEXT = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 HEADING = r"^### `([A-Z]+ /api\S*)`$"
 SECTIONS = dict(zip(re.findall(HEADING, TEXT, re.MULTILINE), re.split(HEADING, TEXT, flags=re.MULTILINE)[2::2], strict=True))
 BODIES = {"PUT /classes": Classes, "PATCH /scans/{name}/outlines": Stroke, "POST /scans/{name}/propose": Proposal,
+          "POST /scans/{name}/scribble": Scribbles,
           "POST /scans/{name}/done": Done, "POST /scans/{name}/left_out": LeftOut, "POST /scans/{name}/flag": Flagged,
           "POST /scans/{name}/load": Labels,
           "POST /run": Run, "POST /export": Export}

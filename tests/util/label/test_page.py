@@ -223,6 +223,159 @@ def test_the_next_slice_is_the_middle_of_a_wide_gap_or_the_third_beyond_an_end(s
     assert browser.execute_async_script(next_worth, [words[one] for one in states], at) == expected
 
 
+def use(browser, tool):
+    """Choose a tool with the mouse."""
+    browser.find_element("css selector", f"#tools label:has([value='{tool}'])").click()
+
+
+def click(browser, *elements):
+    """Click buttons of the page, one after the other, each once its turn has come."""
+    for element in elements:
+        browser.find_element("id", element).click()
+
+
+def told(browser, words, limit_s=LIMIT_S):
+    wait_for(browser, f"return document.getElementById('status').textContent.startsWith('{words}')", limit_s)
+
+
+def area(place):
+    """How many voxels of the drawing on disk hold a class."""
+    hand = place / "label_page/hand/a_1.nii.gz"
+    return int((read(hand) > 0).sum()) if hand.exists() else 0
+
+
+def test_every_tool_that_draws_by_mouse(fresh, place):
+    use(fresh, "filled")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    wait_until(lambda: 80 < area(place) < 200)
+    disc = area(place)
+    use(fresh, "pen")
+    drag(fresh, [(0.2, 0.8), (0.8, 0.8)])
+    wait_until(lambda: 30 <= area(place) - disc <= 50)
+    line = area(place)
+    use(fresh, "eraser")
+    drag(fresh, [(0.3, 0.8), (0.5, 0.8)])
+    wait_until(lambda: disc < area(place) < line - 10)
+    use(fresh, "filled eraser")
+    drag(fresh, ring(0.4, 0.4, 0.06))
+    wait_until(lambda: area(place) < disc)
+    left = area(place)
+    click(fresh, "undo")
+    wait_until(lambda: area(place) > left)
+    click(fresh, "redo")
+    wait_until(lambda: area(place) == left)
+    use(fresh, "look")
+    drag(fresh, [(0.5, 0.5), (0.6, 0.6)])
+    assert area(place) == left and errors_of(fresh) == []
+
+
+def test_scribbles_inside_and_outside_by_mouse(fresh, place, client):
+    """An organ of the toy scan: a click grows, one outside takes away, and each is undone by itself."""
+    organ = toy_case(1)[1] == 4
+    z, y, x = (int(np.median(axis)) for axis in np.nonzero(organ))
+    fresh.execute_script("labelPage.viewer.goToSlice(arguments[0])", z)
+    inside, outside, below = (((x + 0.5 + right) / 64, (63.5 - y + down) / 64) for right, down in ((0, 0), (-13, 0), (0, 5)))
+    use(fresh, "outside")
+    drag(fresh, [outside])
+    told(fresh, "Now scribble inside")
+    use(fresh, "inside")
+    drag(fresh, [inside])
+    told(fresh, "Grown")
+    wait_until(lambda: area(place) > 100)
+    both = read(place / "label_page/hand/a_1.nii.gz") > 0
+    assert 2 * (both & organ).sum() / (both.sum() + organ.sum()) > 0.6
+    wait_until(lambda: not slices_of(client)[0] and len(slices_of(client)[1]) > 2)
+    use(fresh, "outside")
+    drag(fresh, [below])
+    wait_until(lambda: area(place) < both.sum())
+    press(fresh, "u")
+    wait_until(lambda: area(place) == both.sum())
+    press(fresh, "uu")
+    wait_until(lambda: area(place) == 0)
+    press(fresh, "y" + "y")
+    wait_until(lambda: area(place) == both.sum())
+    press(fresh, "o")
+    wait_for(fresh, "return document.getElementById('status').textContent.startsWith('No class is finished') "
+                    "|| document.getElementById('run-dialog').open", LIMIT_S)
+    assert "nobody looked at" in text(fresh, "unfinished")        # what grew is no example before somebody looked at it
+    fresh.find_element("css selector", "#run-dialog button:not(.strong)").click()
+
+
+def test_every_tool_of_the_bar_by_mouse(fresh, place, client):
+    """Fill, next, looked, grow, and what lies behind More."""
+    use(fresh, "filled")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    saved(fresh)
+    ((first,), _) = slices_of(client)
+    click(fresh, "next")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    wait_until(lambda: len(slices_of(client)[0]) == 2)
+    click(fresh, "fill")
+    told(fresh, "Filled")
+    assert "Nothing is filled before slice" in text(fresh, "status")
+    wait_until(lambda: len(slices_of(client)[1]) == 2)
+    click(fresh, "looked")
+    fresh.execute_script("document.getElementById('more').open = true")
+    before = area(place)
+    fresh.execute_script("labelPage.viewer.goToSlice(arguments[0])", 7 if first < 4 else 0)
+    click(fresh, "copy")
+    told(fresh, "Copied")
+    wait_until(lambda: area(place) > before)
+    copied = area(place)
+    use(fresh, "filled eraser")
+    drag(fresh, ring(0.4, 0.4, 0.04))
+    wait_until(lambda: area(place) < copied)
+    holed = area(place)
+    click(fresh, "holes")
+    told(fresh, "Filled holes")
+    wait_until(lambda: area(place) > holed)
+    use(fresh, "pen")
+    drag(fresh, [(0.8, 0.8), (0.82, 0.8)])
+    saved(fresh)
+    click(fresh, "largest")
+    told(fresh, "Kept the largest part")
+    click(fresh, "smooth")
+    told(fresh, "Smoothed")
+    click(fresh, "grow")
+    told(fresh, "Grown")
+    click(fresh, "all-looked")
+    wait_until(lambda: slices_of(client)[1] == [])
+    fresh.execute_script("document.getElementById('more').open = false")
+    assert errors_of(fresh) == []
+
+
+def test_surfaces_are_shown_in_3d_and_nothing_is_drawn_there(fresh, place, client):
+    client.draw("a_1", nifti(drawing(slices=slice(1, 7))))
+    wait_for(fresh, f"return ({COUNT.removeprefix('return ')}) === {int(drawing(slices=slice(1, 7)).sum())}", LIMIT_S)
+    screen = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": False}
+    fresh.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        fresh.find_element("css selector", "#view option[value='4']").click()
+        press(fresh, "t")
+        use(fresh, "pen")
+        canvas = fresh.find_element("id", "canvas")
+        before = coloured(canvas)
+        assert before > 500         # pixels of the class
+        ActionChains(fresh, duration=10).move_to_element(canvas).click_and_hold().move_by_offset(60, 30).release().perform()
+        press(fresh, " ")
+        assert coloured(canvas) > 500 and area(place) == drawing(slices=slice(1, 7)).sum()
+        assert text(fresh, "status").startswith("In 3D nothing is drawn")
+        press(fresh, "h")
+        assert coloured(canvas) == 0
+        press(fresh, "h")
+    finally:
+        press(fresh, "t")
+        fresh.find_element("css selector", "#view option[value='3']").click()
+        fresh.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def coloured(canvas):
+    """How many pixels of the viewer have the orange of the first class."""
+    shown = cv2.imdecode(np.frombuffer(canvas.screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
+    blue, _, red = np.moveaxis(shown.astype(int), 2, 0)
+    return int((red - blue > 60).sum())
+
+
 def test_redo_by_every_key_for_it(fresh, place):
     hand = place / "label_page/hand/a_1.nii.gz"
     press(fresh, "f")
@@ -565,10 +718,10 @@ def test_dark_and_light(dark, client):
 def test_views_window_and_opacity(fresh):
     shown = "labelPage.viewer.niivue.screenSlices.map(tile => tile.axCorSag)"
     views = []
-    for _ in range(5):
+    for _ in range(6):
         views.append(fresh.execute_script(f"return {shown}"))
         press(fresh, "v")
-    assert views == [[0, 1, 2], [0], [1], [2], [0, 1, 2]]
+    assert views == [[0, 1, 2], [0], [1], [2], [4], [0, 1, 2]]
     fresh.find_element("css selector", "#view option:nth-child(1)").click()
     fresh.execute_script("""const high = document.getElementById('high'); high.value = 300;
                          high.dispatchEvent(new Event('input'));""")

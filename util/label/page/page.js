@@ -17,7 +17,7 @@ const CT = { 'soft tissue': [40, 400], 'liver': [60, 160], 'lung': [-600, 1500],
 const DONE = { 'drawing': 'Done: use as an example', 'found': 'Accept', 'correcting': 'Done: use as an example',
                'outlined': 'Open again', 'corrected': 'Open again', 'accepted': 'Open again' };
 const OPEN = ['drawing', 'correcting'];
-const LETTERS = { l: 'look', p: 'pen', f: 'filled', g: 'polygon', e: 'eraser', r: 'filled eraser' };
+const LETTERS = { l: 'look', p: 'pen', f: 'filled', g: 'polygon', e: 'eraser', r: 'filled eraser', a: 'inside', z: 'outside' };
 
 const at = id => document.getElementById(id);
 const made = (tag, properties = {}, ...inside) => {
@@ -34,8 +34,8 @@ const waiting = [];                     // strokes that are not saved yet
 const histories = new Map();            // what can be undone, by scan
 let chosenClass = 1;
 const hidden = new Set(), locked = new Set();
-const widths = { pen: 1, filled: 1, polygon: 1, eraser: 5, 'filled eraser': 1 };
-const viewer = new Viewer(at('canvas'), { onStroke: save, onMove: showPlace, onWindow: showWindow });
+const widths = { pen: 1, filled: 1, polygon: 1, eraser: 5, 'filled eraser': 1, inside: 3, outside: 3 };
+const viewer = new Viewer(at('canvas'), { onStroke: save, onScribble: scribbled, onMove: showPlace, onWindow: showWindow });
 viewer.locked = locked;
 
 const short = path => (path.startsWith(`${state.home}/`) ? `~${path.slice(state.home.length)}` : path);
@@ -427,6 +427,32 @@ function shape(tool) {
   });
 }
 
+// ---- scribbles ----
+
+let growing = Promise.resolve();      // one scribble after the other
+
+function scribbled(voxels, isInside) {
+  const name = open, value = chosenClass;
+  growing = growing.then(() => growFrom(name, value, isInside ? { value, inside: voxels, outside: [] } : { value, inside: [], outside: voxels }));
+}
+
+const growFrom = act(async (name, value, mark) => {
+  if (locked.has(value)) throw new Error('This class is locked; unlock it first.');
+  await settled();
+  if (open !== name) return;
+  const axis = axisNow(), earlier = viewer.scribbles(value);
+  const [inside, outside] = ['inside', 'outside'].map(side => [...earlier[side], ...mark[side]]);
+  if (!inside.length) {
+    viewer.apply([], [], viewer.slices, mark);
+    say('Now scribble inside of the class.');
+    return;
+  }
+  const { said, voxels, values } = await server.scribble(name, { drawn, value, axis }, { inside, outside, before: earlier.before });
+  if (open !== name) return;
+  viewer.apply(voxels, values, withFilled(earlier.slices, value, axis, said.filled), mark);
+  say(`Grown: ${voxels.length} voxels changed. Scribble ${outside.length ? 'inside or outside' : 'outside (Z)'} where it is wrong. Slices that you drew stay.`);
+});
+
 function showRange() {
   const { global_min: least, global_max: most, cal_min: low, cal_max: high } = viewer.volume;
   for (const [id, value] of [['low', low], ['high', high]]) {
@@ -684,7 +710,7 @@ function key(event) {
   else if (command && word === 'z') undo();
   else if (command || event.altKey || event.repeat && !'nb+-='.includes(word)) return;
   else if (word === 'k' && event.shiftKey) lookedAt(true);
-  else if (word === ' ' && target === at('canvas')) say('Look draws nothing. Choose a tool first: P pen, F filled pen, G polygon.');
+  else if (word === ' ' && target === at('canvas')) say(viewer.isSurface ? 'In 3D nothing is drawn. Choose another view: V.' : 'Look draws nothing. Choose a tool first: P pen, F filled pen, G polygon.');
   else if (word in BY_KEY) BY_KEY[word]();
   else if (word in LETTERS) useTool(LETTERS[word]);
   else if (/^[1-9]$/.test(word)) chooseClass(Number(word));

@@ -64,6 +64,13 @@ export async function propose(name, asked) {
   const answer = await ask('POST', ofScan(name, 'propose'), JSON.stringify(asked), 'application/json');
   return unpacked(await answer.arrayBuffer());
 }
+// What scribbles inside and outside of a class would change. `before` has the voxels that earlier ones changed, with their values then.
+export async function scribble(name, asked, { inside, outside, before }) {
+  const voxels = Uint32Array.from([inside, outside, before.voxels].flatMap(part => [...part])), values = new Uint8Array(voxels.length);
+  values.set(before.values, inside.length + outside.length);
+  const answer = await ask('POST', ofScan(name, 'scribble'), packed({ ...asked, inside: inside.length, outside: outside.length }, voxels, values), 'application/octet-stream');
+  return unpacked(await answer.arrayBuffer());
+}
 export const getUnfinished = async () => (await json(ask('GET', '/api/v1/unfinished'))).unfinished;
 export const putClasses = classes => tell('PUT', '/api/v1/classes', { classes });
 export const setDone = (name, done) => tell('POST', ofScan(name, 'done'), { done });

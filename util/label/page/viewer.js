@@ -3,9 +3,9 @@
 import { withDrawn } from './slices.js';
 
 const { Niivue, NVImage } = globalThis.niivue;
-const UNDO_STEPS = 100, MOST_ZOOM = 16, CROSS = 0.2, FAINT = 0.1;
+const UNDO_STEPS = 100, MOST_ZOOM = 16, CROSS = 0.2, FAINT = 0.1, SMOOTH = 1;
 const NORMAL = [2, 1, 0];       // of each plane, the axis across it: right, anterior, superior
-const [AXIAL, CORONAL, SAGITTAL, ALL] = [0, 1, 2, 3];
+const [AXIAL, CORONAL, SAGITTAL, ALL, SURFACE] = [0, 1, 2, 3, 4];
 const KEYS = { ArrowLeft: ['across', -1], ArrowRight: ['across', 1], ArrowUp: ['along', 1], ArrowDown: ['along', -1],
                PageUp: ['through', 1], PageDown: ['through', -1] };
 // NiiVue's own layouts give all planes the same room
@@ -16,10 +16,10 @@ const AXES = { [AXIAL]: { across: 0, along: 1, through: 2 }, [CORONAL]: { across
                [SAGITTAL]: { across: 1, along: 2, through: 0 } };
 
 export class Viewer {
-  // `onStroke` is called with each finished change, also by undo and redo, `onMove` with the place of the cross, `onWindow` when darkest
-  // and brightest change.
-  constructor(canvas, { onStroke, onMove, onWindow }) {
-    Object.assign(this, { canvas, onStroke, onMove, onWindow, tool: 'look', value: 1, penIsDown: false, kept: null, slices: null,
+  // `onStroke` is called with each finished change, also by undo and redo, `onScribble` with the voxels of a scribble, `onMove` with the
+  // place of the cross, `onWindow` when darkest and brightest change.
+  constructor(canvas, { onStroke, onScribble, onMove, onWindow }) {
+    Object.assign(this, { canvas, onStroke, onScribble, onMove, onWindow, traces: { inside: 254, outside: 255 }, tool: 'look', value: 1, penIsDown: false, kept: null, slices: null,
                           locked: new Set(), similar: null, begun: null, history: { undo: [], redo: [] } });
     this.niivue = new Niivue({
       logLevel: 'error', loadingText: '', dragAndDropEnabled: false, isRadiologicalConvention: true, multiplanarShowRender: 0,
@@ -70,6 +70,7 @@ export class Viewer {
     this.slices = slices ?? this.allSlices();
     this.useTool(this.tool, this.value);
     this.niivue.updateGLVolume();
+    this.showSurface();
     this.niivue.createOnLocationChange();
     onShown();
     return true;
@@ -196,8 +197,8 @@ export class Viewer {
   useTool(tool, value) {
     this.endStroke();
     Object.assign(this, { tool, value });
-    this.niivue.setDrawingEnabled(!['look', 'polygon', 'grow'].includes(tool));
-    this.niivue.setPenValue(tool.endsWith('eraser') ? 0 : value, tool.startsWith('filled') || tool === 'polygon');
+    this.niivue.setDrawingEnabled(!['look', 'polygon'].includes(tool) && !this.isSurface);
+    this.niivue.setPenValue(this.traces[tool] ?? (tool.endsWith('eraser') ? 0 : value), tool.startsWith('filled') || tool === 'polygon');
   }
 
   set width(voxels) { this.niivue.opts.penSize = voxels; }
@@ -214,14 +215,30 @@ export class Viewer {
     if (view === ALL) this.niivue.setCustomLayout(LAYOUT);
     else this.niivue.clearCustomLayout();
     this.niivue.setSliceType(view);
+    this.showSurface();
   }
 
-  get plane() { return this.niivue.opts.sliceType === ALL ? AXIAL : this.niivue.opts.sliceType; }
+  // In 3D the surfaces of the classes are shown, without the scan.
+  showSurface() {
+    if (!this.volume) return;
+    this.niivue.opts.smoothDrawing = this.isSurface ? SMOOTH : 0;
+    this.niivue.setOpacity(0, this.isSurface ? 0 : 1);
+    this.useTool(this.tool, this.value);
+    this.niivue.refreshDrawing(true);
+  }
+
+  get isSurface() { return this.niivue.opts.sliceType === SURFACE; }
+
+  // Of the slices that tools and keys work in: the axial ones where all planes are shown, or none.
+  get plane() { return [ALL, SURFACE].includes(this.niivue.opts.sliceType) ? AXIAL : this.niivue.opts.sliceType; }
 
   // Colours of the classes; those of hidden ones let the scan through.
   setColours(classes, hidden) {
-    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [''] };
-    for (const { value, name, colour } of classes) {
+    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [''] }, used = new Set(classes.map(one => one.value));
+    const [outside = 255, inside = 254] = Array.from({ length: 255 }, (_, k) => 255 - k).filter(value => !used.has(value));
+    this.traces = { inside, outside };       // what a scribble is drawn with until it is done
+    const traces = [{ value: inside, name: 'inside', colour: '#ffffff' }, { value: outside, name: 'outside', colour: '#ff3df2' }];
+    for (const { value, name, colour } of [...classes, ...traces.filter(trace => !used.has(trace.value))].sort((one, other) => one.value - other.value)) {
       const channel = start => parseInt(colour.slice(start, start + 2), 16);
       table.R.push(channel(1)); table.G.push(channel(3)); table.B.push(channel(5));
       table.A.push(hidden.has(value) ? 0 : 255); table.I.push(value); table.labels.push(name);
@@ -308,6 +325,7 @@ export class Viewer {
   // Take what was drawn since: voxels of locked classes, and those of another grey, become as they were.
   finishStroke() {
     if (!this.drawing || !this.kept || this.penIsDown || this.niivue.uiData.mousedown) return;
+    if (this.tool in this.traces) { this.finishScribble(); return; }
     const voxels = this.changed(), [low, high] = this.greys(), { img } = this.volume, files = low > -Infinity ? this.inFile(voxels) : null;
     const isMeant = (voxel, k) => !this.locked.has(this.kept[voxel])
       && (!files || this.drawing[voxel] === 0 || (img[files[k]] >= low && img[files[k]] <= high));
@@ -317,6 +335,24 @@ export class Viewer {
       this.niivue.refreshDrawing(true);
     }
     if (meant.length) this.commit(meant, this.slicesAfter(meant));
+  }
+
+  // A scribble leaves nothing but what grows from it.
+  finishScribble() {
+    const voxels = this.changed();
+    if (!voxels.length) return;
+    for (const voxel of voxels) this.drawing[voxel] = this.kept[voxel];
+    this.niivue.refreshDrawing(true);
+    this.onScribble(this.inFile(voxels), this.tool === 'inside');
+  }
+
+  // The scribbles of a class since it was last changed in another way; what they changed, as it was before, and the slices before.
+  scribbles(value) {
+    const from = this.history.undo.findLastIndex(step => step.mark?.value !== value) + 1, steps = this.history.undo.slice(from), before = new Map();
+    for (const step of steps) step.voxels.forEach((voxel, k) => { if (!before.has(voxel)) before.set(voxel, step.before[k]); });
+    return { inside: steps.flatMap(step => [...step.mark.inside]), outside: steps.flatMap(step => [...step.mark.outside]),
+             before: { voxels: this.inFile(Uint32Array.from(before.keys())), values: Uint8Array.from(before.values()) },
+             slices: steps.length ? steps[0].slicesBefore : this.slices };
   }
 
   changed() {
@@ -350,19 +386,19 @@ export class Viewer {
     return slices;
   }
 
-  // Change voxels as a tool of the server says; voxels of locked classes stay.
-  apply(files, values, slices) {
+  // Change voxels as a tool of the server says; voxels of locked classes stay. `mark` is the scribble that it was asked with.
+  apply(files, values, slices, mark = null) {
     this.endStroke();
     const voxels = this.fromFile(files).filter((voxel, k) => { if (!this.locked.has(this.kept[voxel])) { this.drawing[voxel] = values[k]; return true; } return false; });
-    this.commit(voxels, slices);
+    this.commit(voxels, slices, mark);
     this.niivue.refreshDrawing(true);
   }
 
   setSlices(slices) { this.commit(new Uint32Array(0), slices); }
 
-  commit(voxels, slices) {
+  commit(voxels, slices, mark = null) {
     const step = { voxels, before: Uint8Array.from(voxels, voxel => this.kept[voxel]), after: Uint8Array.from(voxels, voxel => this.drawing[voxel]),
-                   slicesBefore: this.slices, slicesAfter: slices };
+                   slicesBefore: this.slices, slicesAfter: slices, mark };
     this.history.undo = [...this.history.undo.slice(-UNDO_STEPS + 1), step];
     this.history.redo = [];
     this.keep(step.voxels, step.after, slices);
@@ -426,7 +462,7 @@ export class Viewer {
   }
 
   penDown(plane) {
-    if (this.tool === 'look') return;
+    if (this.tool === 'look' || this.isSurface) return;
     const place = this.place();
     this.begun = [...this.niivue.scene.crosshairPos];
     this.niivue.drawPenAxCorSag = plane;
