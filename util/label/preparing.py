@@ -88,8 +88,9 @@ def picture_of(image: sitk.Image, labels: sitk.Image | None = None, colours: Map
     grey = ((plane - low) / max(high - low, 1e-6) * 255).clip(0, 255).astype(np.uint8)
     size = _size_px(grey.shape, spacing[list(others)])
     coloured = cv2.cvtColor(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
-    for value, colour in shown.items() if held is not None else ():
-        mask = cv2.resize((np.take(held, number, axis) == value).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    in_plane = np.zeros_like(grey) if held is None else np.take(held, number, axis)
+    for value, colour in shown.items():
+        mask = cv2.resize((in_plane == value).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
         bgr = [int(colour[start:start + 2], 16) for start in (5, 3, 1)]
         coloured[mask] = ((1 - OPACITY) * coloured[mask] + OPACITY * np.array(bgr)).astype(np.uint8)
     upright = coloured if axis == 0 else coloured[::-1]

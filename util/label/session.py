@@ -250,7 +250,8 @@ class Session:
             if name not in self._checked:
                 with self._told_of(name, path):
                     if is_plain(path):
-                        check_image(read_image(path), path)
+                        if not self._is_prepared(name, path):
+                            check_image(read_image(path), path)
                     else:
                         self._prepare(name, path)
                         copy.parent.mkdir(exist_ok=True)
@@ -286,13 +287,21 @@ class Session:
             OSError: a file cannot be written.
         """
         path = self._named_file(name)
-        with self._of_image(name), self._told_of(name, path):
+        with self._told_of(name, path):
             self._prepare(name, path)
 
     def _prepare(self, name: str, path: Path) -> None:
         """Make copy and picture in a process of its own, unless those that are there are of the same files."""
-        picture, is_copied = f"{name}.{stamp_of(path)}.png", not is_plain(path)
-        if not (self._picture_folder.has(picture) and (not is_copied or self._scan_folder.has(_file_name(name)))):
+        with self._of_scan[f"{name}/picture"]:      # not that of the image: one that is plain is given meanwhile
+            self._prepare_alone(name, path)
+
+    def _is_prepared(self, name: str, path: Path) -> bool:
+        """Return whether picture and copy are there, which are made of a checked scan, and of the same files."""
+        return self._picture_folder.has(_picture_of(name, path)) and (is_plain(path) or self._scan_folder.has(_file_name(name)))
+
+    def _prepare_alone(self, name: str, path: Path) -> None:
+        picture, is_copied = _picture_of(name, path), not is_plain(path)
+        if not self._is_prepared(name, path):
             with self.work_folder() as work:
                 prepare_apart(path, work / _file_name(name) if is_copied else None, work / picture)
                 if is_copied:
@@ -740,6 +749,10 @@ def sha256_of(content: bytes) -> str:
 def _file_name(scan: str) -> str:
     """Return the name of a file about a scan, in a folder of such files."""
     return f"{scan}.nii.gz"
+
+
+def _picture_of(scan: str, path: Path) -> str:
+    return f"{scan}.{stamp_of(path)}.png"
 
 
 def read_labels(image: Path, labels: Path) -> np.ndarray:
