@@ -16,7 +16,7 @@ from qnet.util.base.root import ROOT
 
 PACKAGE = "qnet"
 OUTLINES, RUNS = ("util.predict.outline",), ("train", "test")     # modules that lead to all that outlines, or runs, depend on
-SHOW = ("util.label", "util.viewer", "util.results.figures", "util.results.page", "util.results.report",
+SHOW = ("util.label", "util.viewer", "util.results.figures", "util.results.report", "util.results.report_page",
         "util.results.scan_report", "util.predict.report", "util.predict.shown",
         "util.predict.task_command")     # these only show and ask
 TEXT_OR_COMMENT = re.compile(r"""("{3}|'{3})(?:\\.|(?!\1).)*\1|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|#[^\n]*""", re.DOTALL)

@@ -16,7 +16,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.predict.correction import Correction
 from qnet.util.predict.maps import probability_path, registered_path
 from qnet.util.predict.request import Query
-from qnet.util.results.page import Column, Layers
+from qnet.util.results.report_page import Column, Layers
 from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
 
 MORE = (Column("outlined_ml", "", 4), Column("look_at", ""))

@@ -26,7 +26,7 @@ from qnet.util.engine.metrics import METRICS
 from qnet.util.engine.predictions import WARPED
 from qnet.util.options.config import check_options, run_dataset
 from qnet.util.options.sections import ShownOptions, dataset_spec, names_of, section
-from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
+from qnet.util.results.report_page import Column, Content, Layers, Volumes, left_out, write_report_page
 from qnet.util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
         views=[views[pair] for pair in shown], hint=(HINT if trust else "") + left_out(len(shown), len(pairs), "worst cases"),
         classes={"metrics": METRICS, "protocol": summary, "whole": summary.get(WHOLE)},
         plots=[plot for plot in (plot_distributions(rows, whole_rows), plot_trust(whole_rows)) if plot])
-    write_page(content, volumes, report)
+    write_report_page(content, volumes, report)
     return report
 
 

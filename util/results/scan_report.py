@@ -11,7 +11,7 @@ from typing import Any
 
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
-from qnet.util.results.page import Column, Content, Layers, Volumes, left_out, write_page
+from qnet.util.results.report_page import Column, Content, Layers, Volumes, left_out, write_report_page
 
 TRUST = (Column("confidence", "confidence", 2), Column("agreement", "agreement", 2), Column("margin", "margin", 1))
 OUTLINE = (Column("volume_ml", "volume, ml", 4, significant=True), Column("slices", "slices", 0))
@@ -82,7 +82,7 @@ def write_scan_report(entries: Sequence[ScanEntry], names: Mapping[int, str], pa
             number = len(views) - 1
         rows += [{**row, "view": number} for row in of_entry]
     hint = HINT.get(order, "") + left_out(len(views), len(entries) - len(unread), "least trusted")
-    write_page(Content(
+    write_report_page(Content(
         title=title, facts=facts, names=names, colours=colours or {},
         columns=[Column("case", "scan"), Column("label_name", "label"), *known], rows=rows, order=order, hint=hint, views=views,
         problems=[*problems, *unread], plots=plots, correction=correction), volumes, path)

@@ -74,8 +74,8 @@ def changed(checkout, before):
     ("models/guided.py", "\n\n\n", "\n\n# a comment\n\n"), ("models/guided.py", '"""', '"""More of it. '),
     ("util/base/files.py", "\n\n\n", "  # a comment\n\n\n\n"), ("util/predict/outline.py", '"""', '"""More: "it\'s" (so). '),
     ("util/label/gate.py", "\n\n\n", "\n\nx = 1\n\n"), ("util/label/session.py", "STATE, TASK", "STATE, TASKS"),
-    ("util/label/page/page.js", "const", "let"), ("util/results/page.py", "2**20", "2**21"),
-    ("util/results/page.js", "function", "async function"), ("util/viewer/niivue.py", "\n\n\n", "\n\nx = 1\n\n")])
+    ("util/label/page/page.js", "const", "let"), ("util/results/report_page.py", "2**20", "2**21"),
+    ("util/results/report_page.js", "function", "async function"), ("util/viewer/niivue.py", "\n\n\n", "\n\nx = 1\n\n")])
 def test_what_computes_nothing_changes_nothing(file, old, new, changed):
     assert changed(file, old, new) == [False, False]
 

@@ -35,7 +35,7 @@ def test_one_file_without_anything_from_outside(evaluated):
 
 
 def test_a_page_that_is_full_shows_the_worst_cases_and_lists_all(evaluated, tmp_path, monkeypatch):
-    monkeypatch.setattr("qnet.util.results.page.MOST_EMBEDDED", 1)
+    monkeypatch.setattr("qnet.util.results.report_page.MOST_EMBEDDED", 1)
     folder = shutil.copytree(evaluated, tmp_path / "1")
     page = write_report(str(folder)).read_text(encoding="utf-8")
     content = json.loads(page.split('id="content">')[1].split("</script>")[0])

@@ -14,8 +14,8 @@ import pytest
 from qnet.scripts.tables.report_pictures import open_report
 from qnet.util.base.classes import PALETTE
 from qnet.util.base.errors import InputError
-from qnet.util.results import page
-from qnet.util.results.page import Layers, Volumes
+from qnet.util.results import report_page
+from qnet.util.results.report_page import Layers, Volumes
 from qnet.util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
 from tests.browser import needs_chromium, screen
 from tests.labelling import wait_until
@@ -113,14 +113,14 @@ def test_the_embedded_volumes_are_the_scan_and_its_label_map(tmp_path):
 
 
 def test_a_scan_that_is_too_large_is_thinned_out_where_it_is_finest():
-    assert page._step((60, 512, 512), np.array([5, 0.8, 0.8])) == (1, 2, 2)
-    assert page._step((300, 512, 512), np.array([1, 0.8, 0.8])) == (2, 2, 2)
-    assert page._step((30, 256, 256), np.array([7.7, 1.25, 1.25])) == (1, 1, 1)
+    assert report_page._step((60, 512, 512), np.array([5, 0.8, 0.8])) == (1, 2, 2)
+    assert report_page._step((300, 512, 512), np.array([1, 0.8, 0.8])) == (2, 2, 2)
+    assert report_page._step((30, 256, 256), np.array([7.7, 1.25, 1.25])) == (1, 1, 1)
 
 
 def test_directions_of_a_turned_scan():
     turned = np.array([[0, 0, 6.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])      # to posterior, inferior, right
-    assert page._directions(turned) == {"axes": [2, 0, 1], "flipped": [False, True, True], "across": 0}
+    assert report_page._directions(turned) == {"axes": [2, 0, 1], "flipped": [False, True, True], "across": 0}
 
 
 def test_what_is_the_same_is_embedded_once():
@@ -143,7 +143,7 @@ def test_a_page_that_is_full_shows_the_least_trusted_and_lists_all(tmp_path, mon
 
     volumes = Volumes([1, 700])
     volumes.view("a", layers())
-    monkeypatch.setattr(page, "MOST_EMBEDDED", 1.5 * sum(map(len, volumes.texts)))
+    monkeypatch.setattr(report_page, "MOST_EMBEDDED", 1.5 * sum(map(len, volumes.texts)))
     scans = [scan("sure", 1, 0.9), scan("worst", 2, 0.1), scan("damaged", 2, 0.2), scan("bad", 3, 0.3), scan("middling", 4, 0.5)]
     write_scan_report(scans, NAMES, path, title="mine")
     content = content_of(path)
@@ -215,7 +215,7 @@ def test_a_line_leads_to_its_correction_and_a_picture_is_saved(tmp_path):
 @needs_chromium
 def test_a_hostile_name_stays_text_and_a_scan_that_is_not_embedded_is_no_button(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    monkeypatch.setattr(page, "MOST_EMBEDDED", 1)
+    monkeypatch.setattr(report_page, "MOST_EMBEDDED", 1)
     write_scan_report([entry("second", 2, (0.9, 0.9)), entry(HOSTILE)], {1: HOSTILE, 700: "<!--<script>"}, path,
                       title=f"{HOSTILE} @@SCRIPT@@", facts={HOSTILE: HOSTILE}, problems=[HOSTILE])
     browser = open_report(path)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from qnet.util.base.errors import InputError
-from qnet.util.results.page import Content, Volumes, write_page
+from qnet.util.results.report_page import Content, Volumes, write_report_page
 from qnet.util.viewer import niivue
 
 
@@ -24,7 +24,7 @@ def test_what_it_is_made_of_has_its_notice(library):
 
 
 def test_the_notices_go_along_with_every_report(tmp_path):
-    write_page(Content("t", {}, {1: "a"}, [], [], "case", "", []), Volumes([1]), tmp_path / "report.html")
+    write_report_page(Content("t", {}, {1: "a"}, [], [], "case", "", []), Volumes([1]), tmp_path / "report.html")
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Brandon Jones" in report and "Arjun Barrett" in report and "Apache License" in report
 

@@ -26,7 +26,7 @@ from qnet.util.base.classes import colours_of
 from qnet.util.base.files import replacing
 from qnet.util.viewer import niivue
 
-TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"page.{ending}") for ending in ("html", "css", "js"))
+TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report_page.{ending}") for ending in ("html", "css", "js"))
 MAX_VOXELS = 10 * 2**20     # of an embedded volume; of a larger one every second voxel is shown
 MOST_EMBEDDED = 100e6       # characters of all volumes of a page, about 50 scans of CHAOS; browsers fail at some 500e6
 PROBABILITY_LEVELS = 15     # few, as they compress well
@@ -168,7 +168,7 @@ def nifti_text(values: np.ndarray, affine: np.ndarray, slope: float, intercept: 
     return base64.b64encode(gzip.compress(content, mtime=0)).decode("ascii")
 
 
-def write_page(content: Content, volumes: Volumes, path: Path) -> None:
+def write_report_page(content: Content, volumes: Volumes, path: Path) -> None:
     """Write the page.
 
     Raises:
