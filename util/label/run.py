@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from qnet.dataloaders.folds import stepping_stones
 from qnet.util.base.errors import InputError
+from qnet.util.base.inputs import SMALL, parse_json
+from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import module_command, module_environment
 from qnet.util.label.session import TASK, ConflictError, Session
 from qnet.util.label.teaching import lend_examples
@@ -21,7 +25,7 @@ from qnet.util.options.config import load_config
 from qnet.util.predict.provenance import made_now
 
 COMMAND = module_command("qnet.util.label.worker")
-LOG = "run.log"     # of the last run
+LOG, PACE = "run.log", "pace.json"      # of the last run
 CAREFUL = 7         # times as long
 CLOSE_S = 10.0      # for a process that was told to end
 
@@ -36,7 +40,7 @@ class Progress:
         current: name of the scan at hand.
         message: how the last run ended, for the person.
         failures: a line for each scan that failed.
-        seconds: that a scan took in the present or the last run, if that was not careful.
+        seconds: that a scan took in the present or the last run, if that was not careful; also of an earlier server.
         careful: whether the present or the last run is.
     """
 
@@ -57,7 +61,21 @@ def made_of(examples: Sequence[str], has_task: bool, careful: bool) -> dict[str,
         examples: names of scans.
         has_task: whether those of a task file come before them.
     """
-    return {**made_now(), "from": ", ".join([*([TASK] if has_task else []), *examples]), "how": "careful" if careful else "quick"}
+    return {**made_now(), "from": ", ".join([*([TASK] if has_task else []), *examples]),
+            **({"by way of": "stepping stones"} if careful else {})}
+
+
+class Pace(Struct):
+    """The content of pace.json: the seconds that a scan took in the last run, if that was not careful."""
+
+    seconds: Annotated[float, Meta(gt=0)] | None = None
+
+
+def kept_seconds(folder: OwnFolder) -> float | None:
+    """Return the seconds that a scan took in the last run of an earlier server; None if there was none."""
+    with suppress(InputError, OSError):
+        return parse_json(folder.read(PACE, SMALL.n_bytes), PACE, Pace, limits=SMALL, plain=True).seconds
+    return None
 
 
 class Runner:
@@ -70,7 +88,7 @@ class Runner:
 
     def __init__(self, session: Session, registration: Mapping[str, Any] | None = None):
         self.session, self.registration = session, dict(registration or {})
-        self.progress = Progress()
+        self.progress = Progress(seconds=kept_seconds(session.own))
         self._lock = threading.Lock()
         self._begun = 0.0
         self._process: subprocess.Popen[str] | None = None
@@ -145,9 +163,11 @@ class Runner:
         except (OSError, InputError) as error:
             message = f"The run could not be started or saved: {error}"
         with self._lock:
-            stopped = self.progress.state == "stopping"
+            stopped, seconds = self.progress.state == "stopping", self.progress.seconds
             self._process = None
             self.progress = replace(self.progress, state="idle", current=None, message="Stopped." if stopped else message)
+        with suppress(OSError):     # without it the next server does not know what a run takes
+            self.session.own.write(PACE, json.dumps({"seconds": seconds}).encode())
 
     def _watch(self, job: Mapping[str, Any]) -> str:
         """Start the process, take in its events until it ends, and return how it ended."""

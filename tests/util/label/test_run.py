@@ -6,6 +6,7 @@ import os
 import signal
 import statistics
 import time
+from contextlib import closing
 from pathlib import Path
 
 import nibabel
@@ -15,6 +16,7 @@ import pytest
 from qnet.util.base.errors import InputError
 from qnet.util.engine.metrics import dice
 from qnet.util.label.client import running
+from qnet.util.label.run import Runner
 from qnet.util.label.serve import load_task
 from qnet.util.label.session import Session
 from qnet.util.taskfile.task_file import manifest_of
@@ -73,6 +75,7 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert len(rows) == 12
         assert {(row["scan"], row["state"]) for row in rows} == {("a_1", "outlined"), (worst, "corrected"), (other, "accepted")}
         assert {row["label_name"] for row in rows} == {one["name"] for one in CLASSES}
+        seconds = client.state()["run"]["seconds"]
         assert all(bool(row["confidence"]) == (row["scan"] == other) for row in rows)
         map_of_worst = nibabel.load(Path(written["folder"]) / f"{worst}.nii.gz")
         scan = nibabel.load(folder / f"{worst}.nii.gz")
@@ -82,6 +85,10 @@ def test_outline_one_get_the_rest_correct_one_again_and_export(folder):
         assert exported(client)[1] == rows          # again, over its own files
         write(Path(written["folder"]) / "a_1.nii.gz", drawing())
         assert "was changed since" in refusal(*client.ask("POST", "/api/v1/export", {"formats": []}))
+    with closing(Session(folder)) as session:
+        assert Runner(session).progress.seconds == seconds > 0
+        session.own.write("pace.json", b'{"seconds": -1}')
+        assert Runner(session).progress.seconds is None
 
 
 def test_a_name_with_a_slash_goes_from_the_page_to_a_report(folder, tmp_path):
