@@ -219,6 +219,6 @@ def width_mm(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
     return 2 * float(np.sqrt(mask.sum() * np.prod(spacing_mm) / np.pi))
 
 
-def signed_distance(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the distance in mm from the border of a mask, (H, W), negative inside."""
     return distance_transform_edt(~mask, spacing_mm) - distance_transform_edt(mask, spacing_mm)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -89,7 +89,8 @@ def proposed(session: Session, name: str, asked: Proposal) -> bytes:
         raise InputError(f"slices: allowed: less than {label_map.shape[asked.axis]}")
     path = session.image_file(name)
     kept = made_by_hand(label_map, note)
-    filled = (note.slices or {}).get(str(asked.value), {}).get(str(asked.axis), Slices()).filled
+    of_axes: dict[Any, Slices] = (note.slices or {}).get(str(asked.value), {})
+    filled = of_axes.get(str(asked.axis), Slices()).filled
     scene = Scene(label_map == asked.value, session.found(name) == asked.value, filled, kept & (label_map != asked.value),
                   spacing_of(read_affine(path))[::-1].tolist(), lambda: image_values(path), asked)
     mask, filled = TOOLS[asked.tool](scene)
