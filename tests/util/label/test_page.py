@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import cv2
 import nibabel
@@ -800,8 +801,29 @@ def test_the_address_of_a_later_start_counts_in_an_open_tab(browser, client):
     wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
 
 
-def test_the_whole_path_killed_on_the_way(tmp_path):
-    """Draw, run, look through, correct, run again, accept, export; reload, and kill the server in between."""
+def go_by_keys(browser, name):
+    """Open a scan of the list with the keys for the next one and the one before."""
+    names = browser.execute_script("return [...document.querySelectorAll('#scans [data-scan]')].map(one => one.dataset.scan)")
+    for _ in names:
+        if (here := current(browser)) == name:
+            return
+        press(browser, "n" if names.index(name) > names.index(here) else "b")
+        wait_for(browser, f"return document.querySelector('[aria-current=true]').dataset.scan !== '{here}'", LIMIT_S)
+        time.sleep(0.5)
+    assert current(browser) == name
+
+
+def square_by_keys(browser, side):
+    """Draw a filled square from the cross on, to the right and up."""
+    press(browser, "f ")
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.ARROW_DOWN):
+        press(browser, side * key)
+    press(browser, " ")
+    saved(browser)
+
+
+def test_the_whole_path_by_keys_killed_on_the_way(tmp_path):
+    """Draw, run, look through, correct, run again, accept, export, with keys alone; reload, and kill the server in between."""
     folder = write_scans(tmp_path / "scans", [1, 2, 3])
     for path in (folder / "truth").iterdir():
         write(path, (read(path) == 1).astype(np.uint8))
@@ -810,7 +832,7 @@ def test_the_whole_path_killed_on_the_way(tmp_path):
         browser = open_page(client.address)
         try:
             _outline_and_run(browser, client, folder, truth)
-            open_scan(browser, "a_1")
+            go_by_keys(browser, "a_1")
             process.kill()
             process.wait()
             press(browser, "f")
@@ -823,21 +845,19 @@ def test_the_whole_path_killed_on_the_way(tmp_path):
                 wait_until(lambda: (read(folder / "label_page/hand/a_1.nii.gz") == truth).all())
                 browser.get(client.address)
                 wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
-                open_scan(browser, next(scan["name"] for scan in client.state()["scans"] if scan["state"] == "found"))
+                go_by_keys(browser, next(scan["name"] for scan in client.state()["scans"] if scan["state"] == "found"))
                 _correct_and_export(browser, client, folder)
         finally:
             browser.quit()
 
 
 def _outline_and_run(browser, client, folder, truth):
-    press(browser, "f")
-    drag(browser, ring(0.3, 0.3, 0.1))
-    saved(browser)
+    square_by_keys(browser, 8)
     client.draw("a_1", nifti(truth))                # the other slices
     wait_for(browser, f"return ({COUNT.removeprefix('return ')}) === {int(truth.sum())}", LIMIT_S)
     browser.refresh()
     wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
-    open_scan(browser, "a_1")
+    go_by_keys(browser, "a_1")
     assert browser.execute_script(COUNT) == truth.sum()
     press(browser, "o")                             # makes an example of the open scan
     wait_for(browser, "return !document.getElementById('stop').hidden", LIMIT_S)
@@ -861,15 +881,22 @@ def _correct_and_export(browser, client, folder):
     assert row["outlined_ml"] == pytest.approx(outlined.sum() * abs(np.linalg.det(AFFINE[:3, :3])) / 1000, rel=1e-3)
     assert f"{row['volume_ml'] / row['outlined_ml']:.1f} ×" in text(browser, "numbers")
     found = browser.execute_script(COUNT)
-    press(browser, "f")
-    drag(browser, ring(0.5, 0.5, 0.04))
-    saved(browser)
+    assert text(browser, "fill").startswith("Let the rest follow")
+    square_by_keys(browser, 14)
     wait_until(lambda: status_of(browser, worst) == "being corrected")
-    assert browser.execute_script(COUNT) > found
+    corrected = browser.execute_script(COUNT)
+    assert corrected > found
+    press(browser, "i")                 # the other slices follow
+    wait_until(lambda: slices_of(client, worst)[1])
+    assert browser.execute_script(COUNT) > corrected and "Look through them" in text(browser, "status")
+    press(browser, "u")
+    wait_until(lambda: not slices_of(client, worst)[1] and browser.execute_script(COUNT) == corrected)
+    press(browser, "y")
+    wait_until(lambda: slices_of(client, worst)[1])
     press(browser, "o")
     wait_for(browser, "return document.getElementById('run-dialog').open", LIMIT_S)
     assert f"{worst}: label 1: nobody looked at" in text(browser, "unfinished")
-    browser.find_element("css selector", "#run-dialog button:not(.strong)").click()
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
     wait_until(lambda: status_of(browser, worst) == "being corrected")
     press(browser, "K")                 # the others are right as they are
     saved(browser)
