@@ -748,6 +748,32 @@ def test_outlines_are_loaded_from_a_file_and_a_scan_is_left_out(fresh, client):
     wait_until(lambda: status_of(fresh, "a_2") == "no outlines yet")
 
 
+def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(browser, client, tmp_path):
+    """A folder of notes, and a scan whose file was cut off: in a run, and opened. Only the scan that is open can be left out."""
+    folder = write_scans(tmp_path / "scans", [1, 2])
+    (folder / "notes").mkdir()
+    (folder / "notes/a.txt").write_text("x", encoding="utf-8")
+    cut = folder / "a_2.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    try:
+        with served(Session(folder), FAST) as other:
+            other.draw("a_1", nifti(drawing()))
+            browser.get(other.address)
+            wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
+            open_scan(browser, "a_1")
+            press(browser, "o")
+            wait_until(lambda: status_of(browser, "a_2").startswith("not outlined: ") and "a_2.nii.gz" in status_of(browser, "a_2"))
+            wait_until(lambda: text(browser, "run-text") == "0 of 1 scans outlined.")
+            assert status_of(browser, "notes").startswith("holds no scan")
+            browser.find_element("css selector", '[data-scan="a_2"]').click()
+            wait_until(lambda: "a_2.nii.gz: cannot be read" in text(browser, "status"))
+            assert current(browser) == "a_1" and text(browser, "leave-out") == "Leave a_1 out"
+            wait_until(lambda: status_of(browser, "a_2").endswith("end-of-stream marker was reached)"))
+    finally:
+        browser.get(client.address)
+    assert len(errors_of(browser)) == 1         # the refusal
+
+
 def test_two_windows_on_one_scan(fresh, place, client):
     client.draw("a_1", nifti(drawing()))        # as another window would
     wait_for(fresh, f"return ({COUNT.removeprefix('return ')}) === {int(drawing().sum())}", LIMIT_S)

@@ -126,6 +126,12 @@ function showCount(shown) {
   at('count').textContent = `${looked} of ${usable} done${shown < state.scans.length ? ` · ${shown} shown` : ''}`;
 }
 
+// Why the last run could not outline a scan; nothing if it could, or if there are outlines meanwhile.
+function failure(name, word) {
+  const line = word === 'empty' && state.run.failures.find(one => one.startsWith(`${name}: `));
+  return line ? `not outlined: ${line.slice(name.length + 2)}` : null;
+}
+
 function showScans() {
   at('where').textContent = `${short(state.folder)} · everything is kept in ${short(state.session)}`;
   at('where').title = at('where').textContent;
@@ -133,7 +139,7 @@ function showScans() {
   showCount(scans.length);
   const items = scans.map(({ name, state: word, confidence, problem, rows: numbers, flagged, picture }) => {
     const row = rowOf(name), button = row.firstChild, [sign, words] = WORDS[word];
-    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: (problem ?? words + doubts(word, numbers)) + (flagged ? ' · flagged' : '') };
+    const texts = { sign, number: word === 'found' && confidence !== null ? confidence.toFixed(2) : '', what: (problem ?? failure(name, word) ?? words + doubts(word, numbers)) + (flagged ? ' · flagged' : '') };
     for (const [className, text] of Object.entries(texts)) button.querySelector(`.${className}`).textContent = text;
     button.disabled = word === 'unreadable';
     showPicture(button.querySelector('img'), name, picture);
@@ -192,7 +198,7 @@ function showOpen() {
   at('leave-out').disabled = !scan;
   at('flag').disabled = !scan;
   at('flag').firstChild.data = scan?.flagged ? 'Take the flag back ' : 'Flag ';
-  at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
+  at('leave-out').textContent = at('leave-out').title = scan?.state === 'left out' ? `Take ${open} back` : `Leave ${open ?? 'the scan'} out`;
   at('canvas').ariaLabel = scan ? `Slices of ${open}. Arrow keys move, page keys change the slice, space puts the pen down and up.` : 'No scan';
   showNumbers(scan);
 }
