@@ -20,7 +20,7 @@ export class Viewer {
   // place of the cross, `onWindow` when darkest and brightest change.
   constructor(canvas, { onStroke, onScribble, onMove, onWindow }) {
     Object.assign(this, { canvas, onStroke, onScribble, onMove, onWindow, traces: { inside: 254, outside: 255 }, tool: 'look', value: 1, penIsDown: false, kept: null, slices: null,
-                          locked: new Set(), similar: null, begun: null, history: { undo: [], redo: [] } });
+                          locked: new Set(), similar: null, begun: null, share: 0.5, isLines: false, history: { undo: [], redo: [] } });
     this.niivue = new Niivue({
       logLevel: 'error', loadingText: '', dragAndDropEnabled: false, isRadiologicalConvention: true, multiplanarShowRender: 0,
       viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', crosshairWidth: CROSS, crosshairWidthUnit: 'percent',
@@ -205,8 +205,14 @@ export class Viewer {
 
   // As areas, or as lines with faint areas.
   setOpacity(share, isLines) {
+    Object.assign(this, { share, isLines });
+    this.showOpacity();
+  }
+
+  showOpacity() {
+    const { share, isLines } = this;
     this.niivue.drawRimOpacity = isLines && share ? 1 : -1;
-    this.niivue.setDrawOpacity(isLines ? share * FAINT : share);
+    this.niivue.setDrawOpacity(this.isSurface ? Math.ceil(share) : isLines ? share * FAINT : share);
   }
 
   set cross(shown) { this.niivue.setCrosshairWidth(shown ? CROSS : 0); }
@@ -224,6 +230,7 @@ export class Viewer {
     this.niivue.opts.smoothDrawing = this.isSurface ? SMOOTH : 0;
     this.niivue.setOpacity(0, this.isSurface ? 0 : 1);
     this.useTool(this.tool, this.value);
+    this.showOpacity();
     this.niivue.refreshDrawing(true);
   }
 
