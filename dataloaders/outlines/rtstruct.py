@@ -12,14 +12,18 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_sequence_item
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from scipy import ndimage
@@ -42,7 +46,6 @@ from qnet.util.base.files import replacing
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 MAX_BYTES = 2**30
-CONTOUR_DATA = Tag("ContourData")
 DETACHED = "1.2.840.10008.3.1.2.3.1"        # the class by which structures refer to a study
 Corner = tuple[int, int]
 
@@ -147,14 +150,14 @@ def write_rtstruct(label_map: np.ndarray, stack: Stack, names: Mapping[int, str]
         head = _structure_set(sources, slices, label_map)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{stack.paths[0].parent}: no RTSTRUCT can refer to it ({' '.join(str(error).split())[:200]})") from None
-    lps = FLIP @ stack.affine
+    lps, image_of = FLIP @ stack.affine, cache(lambda k: _written(_image(*slices[k])))
     for number, (value, name) in enumerate(names.items(), 1):
         head.StructureSetROISequence.append(_dataset(
             ROINumber=number, ReferencedFrameOfReferenceUID=sources[0].FrameOfReferenceUID, ROIName=short_text(name),
             ROIGenerationAlgorithm="AUTOMATIC"))
         head.RTROIObservationsSequence.append(_dataset(
             ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter=""))
-        contours = [_contour(points, lps, k, slices[k]) for k in np.flatnonzero((label_map == value).any(axis=(1, 2))).tolist()
+        contours = [_contour(points, lps, k, image_of(k)) for k in np.flatnonzero((label_map == value).any(axis=(1, 2))).tolist()
                     for points in contours_of(label_map[k] == value)]
         of_roi = _dataset(ROIDisplayColor=[int(colours[value][k:k + 2], 16) for k in (1, 3, 5)], ReferencedROINumber=number)
         if contours:
@@ -164,8 +167,13 @@ def write_rtstruct(label_map: np.ndarray, stack: Stack, names: Mapping[int, str]
         head.save_as(partial, enforce_file_format=True)
 
 
-def _contour(points: np.ndarray, lps: np.ndarray, k: int, source: tuple[Dataset, int | None]) -> Dataset:
+def _contour(points: np.ndarray, lps: np.ndarray, k: int, image: bytes) -> Dataset:
     """Return a contour of (n, 2) corners (x, y) in slice k.
+
+    Its elements are as they will be written; to convert a million numbers takes pydicom most of its time.
+
+    Args:
+        image: what refers to the slice, as the item of a sequence.
 
     It ends where the way back to its begin is long in x and y of the patient: plastimatch takes a last point for the first one
     again if these are the same, and leaves it out.
@@ -173,12 +181,23 @@ def _contour(points: np.ndarray, lps: np.ndarray, k: int, source: tuple[Dataset,
     in_mm = np.column_stack([points, np.full(len(points), k)]) @ lps[:3, :3].T + lps[:3, 3]
     back_mm = np.abs(in_mm - np.roll(in_mm, 1, axis=0))[:, :2].sum(axis=1)
     in_mm = np.roll(in_mm, -int(back_mm.argmax()), axis=0)
-    contour = _dataset(ContourImageSequence=[_image(*source)], ContourGeometricType="CLOSED_PLANAR",
-                       NumberOfContourPoints=len(points))
-    text = "\\".join(map(_decimal, in_mm.ravel().tolist())).encode("ascii")
-    text += b" " * (len(text) % 2)
-    contour[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(text), text, 0, False, True)
-    return contour
+    numbers = "\\".join(map(_decimal, in_mm.ravel().tolist())).encode("ascii")
+    return _as_written(Dataset({one.tag: one for one in (
+        _raw("ContourImageSequence", "SQ", image), _raw("ContourGeometricType", "CS", b"CLOSED_PLANAR"),
+        _raw("NumberOfContourPoints", "IS", b"%d" % len(points)), _raw("ContourData", "DS", numbers))}))
+
+
+def _raw(name: str, kind: str, value: bytes) -> RawDataElement:
+    padded = value + b" " * (len(value) % 2)
+    return RawDataElement(Tag(name), kind, len(padded), padded, 0, False, True)
+
+
+def _written(item: Dataset) -> bytes:
+    """Return a dataset as the item of a sequence in a file."""
+    file = DicomBytesIO()
+    file.is_implicit_VR, file.is_little_endian = False, True
+    write_sequence_item(file, item, [default_encoding])
+    return file.getvalue()
 
 
 def _decimal(value: float) -> str:
@@ -197,6 +216,12 @@ def _dataset(**values: Any) -> Dataset:
     found = Dataset()
     for name, value in values.items():
         setattr(found, name, value)
+    return _as_written(found)
+
+
+def _as_written(found: Dataset) -> Dataset:
+    """Return a dataset of which pydicom knows that its elements need no change to be written."""
+    found.set_original_encoding(False, True, found._character_set)
     return found
 
 
@@ -229,38 +254,49 @@ def contours_of(mask: np.ndarray) -> Iterator[np.ndarray]:
     Contours run along the edges of pixels, half a pixel beside their centres. Holes are joined to them by channels.
     """
     parts, _ = ndimage.label(mask)
-    for number, where in enumerate(ndimage.find_objects(parts), 1):
-        loops = _loops(parts[where] == number)
-        outer = max(range(len(loops)), key=lambda k: abs(_area(loops[k])))
-        path = loops.pop(outer)
-        for hole in sorted(loops, key=lambda loop: min(loop)):       # from the left: what is left of a hole is joined before
+    loops_of: dict[int, list[list[Corner]]] = defaultdict(list)
+    for loop, part in _loops(parts):
+        loops_of[part].append(loop)
+    for _, loops in sorted(loops_of.items()):
+        path, *holes = sorted(loops, key=lambda loop: -abs(_area(loop)))
+        for hole in sorted(holes, key=lambda loop: min(loop)):       # from the left: what is left of a hole is joined before
             path = _with_channel(path, hole)
-        yield np.array(_corners_only(path), float) + np.array([where[1].start - 0.5, where[0].start - 0.5])
+        yield np.array(_corners_only(path), float) - 0.5
 
 
-def _loops(mask: np.ndarray) -> list[list[Corner]]:
-    """Return the closed paths around a mask, in steps along the edges of pixels: corner (x, y) is that of pixel (x, y) at its
-    upper left. The mask is to the right of the direction in which they run.
+def _loops(parts: np.ndarray) -> Iterator[tuple[list[Corner], int]]:
+    """Yield the closed paths around parts, each with the number of its part, in steps along the edges of pixels.
+
+    Corner (x, y) is that of pixel (x, y) at its upper left. The part is to the right of the direction in which a path runs.
+
+    Args:
+        parts: (H, W) whole numbers, 0 outside.
     """
-    padded = np.pad(mask, 1)
+    padded = np.pad(parts > 0, 1)
+    inside = padded[1:-1, 1:-1]
     following: dict[Corner, list[Corner]] = defaultdict(list)
     for (dy, dx), begin, end in (((-1, 0), (0, 0), (1, 0)), ((0, 1), (1, 0), (1, 1)), ((1, 0), (1, 1), (0, 1)),
                                  ((0, -1), (0, 1), (0, 0))):
-        beside = np.roll(padded, (-dy, -dx), (0, 1))
-        for y, x in np.argwhere(padded & ~beside) - 1:
-            following[int(x) + begin[0], int(y) + begin[1]].append((int(x) + end[0], int(y) + end[1]))
-    loops = []
+        beside = padded[1 + dy:padded.shape[0] - 1 + dy, 1 + dx:padded.shape[1] - 1 + dx]
+        for y, x in np.argwhere(inside & ~beside).tolist():
+            following[x + begin[0], y + begin[1]].append((x + end[0], y + end[1]))
     while following:
         start = next(iter(following))
-        loop, at, before = [start], following[start].pop(), start
+        first = following[start].pop()
+        loop, at, before = [start], first, start
         while at != start:
             loop.append(at)
             before, at = at, _next(following, before, at)
-        loops.append(loop)
+        yield loop, _part_beside(parts, start, first)
         for corner in loop:
             if not following.get(corner, True):
                 del following[corner]
-    return loops
+
+
+def _part_beside(parts: np.ndarray, begin: Corner, end: Corner) -> int:
+    """Return the number of the part to the right of a step from a corner to the next one, (x, y) each."""
+    (x, y), (dx, dy) = begin, (end[0] - begin[0], end[1] - begin[1])
+    return int(parts[y - (dy < 0) - (dx < 0), x - (dx < 0) - (dy > 0)])
 
 
 def _next(following: dict[Corner, list[Corner]], before: Corner, at: Corner) -> Corner:
