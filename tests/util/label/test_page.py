@@ -748,6 +748,42 @@ def test_outlines_are_loaded_from_a_file_and_a_scan_is_left_out(fresh, client):
     wait_until(lambda: status_of(fresh, "a_2") == "no outlines yet")
 
 
+def test_the_other_buttons_and_the_view_by_mouse(browser, client, tmp_path):
+    """Of a CT scan: its window, lines, cross, reset; then done, run, stop, export."""
+    folder = write_scans(tmp_path / "scans", [1, 2])
+    for number in (1, 2):
+        write(folder / f"a_{number}.nii.gz", read(folder / f"a_{number}.nii.gz") - 1000)
+    view = """const { volume, niivue } = labelPage.viewer;
+              return [volume.cal_min, volume.cal_max, niivue.drawRimOpacity, niivue.opts.crosshairWidth];"""
+    try:
+        with served(Session(folder), FAST) as other:
+            other.draw("a_1", nifti(drawing()))
+            browser.get(other.address)
+            wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
+            open_scan(browser, "a_1")
+            first = browser.execute_script(view)
+            browser.find_element("xpath", "//select[@id='preset']/option[text()='soft tissue']").click()
+            click(browser, "lines", "cross")
+            assert browser.execute_script(view) == [-160, 240, 1, 0] and first[2:] != [1, 0]
+            click(browser, "reset", "lines", "cross")
+            assert browser.execute_script(view) == first
+            click(browser, "shown")
+            assert browser.execute_script("return labelPage.viewer.niivue.drawOpacity") == 0
+            click(browser, "shown", "done")
+            wait_until(lambda: other.scan("a_1")["state"] == "outlined")
+            click(browser, "careful", "run")
+            wait_for(browser, "return !document.getElementById('stop').hidden", LIMIT_S)
+            click(browser, "stop")
+            wait_until(lambda: text(browser, "run-text") == "Stopped.")
+            click(browser, "export")
+            wait_until(lambda: "cases.csv" in text(browser, "exported"))
+            browser.find_element("css selector", '[data-scan="a_2"]').click()
+            wait_until(lambda: current(browser) == "a_2")
+            assert errors_of(browser) == []
+    finally:
+        browser.get(client.address)
+
+
 def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(browser, client, tmp_path):
     """A folder of notes, and a scan whose file was cut off: in a run, and opened. Only the scan that is open can be left out."""
     folder = write_scans(tmp_path / "scans", [1, 2])
