@@ -24,6 +24,7 @@ ITK = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".
 MGH = (".mgz", ".mgh")
 ENDINGS = (*NIFTI, *ITK, *MGH)      # in any case
 MAX_LINE = 1000                 # letters of a line of a header; ITK's NRRD reader crashes on some longer ones
+NUMBERS = ("offset", "position", "origin", "dimsize", "elementspacing", "elementsize")     # of MetaImage, one for each axis
 HEADER_BYTES = 2**16            # of NRRD and MetaImage, at most
 REAL = {sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkInt64,
         sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64}
@@ -212,9 +213,20 @@ def _checked_fields(path: Path, reader_name: str) -> tuple[dict[str, str], Path]
         raise InputError(f"{path}: names other than one file beside it for its values; allowed: one file in the same folder")
     if not {"space directions", "spacings", "elementspacing", "elementsize"} & set(fields):
         raise InputError(f"{path}: does not say how large its voxels are")
+    for name in NUMBERS if reader_name == "MetaImageIO" else ():
+        if name in fields and not _are_numbers(fields[name].split(), fields.get("ndims", "")):
+            raise InputError(f"{path}: its header gives the voxels no place in space, {name} {fields[name][:60]!r}")
     if other := [unit for unit in re.findall(r'"([^"]*)"', fields.get("space units", "")) if unit not in ("mm", "")]:
         raise InputError(f"{path}: has lengths in {other[0]}, allowed: mm")
     return fields, values
+
+
+def _are_numbers(parts: list[str], n_axes: str) -> bool:
+    """Return whether these are as many finite numbers as there are axes. ITK takes 0 for what is none."""
+    try:
+        return str(len(parts)) == n_axes and bool(np.isfinite([float(part) for part in parts]).all())
+    except ValueError:
+        return False
 
 
 def _itk_header(path: Path, reader_name: str, *, layers: bool = False) -> tuple[sitk.ImageFileReader, Path, np.ndarray]:

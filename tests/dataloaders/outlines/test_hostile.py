@@ -244,6 +244,66 @@ def test_frames_in_one_file(kind, tmp_path):
     refused(lambda: read_image(tmp_path / "scan"), words)
 
 
+# ---- scans: NRRD, MetaImage ----
+
+def text(pattern, replacement):
+    """Change lines of a header in text, wherever it ends."""
+    return lambda whole: re.sub(pattern, replacement, whole, count=1, flags=re.MULTILINE)
+
+
+NRRD = {
+    "empty": (lambda whole: b"", "does not begin as one"),
+    "another kind": (lambda whole: b"NIFTI" + whole, "does not begin as one"),
+    "cut": (lambda whole: whole[:-60], "ends too early"),
+    "a flipped byte": (lambda whole: whole[:-30] + bytes([whole[-30] ^ 1]) + whole[-29:], "cannot be read"),
+    "vast": (text(rb"^sizes: .*", b"sizes: 30000 30000 30000"), "expected at most"),
+    "vast in a small file": (text(rb"^sizes: .*", b"sizes: 1000 1000 900"), "bytes"),
+    "negative": (text(rb"^sizes: .*", b"sizes: -8 9 10"), "cannot be read"),
+    "no axis": (text(rb"^sizes: .*", b"sizes: 0 9 10"), "cannot be read"),
+    "two axes": (text(rb"^sizes: .*", b"sizes: 90 8"), "cannot be read"),
+    "no size of voxels": (text(rb"^space directions: .*\n", b""), "does not say how large its voxels are"),
+    "flat": (text(rb"^space directions: .*", b"space directions: (1,0,0) (1,0,0) (0,0,1)"), ""),
+    "nan": (text(rb"^space origin: .*", b"space origin: (nan,0,0)"), "cannot be read"),
+    "inches": (text(rb"^space origin: ", b'space units: "in" "in" "in"\nspace origin: '), "has lengths in in, allowed: mm"),
+    "values elsewhere": (text(rb"^encoding: ", b"data file: /etc/passwd\nencoding: "), "one file in the same folder"),
+    "a long line": (text(rb"^space origin: ", b"content: " + b"x" * 5000 + b"\nspace origin: "), "its header is damaged"),
+    "unknown type": (text(rb"^type: .*", b"type: block"), "cannot be read"),
+}
+META = {
+    "empty": (lambda whole: b"", ""),
+    "another kind": (lambda whole: b"NRRD0004\n" + whole[40:], ""),
+    "cut": (lambda whole: whole[:-60], ""),
+    "a flipped byte": (lambda whole: whole[:-30] + bytes([whole[-30] ^ 1]) + whole[-29:], "cannot be read"),
+    "vast": (text(rb"^DimSize = .*", b"DimSize = 30000 30000 30000"), "expected at most"),
+    "vast in a small file": (text(rb"^DimSize = .*", b"DimSize = 1000 1000 900"), "bytes"),
+    "negative": (text(rb"^DimSize = .*", b"DimSize = -8 9 10"), ""),
+    "no axis": (text(rb"^DimSize = .*", b"DimSize = 0 9 10"), ""),
+    "two axes": (text(rb"^NDims = .*", b"NDims = 2"), ""),
+    "no size of voxels": (text(rb"^ElementSpacing = .*\n", b""), "does not say how large its voxels are"),
+    "flat": (text(rb"^TransformMatrix = .*", b"TransformMatrix = 1 0 0 1 0 0 0 0 1"), ""),
+    "nan": (text(rb"^Offset = .*", b"Offset = nan 0 0"), "no place in space, offset 'nan 0 0'"),
+    "no number": (text(rb"^Offset = .*", b"Offset = here 0 0"), "no place in space, offset 'here 0 0'"),
+    "too few numbers": (text(rb"^Offset = .*", b"Offset = 4 5"), "no place in space, offset '4 5'"),
+    "size of 0": (text(rb"^ElementSpacing = .*", b"ElementSpacing = 0 1 1"), ""),
+    "values elsewhere": (text(rb"^ElementDataFile = .*", b"ElementDataFile = /etc/passwd"), "one file in the same folder"),
+    "a long line": (text(rb"^DimSize = ", b"Comment = " + b"x" * 5000 + b"\nDimSize = "), "its header is damaged"),
+    "unknown type": (text(rb"^ElementType = .*", b"ElementType = MET_OTHER"), ""),
+}
+
+
+@pytest.mark.parametrize(("ending", "kind"), [*(("nrrd", kind) for kind in NRRD), *(("mha", kind) for kind in META)])
+def test_scans_with_a_header_in_text(ending, kind, tmp_path):
+    change, words = (NRRD if ending == "nrrd" else META)[kind]
+    path = tmp_path / f"scan.{ending}"
+    array = np.random.default_rng(0).integers(0, 1000, (8, 9, 10)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), path, useCompression=True)
+    assert read_image(path).GetSize() == (10, 9, 8)
+    altered = change(path.read_bytes())
+    assert altered != path.read_bytes()
+    path.write_bytes(altered)
+    refused(lambda: read_image(path), words)
+
+
 # ---- tables of names ----
 
 LONG = "x" * 101
