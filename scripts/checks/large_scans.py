@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def measure(client: PageClient, size: tuple[int, int, int]) -> list[tuple[str, f
                         ("a scan once the list has its picture", names[2])):
         while words.endswith("picture") and client.scan(name)["picture"] is None:
             time.sleep(0.5)
-        seconds, (_, content) = timed(lambda name=name: client.ask("GET", scan_path(name, "image")))
+        seconds, (_, content) = timed(partial(client.ask, "GET", scan_path(name, "image")))
         found.append((words, seconds, len(content), SHOWN_S))
     label_map, strokes = np.zeros(size[::-1], np.uint8), list[float]()
     z, y, x = label_map.shape
@@ -75,7 +76,7 @@ def measure(client: PageClient, size: tuple[int, int, int]) -> list[tuple[str, f
         before = label_map.copy()
         label_map[(3 * k) % z, y // 4:y // 2, x // 4:x // 2] = 1
         drawn = {"1": {"0": {"drawn": sorted({(3 * one) % z for one in range(k + 1)}), "filled": []}}}
-        strokes.append(timed(lambda before=before, drawn=drawn: client.change(names[0], before, label_map, drawn))[0])
+        strokes.append(timed(partial(client.change, names[0], before, label_map, drawn))[0])
     n_bytes = 5 * (y // 2 - y // 4) * (x // 2 - x // 4)
     found += [(words, seconds, n_bytes, SAVED_S) for words, seconds in (
         ("a stroke, the first", strokes[0]), ("a stroke, median", float(np.median(strokes[1:]))),
