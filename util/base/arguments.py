@@ -14,7 +14,11 @@ from qnet.util.base.system import print_help
 def command_line() -> str:
     """Return the command that runs, as a person types it."""
     program, *given = sys.argv
-    return shlex.join([*(program.split() if program.startswith("qnet ") else ["python", program]), *given])
+    if not program.startswith("qnet "):
+        return shlex.join(["python", program, *given])
+    name = program.split()[1]       # `qnet` gives its programs other words than the person typed
+    typed = sys.orig_argv[sys.orig_argv.index(name) + 1:] if name in sys.orig_argv else given
+    return shlex.join(["qnet", name, *typed])
 
 
 class Parser(argparse.ArgumentParser):
