@@ -177,6 +177,7 @@ function showRun() {
   const isEnd = scans.some(scan => ['accepted', 'corrected'].includes(scan.state)) && !busy && !scans.some(scan => [...OPEN, 'found', 'empty'].includes(scan.state));
   at('export').firstChild.data = isEnd ? 'All looked through: export ' : 'Export ';
   at('export').classList.toggle('strong', isEnd);
+  at('run').classList.toggle('strong', !isEnd);
   at('failures').replaceChildren(...run.failures.map(line => made('li', { textContent: line })));
 }
 
