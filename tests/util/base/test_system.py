@@ -7,10 +7,10 @@ import pytest
 
 from qnet.util.base.root import ROOT, module_environment
 
-# Libraries take care of themselves, and are imported before.
+# Libraries that the modules import at once take care of themselves, and are imported before.
 WITHOUT = """
 import os, sys
-import torch, torch.distributed, torch.multiprocessing, torch.utils.data, torchvision, timm, sacred, monai.metrics, convexAdam
+import torch, torch.distributed, torch.multiprocessing, torch.utils.data, sacred, convexAdam
 import cv2, json5, matplotlib.pyplot, msgspec, nibabel, numba, pydicom, scipy.ndimage, SimpleITK, skimage.measure
 import starlette.applications, uvicorn
 for name in ("fcntl", "resource", "termios", "pwd", "grp"):
@@ -23,7 +23,8 @@ root = pathlib.Path(sys.argv[1])
 files = [file for top in ("qnet", "data", "dataloaders", "models", "scripts", "util") for file in (root / top).rglob("*.py")]
 names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
 for name in names:
-    if not name.startswith(("scripts.checks", "scripts.tables")) and not name.endswith("__main__"):
+    left_out = "scripts.checks", "scripts.tables", "util.clients.napari", "util.clients.slicer"   # plugins
+    if not name.startswith(left_out) and not name.endswith("__main__"):
         importlib.import_module(name.removesuffix(".__init__") if name.startswith("qnet") else f"qnet.{name}")
 print(len(names))
 """
