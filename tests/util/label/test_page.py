@@ -946,6 +946,7 @@ def _correct_and_export(browser, client, folder):
     found = browser.execute_script(COUNT)
     assert text(browser, "fill").startswith("Let the rest follow")
     square_by_keys(browser, 14)
+    assert text(browser, "status") == ""
     wait_until(lambda: status_of(browser, worst) == "being corrected")
     corrected = browser.execute_script(COUNT)
     assert corrected > found

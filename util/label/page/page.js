@@ -193,7 +193,7 @@ function showOpen() {
   at('done').classList.toggle('strong', words !== 'Open again');
   at('done').firstChild.data = `${words ?? 'Done'} `;
   at('done').querySelector('kbd').hidden = words === 'Open again';      // Enter takes nothing back
-  at('load').disabled = !scan || !['empty', 'found'].includes(scan.state);
+  at('load').hidden = !scan || !['empty', 'found'].includes(scan.state);
   at('fill').firstChild.data = `${follows() ? 'Let the rest follow' : 'Fill between'} `;
   at('fill').title = follows() ? 'take what you corrected to the other slices of this scan' : 'fill the slices between the drawn ones by shape';
   at('leave-out').disabled = !scan;
@@ -708,6 +708,11 @@ const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, y: redo, i: shape
                  t: () => at('cross').click(), d: () => at('lines').click(), o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(), m: () => at('flag').click(),
                  v: nextView, h: toggleOutlines, '?': () => at('keys').showModal() };
 
+function sayIfNothingDraws() {
+  if (viewer.isSurface) say('In 3D nothing is drawn. Choose another view: V.');
+  else if (viewer.tool === 'look') say('Look draws nothing. Choose a tool first: P pen, F filled pen, G polygon.');
+}
+
 function key(event) {
   const { target } = event, word = event.key.toLowerCase();
   if (document.querySelector('dialog[open]') || ['TEXTAREA', 'SELECT'].includes(target.tagName)
@@ -717,7 +722,7 @@ function key(event) {
   else if (command && word === 'z') undo();
   else if (command || event.altKey || event.repeat && !'nb+-='.includes(word)) return;
   else if (word === 'k' && event.shiftKey) lookedAt(true);
-  else if (word === ' ' && target === at('canvas')) say(viewer.isSurface ? 'In 3D nothing is drawn. Choose another view: V.' : 'Look draws nothing. Choose a tool first: P pen, F filled pen, G polygon.');
+  else if (word === ' ' && target === at('canvas')) sayIfNothingDraws();
   else if (word in BY_KEY) BY_KEY[word]();
   else if (word in LETTERS) useTool(LETTERS[word]);
   else if (/^[1-9]$/.test(word)) chooseClass(Number(word));
