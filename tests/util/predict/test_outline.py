@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from typing import ClassVar
 
 import nibabel
 import numpy as np
@@ -328,6 +329,8 @@ def test_a_query_whose_rows_could_not_be_written_is_not_done(toy_data, tmp_path)
     query, target, table = toy_data / "chaos_MR_T2_normalized/image_2.nii.gz", tmp_path / "image_2.nii.gz", tmp_path / "cases.csv"
 
     class Predicts:
+        names: ClassVar = {1: "liver"}
+
         def segment(self, _):
             agreement = Agreement()
             agreement.add({1: np.ones((8, 64, 64))}, {1: 0.9})
