@@ -593,6 +593,7 @@ def test_the_export_has_the_formats_that_are_ticked(fresh, place, client):
     export([])
     wait_until(lambda: "a_1.nii.gz" in text(fresh, "exported"))
     assert text(fresh, "status") == "a_1.seg.nrrd: is of an earlier export"
+    assert len(errors_of(fresh)) == 1       # the refusal
 
 
 def test_an_unfinished_class_is_named_before_a_run(fresh, client):
@@ -748,18 +749,17 @@ def test_outlines_are_loaded_from_a_file_and_a_scan_is_left_out(fresh, client):
     wait_until(lambda: status_of(fresh, "a_2") == "no outlines yet")
 
 
-def test_the_other_buttons_and_the_view_by_mouse(browser, client, tmp_path):
+def test_the_other_buttons_and_the_view_by_mouse(tmp_path):
     """Of a CT scan: its window, lines, cross, reset; then done, run, stop, export."""
     folder = write_scans(tmp_path / "scans", [1, 2])
     for number in (1, 2):
         write(folder / f"a_{number}.nii.gz", read(folder / f"a_{number}.nii.gz") - 1000)
     view = """const { volume, niivue } = labelPage.viewer;
               return [volume.cal_min, volume.cal_max, niivue.drawRimOpacity, niivue.opts.crosshairWidth];"""
-    try:
-        with served(Session(folder), FAST) as other:
-            other.draw("a_1", nifti(drawing()))
-            browser.get(other.address)
-            wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
+    with served(Session(folder), FAST) as other:
+        other.draw("a_1", nifti(drawing()))
+        browser = open_page(other.address)
+        try:
             open_scan(browser, "a_1")
             first = browser.execute_script(view)
             browser.find_element("xpath", "//select[@id='preset']/option[text()='soft tissue']").click()
@@ -780,22 +780,21 @@ def test_the_other_buttons_and_the_view_by_mouse(browser, client, tmp_path):
             browser.find_element("css selector", '[data-scan="a_2"]').click()
             wait_until(lambda: current(browser) == "a_2")
             assert errors_of(browser) == []
-    finally:
-        browser.get(client.address)
+        finally:
+            browser.quit()
 
 
-def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(browser, client, tmp_path):
+def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(tmp_path):
     """A folder of notes, and a scan whose file was cut off: in a run, and opened. Only the scan that is open can be left out."""
     folder = write_scans(tmp_path / "scans", [1, 2])
     (folder / "notes").mkdir()
     (folder / "notes/a.txt").write_text("x", encoding="utf-8")
     cut = folder / "a_2.nii.gz"
     cut.write_bytes(cut.read_bytes()[:2000])
-    try:
-        with served(Session(folder), FAST) as other:
-            other.draw("a_1", nifti(drawing()))
-            browser.get(other.address)
-            wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
+    with served(Session(folder), FAST) as other:
+        other.draw("a_1", nifti(drawing()))
+        browser = open_page(other.address)
+        try:
             open_scan(browser, "a_1")
             press(browser, "o")
             wait_until(lambda: status_of(browser, "a_2").startswith("not outlined: "))
@@ -806,9 +805,9 @@ def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(browser, cli
             wait_until(lambda: "a_2.nii.gz: cannot be read" in text(browser, "status"))
             assert current(browser) == "a_1" and text(browser, "leave-out") == "Leave a_1 out"
             wait_until(lambda: status_of(browser, "a_2").endswith("end-of-stream marker was reached)"))
-    finally:
-        browser.get(client.address)
-    assert len(errors_of(browser)) == 1         # the refusal
+            assert len(errors_of(browser)) == 1         # the refusal
+        finally:
+            browser.quit()
 
 
 def test_two_windows_on_one_scan(fresh, place, client):
