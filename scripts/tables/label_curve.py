@@ -104,8 +104,10 @@ def draw_as_a_person(client: PageClient, name: str, truth: np.ndarray, every: in
             draw_slice(after[number], truth[number], value, labour)
         slices[str(value)] = {"0": {"drawn": drawn, "filled": []}}
         client.change(name, present, after, slices)
+        between = [number for first, second in pairwise(drawn) for number in range(first + 1, second)]
+        is_to_fill = ((after != present).any() and ((truth == value) | (present == value))[between].any())
         present = after
-        if any(second - first > 1 for first, second in pairwise(drawn)):
+        if is_to_fill:
             filled, numbers = client.propose(name, present, "fill", value=value, slices=drawn)
             slices[str(value)] = {"0": {"drawn": drawn, "filled": numbers}}
             client.change(name, present, filled, slices)
