@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from qnet.dataloaders.outlines.writing import expect_formats, files_in, formats_
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
-from qnet.util.base.root import module_command, module_environment
+from qnet.util.base.root import module_command
 from qnet.util.base.tables import write_rows
+from qnet.util.label.apart import failure_of
 from qnet.util.label.session import TASK, Session
 from qnet.util.label.stored import expect_unlike
 from qnet.util.label.teaching import example, lend_examples
@@ -117,10 +117,8 @@ def _write_task(session: Session, path: Path, supports: Sequence[tuple[str, Path
     command = [*module_command("qnet.util.predict.task_command"), "create", *pairs,
                "--names", *(f"{one['value']}={one['name']}" for one in classes),
                "--colours", *(f"{one['value']}={one['colour']}" for one in classes), "--", str(path)]
-    done = subprocess.run(command, env=module_environment(), capture_output=True, encoding="utf-8", check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise InputError(f"{path.name}: {lines[-1].removeprefix('error: ')}")
+    if (why := failure_of(command)) is not None:
+        raise InputError(f"{path.name}: {why}")
 
 
 def rows_of(session: Session, name: str, outlines: Path) -> Iterator[Mapping[str, Any]]:

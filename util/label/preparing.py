@@ -8,14 +8,10 @@ outlive the server, which goes on answering meanwhile.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 import cv2
 import numpy as np
@@ -26,7 +22,8 @@ from qnet.dataloaders.nifti import save
 from qnet.dataloaders.reading import files_of, read_image
 from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
-from qnet.util.base.root import module_command, module_environment
+from qnet.util.base.root import module_command
+from qnet.util.label.apart import failure_of, given_job
 
 COMMAND = module_command("qnet.util.label.preparing")
 PICTURE_PX = 64             # longer side
@@ -55,15 +52,8 @@ def prepare_apart(scan: Path, copy: Path | None, picture: Path) -> None:
         InputError: as there, or the process ended otherwise.
     """
     job = {"scan": str(scan), "copy": None if copy is None else str(copy), "picture": str(picture)}
-    with subprocess.Popen(COMMAND, env=module_environment(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, encoding="utf-8", errors="replace") as process:
-        assert process.stdin is not None and process.stderr is not None
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        said = process.stderr.read().splitlines()
-        if process.wait():
-            why = said[-1].removeprefix("error: ") if said else f"{scan}: could not be read (status {process.returncode})"
-            raise InputError(why)
+    if (why := failure_of(COMMAND, job, f"{scan}: could not be read, status")) is not None:
+        raise InputError(why)
 
 
 def picture_of(image: sitk.Image, labels: sitk.Image | None = None, colours: Mapping[int, str] | None = None) -> bytes:
@@ -114,17 +104,10 @@ def stamp_of(scan: Path) -> str:
     return digest(states)[:16]
 
 
-def end_with(given: TextIO) -> None:
-    """End this process when a file ends: that of the process that started it."""
-    given.read()
-    os._exit(1)
-
-
 def main() -> int:
     """Run the process and return its exit status."""
     os.nice(5)      # the page comes first
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with, args=(sys.stdin,), daemon=True).start()
+    job = given_job()
     try:
         prepare(Path(job["scan"]), None if job["copy"] is None else Path(job["copy"]), Path(job["picture"]))
     except (InputError, OSError) as error:

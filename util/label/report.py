@@ -3,13 +3,12 @@
     python -m qnet.util.label.report < job.json
 
 A job is {"folder", "queries": [[name, scan, label map], …], "rows": {name: rows}, "names", "colours", "facts", "path"}. The
-process is one of its own, as reading scans and packing them takes a second and more for each.
+process is one of its own, as reading scans and packing them takes a second and more for each. It ends when its standard input
+does.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +16,14 @@ from typing import Any
 
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
-from qnet.util.base.root import module_command, module_environment
+from qnet.util.base.root import module_command
+from qnet.util.label.apart import failure_of, given_job
 from qnet.util.label.export import rows_of
 from qnet.util.label.session import Session
 from qnet.util.predict.correction import correction_of
 from qnet.util.predict.provenance import expected_dice, made_now
 
+COMMAND = module_command("qnet.util.label.report")
 REPORT = "report.html"
 NUMBERS = ("confidence", "agreement", "margin", "outlined_ml", "look_at")       # of what the computer found
 
@@ -40,11 +41,8 @@ def write_report(session: Session) -> Path:
         job = _job(session, work)
         if not job["queries"]:
             raise InputError("report: no scan has outlines; allowed: one or more")
-        done = subprocess.run(module_command("qnet.util.label.report"), env=module_environment(), input=json.dumps(job),
-                              capture_output=True, encoding="utf-8", check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise InputError(f"{REPORT}: {session.told(lines[-1].removeprefix('error: '))}")
+        if (why := failure_of(COMMAND, job)) is not None:
+            raise InputError(f"{REPORT}: {session.told(why)}")
         folder.take(work / REPORT, REPORT)
     return folder.path / REPORT
 
@@ -90,7 +88,7 @@ def main() -> int:
     """Run the process and return its exit status."""
     from qnet.util.predict.report import report_queries  # reads volumes, which the page does without
     from qnet.util.predict.request import Query
-    job = json.loads(sys.stdin.read())
+    job = given_job()
     queries = [Query(name, Path(scan), Path(target)) for name, scan, target in job["queries"]]
     names, colours = ({int(value): text for value, text in job[key].items()} for key in ("names", "colours"))
     try:

@@ -19,6 +19,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import SMALL, parse_json
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import module_command, module_environment
+from qnet.util.label.apart import last_error
 from qnet.util.label.session import TASK, ConflictError, Session
 from qnet.util.label.teaching import lend_examples
 from qnet.util.options.config import load_config
@@ -184,7 +185,7 @@ class Runner:
                 process.kill()
         if status:
             lines = self.session.own.read(LOG).decode("utf-8", errors="replace").splitlines()
-            return self.session.told(f"The run ended with an error: {lines[-1].removeprefix('error: ') if lines else status}")
+            return self.session.told(f"The run ended with an error: {last_error(lines, str(status))}")
         return f"{self.progress.done - len(self.progress.failures)} of {self.progress.total} scans outlined."
 
     def _seconds(self) -> float:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,8 @@ from typing import Any, TextIO
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.base.memory import keep_freed_memory
-from qnet.util.label.preparing import end_with, picture_of
+from qnet.util.label.apart import given_job
+from qnet.util.label.preparing import picture_of
 from qnet.util.label.stored import picture_name
 from qnet.util.options.config import load_config
 from qnet.util.predict.events import Begun, Failed, Outlined, Ready
@@ -83,8 +83,7 @@ def main() -> int:
     os.nice(NICENESS)
     keep_freed_memory()     # before there is another thread, which would get memory of its own
     lines, sys.stdout = sys.stdout, sys.stderr      # what libraries print is no event
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with, args=(sys.stdin,), daemon=True).start()
+    job = given_job()
     try:
         work(job, lines)
     except InputError as error:

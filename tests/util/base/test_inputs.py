@@ -73,9 +73,8 @@ def test_a_name_that_is_no_utf8_is_refused_before_a_library_ends_the_program(tmp
 
 
 # what they read comes from this program itself, down a pipe or a moment before; `qnet.util.base.inputs` and lists of lines
-OWN_WORDS = {"util/base/inputs.py", "util/base/files.py", "util/clients/client.py", "util/label/preparing.py",
-             "util/label/report.py", "util/label/run.py", "util/label/worker.py",
-             "util/run/experiment.py", "util/engine/unfinished.py"}
+OWN_WORDS = {"util/base/inputs.py", "util/base/files.py", "util/clients/client.py", "util/label/apart.py",
+             "util/label/run.py", "util/run/experiment.py", "util/engine/unfinished.py"}
 
 
 def test_files_of_json_are_read_in_one_place():

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from qnet.util.base.errors import InputError
-from qnet.util.label import preparing
+from qnet.util.label import apart
 from qnet.util.label.preparing import PICTURE_PX, picture_of, prepare_apart
 from qnet.util.label.serve import prepare_all
 from qnet.util.label.session import Session
@@ -65,7 +65,7 @@ def test_slices_are_turned_into_a_file_once_in_another_process_and_anew_when_the
     write_scans(tmp_path / "scans", [1])
     array = series(tmp_path / "scans/series")
     started = []
-    monkeypatch.setattr(preparing.subprocess, "Popen", lambda *given, **more: started.append(1) or popen(*given, **more))
+    monkeypatch.setattr(apart.subprocess, "Popen", lambda *given, **more: started.append(1) or popen(*given, **more))
     monkeypatch.setattr("SimpleITK.ImageSeriesReader", None)       # not in this process
     for n_started in (1, 1):
         with closing(Session(tmp_path / "scans")) as session:
@@ -78,7 +78,7 @@ def test_slices_are_turned_into_a_file_once_in_another_process_and_anew_when_the
         assert len(started) == 2 and len(list((tmp_path / "scans/label_page/pictures").glob("*.png"))) == 1
 
 
-popen = preparing.subprocess.Popen
+popen = apart.subprocess.Popen
 
 
 def test_the_list_gets_pictures_and_the_word_of_what_cannot_be_read(tmp_path):
