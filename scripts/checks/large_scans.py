@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows = [("start of the server", time.monotonic() - begun, 0, None), *measure(client, size)]
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print(format_table(["what", "s", "allowed, s", "MB"], [
-        [what, f"{seconds:.2f}", "" if allowed is None else f"{allowed:g}", f"{n_bytes / 1e6:.2f}" if n_bytes else ""]
+        [what, f"{seconds:.3f}", "" if allowed is None else f"{allowed:g}", f"{n_bytes / 1e6:.2f}" if n_bytes else ""]
         for what, seconds, n_bytes, allowed in rows]))
     return int(bool(too_slow(rows)))
 
