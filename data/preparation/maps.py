@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from qnet.data.supervoxels.generate_supervoxels import Task, generate_all, method, waiting
+from qnet.data.supervoxels.generate_supervoxels import CaseMap, generate_all, method, waiting
 from qnet.dataloaders.datasets import DatasetSpec, find_cases
 from qnet.util.base.distributed import main_does
 
@@ -28,14 +28,14 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
         InputError: as `qnet.util.base.guard.claim`.
         SystemExit: as `qnet.util.base.distributed.main_does`.
     """
-    def to_do() -> list[Task]:
+    def to_do() -> list[CaseMap]:
         options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
         kind, pattern, parameters = method(options, spec, n_sv or 0)
         size = parameters["min_size"]
-        tasks = [Task(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
+        maps = [CaseMap(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
                  for case in find_cases(spec, target, size)]
-        found, _ = waiting(tasks, overwrite)
-        print(f"{tasks[0].output.parent}: {len(found)} of {len(tasks)} cases to do", file=sys.stderr)
+        found, _ = waiting(maps, overwrite)
+        print(f"{maps[0].output.parent}: {len(found)} of {len(maps)} cases to do", file=sys.stderr)
         return found
 
     return generate_all(main_does(to_do), n_jobs) == 0

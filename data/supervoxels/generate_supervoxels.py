@@ -60,8 +60,8 @@ KEPT_SUMS = ".image_sums.jsonl"      # beside the maps: the checksums of their i
 
 
 @dataclass(frozen=True)
-class Task:
-    """One case: the image to read, the map to write, and the parameters of the method."""
+class CaseMap:
+    """The map of a case: the image to read, the file to write, and the parameters of the method."""
 
     kind: str                # "supervoxels" or "superpixels"
     case: str
@@ -105,8 +105,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def plan(options: argparse.Namespace) -> list[Task]:
-    """Return a task per case.
+def plan(options: argparse.Namespace) -> list[CaseMap]:
+    """Return the map of each case.
 
     Raises:
         InputError: the dataset, config, folder or one of the cases does not exist.
@@ -124,7 +124,7 @@ def plan(options: argparse.Namespace) -> list[Task]:
         raise InputError(f"--cases: got {' '.join(sorted(unknown))}, allowed: {' '.join(images)}")
     root = options.output or data_dir
     size = parameters["min_size"]
-    return [Task(kind, case, image, root / pattern.format(case=case, n_sv=size, n_sp=size), parameters)
+    return [CaseMap(kind, case, image, root / pattern.format(case=case, n_sv=size, n_sp=size), parameters)
             for case, image in images.items() if case in (options.cases or images)]
 
 
@@ -152,64 +152,64 @@ def read_record(path: Path) -> dict[str, dict]:
         raise InputError(f"{error}; restore it, or generate elsewhere with --output") from None
 
 
-def states(tasks: Sequence[Task], sums: Kept) -> list[str]:
-    """Return the state of each task of one folder: "to do", "done", or "foreign" for a map without a record, not made here.
+def states(maps: Sequence[CaseMap], sums: Kept) -> list[str]:
+    """Return the state of each map of one folder: "to do", "done", or "foreign" for a map without a record, not made here.
 
     Args:
         sums: gives the checksums of the images.
     Raises:
         InputError: the record is damaged.
     """
-    record, made = read_record(tasks[0].record), made_in(tasks[0].output.parent)
+    record, made = read_record(maps[0].record), made_in(maps[0].output.parent)
 
-    def state(task: Task) -> str:
-        if not os.path.lexists(task.output):
+    def state(planned: CaseMap) -> str:
+        if not os.path.lexists(planned.output):
             return "to do"
-        entry = record.get(task.case)
+        entry = record.get(planned.case)
         if entry is None:      # after an interruption a map may not be in the record yet
-            return "to do" if is_made(task.output, made) else "foreign"
-        wanted = {**task.parameters, "image_sha256": sums.of(task.image)}
+            return "to do" if is_made(planned.output, made) else "foreign"
+        wanted = {**planned.parameters, "image_sha256": sums.of(planned.image)}
         return "done" if wanted.items() <= entry.items() else "to do"
 
-    return [state(task) for task in tasks]
+    return [state(planned) for planned in maps]
 
 
-def waiting(tasks: Sequence[Task], overwrite: bool) -> tuple[list[Task], list[str]]:
-    """Return the tasks of one folder that are to do, and the state of each task. Half written maps of killed programs go away.
+def waiting(maps: Sequence[CaseMap], overwrite: bool) -> tuple[list[CaseMap], list[str]]:
+    """Return the maps of one folder that are to be made, and the state of each map. Half written maps of killed programs go away.
 
     Raises:
         InputError: the record is damaged; or a map may not be overwritten, as `qnet.util.base.guard.claim` explains.
     """
-    sums = Kept(tasks[0].record.with_name(KEPT_SUMS), sha256)
-    its_states = states(tasks, sums)
-    to_do = [task for task, state in zip(tasks, its_states, strict=True) if state == "to do"]
-    images = [task.image for task in to_do]
-    expect_apart([task.record for task in to_do], images)       # its content is kept
-    claim([task.output for task in to_do], images, overwrite=overwrite)
-    remove_partial_files(tasks[0].output.parent, STALE_S)
+    sums = Kept(maps[0].record.with_name(KEPT_SUMS), sha256)
+    its_states = states(maps, sums)
+    to_do = [planned for planned, state in zip(maps, its_states, strict=True) if state == "to do"]
+    images = [planned.image for planned in to_do]
+    expect_apart([planned.record for planned in to_do], images)       # its content is kept
+    claim([planned.output for planned in to_do], images, overwrite=overwrite)
+    remove_partial_files(maps[0].output.parent, STALE_S)
     sums.save()
     return to_do, its_states
 
 
-def generate(task: Task) -> dict[str, Any]:
+def generate(planned: CaseMap) -> dict[str, Any]:
     """Write a case's map and return its entry in the record.
 
     Raises:
         InputError: the image cannot be read, or the method does not accept it.
     """
-    image = read_array(task.image)
+    image = read_array(planned.image)
     # Headers keep spacing in single precision: 7.7 mm reads as 7.6999998.
-    spacing_mm = [round(step, 4) for step in read_spacing_mm(task.image)]
-    min_size = task.parameters["min_size"]
+    spacing_mm = [round(step, 4) for step in read_spacing_mm(planned.image)]
+    min_size = planned.parameters["min_size"]
     try:
-        if task.kind == "superpixels":
-            labels = generate_superpixels(image, min_size, task.parameters["foreground_threshold"])
+        if planned.kind == "superpixels":
+            labels = generate_superpixels(image, min_size, planned.parameters["foreground_threshold"])
         else:
             labels = generate_supervoxels(image, spacing_mm, min_size)
     except ValueError as error:
-        raise InputError(f"{task.image}: {error}") from None
-    write_like(task.image, labels, task.output)
-    return {**task.parameters, "spacing_mm": spacing_mm, "image_sha256": sha256(task.image),
+        raise InputError(f"{planned.image}: {error}") from None
+    write_like(planned.image, labels, planned.output)
+    return {**planned.parameters, "spacing_mm": spacing_mm, "image_sha256": sha256(planned.image),
             "labels_sha256": hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()}
 
 
@@ -219,14 +219,14 @@ def add_to_record(entries: Mapping[str, Mapping[str, object]], path: Path) -> No
         write_text(json.dumps({**read_record(path), **entries}, indent=2) + "\n", path)
 
 
-def generate_all(tasks: Sequence[Task], jobs: int, pool: Callable[[int], Executor] = processes) -> int:
-    """Work through the tasks and return how many failed; each of these is named on stderr.
+def generate_all(maps: Sequence[CaseMap], jobs: int, pool: Callable[[int], Executor] = processes) -> int:
+    """Make the maps and return how many failed; each of these is named on stderr.
 
     Each of several processes works through its share, in `jobs` processes of its own. Every process must call this.
     """
-    own, n_failed = share(tasks), 0
+    own, n_failed = share(maps), 0
     with pool(min(jobs, max(1, len(own)))) as workers, progress(total=len(own), unit="case", disable=not own) as bar:
-        left = {workers.submit(generate, task): task for task in own}
+        left = {workers.submit(generate, planned): planned for planned in own}
         while left:
             finished = [(left.pop(future), future) for future in wait(left, return_when=FIRST_COMPLETED).done]
             for error in record_results(finished):
@@ -236,14 +236,14 @@ def generate_all(tasks: Sequence[Task], jobs: int, pool: Callable[[int], Executo
     return of_main(sum(join([n_failed])))
 
 
-def record_results(finished: Sequence[tuple[Task, Future]]) -> list[str]:
-    """Add what tasks of one folder gave to the record, and return a line about each that failed."""
+def record_results(finished: Sequence[tuple[CaseMap, Future]]) -> list[str]:
+    """Add what the maps of one folder gave to the record, and return a line about each that failed."""
     entries, errors = {}, []
-    for task, future in finished:
+    for planned, future in finished:
         try:
-            entries[task.case] = future.result()
+            entries[planned.case] = future.result()
         except (InputError, OSError, MemoryError, BrokenProcessPool) as error:
-            errors.append(f"case {task.case}: {error}")
+            errors.append(f"case {planned.case}: {error}")
     try:
         if entries:
             add_to_record(entries, finished[0][0].record)
@@ -268,18 +268,18 @@ def main(arguments: list[str] | None = None, pool: Callable[[int], Executor] = p
     return 1 if n_failed else 0
 
 
-def to_do(options: argparse.Namespace) -> list[Task]:
-    """Return the tasks that are to do, and print how many there are.
+def to_do(options: argparse.Namespace) -> list[CaseMap]:
+    """Return the maps that are to be made, and print how many there are.
 
     Raises:
         InputError: as `plan` and `waiting`.
     """
-    tasks = plan(options)
-    to_do, its_states = waiting(tasks, options.overwrite)
-    folder = tasks[0].output.parent
-    print(f"{folder}: {len(to_do)} of {len(tasks)} cases to do, {its_states.count('done')} done before")
+    maps = plan(options)
+    to_do, its_states = waiting(maps, options.overwrite)
+    folder = maps[0].output.parent
+    print(f"{folder}: {len(to_do)} of {len(maps)} cases to do, {its_states.count('done')} done before")
     if n_foreign := its_states.count("foreign"):
-        print(f"{folder}: left {n_foreign} map(s) as they are, since {tasks[0].record.name} does not list them "
+        print(f"{folder}: left {n_foreign} map(s) as they are, since {maps[0].record.name} does not list them "
               "(published ones, say); --output generates elsewhere")
     return to_do
 

@@ -122,8 +122,8 @@ def test_superpixels_have_their_own_folder_and_depend_on_the_threshold(data_dir,
 def test_default_minimum_size_comes_from_the_configs(tmp_path, options, folder):
     make_case(tmp_path, "4", "cmr_MR_normalized")
     make_case(tmp_path, "4")
-    (task,) = plan(parse_arguments([*options, "--data-dir", str(tmp_path)]))
-    assert task.output == tmp_path / folder / "superpix-MIDDLE_4.nii.gz"
+    (planned,) = plan(parse_arguments([*options, "--data-dir", str(tmp_path)]))
+    assert planned.output == tmp_path / folder / "superpix-MIDDLE_4.nii.gz"
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
