@@ -13,6 +13,8 @@ from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
                                     reason="no Chromium with chromedriver is installed")
+DRAWN_ONCE = ("--disable-gpu-compositing",)      # without a GPU, the pixels of a viewer cost as much again on their way into the page
+SMALL_PX = 1000, 760                             # the labelling page with both its lists, and 4 pixels for a voxel of toy scans
 
 
 def screen(browser: webdriver.Chrome) -> np.ndarray:

@@ -35,16 +35,16 @@ EVERY = 3       # slices are drawn
 WAIT_S = 600
 
 
-def open_page(address: str, size_px: tuple[int, int] = SIZE_PX, dark: bool = False) -> webdriver.Chrome:
+def open_page(address: str, size_px: tuple[int, int] = SIZE_PX, flags: Sequence[str] = ()) -> webdriver.Chrome:
     """Return a headless Chromium that shows the labelling page with its first scan. The caller quits it.
 
     Args:
         address: that label.sh printed.
-        dark: ask for the dark colours.
+        flags: of Chromium, besides those that every use needs.
     Raises:
         InputError: Chromium or chromedriver is not installed.
     """
-    browser = open_browser(*size_px, (*WEBGL, f"--blink-settings=preferredColorScheme={0 if dark else 1}"))
+    browser = open_browser(*size_px, (*WEBGL, *flags))
     try:
         browser.get(address)
         wait_for(browser, "return document.getElementById('position').textContent.includes(':')")
@@ -76,8 +76,13 @@ def press(browser: webdriver.Chrome, keys: str) -> None:
 def open_scan(browser: webdriver.Chrome, name: str) -> None:
     """Open a scan of the list."""
     browser.find_element("css selector", f'[data-scan="{name}"]').click()
-    wait_for(browser, f"""return document.querySelector('[data-scan="{name}"]').ariaCurrent === 'true'""")
-    time.sleep(0.5)
+    shown(browser, name)
+
+
+def shown(browser: webdriver.Chrome, name: str) -> None:
+    """Wait until a scan is the one that is open, with its slices and outlines."""
+    wait_for(browser, "return document.getElementById('loading').hidden "
+                      f"""&& document.querySelector('[data-scan="{name}"]')?.ariaCurrent === 'true'""")
 
 
 def go_to(browser: webdriver.Chrome, voxel: Sequence[int]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 
 import cv2
 import nibabel
@@ -11,7 +10,7 @@ import pytest
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
-from qnet.scripts.tables.label_pictures import open_page, open_scan, press, wait_for
+from qnet.scripts.tables.label_pictures import open_page, open_scan, press, shown, wait_for
 from qnet.scripts.tables.report_pictures import drawn
 from qnet.util.base.classes import MAX_NAME, PALETTE
 from qnet.util.base.own_folder import OwnFolder
@@ -19,7 +18,7 @@ from qnet.util.base.root import ROOT
 from qnet.util.label.client import running
 from qnet.util.label.serve import write_way
 from qnet.util.label.session import Session
-from tests.browser import needs_chromium
+from tests.browser import DRAWN_ONCE, SMALL_PX, needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
 
@@ -55,7 +54,7 @@ def drag(browser, points):
     chain.release().perform()
 
 
-def ring(x, y, radius, n=16):
+def ring(x, y, radius, n=12):
     return [(x + radius * math.cos(2 * math.pi * k / n), y + radius * math.sin(2 * math.pi * k / n)) for k in range(n + 1)]
 
 
@@ -90,7 +89,7 @@ def client(place):
 
 @pytest.fixture(scope="module")
 def browser(client):
-    browser = open_page(client.address)
+    browser = open_page(client.address, SMALL_PX, flags=DRAWN_ONCE)
     yield browser
     browser.quit()
 
@@ -100,10 +99,11 @@ def fresh(browser, client):
     """The first scan open, with nothing drawn."""
     wait_for(browser, "return document.getElementById('saved').textContent !== 'saving …'", LIMIT_S)
     for scan in client.state()["scans"]:
-        client.draw(scan["name"], nifti(np.zeros_like(drawing())))
+        if scan["state"] != "empty":
+            client.draw(scan["name"], nifti(np.zeros_like(drawing())))
     browser.refresh()
     wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
-    open_scan(browser, "a_1")
+    shown(browser, "a_1")
     return browser
 
 
@@ -500,11 +500,11 @@ def test_each_tool_has_its_width(fresh):
 def test_zoom_at_the_mouse_pan_window_and_reset(fresh):
     view = "const { niivue, volume } = labelPage.viewer; return [...niivue.scene.pan2Dxyzmm, volume.cal_min, volume.cal_max];"
     under = """const { left, top } = document.getElementById('canvas').getBoundingClientRect(), { viewer } = labelPage;
-        return [...viewer.niivue.frac2mm(viewer.placeUnder({ clientX: left + 300, clientY: top + 200 }))].slice(0, 2);"""
+        return [...viewer.niivue.frac2mm(viewer.placeUnder({ clientX: left + 150, clientY: top + 120 }))].slice(0, 2);"""
     at_first, before = fresh.execute_script(view), fresh.execute_script(under)
     fresh.execute_script("""const canvas = document.getElementById('canvas'), { left, top } = canvas.getBoundingClientRect();
         canvas.dispatchEvent(new WheelEvent('wheel', { deltaY: -300, ctrlKey: true, cancelable: true,
-                                                       clientX: left + 300, clientY: top + 200 }));""")
+                                                       clientX: left + 150, clientY: top + 120 }));""")
     zoomed = fresh.execute_script(view)
     assert zoomed[3] == pytest.approx(math.e) and fresh.execute_script(under) == pytest.approx(before, abs=0.5)
     mouse(fresh, 1, (-40, 30))
@@ -645,7 +645,7 @@ def test_outlines_keep_their_voxels_whatever_the_axes(axes, tmp_path):
     truth = read(tmp_path / "truth/a.nii.gz")
     with served(Session(tmp_path)) as client:
         client.tell("POST", "/api/v1/scans/a/load", {"labels": "truth/a.nii.gz"})
-        browser = open_page(client.address)
+        browser = open_page(client.address, SMALL_PX, flags=DRAWN_ONCE)
         try:
             press(browser, "p")
             drag(browser, [(0.5, 0.5), (0.52, 0.5)])
@@ -705,16 +705,16 @@ def test_everything_is_reached_with_tab(fresh):
             "low", "high", "opacity", "shown"} <= seen
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_dark_and_light(dark, client):
-    browser = open_page(client.address, dark=dark)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dark_and_light(scheme, browser):
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     try:
         paper, ink = (browser.execute_script(f"return getComputedStyle(document.body).{name}")
                       for name in ("backgroundColor", "color"))
-        brightness = [sum(map(int, colour.strip("rgb()").split(","))) / 3 for colour in (paper, ink)]
-        assert (brightness[0] < 60 and brightness[1] > 200) if dark else (brightness[0] > 200 and brightness[1] < 60)
     finally:
-        browser.quit()
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    brightness = [sum(map(int, colour.strip("rgb()").split(","))) / 3 for colour in (paper, ink)]
+    assert (brightness[0] < 60 and brightness[1] > 200) if scheme == "dark" else (brightness[0] > 200 and brightness[1] < 60)
 
 
 def test_views_window_and_opacity(fresh):
@@ -758,7 +758,7 @@ def test_the_other_buttons_and_the_view_by_mouse(tmp_path):
               return [volume.cal_min, volume.cal_max, niivue.drawRimOpacity, niivue.opts.crosshairWidth];"""
     with served(Session(folder), FAST) as other:
         other.draw("a_1", nifti(drawing()))
-        browser = open_page(other.address)
+        browser = open_page(other.address, SMALL_PX, flags=DRAWN_ONCE)
         try:
             open_scan(browser, "a_1")
             first = browser.execute_script(view)
@@ -793,7 +793,7 @@ def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(tmp_path):
     cut.write_bytes(cut.read_bytes()[:2000])
     with served(Session(folder), FAST) as other:
         other.draw("a_1", nifti(drawing()))
-        browser = open_page(other.address)
+        browser = open_page(other.address, SMALL_PX, flags=DRAWN_ONCE)
         try:
             open_scan(browser, "a_1")
             press(browser, "o")
@@ -871,7 +871,7 @@ def go_by_keys(browser, name):
             return
         press(browser, "n" if names.index(name) > names.index(here) else "b")
         wait_for(browser, f"return document.querySelector('[aria-current=true]').dataset.scan !== '{here}'", LIMIT_S)
-        time.sleep(0.5)
+        shown(browser, current(browser))
     assert current(browser) == name
 
 
@@ -891,7 +891,7 @@ def test_the_whole_path_by_keys_killed_on_the_way(tmp_path):
         write(path, (read(path) == 1).astype(np.uint8))
     truth = read(folder / "truth/a_1.nii.gz")
     with running(folder, program=FAST_PROGRAM) as (client, process):
-        browser = open_page(client.address)
+        browser = open_page(client.address, SMALL_PX, flags=DRAWN_ONCE)
         try:
             _outline_and_run(browser, client, folder, truth)
             go_by_keys(browser, "a_1")
