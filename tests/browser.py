@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from selenium import webdriver
 
-from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn
+from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, WEBGL, drawn
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
                                     reason="no Chromium with chromedriver is installed")
-DRAWN_ONCE = ("--disable-gpu-compositing",)      # without a GPU, the pixels of a viewer cost as much again on their way into the page
+DRAWN_ONCE = ("--disable-gpu-compositing",)      # without a GPU, the pixels of a viewer cost as much again to put into the page
+FEW_PIXELS = 800, 800, (*WEBGL, *DRAWN_ONCE)     # of a report
 SMALL_PX = 1000, 760                             # the labelling page with both its lists, and 4 pixels for a voxel of toy scans
 
 

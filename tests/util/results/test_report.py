@@ -10,9 +10,8 @@ import pytest
 
 from qnet.scripts.tables.report_pictures import drawn, open_report, take_pictures
 from qnet.util.results.report import write_report
-from tests.browser import needs_chromium, screen
+from tests.browser import FEW_PIXELS, needs_chromium, screen
 from tests.programs import entry_point, run
-from tests.settings import STEPS
 
 pytestmark = pytest.mark.whole
 
@@ -47,7 +46,7 @@ def test_a_page_that_is_full_shows_the_worst_cases_and_lists_all(evaluated, tmp_
 
 @pytest.fixture(scope="module")
 def browser(evaluated):
-    driver = open_report(evaluated / "report.html")
+    driver = open_report(evaluated / "report.html", *FEW_PIXELS)
     yield driver
     driver.quit()
 
@@ -120,9 +119,9 @@ def test_one_plane_or_three_and_the_window(browser):
 def test_a_registered_support_can_be_laid_over_the_scan(browser, toy_data, tmp_path):
     assert not browser.find_element("id", "of-support").is_displayed()      # of a method that registers nothing
     folder = run("test", tmp_path, toy_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None,
-                 registration=STEPS)
+                 registration={"finest": 3.0, "n_steps": 1})
     entry_point("test").experiment.run("report", config_updates={"run": str(folder)})
-    other = open_report(folder / "report.html")
+    other = open_report(folder / "report.html", *FEW_PIXELS)
     try:
         assert other.find_element("id", "of-support").is_displayed()
         scan = screen(other)

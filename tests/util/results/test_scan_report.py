@@ -11,13 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from qnet.scripts.tables.report_pictures import open_report
+from qnet.scripts.tables.report_pictures import drawn, open_browser
 from qnet.util.base.classes import PALETTE
 from qnet.util.base.errors import InputError
 from qnet.util.results import report_page
 from qnet.util.results.report_page import Layers, Volumes
 from qnet.util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
-from tests.browser import needs_chromium, screen
+from tests.browser import FEW_PIXELS, needs_chromium, screen
 from tests.labelling import wait_until
 from tests.toy import AFFINE, toy_case
 
@@ -164,9 +164,23 @@ def test_numbers_that_are_not_finite_and_scans_without_confidence(tmp_path):
     assert content["rows"][0]["margin"] is None and [view["title"] for view in content["views"]] == ["z", "b"]
 
 
+@pytest.fixture(scope="module")
+def browser():
+    browser = open_browser(*FEW_PIXELS)
+    yield browser
+    browser.quit()
+
+
+def show(browser, report):
+    """Open a report. What the browser said of earlier ones is forgotten."""
+    browser.get_log("browser")
+    browser.get(report.resolve().as_uri())
+    drawn(browser)
+
+
 @pytest.mark.whole
 @needs_chromium
-def test_the_less_probable_the_fainter(tmp_path):
+def test_the_less_probable_the_fainter(browser, tmp_path):
     path = tmp_path / "report.html"
     probability = np.zeros((8, 64, 64))
     probability[:, :, 20:32], probability[:, :, 32:44] = 0.6, 1
@@ -174,64 +188,55 @@ def test_the_less_probable_the_fainter(tmp_path):
     flat[0] = np.arange(64) * 5
     made = Layers(flat, AFFINE, {"whole": np.zeros((8, 64, 64), np.int16)}, {1: probability})
     write_scan_report([ScanEntry("a", {}, lambda: made)], NAMES, path, title="mine")
-    browser = open_report(path)
-    try:
-        before = screen(browser).astype(int)
-        browser.find_element("id", "probability").click()
-        changed = np.abs(screen(browser) - before).max(axis=2)
-        strong = changed > 0.75 * changed.max()
-        faint = (changed > 5) & (changed < 0.6 * changed.max())
-        assert strong.sum() > 1000 and 0.5 < faint.sum() / strong.sum() < 2
-    finally:
-        browser.quit()
+    show(browser, path)
+    before = screen(browser).astype(int)
+    browser.find_element("id", "probability").click()
+    changed = np.abs(screen(browser) - before).max(axis=2)
+    strong = changed > 0.75 * changed.max()
+    faint = (changed > 5) & (changed < 0.6 * changed.max())
+    assert strong.sum() > 1000 and 0.5 < faint.sum() / strong.sum() < 2
 
 
 @pytest.mark.whole
 @needs_chromium
-def test_a_line_leads_to_its_correction_and_a_picture_is_saved(tmp_path):
+def test_a_line_leads_to_its_correction_and_a_picture_is_saved(browser, tmp_path):
     """It opens at the voxel to look at first, in a scan whose axes run in other directions than the viewer's."""
     path, voxel = tmp_path / "report.html", [40, 12, 5]
     numbers = {1: {"confidence": 0.4, "look_at": " ".join(map(str, voxel))}, 700: {"confidence": 0.9, "look_at": "1 1 1"}}
     write_scan_report([ScanEntry("a & b", numbers, layers)], NAMES, path, title="mine",
                       correction={"command": "qnet label 'my scans'", "page": "file:///my%20scans/label_page/open.html"})
-    browser = open_report(path)
-    try:
-        browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
-        assert browser.find_element("id", "command").text == "qnet label 'my scans'"
-        assert [link.get_attribute("href") for link in browser.find_elements("link text", "correct")] == [
-            f"file:///my%20scans/label_page/open.html#scan=a%20%26%20b&label={value}" for value in (1, 700)]
-        x, y, z = browser.execute_script("return position()")
-        assert [63 - x, y, z] == voxel      # LAS
-        browser.find_element("id", "picture").click()
-        picture = tmp_path / "a & b, slice 6.png"
-        wait_until(picture.exists, 10)
-        pixels = cv2.imread(str(picture))
-        assert pixels.shape[1] > 300 and (np.ptp(pixels.astype(int), axis=2) > 60).sum() > 100      # and colours of outlines
-    finally:
-        browser.quit()
+    show(browser, path)
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    assert browser.find_element("id", "command").text == "qnet label 'my scans'"
+    assert [link.get_attribute("href") for link in browser.find_elements("link text", "correct")] == [
+        f"file:///my%20scans/label_page/open.html#scan=a%20%26%20b&label={value}" for value in (1, 700)]
+    x, y, z = browser.execute_script("return position()")
+    assert [63 - x, y, z] == voxel      # LAS
+    browser.find_element("id", "picture").click()
+    picture = tmp_path / "a & b, slice 6.png"
+    wait_until(picture.exists, 10)
+    pixels = cv2.imread(str(picture))
+    assert pixels.shape[1] > 300 and (np.ptp(pixels.astype(int), axis=2) > 60).sum() > 100      # and colours of outlines
 
 
 @pytest.mark.whole
 @needs_chromium
-def test_a_hostile_name_stays_text_and_a_scan_that_is_not_embedded_is_no_button(tmp_path, monkeypatch):
+def test_a_hostile_name_stays_text_and_a_scan_that_is_not_embedded_is_no_button(browser, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     monkeypatch.setattr(report_page, "MOST_EMBEDDED", 1)
     write_scan_report([entry("second", 2, (0.9, 0.9)), entry(HOSTILE)], {1: HOSTILE, 700: "<!--<script>"}, path,
                       title=f"{HOSTILE} @@SCRIPT@@", facts={HOSTILE: HOSTILE}, problems=[HOSTILE])
-    browser = open_report(path)
-    try:
-        assert browser.title.startswith("</script>") and browser.find_element("id", "title").text.endswith("@@SCRIPT@@")
-        assert not browser.find_elements("tag name", "img")
-        assert browser.find_element("css selector", "#problems p").text == HOSTILE
-        assert [button.text for button in browser.find_elements("css selector", "#cases tbody button")] == 2 * [HOSTILE]
-        unseen = browser.find_elements("css selector", "#cases tr.unseen")
-        assert [row.text.split()[0] for row in unseen] == ["second", "second"]
-        unseen[0].click()
-        assert not browser.find_elements("css selector", "#cases tr.chosen")
-        assert browser.find_element("css selector", "#legend li").text == HOSTILE
-        assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
-        browser.execute_script("const s = document.createElement('script'); s.textContent = 'document.title = \"broken\"';"
-                               "document.body.append(s)")
-        assert browser.title != "broken"      # the policy of the page lets no other script run
-    finally:
-        browser.quit()
+    show(browser, path)
+    assert browser.title.startswith("</script>") and browser.find_element("id", "title").text.endswith("@@SCRIPT@@")
+    assert not browser.find_elements("tag name", "img")
+    assert browser.find_element("css selector", "#problems p").text == HOSTILE
+    assert [button.text for button in browser.find_elements("css selector", "#cases tbody button")] == 2 * [HOSTILE]
+    unseen = browser.find_elements("css selector", "#cases tr.unseen")
+    assert [row.text.split()[0] for row in unseen] == ["second", "second"]
+    unseen[0].click()
+    assert not browser.find_elements("css selector", "#cases tr.chosen")
+    assert browser.find_element("css selector", "#legend li").text == HOSTILE
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    browser.execute_script("const s = document.createElement('script'); s.textContent = 'document.title = \"broken\"';"
+                           "document.body.append(s)")
+    assert browser.title != "broken"      # the policy of the page lets no other script run
