@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from qnet.util.base.signals import STOPPING
 from tests.programs import run
 from tests.toy import write_toy_data
+from tests.warm import WarmPython
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,22 @@ def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs_do_not_warn_of_encodings() -> None:
     """What scripts/run_tests.sh sets is for the tests' own process; a program that a test starts would print the warnings."""
     os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[str]:
+    """The file of a Python that has PyTorch loaded."""
+    with WarmPython() as python:
+        yield str(python.path)
+
+
+@pytest.fixture
+def warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules that a test starts in processes of their own begin in a tenth of a second. No test of how they begin takes it."""
+    if hasattr(os, "pidfd_open"):       # Linux
+        python = request.getfixturevalue("warm_python")
+        monkeypatch.setattr(sys, "executable", python)
+        monkeypatch.setenv("WARM_PYTHON", python)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_the_example_is_evaluated_and_stands_in_a_table(brightness, trained, toy
     assert theirs.parent.name == "Outside_test_CHAOST2_cv0" and len(dice_of(theirs)) == 8
     assert sum(dice_of(theirs)) / 8 > 0.4                      # the toy organs differ from each other in brightness alone
     with_prior = run("test", tmp_path, toy_data, model="outside", supp_idx="all", outside=outside, spatial_prior="registration",
-                     registration={"n_steps": 1, "affine": False})
+                     registration={"finest": 3.0, "n_steps": 1, "affine": False})
     named = [f"Brightness={theirs}", f"Brightness + registration={with_prior}"]
     assert compare([str(ours), *named, "--output", str(tmp_path / "t")]) == 0
     rows = list(csv.DictReader((tmp_path / "t/comparison.csv").open(encoding="utf-8")))

@@ -23,6 +23,7 @@ from tests.settings import COARSE
 from tests.toy import toy_case
 
 IMAGES = "chaos_MR_T2_normalized"
+ANY = {**COARSE, "finest": 3.0, "n_steps": 1, "affine": False, "zoom": False}       # where no outline is looked at
 
 
 def everything(folder):
@@ -92,7 +93,7 @@ def as_image(array):
 @pytest.mark.whole
 def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(place, capsys):
     before = everything(place / "my scans")
-    less = {**COARSE, "finest": 0.7, "stones": 1}       # the Dice is 0.88 to 0.96
+    less = {**COARSE, "finest": 0.85, "stones": 1}      # the Dice is 0.86 to 0.96
     given = [*words(place), "--json", str(place / "out/all.json"), "--names", "1=liver", "2=right kidney"]
     assert main(given, registration=less) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 scans are outlined"
@@ -136,20 +137,20 @@ def test_a_bad_scan_costs_only_itself_and_the_rest_is_kept(place, capsys):
     bad = place / "my scans/bad.nii.gz"
     bad.write_bytes(b"no scan")
     json_file = ["--json", str(place / "all.json")]
-    assert main([*words(place), *json_file], registration=COARSE) == 1
+    assert main([*words(place), *json_file], registration=ANY) == 1
     assert "error: bad.nii.gz: " in capsys.readouterr().err
     _expect_provenance(place)
     first = results(place)
     (failed,) = [scan for scan in json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"] if "error" in scan]
     assert failed["scan"] == str(bad) and "label_map" not in failed
     bad.unlink()
-    assert main([*words(place), *json_file], registration=COARSE) == 0
+    assert main([*words(place), *json_file], registration=ANY) == 0
     assert "2 of 2 queries were there already" in capsys.readouterr().out and results(place) == first
     kept = json.loads((place / "all.json").read_text(encoding="utf-8"))["scans"][0]["labels"][0]
     assert isinstance(kept["confidence"], float) and kept["agreement"] is None      # of an earlier table, read again as numbers
     (place / "out/turned scan.nii.gz").write_bytes(b"corrected by hand")
     with pytest.raises(SystemExit, match=r"^error: .*turned scan.nii.gz: is there and was not made by .* --overwrite"):
-        main(words(place), registration=COARSE)
+        main(words(place), registration=ANY)
 
 
 def with_a_loop(place):

@@ -25,7 +25,7 @@ from qnet.util.label.teaching import lend_examples
 from qnet.util.options.config import load_config
 from qnet.util.predict.provenance import made_now
 
-COMMAND = module_command("qnet.util.label.worker")
+WORKER = "qnet.util.label.worker"
 LOG, PACE = "run.log", "pace.json"      # of the last run
 CAREFUL = 7         # times as long
 CLOSE_S = 10.0      # for a process that was told to end
@@ -173,7 +173,7 @@ class Runner:
     def _watch(self, job: Mapping[str, Any]) -> str:
         """Start the process, take in its events until it ends, and return how it ended."""
         with self.session.own.fresh(LOG) as errors, subprocess.Popen(
-                COMMAND, env=module_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                module_command(WORKER), env=module_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 encoding="utf-8") as process:
             assert process.stdin is not None and process.stdout is not None
             try:

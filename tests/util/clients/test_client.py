@@ -59,6 +59,7 @@ def test_the_document_calls_what_is_there():
 
 
 @pytest.mark.whole
+@pytest.mark.usefixtures("warm")
 def test_a_server_is_started_found_used_and_ended(folder):
     truth, told = {number: toy_case(number)[1] for number in (1, 2)}, []
     client = Client.open(folder, COMMAND, module_environment())

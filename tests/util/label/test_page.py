@@ -22,7 +22,7 @@ from tests.browser import DRAWN_ONCE, SMALL_PX, needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
 
-pytestmark = [pytest.mark.whole, needs_chromium]
+pytestmark = [pytest.mark.whole, needs_chromium, pytest.mark.usefixtures("warm")]
 LIMIT_S = 60
 FAST_PROGRAM = ROOT / "tests/label_fast.py"
 IDLE = "return document.getElementById('stop').hidden && document.getElementById('run-text').textContent"

@@ -24,7 +24,7 @@ from tests.labelling import FAST, drawing, nifti, refusal, served, wait_until, w
 from tests.programs import predict
 from tests.toy import toy_case, write
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("warm")]
 TRUTH = {f"a_{number}": toy_case(number)[1] for number in (1, 2, 3)}
 CLASSES = [{"value": value, "name": f"organ {value}", "colour": "#e69f00"} for value in (1, 2, 3, 4)]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qnet.util.base.root import ROOT
+from tests.toy import AFFINE, toy_case, write
 
 METHODS = {      # the line that makes the predictor, and what the labels are called then
     'Predictor.untrained("guided")': ["label 1", "label 2", "label 3", "label 4"],
@@ -16,16 +17,16 @@ METHODS = {      # the line that makes the predictor, and what the labels are ca
 
 @pytest.mark.whole
 @pytest.mark.parametrize("method", METHODS)
-def test_the_lines_of_the_readme(method, trained, toy_data, tmp_path, monkeypatch, capsys):
+def test_the_lines_of_the_readme(method, trained, tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"### From Python\n\n```python\n(.*?)```", text, re.DOTALL)
     assert all(named in lines for named in METHODS)
     lines = lines.replace(next(iter(METHODS)), method, 1)
-    images = toy_data / "chaos_MR_T2_normalized"
-    for source, name in ((trained / "snapshots/3.pth", "snapshots/30000.pth"), (images / "image_1.nii.gz", "outlined.nii.gz"),
-                         (images / "label_1.nii.gz", "outlined_labels.nii.gz"), (images / "image_2.nii.gz", "scan.nii.gz")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(source, tmp_path / name)
+    (tmp_path / "snapshots").mkdir()
+    shutil.copy(trained / "snapshots/3.pth", tmp_path / "snapshots/30000.pth")
+    (outlined, labels, _), (scan, _, _) = toy_case(1), toy_case(2)
+    for array, name in ((outlined, "outlined"), (labels, "outlined_labels"), (scan, "scan")):       # thinned out, for speed
+        write(tmp_path / f"{name}.nii.gz", array[:, ::2, ::2], AFFINE @ np.diag([2.0, 2.0, 1.0, 1.0]))
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(lines, "README.md", "exec"), names)
