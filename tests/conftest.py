@@ -73,12 +73,13 @@ def handlers_stay() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+LONGEST = ("test_qnet_goldens.py", "test_page.py")
 SLOW_LIMIT_S = 3600     # of a test marked slow; the others' is `timeout` in pyproject.toml
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that no process is left alone with it at the end; and give slow tests time."""
-    items.sort(key=lambda item: item.path.name != "test_qnet_goldens.py")
+    """Begin with the tests that take longest, so that no process is left alone with one at the end; and give slow tests time."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))

@@ -125,6 +125,7 @@ def session(place):
     with_session.close()
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("kind", KINDS)
 def test_page(kind, session):
     """What the page shows lies where segmenting puts it, and is saved; what is refused is refused before a stroke."""

@@ -23,7 +23,7 @@ def test_hangs_in_a_fixture(slow_to_make):
 
 @pytest.mark.slow
 def test_slow():
-    time.sleep(2)
+    time.sleep(0.7)
 """
 
 
@@ -31,11 +31,11 @@ def test_slow():
 def test_a_hanging_test_fails_with_its_name(tmp_path):
     (tmp_path / "test_hanging.py").write_text(TESTS, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "tests.conftest", "-m", "", "-rA",
-               "-o", "timeout=1", tmp_path / "test_hanging.py"]
+               "-o", "timeout=0.5", tmp_path / "test_hanging.py"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "1 failed, 1 passed, 1 error" in done.stdout, done.stdout + done.stderr
     for name in ("test_hangs", "test_hangs_in_a_fixture"):
-        assert f"::{name} - Failed: Timeout (>1.0s)" in done.stdout
+        assert f"::{name} - Failed: Timeout (>0.5s)" in done.stdout
 
 
 def test_every_test_has_a_limit(pytestconfig):

@@ -24,7 +24,8 @@ from types import TracebackType
 
 from qnet.util.base.root import ROOT
 
-LOADED = ("qnet.util.label.worker", "qnet.util.label.report", "qnet.util.label.preparing", "qnet.util.predict.task_command")
+LOADED = ("qnet.util.label.worker", "qnet.util.label.report", "qnet.util.label.preparing", "qnet.util.predict.task_command",
+          "qnet.scripts.tables.organ_sets.worker")
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, sys
 if not {loaded!r} & {{*sys.argv}}:
@@ -65,8 +66,9 @@ class WarmPython:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        self._process.kill()
         self._process.wait()
+        self._process.stdin.close()
         self._process.stdout.close()
         self._folder.cleanup()
 

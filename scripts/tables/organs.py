@@ -43,7 +43,6 @@ from qnet.util.base.root import ROOT
 from qnet.util.base.tables import write_rows
 
 WORKER = "scripts.tables.organ_sets.worker"
-COMMAND = (sys.executable, "-m", f"qnet.{WORKER}")
 COLUMNS = ("set", "support", "query", "label", "name", "registration", "guided", "confidence", "border", *EVIDENCE, "wide_mm",
            "seconds", "preparation_s", "memory_mb", "processor", "made_from")
 TEXT = {"set", "support", "query", "name", "border", "processor", "made_from"}      # columns that are no numbers
@@ -119,7 +118,8 @@ def run(job: Job, table: Table, output: Path, environment: Mapping[str, str], te
         "queries": [[name, str(query.image), str(query.labels), str(label_map_path(output, job, query))]
                     for name, query in waiting.items()]})
     failures, about = [], dict[str, Any]()
-    with subprocess.Popen(COMMAND, cwd=ROOT, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    command = [sys.executable, "-m", f"qnet.{WORKER}"]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           encoding="utf-8") as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(text)

@@ -25,7 +25,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_command
 from qnet.util.label.apart import failure_of, given_job
 
-COMMAND = module_command("qnet.util.label.preparing")
+MODULE = "qnet.util.label.preparing"
 PICTURE_PX = 64             # longer side
 WINDOW = (1, 99.5)          # percentiles of the slice, dark and bright
 THICK = 1.5                 # times the finest spacing: slices that are looked at across that axis
@@ -52,7 +52,7 @@ def prepare_apart(scan: Path, copy: Path | None, picture: Path) -> None:
         InputError: as there, or the process ended otherwise.
     """
     job = {"scan": str(scan), "copy": None if copy is None else str(copy), "picture": str(picture)}
-    if (why := failure_of(COMMAND, job, f"{scan}: could not be read, status")) is not None:
+    if (why := failure_of(module_command(MODULE), job, f"{scan}: could not be read, status")) is not None:
         raise InputError(why)
 
 

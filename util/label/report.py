@@ -23,7 +23,7 @@ from qnet.util.label.session import Session
 from qnet.util.predict.correction import correction_of
 from qnet.util.predict.provenance import expected_dice, made_now
 
-COMMAND = module_command("qnet.util.label.report")
+MODULE = "qnet.util.label.report"
 REPORT = "report.html"
 NUMBERS = ("confidence", "agreement", "margin", "outlined_ml", "look_at")       # of what the computer found
 
@@ -41,7 +41,7 @@ def write_report(session: Session) -> Path:
         job = _job(session, work)
         if not job["queries"]:
             raise InputError("report: no scan has outlines; allowed: one or more")
-        if (why := failure_of(COMMAND, job)) is not None:
+        if (why := failure_of(module_command(MODULE), job)) is not None:
             raise InputError(f"{REPORT}: {session.told(why)}")
         folder.take(work / REPORT, REPORT)
     return folder.path / REPORT

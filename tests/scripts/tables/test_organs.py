@@ -40,6 +40,7 @@ def row(name="liver", label=1, query="a", guided=0.5, confidence=0.5, registrati
 
 
 @pytest.mark.whole
+@pytest.mark.usefixtures("warm")
 def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")       # the two threads of --avx2 share two cores with other tests
     page, output = tmp_path / "page.md", tmp_path / "out"
@@ -67,6 +68,7 @@ def test_sets_are_outlined_scored_kept_and_drawn(folder, tmp_path, capsys, monke
 
 
 @pytest.mark.whole
+@pytest.mark.usefixtures("warm")
 def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_scored(folder, tmp_path, capsys):
     (folder / "large/images/scan_2.nii.gz").write_bytes(b"no scan")
     assert organs.main(["--data-dir", str(folder / "large"), "--output", str(tmp_path / "out"), "--stones", "0",

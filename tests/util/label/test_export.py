@@ -18,6 +18,8 @@ from tests.dataloaders.outlines.made import COLOURS, NAMES, PLACES, image_voxels
 from tests.labelling import drawing, write_scans
 from tests.labelling import nifti as label_map_of
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 CLASSES = [{"value": value, "name": name, "colour": COLOURS[value]} for value, name in NAMES.items()]
 
 

@@ -18,6 +18,8 @@ from tests.data.raw_downloads import write_dicom
 from tests.labelling import drawing, nifti, served, write_scans
 from tests.toy import write
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 RED = "#ff0000"
 
 

@@ -14,6 +14,8 @@ from qnet.util.label.session import Session
 from tests.labelling import drawing, head, nifti, refusal, send_raw, served, write_scans
 from tests.toy import write
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ROW = {"label": 1, "label_name": "liver", "volume_ml": 12.0, "slices": 2, "confidence": 0.4, "outlined_ml": 10.0,
        "look_at": "20 20 3"}
 MADE = {"by": "qnet 1", "from": "a_1"}
