@@ -30,6 +30,7 @@ from qnet.models.volume import (
     region,
     soft_dice,
 )
+from qnet.util.base.memory import return_freed_memory
 
 CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
 DRAWN_MARGIN = 8.0            # around a class whose border is drawn anew, in widths of its blur
@@ -265,6 +266,7 @@ def voices(scan: PreparedScan, routes: Sequence[tuple[Support, Route]], voxels: 
     for correlation in local_correlations(scan.images[(slice(None), *voxels)], images(), scan.spacing_mm,
                                           FIT_WINDOW * scan.wide_mm):
         yield maps.pop(), correlation
+        return_freed_memory()
 
 
 def thinned(maps: Tensor) -> Tensor:

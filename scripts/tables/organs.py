@@ -45,6 +45,7 @@ from qnet.util.base.tables import write_rows
 WORKER = "scripts.tables.organ_sets.worker"
 COLUMNS = ("set", "support", "query", "label", "name", "registration", "guided", "confidence", "border", *EVIDENCE, "wide_mm",
            "seconds", "preparation_s", "memory_mb", "processor", "made_from")
+STONES = "registration.stones"       # which `--stones` stands for: the scans that serve as stones are given
 TEXT = {"set", "support", "query", "name", "border", "processor", "made_from"}      # columns that are no numbers
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -184,6 +185,8 @@ def fill_page(page: Path, text: str, drawn: Mapping[str, Path]) -> None:
 def option(text: str) -> tuple[str, Any]:
     """Return the key and the value of an option, as registration.zoom=false."""
     key, _, value = text.partition("=")
+    if key == STONES:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: any other; --stones says how many there are")
     try:
         return key, json5.loads(value)
     except ValueError:

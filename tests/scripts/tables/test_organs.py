@@ -100,6 +100,12 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         chaos_set(folder)
 
 
+def test_the_number_of_stones_has_an_option_of_its_own(folder, capsys):
+    with pytest.raises(SystemExit):
+        organs.main(["--data-dir", str(folder), "--options", "registration.stones=0"])
+    assert "'registration.stones=0', allowed: any other; --stones says" in capsys.readouterr().err
+
+
 def test_each_outlined_case_has_the_others_as_queries_and_stones(folder):
     first, third = jobs_of(sets_in(folder, ["large"])[0], [1, 3], 1)
     assert [case.name for case in first.queries] == ["scan_2", "scan_3"] and [case.name for case in first.stones] == ["scan_2"]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from qnet.util.base.memory import keep_freed_memory
+from qnet.util.base.memory import keep_freed_memory, return_freed_memory
 
 FAULTS = """
 import resource, statistics, threading, torch
@@ -50,10 +50,38 @@ def test_freed_memory_is_used_again_without_new_pages_by_whichever_thread():
     assert max(kept, kept_by_thread) < 100 < 48 * 2**20 / resource.getpagesize() * 0.9 < handed_back, done.stdout
 
 
+GAPS = """
+import resource, torch
+from qnet.util.base.memory import keep_freed_memory, return_freed_memory
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+
+assert keep_freed_memory()
+before = resident_mb()
+blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(200)]
+kept = blocks[::2]
+del blocks
+full = resident_mb() - before
+assert return_freed_memory()
+assert all(bool((block == 1).all()) for block in kept)
+print(round(full), round(resident_mb() - before))
+"""
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_gaps_between_blocks_are_returned_to_the_system_and_the_blocks_stay():
+    if not keep_freed_memory():
+        pytest.skip("the C library is not glibc")
+    full, left = map(int, subprocess.run([sys.executable, "-c", GAPS], stdout=subprocess.PIPE, check=True).stdout.split())
+    assert full >= 190 and left < 130
+
+
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
 def test_without_glibc_nothing_happens(error, monkeypatch):
     def missing(name):
         raise error
 
     monkeypatch.setattr("ctypes.CDLL", missing)
-    assert keep_freed_memory() is False
+    assert keep_freed_memory() is False and return_freed_memory() is False
