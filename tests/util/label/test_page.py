@@ -7,6 +7,7 @@ import cv2
 import nibabel
 import numpy as np
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
@@ -94,17 +95,59 @@ def browser(client):
     browser.quit()
 
 
+# all that a person can set, what is shown of the slices, and where
+SETTINGS = """const { viewer } = labelPage, { niivue, volume } = viewer;
+    const value = one => ['checkbox', 'radio'].includes(one.type) ? one.checked : one.value;
+    return [document.querySelector('#tools input:checked').value, [...niivue.scene.crosshairPos],
+            [[...document.querySelectorAll('input, select')].map(value), document.getElementById('classes').innerHTML,
+             niivue.opts.penSize, niivue.drawOpacity, niivue.drawRimOpacity, niivue.opts.crosshairWidth,
+             [...niivue.scene.pan2Dxyzmm], volume.cal_min, volume.cal_max, viewer.slice,
+             niivue.screenSlices.map(tile => tile.axCorSag), document.getElementById('more').open, location.hash]];"""
+SET_BACK = """const { niivue } = labelPage.viewer;
+    document.querySelector(`#tools [value='${arguments[0]}']`).click();
+    niivue.scene.crosshairPos = arguments[1]; niivue.drawScene(); niivue.createOnLocationChange();"""
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """Of the page when it was loaded last."""
+    return []
+
+
 @pytest.fixture
-def fresh(browser, client):
-    """The first scan open, with nothing drawn."""
+def fresh(browser, client, settings):
+    """The first scan open, with nothing drawn and all as after loading the page, which is loaded again if it has to be."""
     wait_for(browser, "return document.getElementById('saved').textContent !== 'saving …'", LIMIT_S)
     for scan in client.state()["scans"]:
-        if scan["state"] != "empty":
+        if scan["drawn"]:
             client.draw(scan["name"], nifti(np.zeros_like(drawing())))
+    if not settings or not is_set_back(browser, *settings):
+        reload(browser, settings)
+    return browser
+
+
+@pytest.fixture
+def reloaded(fresh, settings):
+    """The same, and surely loaded again."""
+    reload(fresh, settings)
+    return fresh
+
+
+def reload(browser, settings):
     browser.refresh()
     wait_for(browser, "return document.getElementById('position').textContent.includes(':')", LIMIT_S)
     shown(browser, "a_1")
-    return browser
+    settings[:] = browser.execute_script(SETTINGS)
+
+
+def is_set_back(browser, tool, place, others):
+    """Open the first scan anew, set tool and place, and return whether all else is as it was."""
+    try:
+        open_scan(browser, "a_1")
+        browser.execute_script(SET_BACK, tool, place)
+        return browser.execute_script(SETTINGS) == [tool, place, others]
+    except WebDriverException:      # a dialog is open, or another page
+        return False
 
 
 def test_the_token_leaves_the_address_and_is_in_no_cookie(browser, client):
@@ -132,7 +175,7 @@ def test_a_filled_stroke_is_on_disk_at_once_and_undone(fresh, place):
     assert text(fresh, "status") == "Nothing to undo." and errors_of(fresh) == []
 
 
-def test_pen_eraser_width_and_classes(fresh, place, client):
+def test_pen_eraser_width_and_classes(fresh, place, client, settings):
     hand = place / "label_page/hand/a_1.nii.gz"
     fresh.find_element("id", "add-class").click()
     wait_until(lambda: len(client.state()["classes"]) == 2)
@@ -152,7 +195,7 @@ def test_pen_eraser_width_and_classes(fresh, place, client):
     press(fresh, "e")
     drag(fresh, [(0.5, 0.1), (0.5, 0.9)])
     wait_until(lambda: 30 - 3 <= (read(hand) == 2).sum() < (line == 2).sum())
-    fresh.find_element("css selector", "#width option:nth-child(1)").click()
+    settings.clear()        # each tool keeps its own width
     assert errors_of(fresh) == []
 
 
@@ -487,7 +530,8 @@ def test_a_pen_of_similar_grey_stays_inside_its_range(fresh, place):
     assert 0 < drawn.sum() < 0.9 * np.pi * (0.3 * 64) ** 2 and np.ptp(image[drawn]) <= 0.2 * (high - low) + 1
 
 
-def test_each_tool_has_its_width(fresh):
+def test_each_tool_has_its_width(reloaded):
+    fresh = reloaded
     width = "return [document.getElementById('width').value, labelPage.viewer.niivue.opts.penSize]"
     press(fresh, "e]")
     assert fresh.execute_script(width) == ["9", 9]
