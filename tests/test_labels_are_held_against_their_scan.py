@@ -11,7 +11,7 @@ from qnet.data.preparation.raw import RawCase, read_nifti_pair
 from qnet.dataloaders.datasets import Case
 from qnet.dataloaders.volumes import expect_same_shape, read_label_of
 from qnet.util.base.errors import InputError
-from qnet.util.label.session import read_labels
+from qnet.util.label.on_scan import read_labels
 from qnet.util.predict.scans import read_support
 from qnet.util.taskfile.task_file import create
 from tests.dataloaders.test_volumes import spec

@@ -7,6 +7,7 @@
     label_page/examples.task        examples from elsewhere, of a task file
     label_page/scans/<scan>.nii.gz  a scan of DICOM slices as NIfTI, for the viewer
     label_page/pictures/            small pictures of the scans
+    label_page/likeness.json        how alike the scans are (`qnet.util.label.advice`)
     label_page/export/              what the person takes away
 
 Every change is one file that is replaced as a whole, so a process that is killed leaves the state before or after it. What is on
@@ -23,11 +24,9 @@ import re
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,15 @@ import numpy as np
 import SimpleITK as sitk
 from msgspec import to_builtins
 
-from qnet.dataloaders.finding import name_problem
-from qnet.dataloaders.itk import check_image, labels_on
-from qnet.dataloaders.nifti import is_plain, read_header, read_nifti, write_like
+from qnet.dataloaders.nifti import read_header, write_like
 from qnet.dataloaders.outlines.name_tables import tables_beside
-from qnet.dataloaders.outlines.reading import stored_outlines
-from qnet.dataloaders.outlines.segments import Outlines, in_terms_of
-from qnet.dataloaders.reading import read_image, stored_labels
 from qnet.util.base.classes import MAX_DRAWN, MAX_NAME
 from qnet.util.base.errors import InputError, in_utf8
-from qnet.util.base.inputs import LIMITS, SMALL, expect_file, expect_utf8
+from qnet.util.base.inputs import LIMITS, SMALL
 from qnet.util.base.own_folder import OwnFolder
+from qnet.util.label.images import Images, MissingError, file_name
 from qnet.util.label.listing import Scan, expect_inside, label_files, list_scans
-from qnet.util.label.preparing import prepare_apart, stamp_of
+from qnet.util.label.on_scan import read_labels, read_outlines
 from qnet.util.label.stored import (
     FIRST_CLASS,
     Decisions,
@@ -64,14 +59,11 @@ from qnet.util.label.stored import (
     with_values,
 )
 from qnet.util.label.strokes import Changes
+from qnet.util.label.workplace import Workplace
 from qnet.util.predict.correction import LABEL_PAGE
 
 STATE, TASK = "session.json", "examples.task"
 ORDER = ("found", "correcting", "drawing", "empty", "corrected", "outlined", "accepted", "left out", "unreadable")   # of the list
-
-
-class MissingError(InputError):
-    """What a request names is not there."""
 
 
 class ConflictError(InputError):
@@ -97,12 +89,9 @@ class Session:
         self.scans = list_scans(self.folder, self.path, pattern)
         self._lock = threading.RLock()
         self._of_scan: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._checked: set[str] = set()     # scans whose values were read
         self._notes: dict[str, Hand] = {name: Hand() for name in self.scans}
         self._last: _Present | None = None
-        self._pictures: dict[str, str] = {}     # names of the files that are of the scans as they are
         self._problems: dict[str, str] = {}     # of outlines by hand that cannot be read
-        self._lent = count()
         with ExitStack() as stack:
             self._open(folder, stack)
             self._read()
@@ -121,12 +110,13 @@ class Session:
         else:       # before anything else is in the folder, which is then known to be ours
             self.own.write(STATE, self._decisions.to_json())
         folders = [self.own, *map(self.own.inner, ("hand", "found", "scans", "pictures", "export"))]
-        _, self._hand_folder, self._found_folder, self._scan_folder, self._picture_folder, self.export_folder = folders
+        _, self._hand_folder, self._found_folder, copies, pictures, self.export_folder = folders
         for inner in folders[1:]:
             stack.callback(inner.close)
         for one in folders:
             one.remove_leftovers()
-        self._work = stack.enter_context(self.own.work())
+        self._place = Workplace(stack.enter_context(self.own.work()))
+        self._images = Images(self.folder, self.scans, copies, pictures, self._place)
 
     def close(self) -> None:
         """Give the folder free for another server."""
@@ -137,7 +127,7 @@ class Session:
         for name in self.scans:
             self._notes[name] = self._read_notes(name)
             try:
-                if self._hand_folder.has(_file_name(name)):
+                if self._hand_folder.has(file_name(name)):
                     self._hand[name] = self._read_hand(name)
             except InputError as error:     # the others can be worked on
                 self._problems[name] = f"{error}; allowed: to move the file away"
@@ -145,7 +135,7 @@ class Session:
 
     def _read_hand(self, name: str) -> bool:
         """Return whether outlines by hand hold a label. Values that another program added get a class."""
-        with self._lend(self._hand_folder, _file_name(name)) as path:
+        with self._place.lend(self._hand_folder, file_name(name)) as path:
             values = np.unique(read_labels(self.image_file(name), path)).tolist()
         if not 0 <= values[0] <= values[-1] <= MAX_DRAWN:
             raise InputError(f"{self.hand_file(name)}: holds the values {values[0]} to {values[-1]}, allowed: 0 to {MAX_DRAWN}")
@@ -156,9 +146,9 @@ class Session:
         with suppress(InputError, OSError):     # then all slices count as made by a person
             if self._hand_folder.has(f"{name}.json"):
                 file, content = f"{name}.json", self._hand_folder.read(f"{name}.json", SMALL.n_bytes)
-                has_map = self._hand_folder.has(_file_name(name))
+                has_map = self._hand_folder.has(file_name(name))
                 return read_hand(content, str(self._hand_folder.path / file),
-                                 sha256_of(self._hand_folder.read(_file_name(name))) if has_map else "")
+                                 sha256_of(self._hand_folder.read(file_name(name))) if has_map else "")
         return Hand()
 
     def _read_found(self, name: str) -> dict[str, Any] | None:
@@ -184,7 +174,7 @@ class Session:
 
     def hand_file(self, name: str) -> Path:
         """Return the path of a scan's outlines by hand, for people."""
-        return self._hand_folder.path / _file_name(name)
+        return self._hand_folder.path / file_name(name)
 
     def outlines(self, name: str) -> bytes | None:
         """Return the file of a scan's present outlines; None if there are none.
@@ -199,118 +189,28 @@ class Session:
 
     def _outlines_place(self, name: str) -> tuple[OwnFolder, str] | None:
         if name in self._hand:
-            return self._hand_folder, _file_name(name)
+            return self._hand_folder, file_name(name)
         return (self._found_folder, self._found[name]["map"]) if name in self._found else None
 
-    @contextmanager
-    def work_folder(self) -> Iterator[Path]:
-        """Yield a new, empty folder for other programs' files, which is gone after the block."""
-        path = self._work / str(next(self._lent))
-        path.mkdir()
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+    def work_folder(self) -> AbstractContextManager[Path]:
+        """Yield a folder as `Workplace.folder` does."""
+        return self._place.folder()
 
     def told(self, text: str) -> str:
-        """Return what another program said, with the names of files in the place of their paths in work folders."""
-        return re.sub(rf"{re.escape(str(self._work))}/[^/\s]+/", "", text)
-
-    @contextmanager
-    def _lend(self, folder: OwnFolder, name: str) -> Iterator[Path]:
-        """Yield a path of a file of the session, for a library. What it says of it is told of the file itself."""
-        with self.work_folder() as work:
-            try:
-                yield folder.lend(name, work / name)
-            except InputError as error:
-                raise type(error)(str(error).replace(str(work), str(folder.path))) from None
+        """Return a text as `Workplace.told` does."""
+        return self._place.told(text)
 
     def scan_file(self, name: str) -> Path:
-        """Return the path of a scan as it lies in the folder: what segmenting reads.
-
-        Raises:
-            MissingError: there is no such scan.
-            InputError: it leads out of the folder.
-        """
-        self._expect(name)
-        return expect_utf8(expect_inside(self.scans[name].path, self.folder))
+        """Return the path of a scan as it lies in the folder. Raises as `Images.scan_file`."""
+        return self._images.scan_file(name)
 
     def image_file(self, name: str) -> Path:
-        """Return the path of a scan as a NIfTI file that the page places as this program does; others are written so once.
-
-        The scan is checked as segmenting checks it. One that is refused is unreadable from then on.
-
-        Raises:
-            MissingError: there is no such scan.
-            InputError: it cannot be read, leads out of the folder, or has too long a name.
-        """
-        path = self._named_file(name)
-        copy = self._work / "scans" / _file_name(name)
-        with self._of_image(name):
-            if name not in self._checked:
-                with self._told_of(name, path):
-                    if is_plain(path):
-                        if not self._is_prepared(name, path):
-                            check_image(read_image(path), path)
-                    else:
-                        self._prepare(name, path)
-                        copy.parent.mkdir(exist_ok=True)
-                        self._scan_folder.lend(copy.name, copy)
-                self.scans[name] = replace(self.scans[name], problem=None)
-                self._checked.add(name)
-        return expect_file(path if is_plain(path) else copy)
-
-    def _named_file(self, name: str) -> Path:
-        path = self.scan_file(name)
-        if problem := name_problem(name):
-            raise InputError(f"{path}: {problem}")
-        if not path.exists():
-            raise InputError(f"{path}: no such file")
-        return path
-
-    @contextmanager
-    def _told_of(self, name: str, path: Path) -> Iterator[None]:
-        """Keep why a scan could not be used."""
-        try:
-            yield
-        except InputError as error:
-            if path.exists():       # else it may come back
-                self.scans[name] = replace(self.scans[name], problem=str(error))
-            raise
+        """Return the path of a scan as the page has it. Raises as `Images.image_file`."""
+        return self._images.image_file(name)
 
     def prepare(self, name: str) -> None:
-        """Make a scan ready for the page, if it is not yet: its picture for the list, and a copy if it is no plain NIfTI.
-
-        Raises:
-            MissingError: there is no such scan.
-            InputError: as `image_file`.
-            OSError: a file cannot be written.
-        """
-        path = self._named_file(name)
-        with self._told_of(name, path):
-            self._prepare(name, path)
-
-    def _prepare(self, name: str, path: Path) -> None:
-        """Make copy and picture in a process of its own, unless those that are there are of the same files."""
-        with self._of_scan[f"{name}/picture"]:      # not that of the image: one that is plain is given meanwhile
-            self._prepare_alone(name, path)
-
-    def _is_prepared(self, name: str, path: Path) -> bool:
-        """Return whether picture and copy are there, which are made of a checked scan, and of the same files."""
-        return self._picture_folder.has(_picture_of(name, path)) and (is_plain(path) or self._scan_folder.has(_file_name(name)))
-
-    def _prepare_alone(self, name: str, path: Path) -> None:
-        picture, is_copied = _picture_of(name, path), not is_plain(path)
-        if not self._is_prepared(name, path):
-            with self.work_folder() as work:
-                prepare_apart(path, work / _file_name(name) if is_copied else None, work / picture)
-                if is_copied:
-                    self._scan_folder.take(work / _file_name(name), _file_name(name))
-                for earlier in self._picture_folder.names():
-                    if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{16}}\.png", earlier):
-                        self._picture_folder.remove(earlier)
-                self._picture_folder.take(work / picture, picture)
-        self._pictures[name] = picture
+        """Make a scan ready for the page. Raises as `Images.prepare`."""
+        self._images.prepare(name)
 
     def picture(self, name: str) -> bytes | None:
         """Return the small picture of a scan, PNG, with the outlines if these are the computer's; None if there is none yet.
@@ -327,10 +227,7 @@ class Session:
             picture = picture_name(self._found[name]["map"])
             if self._found_folder.has(picture):
                 return self._found_folder, picture
-        return (self._picture_folder, self._pictures[name]) if name in self._pictures else None
-
-    def _of_image(self, name: str) -> threading.Lock:
-        return self._of_scan[f"{name}/"]        # no scan has such a name
+        return self._images.picture_place(name)
 
     def _expect(self, name: str) -> None:
         if name not in self.scans:
@@ -502,14 +399,14 @@ class Session:
         last = self._last
         if last is None or last.key != key:
             found = self._array(reference, self._found_folder, key[2])
-            by_hand = self._array(reference, self._hand_folder, _file_name(name)) if name in self._hand else found
+            by_hand = self._array(reference, self._hand_folder, file_name(name)) if name in self._hand else found
             last = self._last = _Present(key, by_hand, found)
         return last
 
     def _array(self, reference: Path, folder: OwnFolder, file: str | None) -> np.ndarray:
         if file is None:
             return np.zeros(read_header(reference).get_data_shape()[::-1], np.uint8)
-        with self._lend(folder, file) as path:
+        with self._place.lend(folder, file) as path:
             return read_labels(reference, path).astype(np.uint8)
 
     def _expect_sound(self, name: str) -> None:
@@ -533,7 +430,7 @@ class Session:
         if not note.slices and np.array_equal(label_map, before.found):
             self._take_back(name, name not in self._found)
             self._note(name, replace(note, slices=None), "")
-            self._hand_folder.remove(_file_name(name))
+            self._hand_folder.remove(file_name(name))
             with self._lock:
                 self._hand.pop(name, None)
         else:
@@ -549,7 +446,7 @@ class Session:
 
     def _save_hand(self, name: str, label_map: np.ndarray, reference: Path, note: Hand) -> None:
         with self.work_folder() as work:
-            made, about = work / _file_name(name), work / f"{name}.json"
+            made, about = work / file_name(name), work / f"{name}.json"
             write_like(reference, label_map.astype(np.uint8), made)
             about.write_bytes(note.to_json(sha256_of(made.read_bytes())))       # both are written before one of them counts
             self._hand_folder.take(made, made.name)
@@ -690,7 +587,7 @@ class Session:
 
     def target(self, name: str, run: int) -> Path:
         """Return the path where a run writes the label map of a scan: in the work folder, from which `add_found` takes it."""
-        folder = self._work / f"run_{run}"
+        folder = self._place.path / f"run_{run}"
         folder.mkdir(exist_ok=True)
         return folder / found_name(name, run)
 
@@ -744,48 +641,6 @@ class _Present:
 def sha256_of(content: bytes) -> str:
     """Return the checksum of a file's content."""
     return hashlib.sha256(content).hexdigest()
-
-
-def _file_name(scan: str) -> str:
-    """Return the name of a file about a scan, in a folder of such files."""
-    return f"{scan}.nii.gz"
-
-
-def _picture_of(scan: str, path: Path) -> str:
-    return f"{scan}.{stamp_of(path)}.png"
-
-
-def read_labels(image: Path, labels: Path) -> np.ndarray:
-    """Return the (D, H, W) int16 label map of a scan.
-
-    Raises:
-        InputError: the file is damaged, or does not fit the scan.
-    """
-    grid = _grid_of(image)
-    return sitk.GetArrayFromImage(labels_on(grid, stored_labels(labels, grid, image), image, labels))
-
-
-def read_outlines(image: Path, labels: Path, scan: Path, known: Mapping[int, str]) -> Outlines:
-    """Return the outlines of a scan, from any kind of file, on the grid of the page's image of it.
-
-    Args:
-        scan: the path of the scan itself, which may be a DICOM series.
-        known: the names of classes.
-    Raises:
-        InputError: as `stored_outlines`.
-    """
-    grid = _grid_of(image)
-    stored = stored_outlines(labels, grid, scan)
-    return in_terms_of(known, replace(stored, labels=labels_on(grid, stored.labels, scan, labels)), labels)
-
-
-@lru_cache(maxsize=2)       # of the scan that is drawn on, stroke by stroke
-def _grid_of(image: Path) -> sitk.Image:
-    """Return an empty image on the grid of a scan."""
-    scan = read_nifti(image)
-    grid = sitk.Image(scan.GetSize(), sitk.sitkUInt8)
-    grid.CopyInformation(scan)
-    return grid
 
 
 def _names_of(labels: Path, scans: Mapping[str, Scan]) -> set[str]:

@@ -15,7 +15,8 @@ import pytest
 from qnet.util.base.errors import InputError
 from qnet.util.label.app import MAX_HEADER, MAX_JSON, ROUTES
 from qnet.util.label.gate import REPORTS, is_code
-from qnet.util.label.session import Session, read_labels
+from qnet.util.label.on_scan import read_labels
+from qnet.util.label.session import Session
 from tests.labelling import TOKEN, drawing, head, nifti, refusal, send_raw, served, write_scans
 from tests.toy import AFFINE
 
