@@ -234,9 +234,10 @@ function largestAt() {
   const best = counts.indexOf(Math.max(...counts));
   return counts[best] ? sums[best].map(sum => Math.round(sum / counts[best])) : dims.map(n => n >> 1);
 }
-function goToSlice(slice) {
-  const voxel = position(), axis = across();
-  voxel[axis] = Math.max(0, Math.min(size()[axis] - 1, slice));
+function goToSlice(slice) { goAlong(across(), slice); }
+function goAlong(axis, place) {
+  const voxel = position();
+  voxel[axis] = Math.max(0, Math.min(size()[axis] - 1, place));
   nv.scene.crosshairPos = nv.vox2frac(voxel);
   nv.createOnLocationChange();
   nv.drawScene();
@@ -306,7 +307,8 @@ for (const id of ["level", "width"]) $(id).oninput = () => {
   const level = Number($("level").value), width = Number($("width").value);
   setWindow(level - width / 2, level + width / 2);
 };
-$("reset").onclick = () => { setWindow(...view().window); showWindow(); };
+function resetWindow() { setWindow(...view().window); showWindow(); }
+$("reset").onclick = resetWindow;
 
 /** Save what is shown, with its outlines, as a PNG file. */
 function savePicture() {
@@ -336,16 +338,23 @@ for (const id of ["predicted", "truth", "probability", "support"]) $(id + "-opac
 $("canvas").addEventListener("pointerup", () => state.layers && showWindow());
 
 const toggle = id => () => { if (!$("of-" + id).hidden) { $(id).checked = !$(id).checked; draw(); } };
-const KEYS = {t: toggle("truth"), p: toggle("predicted"), o: toggle("probability"), s: toggle("support"),
-  f: () => { $("style").value = $("style").value === "filled" ? "outline" : "filled"; chooseStyle(); },
-  v: () => choosePlanes([3, 0, 1, 2][state.planes]), n: () => choose(state.view + 1), b: () => choose(state.view - 1),
-  ArrowRight: () => goToSlice(position()[across()] + 1), ArrowLeft: () => goToSlice(position()[across()] - 1)};
+const KEYS = byKey({"truth": toggle("truth"), "outlines": toggle("predicted"), "probability": toggle("probability"), "registered support": toggle("support"),
+  "lines": () => { $("style").value = $("style").value === "filled" ? "outline" : "filled"; chooseStyle(); }, "reset": resetWindow,
+  "view": () => choosePlanes([3, 0, 1, 2][state.planes]), "next scan": () => choose(state.view + 1), "scan before": () => choose(state.view - 1)});
+/** In the slice and through the slices, as on the labelling page: the patient's right is on the left. */
+const MOVES = byKey({"left": [0, -1], "right": [0, 1], "down": [1, -1], "up": [1, 1], "slice before": [2, -1], "next slice": [2, 1]});
+function move([direction, sign]) {
+  const normal = across(), axis = [normal === 0 ? 1 : 0, normal === 2 ? 1 : 2, normal][direction];
+  goAlong(axis, position()[axis] + (axis === 0 && direction === 0 ? -sign : sign));
+}
 document.addEventListener("keydown", event => {
   if (event.target === $("canvas")) event.stopPropagation();      // NiiVue has keys of its own
   const {tagName, type} = event.target, typing = tagName === "SELECT" || tagName === "INPUT" && !["checkbox", "range"].includes(type);
-  if (!state.layers || event.ctrlKey || event.metaKey || event.altKey || typing || type === "range" && event.key.startsWith("Arrow")) return;
-  if (!Object.hasOwn(KEYS, event.key)) return;
-  KEYS[event.key]();
+  if (!state.layers || event.ctrlKey || event.metaKey || event.altKey || typing) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (Object.hasOwn(KEYS, key)) KEYS[key]();
+  else if (event.target === $("canvas") && Object.hasOwn(MOVES, key)) move(MOVES[key]);
+  else return;
   event.preventDefault();
 }, true);
 document.addEventListener("keyup", event => { if (event.target === $("canvas")) event.stopPropagation(); }, true);

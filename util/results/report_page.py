@@ -25,6 +25,7 @@ from nibabel.orientations import io_orientation
 from qnet.util.base.classes import colours_of
 from qnet.util.base.files import replacing
 from qnet.util.viewer import niivue
+from qnet.util.viewer.shared import KEYS, THEME
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report_page.{ending}") for ending in ("html", "css", "js"))
 MAX_VOXELS = 10 * 2**20     # of an embedded volume; of a larger one every second voxel is shown
@@ -180,10 +181,11 @@ def write_report_page(content: Content, volumes: Volumes, path: Path) -> None:
 
 def _pieces(content: Content, volumes: Volumes) -> Iterator[str]:
     """Yield the text of the page."""
-    script, viewer = SCRIPT.read_text(encoding="utf-8"), niivue.niivue_script()
+    keys, script, viewer = KEYS.read_text(encoding="utf-8"), SCRIPT.read_text(encoding="utf-8"), niivue.niivue_script()
     policy = ("default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; connect-src data: blob:; font-src data:; "
-              f"base-uri 'none'; form-action 'none'; script-src {_hash(viewer)} {_hash(script)}")
-    filled = {"POLICY": policy, "STYLE": STYLE.read_text(encoding="utf-8"), "SCRIPT": script, "NIIVUE": viewer,
+              f"base-uri 'none'; form-action 'none'; script-src {_hash(viewer)} {_hash(keys)} {_hash(script)}")
+    filled = {"POLICY": policy, "STYLE": THEME.read_text(encoding="utf-8") + STYLE.read_text(encoding="utf-8"),
+              "SCRIPT": script, "KEYS": keys, "NIIVUE": viewer,
               "TITLE": html.escape(content.title), "CONTENT": in_script(_as_data(content)),
               "LICENSE": html.escape(niivue.LICENSE.read_text(encoding="utf-8")), "VERSION": niivue.VERSION,
               "NOTICES": html.escape(niivue.NOTICES.read_text(encoding="utf-8")),

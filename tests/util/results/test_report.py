@@ -69,7 +69,7 @@ def test_a_slice_is_drawn_and_the_slider_moves_through_the_slices(browser):
 
 
 @needs_chromium
-@pytest.mark.parametrize(("box", "key"), [("truth", "t"), ("predicted", "p"), ("probability", "o")])
+@pytest.mark.parametrize(("box", "key"), [("truth", "."), ("predicted", "h"), ("probability", "Q")])
 def test_what_lies_over_the_scan_can_be_switched_by_mouse_and_by_key(browser, box, key):
     set_to(browser, "slice", 4)
     before = screen(browser)
@@ -89,12 +89,12 @@ def test_the_prediction_is_filled_or_outlined_in_the_classes_colours_and_fades(b
     assert not colourful(grey).any()      # the scan itself
     browser.find_element("id", "predicted").click()
     filled = screen(browser)
-    browser.find_element("tag name", "body").send_keys("f")
+    browser.find_element("tag name", "body").send_keys("d")
     outlined = screen(browser)
     assert 0 < colourful(outlined).sum() < 0.7 * colourful(filled).sum()
     set_to(browser, "predicted-opacity", 5)
     assert np.abs(screen(browser).astype(int) - grey).sum() < 0.3 * np.abs(outlined.astype(int) - grey).sum()
-    browser.find_element("tag name", "body").send_keys("f")
+    browser.find_element("tag name", "body").send_keys("d")
     browser.find_element("id", "truth").click()
 
 
@@ -142,8 +142,11 @@ def test_slices_and_cases_by_keyboard_alone(browser):
     slider.send_keys("\ue014")      # arrow to the right
     assert browser.find_element("id", "slice-number").text == "2 of 8, axial"
     canvas = browser.find_element("id", "canvas")
-    canvas.send_keys("\ue014")
+    canvas.send_keys("\ue00e")      # page up
     assert browser.find_element("id", "slice-number").text == "3 of 8, axial"
+    x, y, z = place(browser)
+    canvas.send_keys("\ue014\ue013")      # arrows to the right, which is the patient's left, and up, which is the front
+    assert place(browser) == (x - 1, y + 1, z)
     canvas.send_keys("n")
     assert drawn(browser).startswith("1/")
     canvas.send_keys("b")
@@ -151,6 +154,10 @@ def test_slices_and_cases_by_keyboard_alone(browser):
     canvas.send_keys("v")
     assert drawn(browser).startswith("0/2/")
     set_to(browser, "planes", "3")
+
+
+def place(browser):
+    return tuple(map(int, drawn(browser).split("/")[2].split(",")))
 
 
 @needs_chromium
