@@ -1,11 +1,12 @@
 """Outline an organ in one scan of a folder, and get it outlined in the others.
 
     qnet segment --scans FOLDER --outlined SCAN=LABELS --output OUT
+    qnet segment --scans FOLDER --which-first
 
 FOLDER holds scans of any spacing, orientation and size: NIfTI, NRRD, MetaImage and MGH files, DICOM at any depth. They are
 only read. LABELS is a label map, a .seg.nrrd of 3D Slicer, DICOM-SEG or RTSTRUCT. OUT gets a label map for each other scan on
 that scan's own grid, cases.csv with the least certain first, and report.html to look at all. No GPU is needed, and no
-training. The same command again goes on where it was stopped.
+training. The same command again goes on where it was stopped. --which-first says which scan to outline.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ from qnet.util.base.classes import named_value
 from qnet.util.base.distributed import first_tells, is_main, leave, silence
 from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
 from qnet.util.base.files import write_text
-from qnet.util.base.guard import OVERWRITE_HELP, is_same, lies_in
+from qnet.util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
 from qnet.util.base.inputs import expect_file
+from qnet.util.base.progress import progress
 from qnet.util.base.signals import Interrupted, raise_on_signals
 from qnet.util.predict.cases import as_numbers
-from qnet.util.predict.channels import patient_of, scans_below
+from qnet.util.predict.channels import channels_of, patient_of, scans_below
+from qnet.util.predict.comparing import compared
 from qnet.util.predict.events import Outcome
+from qnet.util.predict.first_scan import FEWEST, Comparison, most_taught, sample_of
 from qnet.util.predict.follow_up import CHANGES
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import Query, Request, Words
@@ -44,19 +48,21 @@ from qnet.util.predict.series import Series, of_dicom
 from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
 
-SHOWN_NAMES = 5
-METHODS = ("guided", "student")
+SHOWN_NAMES, WHICH_FIRST = 5, "--which-first"
 WORDS = Words("--scans", "--output", "--overwrite", "--fill", "--format")
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = Parser(__doc__)
+    asks = WHICH_FIRST in (sys.argv[1:] if given is None else given)
     parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER",
                         help="NIfTI files and folders of DICOM slices; or a 4D file or DICOM series, whose phases are scans")
-    parser.add_argument("--outlined", action="append", required=True, metavar="SCAN=LABELS",
+    parser.add_argument("--outlined", action="append", required=not asks, metavar="SCAN=LABELS",
                         help="a scan of FOLDER, or the number of a phase, and the file of its outlines; may be given again")
-    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="folder of the results, outside of FOLDER")
+    parser.add_argument("--output", type=Path, required=not asks, metavar="OUT", help="folder of the results, outside of FOLDER")
+    parser.add_argument(WHICH_FIRST, action="store_true",
+                        help="outline nothing, and list the scans by how much they look like the others: which one to outline")
     parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=[NIFTI], metavar="FORMAT",
                         help=f"what the outlines are written as, beside the label map: {', '.join(FORMATS)}")
@@ -68,8 +74,6 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                              "in the folder p1, are the scan p1, and all are used")
     parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
                         help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
-    parser.add_argument("--method", choices=METHODS, default="guided", metavar="METHOD",
-                        help="guided (the default), or student: guided, and a network that is trained for these scans")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
@@ -130,9 +134,9 @@ def _is_named(scan: Path, name: str, given: str) -> bool:
     return given in (name, scan.name, scan_name(scan)) or (bool(given) and is_same(Path(given), scan))
 
 
-def check_places(scans: Path, output: Path, json_file: Path | None) -> None:
+def check_places(scans: Path, output: Path | None, json_file: Path | None) -> None:
     """Raise InputError if a result would lie among the scans, where it could be read as one."""
-    if is_nifti(output) or (output.exists() and not output.is_dir()):
+    if output is not None and (is_nifti(output) or (output.exists() and not output.is_dir())):
         raise InputError(f"--output: got {output}, allowed: a folder")
     for option, path in (("--output", output), ("--json", json_file)):
         if path is not None and lies_in(path, scans):
@@ -247,7 +251,7 @@ def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[P
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     request = Request.of_folder(scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
                                 overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)),
-                                channels=arguments.channels, method=arguments.method, **arguments.options)
+                                channels=arguments.channels, **arguments.options)
     return replace(request, suffix=arguments.suffix, also=() if arguments.json is None else (arguments.json,))
 
 
@@ -265,16 +269,43 @@ def segment(arguments: argparse.Namespace) -> Outcome:
     return outcome
 
 
+def which_first(arguments: argparse.Namespace) -> Comparison:
+    """Compare the scans of the folder, a sample of many, and write `--json`.
+
+    Raises:
+        InputError: there is no such folder, or no three scans in it; or `--json` would lie in it.
+    """
+    found = found_in(arguments.scans, arguments.suffix, arguments.channels or ())
+    scans = {name: path for path, name in scans_of(found).items()}
+    if arguments.json is not None:
+        check_places(arguments.scans, None, arguments.json)
+        claim([arguments.json], list(scans.values()), overwrite=arguments.overwrite)
+    chosen = sample_of(list(scans))
+    if not chosen:
+        raise InputError(f"{WHICH_FIRST}: {len(scans)} scans in {arguments.scans}; allowed: {FEWEST} or more, as one "
+                         "is sought that is like the others")
+    with progress(total=len(chosen) * (len(chosen) - 1) // 2, desc="comparing", unit="pair") as bar:
+        comparison = compared([(name, channels_of(scans[name], arguments.channels or ())) for name in chosen], len(scans),
+                              tell=bar.update)
+    if arguments.json is not None:
+        rows = [{"scan": str(scans[one.name]), **one._asdict()} for one in comparison.standings()]
+        told = {"scans": rows, "compared": len(comparison.names), "of": len(scans), "problems": dict(comparison.problems)}
+        write_text(in_utf8(json.dumps(told, indent=2, ensure_ascii=False)) + "\n", arguments.json)
+    return comparison
+
+
 def for_machines(outcome: Outcome, formats: Sequence[str] = ()) -> dict[str, Any]:
     """Return what came out as JSON can hold it: each scan with its label map and the numbers of each label, or with its error.
 
     "files" are those in other formats.
 
-    "empty" is the number of scans with an empty class, and of each label, whether it is one.
+    "empty" is the number of scans with an empty class, and of each label, whether it is one. "next" is the scan to outline next.
     """
     scans = [{"scan": str(query.scan), **_result(outcome, query, formats)} for query in outcome.queries]
     left_out = [{"path": str(one.path), "reason": one.reason, "may_be_scan": one.may_be_scan} for one in outcome.left_out]
-    return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty), "left_out": left_out}
+    taught = most_taught(outcome.rows) if len(outcome.rows) > 1 else None
+    return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty), "left_out": left_out,
+            "next": None if taught is None else {"scan": taught.name, "why": taught.why}}
 
 
 def _result(outcome: Outcome, query: Query, formats: Sequence[str]) -> dict[str, Any]:
@@ -297,6 +328,8 @@ def main(given: Sequence[str] | None = None, **options: Any) -> int:
     with first_tells():
         arguments = parse_arguments(given)
     arguments.options = options
+    if arguments.which_first:
+        return _answer_which_first(arguments)
     with one_line_errors():
         outcome = segment(arguments)
     if not is_main():       # the main process knows of all, and says so
@@ -307,10 +340,24 @@ def main(given: Sequence[str] | None = None, **options: Any) -> int:
     return 1 if outcome.problems else 0
 
 
+def _answer_which_first(arguments: argparse.Namespace) -> int:
+    if not is_main():
+        return 0
+    with one_line_errors():
+        comparison = which_first(arguments)
+    print("\n".join(map(printable, comparison.lines())))
+    for name, problem in comparison.problems.items():
+        print(printable(f"error: {name}: {problem}"), file=sys.stderr)
+    return 1 if comparison.problems else 0
+
+
 def summary(outcome: Outcome, output: Path) -> list[str]:
     """Return what came out, as lines for people."""
     where = "; report.html shows the outlines" if len(outcome.queries) > len(outcome.failures) else ""
-    return [f"written to {output}{where}", outcome.summary(), *(f"left out: {line}" for line in outcome.notes)]
+    taught = most_taught(outcome.rows) if len(outcome.rows) > 1 else None
+    return [f"written to {output}{where}",
+            *([] if taught is None else [f"outline {taught.name} next, if that looks like the others: {taught.why}"]),
+            outcome.summary(), *(f"left out: {line}" for line in outcome.notes)]
 
 
 def run() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from qnet.util.label.advice import Advisor
 from qnet.util.label.client import PageClient
 from qnet.util.label.run import Runner
 from qnet.util.label.serve import listen, make_server
@@ -45,12 +46,12 @@ def drawing(value: int = 1, slices: slice = slice(3, 5)) -> np.ndarray:
 
 
 @contextmanager
-def served(session: Session, registration: dict | None = None) -> Iterator[PageClient]:
+def served(session: Session, registration: dict | None = None, advisor: Advisor | None = None) -> Iterator[PageClient]:
     """Serve a session in a thread of this process, and yield a client."""
     listening = listen(0)
     port = listening.getsockname()[1]
     runner = Runner(session, registration)
-    server = make_server(session, runner, port, TOKEN)
+    server = make_server(session, runner, port, TOKEN, advisor)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

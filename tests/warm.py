@@ -24,8 +24,8 @@ from types import TracebackType
 
 from qnet.util.base.root import ROOT
 
-LOADED = ("qnet.util.label.worker", "qnet.util.label.report", "qnet.util.label.preparing", "qnet.util.predict.task_command",
-          "qnet.scripts.tables.organ_sets.worker")
+LOADED = ("qnet.util.label.worker", "qnet.util.label.report", "qnet.util.label.preparing", "qnet.util.label.advice",
+          "qnet.util.predict.task_command", "qnet.scripts.tables.organ_sets.worker")
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, sys
 if not {loaded!r} & {{*sys.argv}}:
@@ -97,15 +97,10 @@ def keep(client: socket.socket) -> None:
     """Run what a client asks for in a process, hand signals on, and tell the client its status. Does not return."""
     streams = array.array("i")
     size, given, _, _ = client.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
-    if not given:       # it was killed before it could ask
-        os._exit(0)
     streams.frombytes(given[0][2])
     wanted, content = int.from_bytes(size, "big"), b""
     while len(content) < wanted:
-        part = client.recv(wanted - len(content))
-        if not part:
-            os._exit(0)
-        content += part
+        content += client.recv(wanted - len(content))
     process = os.fork()
     if process == 0:
         client.close()

@@ -190,6 +190,36 @@ def test_refused_in_one_line_before_any_work(case, place):
     assert everything(place) == before and not (place / "out").exists()
 
 
+@pytest.mark.whole
+def test_which_scan_to_outline_first_is_told_without_any_outline(place, capsys):
+    before = everything(place / "my scans")
+    (place / "my scans/outlines.nii.gz").write_bytes((place / "its labels.nii.gz").read_bytes())
+    command = ["--scans", str(place / "my scans"), "--which-first"]
+    assert main([*command, "--json", str(place / "first.json")]) == 1
+    told = capsys.readouterr()
+    said, found = told.out.splitlines(), json.loads((place / "first.json").read_text(encoding="utf-8"))
+    assert said[0] == "how unlike the others each of 5 scans is:" and len(said) == 7
+    best = found["scans"][0]["name"]
+    assert said[-1] == f"outline {best} first: it looks most like the 4 others"
+    assert [line.split()[0] for line in said[1:-1]] == [f"{one['unlike']:.3f}" for one in found["scans"]]
+    assert {one["scan"] for one in found["scans"]} == {str(path) for path in (place / "my scans").iterdir()
+                                                       if path.name != "outlines.nii.gz"}
+    assert found["compared"] == 5 and found["of"] == 6 and "these are outlines" in told.err and "outlines" in found["problems"]
+    assert everything(place / "my scans").items() >= before.items()
+
+
+def test_which_first_needs_three_scans_and_writes_none_of_them_over(place):
+    command = ["--scans", str(place / "my scans"), "--which-first"]
+    with pytest.raises(SystemExit, match=r"^error: --json: .* lies in"):
+        main([*command, "--json", str(place / "my scans/x.json")])
+    with pytest.raises(SystemExit, match=r"^error: .*its labels.nii.gz: is there and was not made by this program"):
+        main([*command, "--json", str(place / "its labels.nii.gz")])
+    for name in ("turned scan.nii", "other voxels.nii.gz", "less is seen.nii.gz"):
+        (place / "my scans" / name).unlink()
+    with pytest.raises(SystemExit, match=r"^error: --which-first: 2 scans in .*; allowed: 3 or more[^\n]*$"):
+        main(command)
+
+
 def test_training_is_told_where_it_went(place):
     with pytest.raises(SystemExit, match=r"^error: --train: this option is gone, .*; allowed: .*qnet train.*model_path=[^\n]*$"):
         main([*words(place), "--train"])

@@ -24,6 +24,7 @@ from qnet.dataloaders.outlines.formats import FORMATS
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import SMALL, parse_json
 from qnet.util.clients.client import API, VERSION
+from qnet.util.label.advice import Advisor
 from qnet.util.label.export import export
 from qnet.util.label.gate import FRAMELESS, POLICY_HEADER, REPORTS, Gate, TooLargeError, read_body
 from qnet.util.label.report import REPORT, write_report
@@ -35,18 +36,20 @@ from qnet.util.label.strokes import BYTES, unpack
 from qnet.util.label.teaching import unfinished
 from qnet.util.label.tools import Proposal, proposed
 from qnet.util.viewer.niivue import LICENSE, NOTICES, SCRIPT, niivue_script
+from qnet.util.viewer.shared import KEYS, THEME
 
 T = TypeVar("T")
 PAGE = Path(__file__).with_name("page")
-FILES = {"page.css": "text/css", "page.js": "text/javascript", "viewer.js": "text/javascript", "requests.js": "text/javascript",
-         "slices.js": "text/javascript", "judging.js": "text/javascript"}
+FILES = {path.name: path for path in (*(PAGE / name for name in ("page.css", "page.js", "viewer.js", "requests.js", "slices.js",
+                                                                 "judging.js")), KEYS, THEME)}
+KINDS = {".css": "text/css", ".js": "text/javascript"}
 ABOUT = "/api"
 MAX_JSON = 2**16            # bytes of a body that is no label map
 MAX_HEADER = 2**20          # bytes of a label map besides a byte for each voxel
 STATUS: dict[type[Exception], int] = {MissingError: 404, ConflictError: 409, TooLargeError: 413}
 
 
-def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp:
+def make_app(session: Session, runner: Runner, port: int, token: str, advisor: Advisor) -> ASGIApp:
     """Return the ASGI application.
 
     Args:
@@ -59,7 +62,7 @@ def make_app(session: Session, runner: Runner, port: int, token: str) -> ASGIApp
     app = Starlette(routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
                     exception_handlers={InputError: _refuse, OSError: _fail, HTTPException: _refuse_path,
                                         ClientDisconnect: _leave})
-    app.state.session, app.state.runner = session, runner
+    app.state.session, app.state.runner, app.state.advisor = session, runner, advisor
     app.state.ticket = secrets.token_urlsafe(32)        # of no report yet
     return Gate(app, port, token)
 
@@ -169,7 +172,7 @@ def page_file(request: Request) -> Response:
     """Answer with a file of the page."""
     if (name := _name(request)) not in FILES:
         raise MissingError(f"page: got {name!r}, allowed: {', '.join(FILES)}")
-    return FileResponse(PAGE / name, media_type=FILES[name])
+    return FileResponse(FILES[name], media_type=KINDS[FILES[name].suffix])
 
 
 def niivue(_request: Request) -> Response:
@@ -196,7 +199,9 @@ def about(request: Request) -> Response:
 
 def state(request: Request) -> Response:
     """Answer with all that the page shows."""
-    return JSONResponse({**_session(request).overview(), "run": request.app.state.runner.as_json()})
+    shown = _session(request).overview()
+    return JSONResponse({**shown, "run": request.app.state.runner.as_json(),
+                         "advice": request.app.state.advisor.as_json(shown["scans"])})
 
 
 def image(request: Request) -> Response:

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from qnet.util.base.errors import InputError, in_utf8
 from qnet.util.base.inputs import SMALL, parse_json
 from qnet.util.base.own_folder import OwnFolder
+from qnet.util.label.advice import Advisor
 from qnet.util.label.app import make_app
 from qnet.util.label.run import Runner
 from qnet.util.label.session import ConflictError, Session
@@ -49,15 +50,16 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
     port, token = listening.getsockname()[1], kept.token or secrets.token_urlsafe(32)
     keep_address(session.own, port, token)
     runner, stopped = Runner(session, registration), threading.Event()
-    pictures = threading.Thread(target=prepare_all, args=(session, stopped), daemon=True)
-    server = make_server(session, runner, port, token)
+    advisor = Advisor(session)
+    preparation = threading.Thread(target=prepare_all, args=(session, stopped, advisor), daemon=True)
+    server = make_server(session, runner, port, token, advisor)
     address = f"http://127.0.0.1:{port}/#token={token}"
     try:
         way = write_way(address, session.own)
         said(address)
         if browser:
             webbrowser.open(way)
-        pictures.start()
+        preparation.start()
         server.run(sockets=[listening])      # raises anew the signal that ended it
     finally:
         stopped.set()
@@ -65,25 +67,33 @@ def serve(session: Session, port: int, said: Callable[[str], None], *, browser: 
         runner.close()
 
 
-def prepare_all(session: Session, stopped: threading.Event) -> None:
-    """Make every scan ready for the page, one after the other, until that is to stop. The list names those that are unusable."""
+def prepare_all(session: Session, stopped: threading.Event, advisor: Advisor | None = None) -> None:
+    """Make every scan ready for the page, one after the other, until that is to stop. The list names those that are unusable.
+
+    Args:
+        advisor: compares the scans then.
+    """
     for name in [name for name, scan in session.scans.items() if scan.problem is None]:
         if stopped.is_set():
             return
         with suppress(InputError, OSError):
             session.prepare(name)
+    if advisor is not None:
+        advisor.compare(stopped)
 
 
-def make_server(session: Session, runner: Runner, port: int, token: str) -> uvicorn.Server:
+def make_server(session: Session, runner: Runner, port: int, token: str, advisor: Advisor | None = None) -> uvicorn.Server:
     """Return the server of the page. It believes no proxy, and speaks no websocket.
 
     Args:
         port: of 127.0.0.1 that it is reached at.
         token: `qnet.util.label.gate.Gate` explains it.
+        advisor: given none, there is one that compares nothing.
     """
+    app = make_app(session, runner, port, token, advisor or Advisor(session))
     return uvicorn.Server(uvicorn.Config(
-        make_app(session, runner, port, token), log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-        ws="none", lifespan="off", http="h11", h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=CLOSE_S))
+        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none", lifespan="off",
+        http="h11", h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=CLOSE_S))
 
 
 class Address(Struct):

@@ -42,8 +42,8 @@ def test_bodies_have_the_keys_that_are_documented():
         assert {*schema.__struct_fields__} <= {*re.findall(r"`(\w+)`", body)}, request
 
 
-@pytest.mark.parametrize(("path", "inner"), [("/api", []), ("/api/v1/state", ["scans", "run", "classes"]), ("/api/v1/files", []),
-                                             ("/api/v1/unfinished", [])])
+@pytest.mark.parametrize(("path", "inner"), [("/api", []), ("/api/v1/state", ["scans", "run", "classes", "advice"]),
+                                             ("/api/v1/files", []), ("/api/v1/unfinished", [])])
 def test_answers_have_the_keys_that_are_documented(path, inner, client):
     answer = client.tell("GET", path)
     keys = {*answer}.union(*(one for key in inner for one in (answer[key] if isinstance(answer[key], list) else [answer[key]])))

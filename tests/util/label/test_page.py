@@ -16,15 +16,18 @@ from qnet.scripts.tables.report_pictures import drawn
 from qnet.util.base.classes import MAX_NAME, PALETTE
 from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
+from qnet.util.label.advice import Advisor
 from qnet.util.label.client import running
 from qnet.util.label.serve import write_way
 from qnet.util.label.session import Session
+from qnet.util.predict.first_scan import Comparison
 from tests.browser import DRAWN_ONCE, SMALL_PX, needs_chromium
 from tests.labelling import FAST, drawing, nifti, served, wait_until, write_scans
 from tests.toy import AFFINE, toy_case, write
 
 pytestmark = [pytest.mark.whole, needs_chromium, pytest.mark.usefixtures("warm")]
 LIMIT_S = 60
+THUMB_PX = 16        # of a slider
 FAST_PROGRAM = ROOT / "tests/label_fast.py"
 IDLE = "return document.getElementById('stop').hidden && document.getElementById('run-text').textContent"
 COUNT = "return labelPage.viewer.drawing.reduce((n, value) => n + (value > 0), 0)"
@@ -84,7 +87,10 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(place):
-    with served(Session(place), FAST) as client:
+    session = Session(place)
+    advisor = Advisor(session)
+    advisor.comparison = Comparison(["a_1", "a_2", "a_3"], [[0, 1, 3], [1, 0, 2], [3, 2, 0]], 3)
+    with served(session, FAST, advisor) as client:
         yield client
 
 
@@ -154,6 +160,15 @@ def test_the_token_leaves_the_address_and_is_in_no_cookie(browser, client):
     assert client.token not in browser.current_url
     assert browser.execute_script("return document.cookie") == "" and browser.get_cookies() == []
     assert browser.execute_script("return sessionStorage.getItem('label-token')") == client.token
+
+
+def test_the_scan_to_begin_with_is_named_until_something_is_drawn(fresh):
+    assert text(fresh, "advice") == "a_2 is a safe one to begin with: it looks most like the 2 others."
+    fresh.find_element("css selector", "#advice button").click()
+    wait_until(lambda: current(fresh) == "a_2")
+    press(fresh, "f")
+    drag(fresh, ring(0.3, 0.3, 0.1))
+    wait_until(lambda: not fresh.find_element("id", "advice").is_displayed())
 
 
 def test_a_filled_stroke_is_on_disk_at_once_and_undone(fresh, place):
@@ -519,15 +534,16 @@ def test_a_polygon_is_closed_by_a_double_click_and_left_by_escape(fresh, place):
 
 
 def test_a_pen_of_similar_grey_stays_inside_its_range(fresh, place):
-    fresh.execute_script("document.getElementById('by').value = 10")
     fresh.find_element("id", "similar").click()
+    by = slide(fresh, "by", 0.2) / 100
+    assert 0.07 < by < 0.13 and fresh.execute_script("return labelPage.viewer.similar") == by
     press(fresh, "f")
     drag(fresh, ring(0.5, 0.5, 0.3))
     saved(fresh)
     fresh.find_element("id", "similar").click()
     image, drawn = read(place / "a_1.nii.gz"), read(place / "label_page/hand/a_1.nii.gz") > 0
     low, high = fresh.execute_script("return [labelPage.viewer.volume.cal_min, labelPage.viewer.volume.cal_max]")
-    assert 0 < drawn.sum() < 0.9 * np.pi * (0.3 * 64) ** 2 and np.ptp(image[drawn]) <= 0.2 * (high - low) + 1
+    assert 0 < drawn.sum() < 0.9 * np.pi * (0.3 * 64) ** 2 and np.ptp(image[drawn]) <= 2 * by * (high - low) + 1
 
 
 def test_each_tool_has_its_width(reloaded):
@@ -562,6 +578,16 @@ def test_zoom_at_the_mouse_pan_window_and_reset(fresh):
     assert fresh.execute_script(view)[3] == pytest.approx(1.25)
     press(fresh, "-")
     assert fresh.execute_script(view) == at_first
+
+
+def slide(browser, element, share):
+    """Drag the thumb of a slider with the mouse to a share of its range, and return its value."""
+    slider = browser.find_element("id", element)
+    least, most, value = (float(slider.get_property(name)) for name in ("min", "max", "value"))
+    offsets = [int((at - 0.5) * (slider.size["width"] - THUMB_PX)) for at in ((value - least) / (most - least), share)]
+    ActionChains(browser, duration=10).move_to_element_with_offset(slider, offsets[0], 0).click_and_hold() \
+        .move_to_element_with_offset(slider, offsets[1], 0).release().perform()
+    return float(slider.get_property("value"))
 
 
 def mouse(browser, button, by):
@@ -769,13 +795,17 @@ def test_views_window_and_opacity(fresh):
         press(fresh, "v")
     assert views == [[0, 1, 2], [0], [1], [2], [4], [0, 1, 2]]
     fresh.find_element("css selector", "#view option:nth-child(1)").click()
-    fresh.execute_script("""const high = document.getElementById('high'); high.value = 300;
-                         high.dispatchEvent(new Event('input'));""")
-    assert fresh.execute_script("return labelPage.viewer.volume.cal_max") == pytest.approx(300, abs=3)
+    dark, bright = slide(fresh, "low", 0.2), slide(fresh, "high", 0.6)
+    least, most, low, high = fresh.execute_script(
+        "const { volume } = labelPage.viewer; return [volume.global_min, volume.global_max, volume.cal_min, volume.cal_max];")
+    assert (low, high) == (pytest.approx(dark), pytest.approx(bright))
+    assert [(value - least) / (most - least) for value in (low, high)] == pytest.approx([0.2, 0.6], abs=0.06)
+    opacity = slide(fresh, "opacity", 0.8) / 100
+    assert opacity == pytest.approx(0.8, abs=0.06)
+    for expected in (opacity, 0, opacity):
+        assert fresh.execute_script("return labelPage.viewer.niivue.drawOpacity") == expected
+        press(fresh, "h")
     press(fresh, "h")
-    assert fresh.execute_script("return labelPage.viewer.niivue.drawOpacity") == 0
-    press(fresh, "h")
-    assert fresh.execute_script("return labelPage.viewer.niivue.drawOpacity") == 0.5
 
 
 def test_outlines_are_loaded_from_a_file_and_a_scan_is_left_out(fresh, client):

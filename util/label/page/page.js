@@ -17,7 +17,8 @@ const CT = { 'soft tissue': [40, 400], 'liver': [60, 160], 'lung': [-600, 1500],
 const DONE = { 'drawing': 'Done: use as an example', 'found': 'Accept', 'correcting': 'Done: use as an example',
                'outlined': 'Open again', 'corrected': 'Open again', 'accepted': 'Open again' };
 const OPEN = ['drawing', 'correcting'];
-const LETTERS = { l: 'look', p: 'pen', f: 'filled', g: 'polygon', e: 'eraser', r: 'filled eraser', a: 'inside', z: 'outside' };
+const { byKey } = globalThis;       // of keys.js
+const TOOLS = ['look', 'pen', 'filled', 'polygon', 'eraser', 'filled eraser', 'inside', 'outside'], TOOL_BY_KEY = byKey(Object.fromEntries(TOOLS.map(tool => [tool, tool])));
 
 const at = id => document.getElementById(id);
 const made = (tag, properties = {}, ...inside) => {
@@ -75,6 +76,7 @@ async function refresh() {
   if (text === shownState) return;
   shownState = text;
   showScans();
+  showAdvice();
   showRun();
   showClasses();
   showOpen();
@@ -159,6 +161,15 @@ async function showPicture(image, name, picture) {
   const content = picture && await server.getPicture(name).catch(() => null);
   if (content) image.src = `data:image/png;base64,${btoa(String.fromCharCode(...new Uint8Array(content)))}`;
   else image.removeAttribute('src');
+}
+
+// Which scan to outline first, or to correct next. It is no news once that scan is open.
+function showAdvice() {
+  const { first, next } = state.advice, { scan, why } = first ?? next ?? {}, [button, words] = at('advice').children;
+  at('advice').hidden = !scan;
+  button.textContent = scan ?? '';
+  button.onclick = () => openScan(scan, true);
+  words.textContent = scan ? `${first ? 'is a safe one to begin with' : 'is the one to correct next'}: ${why}.` : '';
 }
 
 function showRun() {
@@ -703,10 +714,13 @@ function toggleOutlines() {
   showOutlines();
 }
 
-const BY_KEY = { n: () => step(1), b: () => step(-1), u: undo, y: redo, i: shape('fill'), c: shape('copy'), w: shape('grow'), j: nextSlice, k: () => lookedAt(), '[': () => setWidth(-1),
-                 ']': () => setWidth(1), '+': () => viewer.zoomAtCross(1.25), '=': () => viewer.zoomAtCross(1.25), '-': () => viewer.zoomAtCross(0.8), 0: () => viewer.resetView(),
-                 t: () => at('cross').click(), d: () => at('lines').click(), o: () => at('run').click(), s: () => at('stop').click(), x: () => at('export').click(), m: () => at('flag').click(),
-                 v: nextView, h: toggleOutlines, '?': () => at('keys').showModal() };
+const press = id => () => at(id).click();
+const BY_KEY = byKey({ 'next scan': () => step(1), 'scan before': () => step(-1), 'undo': undo, 'redo': redo, 'fill': shape('fill'), 'copy': shape('copy'), 'grow': shape('grow'),
+                       'next slice worth drawing': nextSlice, 'slice is right': () => lookedAt(), 'thinner': () => setWidth(-1), 'wider': () => setWidth(1),
+                       'zoom in': () => viewer.zoomAtCross(1.25), 'zoom out': () => viewer.zoomAtCross(0.8), 'reset': () => viewer.resetView(), 'cross': press('cross'),
+                       'lines': press('lines'), 'run': press('run'), 'stop': press('stop'), 'export': press('export'), 'flag': press('flag'), 'view': nextView,
+                       'outlines': toggleOutlines, 'keys': () => at('keys').showModal() });
+const REPEATED = byKey({ 'next scan': true, 'scan before': true, 'zoom in': true, 'zoom out': true });     // while the key is held down
 
 function sayIfNothingDraws() {
   if (viewer.isSurface) say('In 3D nothing is drawn. Choose another view: V.');
@@ -720,11 +734,11 @@ function key(event) {
   const command = event.ctrlKey || event.metaKey;
   if (command && (word === 'y' || word === 'z' && event.shiftKey)) redo();
   else if (command && word === 'z') undo();
-  else if (command || event.altKey || event.repeat && !'nb+-='.includes(word)) return;
+  else if (command || event.altKey || event.repeat && !(word in REPEATED)) return;
   else if (word === 'k' && event.shiftKey) lookedAt(true);
   else if (word === ' ' && target === at('canvas')) sayIfNothingDraws();
   else if (word in BY_KEY) BY_KEY[word]();
-  else if (word in LETTERS) useTool(LETTERS[word]);
+  else if (word in TOOL_BY_KEY) useTool(TOOL_BY_KEY[word]);
   else if (/^[1-9]$/.test(word)) chooseClass(Number(word));
   else if (event.key === 'Enter' && target === at('canvas')) goOn();
   else return;

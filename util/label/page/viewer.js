@@ -6,8 +6,7 @@ const { Niivue, NVImage } = globalThis.niivue;
 const UNDO_STEPS = 100, MOST_ZOOM = 16, CROSS = 0.2, FAINT = 0.1, SMOOTH = 1;
 const NORMAL = [2, 1, 0];       // of each plane, the axis across it: right, anterior, superior
 const [AXIAL, CORONAL, SAGITTAL, ALL, SURFACE] = [0, 1, 2, 3, 4];
-const KEYS = { ArrowLeft: ['across', -1], ArrowRight: ['across', 1], ArrowUp: ['along', 1], ArrowDown: ['along', -1],
-               PageUp: ['through', 1], PageDown: ['through', -1] };
+const MOVES = globalThis.byKey({ 'left': ['across', -1], 'right': ['across', 1], 'up': ['along', 1], 'down': ['along', -1], 'next slice': ['through', 1], 'slice before': ['through', -1] });
 // NiiVue's own layouts give all planes the same room
 const LAYOUT = [{ sliceType: AXIAL, position: [0, 0, 0.64, 1] }, { sliceType: CORONAL, position: [0.645, 0, 0.355, 0.497] },
                 { sliceType: SAGITTAL, position: [0.645, 0.503, 0.355, 0.497] }];
@@ -441,8 +440,8 @@ export class Viewer {
     if (event.ctrlKey || event.altKey || event.metaKey || !this.volume) return false;
     if (event.key === ' ' && this.tool !== 'look') { this.penIsDown ? this.penUp() : this.penDown(this.plane); return true; }
     if (event.key === 'Escape' && this.penIsDown) { this.drop(); return true; }
-    if (!(event.key in KEYS)) return false;
-    const [direction, sign] = KEYS[event.key];
+    if (!(event.key in MOVES)) return false;
+    const [direction, sign] = MOVES[event.key];
     this.move(direction, sign * (event.shiftKey ? 5 : 1));
     return true;
   }
