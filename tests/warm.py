@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ from qnet.util.base.root import ROOT
 
 LOADED = ("qnet.util.label.worker", "qnet.util.label.report", "qnet.util.label.preparing", "qnet.util.label.advice",
           "qnet.util.predict.task_command", "qnet.scripts.tables.organ_sets.worker")
-CLIENT = """#!{python} -IS
+CLIENT = """
 import array, json, os, signal, socket, sys
 if not {loaded!r} & {{*sys.argv}}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
@@ -54,8 +55,9 @@ class WarmPython:
 
     def __enter__(self) -> WarmPython:
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
-        address, self.path = Path(self._folder.name) / "socket", Path(self._folder.name) / "python"
-        self.path.write_text(CLIENT.format(python=sys.executable, address=str(address), loaded={*LOADED}), encoding="utf-8")
+        address, client, self.path = (Path(self._folder.name) / name for name in ("socket", "client.py", "python"))
+        client.write_text(CLIENT.format(python=sys.executable, address=str(address), loaded={*LOADED}), encoding="utf-8")
+        self.path.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-IS', str(client)])} \"$@\"\n", encoding="utf-8")
         self.path.chmod(0o700)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen([sys.executable, "-m", "tests.warm", str(address)], cwd=ROOT, env=environment,
