@@ -16,11 +16,13 @@ from qnet.models.registration import PreparedScan, Registration
 from qnet.models.sampling import bounds_of, column, margin_box, sample
 from qnet.models.settings import GuidedSettings, RegistrationSettings
 from qnet.models.volume import (
+    STUDENT,
     Box,
     Guide,
     Outlines,
     Route,
     Support,
+    Voice,
     VolumeModel,
     VolumeSegmentation,
     box_of,
@@ -41,6 +43,8 @@ FIT_POWER = 4.0               # … and to this power says how much more a route
 JOINT_FIT_POWER = 16.0        # the same of several supports together
 AROUND = 3.0                  # a class's surroundings, in spacings of the wide grid
 FIT_SLACK = 0.1               # of correlation: the mean over routes leans to those that fit
+VOICE_POWER = 3.0             # of the agreement of a voice with the routes, by which it counts
+HEARD = 0.1                   # of its share: a voice that counts less, as it does not agree with the routes, is not heard
 LOST = 0.3                    # of Dice: so much less comes back of what all routes found than of what the direct one found
 
 
@@ -189,6 +193,7 @@ class RegistrationModel(VolumeModel):
             if len(guides[0].routes) > 1:
                 self._save_lost(carried, query, guides[0], voxels, points, back[0])
         drawn, borders = self.drawn(query, carried.maps, carried.agreement, [guide.support for guide in guides], voxels, MILD)
+        drawn, borders = heard([guide.voice for guide in guides if guide.voice is not None], drawn, borders, carried.agreement)
         registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
         registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried.maps, drawn
         evidence = [self._evidence(query, guide, drawn, carried, voxels, places)
@@ -267,6 +272,42 @@ def voices(scan: PreparedScan, routes: Sequence[tuple[Support, Route]], voxels: 
                                           FIT_WINDOW * scan.wide_mm):
         yield maps.pop(), correlation
         return_freed_memory()
+
+
+def heard(voices: Sequence[Voice], drawn: Tensor, borders: Sequence[str], expected: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """Mix the mean of several voices into maps where that pays. Return the maps, and how the border of each was drawn.
+
+    A class that does not gain by it, or of which the voices say something else altogether, stays as it is, to the bit.
+
+    Args:
+        drawn: (K, d, h, w) maps.
+        borders: how they were drawn.
+        expected: (K,) Dice of the maps that were carried over, at which the voices' trials are looked up.
+    """
+    if not voices:
+        return drawn, tuple(borders)
+    mixed, names = drawn.clone(), list(borders)
+    for k, name in enumerate(borders):
+        if fmean(gain(voice.trials[k], STUDENT, float(expected[k])) for voice in voices) <= LEAST_GAIN:
+            continue
+        said = torch.stack([voice.maps[k].float() / 255 for voice in voices]).mean(dim=0)
+        share = voice_share(said, drawn[k], fmean(voice.share for voice in voices), float(expected[k]))
+        if share:
+            mixed[k], names[k] = (1 - share) * drawn[k] + share * said, f"{name}, {STUDENT}"
+    return mixed, tuple(names)
+
+
+def voice_share(said: Tensor, drawn: Tensor, share: float, expected: float) -> float:
+    """Return the share of a voice beside a map (d, h, w) of a class: `share`, or less where both do not agree.
+
+    As routes are fused, it goes with the soft Dice of both to a power (VOICE_POWER): that Dice, as part of how far the routes
+    agree with each other. Less than HEARD of the share is nothing.
+
+    Args:
+        expected: soft Dice of the routes with their mean.
+    """
+    agreed = min(1.0, float(soft_dice(said, drawn)) / max(expected, 1e-6)) ** VOICE_POWER
+    return share * agreed if agreed >= HEARD else 0.0
 
 
 def thinned(maps: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ class LowShotUNet:
             half = self.settings.batch_size // 2
             chosen = torch.cat([held[torch.randint(len(held), (self.settings.batch_size - half,), generator=random)],
                                 torch.randint(n["D"], (half,), generator=random)]).to(self.device)
-            slices, target = augmented(image[chosen], classes[chosen], random)
-            loss = loss_of(network(slices[:, None]), target[:, None])
+            slices, target = augmented(image[chosen][:, None], classes[chosen], random)
+            loss = loss_of(network(slices), target[:, None])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -93,24 +93,30 @@ def padded(slices: Tensor) -> Tensor:
     return F.pad(slices, (0, max(0, LEAST_PX - W), 0, max(0, LEAST_PX - H)))
 
 
-def augmented(slices: Tensor, classes: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return (B, H, W) slices and their classes, both deformed in one way, and the slices with another contrast and noise."""
-    B, H, W = slices.shape
+def augmented(slices: Tensor, classes: Tensor, random: torch.Generator, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return slices and their classes, both deformed in one way, and the slices with another contrast and noise.
+
+    Args:
+        slices: (B, C, H, W).
+        classes: (B, H, W) whole numbers.
+        strength: of the deformation and of the contrast, in ROTATION_RAD and the like.
+    """
+    B, C, H, W = slices.shape
 
     def uniform(most: float, *shape: int) -> Tensor:
-        return most * (2 * torch.rand(B, *shape, generator=random) - 1)
+        return strength * most * (2 * torch.rand(B, *shape, generator=random) - 1)
 
     angle, scale, shift = uniform(ROTATION_RAD), 1 + uniform(SCALE), uniform(SHIFT, 2)
     rows = torch.stack([torch.stack([scale * angle.cos(), -scale * angle.sin()], dim=1),
                         torch.stack([scale * angle.sin(), scale * angle.cos()], dim=1)], dim=1)
     places = F.affine_grid(torch.cat([rows, shift[:, :, None]], dim=2), [B, 1, H, W], align_corners=False)
-    wave = WAVE * torch.randn(B, 2, WAVE_CELLS, WAVE_CELLS, generator=random)
+    wave = strength * WAVE * torch.randn(B, 2, WAVE_CELLS, WAVE_CELLS, generator=random)
     places = places + F.interpolate(wave, size=(H, W), mode="bicubic", align_corners=False).movedim(1, -1)
     places = places.to(slices.device)
-    moved = F.grid_sample(slices[:, None], places, padding_mode="border", align_corners=False)[:, 0]
+    moved = F.grid_sample(slices, places, padding_mode="border", align_corners=False)
     target = F.grid_sample(classes[:, None].float(), places, mode="nearest", align_corners=False)[:, 0].long()
-    low, high = moved.amin(dim=(1, 2), keepdim=True), moved.amax(dim=(1, 2), keepdim=True)
+    low, high = moved.amin(dim=(2, 3), keepdim=True), moved.amax(dim=(2, 3), keepdim=True)
     span = (high - low).clamp_min(1e-6)
-    gamma = uniform(GAMMA, 1, 1).exp().to(slices.device)
-    noise = NOISE * torch.randn(B, H, W, generator=random).to(slices.device)
+    gamma = uniform(GAMMA, 1, 1, 1).exp().to(slices.device)
+    noise = NOISE * torch.randn(B, C, H, W, generator=random).to(slices.device)
     return low + span * ((moved - low) / span).clamp(0, 1) ** gamma + noise, target

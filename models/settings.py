@@ -132,3 +132,13 @@ class UNetSettings:
     n_steps: Annotated[int, whole(0)]
     batch_size: Annotated[int, whole(2, 1000)]
     lr: Annotated[float, number(0, above=True)]
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """How a student of `guided` is trained, and how much it counts: the section `student`."""
+
+    n_steps: Annotated[int, whole(3)]
+    batch_size: Annotated[int, whole(1, 1000)]
+    lr: Annotated[float, number(0, above=True)]
+    share: Annotated[float, number(0, 1)]

@@ -18,6 +18,7 @@ from qnet.models.sampling import bounds_of, column, grid_mm, margin_box, sample
 from qnet.util.base.shapes import expect_shape
 
 Box = tuple[Tensor, Tensor]      # lower and upper corner (3,) in mm
+STUDENT = "student"              # what trials of a Voice are called, and borders where it counted
 PRESENT = 0.1                    # a class may be where its carried map is above this
 
 
@@ -96,22 +97,43 @@ class Route(NamedTuple):
         return places, of_support
 
 
+class Voice(NamedTuple):
+    """What a network that was trained for a support says of a query (`qnet.models.student`).
+
+    Args:
+        maps: (K, d, h, w) uint8 of 0 to 255, in the box of the query.
+        trials: of each class, what the voice did to displaced truths on the outlined scan; it is heard where it gained.
+        share: of the voice, where it is heard, 0 to 1.
+    """
+
+    maps: Tensor
+    trials: Sequence[Sequence[Trial]]
+    share: float
+
+    def of_classes(self, which: Sequence[int]) -> Voice:
+        """Return the same of some of the classes, given by their positions."""
+        return Voice(self.maps[list(which)], [self.trials[k] for k in which], self.share)
+
+
 class Guide(NamedTuple):
     """A support, the routes by which its outlines reach a query, and the registration back.
 
     Args:
         routes: with registrations that are zoomed into a box of the query; the direct one comes first.
         back: from the support to the query, zoomed into the support's classes; it tells how far to trust the outlines.
+        voice: of a network that was trained for the support, in the same box; None if there is none.
     """
 
     support: Support
     routes: Sequence[Route]
     back: Registration
+    voice: Voice | None = None
 
     def of_classes(self, which: Sequence[int]) -> Guide:
         """Return the same with some of the classes, given by their positions."""
-        support = self.support.of_classes(which)
-        return Guide(support, [Route(route.outlines.of_classes(which), route.registration) for route in self.routes], self.back)
+        support, voice = self.support.of_classes(which), None if self.voice is None else self.voice.of_classes(which)
+        routes = [Route(route.outlines.of_classes(which), route.registration) for route in self.routes]
+        return Guide(support, routes, self.back, voice)
 
 
 @dataclass(frozen=True)
@@ -217,6 +239,13 @@ def points_of(scan: PreparedScan, voxels: tuple[slice, slice, slice]) -> Tensor:
     """Return the (3, d, h, w) positions in mm of the voxels in a box of a scan."""
     points = grid_mm([of_axis.stop - of_axis.start for of_axis in voxels], scan.spacing_mm, scan.image.device)
     return points + column([of_axis.start * mm for of_axis, mm in zip(voxels, scan.spacing_mm, strict=True)], points)
+
+
+def corners(scan: PreparedScan, voxels: tuple[slice, slice, slice]) -> Box:
+    """Return the box, in mm, around the voxels in a box of a scan."""
+    spacing = torch.tensor(scan.spacing_mm)
+    low, high = (torch.tensor(ends) - 0.5 for ends in zip(*((of_axis.start, of_axis.stop) for of_axis in voxels), strict=True))
+    return low * spacing, high * spacing
 
 
 def box_of(scan: PreparedScan, routes: Sequence[Route], power: float) -> Box | None:

@@ -112,7 +112,8 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float | None:
     queries = share(left)
     segmenter, said = main_first(lambda: load_segmenter(
         model, run.reload_model_path, device, section(WholeVolumeOptions, config), encode_whole=options.whole_volume,
-        queries=[support for support in reader.supports if support.name in queries], supports=reader.supports))
+        queries=[support for support in reader.supports if support.name in queries], supports=reader.supports,
+        folder=folder / UNFINISHED))
     print(said)
 
     def finish(result: QueryResult) -> None:

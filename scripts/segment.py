@@ -49,6 +49,7 @@ from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
 
 SHOWN_NAMES, WHICH_FIRST = 5, "--which-first"
+METHODS = ("guided", "student")
 WORDS = Words("--scans", "--output", "--overwrite", "--fill", "--format")
 
 
@@ -74,6 +75,8 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                              "in the folder p1, are the scan p1, and all are used")
     parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
                         help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
+    parser.add_argument("--method", choices=METHODS, default="guided", metavar="METHOD",
+                        help="guided (the default), or student: guided, and a network that is trained for these scans")
     parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
@@ -251,7 +254,7 @@ def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[P
         raise InputError(f"--outlined: {twice} is given twice; allowed: one file of outlines for each scan")
     request = Request.of_folder(scans, pairs, arguments.output, names=dict(arguments.names), fill=arguments.fill,
                                 overwrite=arguments.overwrite, words=WORDS, format=list(dict.fromkeys(arguments.format)),
-                                channels=arguments.channels, **arguments.options)
+                                channels=arguments.channels, method=arguments.method, **arguments.options)
     return replace(request, suffix=arguments.suffix, also=() if arguments.json is None else (arguments.json,))
 
 

@@ -9,15 +9,21 @@ import torch
 
 from qnet.dataloaders.volumes import Volume
 from qnet.models.base import FewShotModel
+from qnet.models.carrying import heard
 from qnet.models.encoder import Features
+from qnet.models.guided import Trial
 from qnet.models.lowshot_unet import LowShotUNet, augmented
 from qnet.models.qnet import QNet, SupportThresholdQNet
 from qnet.models.settings import UNetSettings
+from qnet.models.student import Slicing, Training, lessons_of, loss_of, tried
+from qnet.models.student import probabilities as student_probabilities
+from qnet.models.volume import STUDENT, Voice
 from qnet.util.base.device import resolve_device
 from qnet.util.base.episode import Episode
 from qnet.util.engine.protocol import segment_by_protocol
 from qnet.util.engine.segmenters import VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.student import StudentSegmenter
 from qnet.util.engine.task import Task
 from qnet.util.engine.whole_volume import probabilities
 from qnet.util.options.config import load_config
@@ -207,10 +213,44 @@ def test_a_unet_that_is_trained_on_the_outlined_scan():
     image, classes = torch.from_numpy(support.image).float(), torch.from_numpy(support.label_map).long()
     on_cpu = LowShotUNet(settings, 0, torch.device("cpu"))
     wanted = on_cpu.probabilities(on_cpu.trained(image, classes, 4), image)
-    expected = augmented(image, classes, torch.Generator().manual_seed(0))
+    expected = augmented(image[:, None], classes, torch.Generator().manual_seed(0))
     with fake_cuda() as device:
         model = LowShotUNet(settings, 0, device)
         torch.testing.assert_close(model.probabilities(model.trained(image, classes, 4), image), wanted, rtol=1e-4, atol=1e-4)
-        slices, target = augmented(image.to(device), classes.to(device), torch.Generator().manual_seed(0))
+        slices, target = augmented(image.to(device)[:, None], classes.to(device), torch.Generator().manual_seed(0))
         assert_close(expected[0], slices)
         assert torch.equal(target.cpu(), expected[1])
+
+
+@pytest.mark.whole
+def test_a_student_of_guided():
+    """All but the backward pass: what it learns from, what it finds, and how it is tried."""
+    options = {**load_config("student"), "student": {"n_steps": 3, "batch_size": 2, "lr": 0.1, "share": 0.5}}
+    options["registration"] = {**options["registration"], "finest": 3.0, "n_steps": 0}
+    settings = ModelOptions.of(options)
+
+    def of_device(device):
+        whole = WholeVolumeOptions(0, 0, 0, False, 1)
+        segmenter = StudentSegmenter(build_model(settings), settings.student, 0, device, whole, None)
+        outlined, stone = toy_volume(1), toy_volume(2)
+        support, found = segmenter._support(outlined), segmenter._on_stone(stone, outlined)
+        assert support is not None and found is not None
+        slicing = Slicing.of(support)
+        training = Training(lessons_of(support, [found], slicing), settings.student, 0)
+        slices, target, weights = training._batch()
+        loss = loss_of(training.network(slices), target, weights)
+        probs = student_probabilities(training.network, slicing, support.scan, support.around, 4)
+        trials = tried(segmenter.model, support, probs, 0.5)
+        voice = Voice((255 * probs).byte(), [[Trial(1.0, {STUDENT: 1.0})]] * len(probs), 0.5)
+        mixed, _ = heard([voice], torch.zeros_like(probs), ("",) * len(probs), torch.ones(len(probs)))
+        before = torch.tensor([trial.before for trial in trials[0]])
+        return [lesson.slices for lesson in training.lessons], loss.detach(), probs, before, mixed
+
+    slices, loss, *wanted = of_device(torch.device("cpu"))
+    with fake_cuda() as device:
+        on_device, of_fake, *got = of_device(device)
+        for one, other in zip(slices, on_device, strict=True):
+            assert (one - other.cpu()).abs().mean() < 0.05      # registrations that end a little elsewhere
+        assert abs(float(loss) - float(of_fake)) < 0.1
+        for one, other in zip(wanted, got, strict=True):
+            torch.testing.assert_close(other.cpu(), one, rtol=0.05, atol=0.05)

@@ -99,10 +99,15 @@ def keep(client: socket.socket) -> None:
     """Run what a client asks for in a process, hand signals on, and tell the client its status. Does not return."""
     streams = array.array("i")
     size, given, _, _ = client.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
+    if not given:       # it was killed before it could ask
+        os._exit(0)
     streams.frombytes(given[0][2])
     wanted, content = int.from_bytes(size, "big"), b""
     while len(content) < wanted:
-        content += client.recv(wanted - len(content))
+        part = client.recv(wanted - len(content))
+        if not part:
+            os._exit(0)
+        content += part
     process = os.fork()
     if process == 0:
         client.close()

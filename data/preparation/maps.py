@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
 from qnet.data.supervoxels.generate_supervoxels import CaseMap, generate_all, method, waiting
 from qnet.dataloaders.datasets import DatasetSpec, find_cases
 from qnet.util.base.distributed import main_does
+from qnet.util.base.pool import processes
 
 
-def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False) -> bool:
+def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False,
+                  pool: Callable[[int], Executor] = processes) -> bool:
     """Write the missing maps of the cases below `target`. A map of unknown origin, such as a published one, is kept.
 
     Each of several processes makes its share. Every process must call this.
@@ -22,6 +26,7 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
         n_sv: voxels of the smallest supervoxel. None: 2D superpixels, with the settings for CHAOS.
         n_jobs: cases at a time, in each process.
         overwrite: if the image changed, replace also maps that were edited by hand.
+        pool: makes what runs them.
     Returns:
         whether every case has its map. Cases without one are named on stderr.
     Raises:
@@ -38,4 +43,4 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
         print(f"{maps[0].output.parent}: {len(found)} of {len(maps)} cases to do", file=sys.stderr)
         return found
 
-    return generate_all(main_does(to_do), n_jobs) == 0
+    return generate_all(main_does(to_do), n_jobs, pool) == 0

@@ -65,6 +65,10 @@ WRONG_OPTIONS = {
     "guided.bias": [-101, 101, *NUMBER[1:]],
     "guided.filter": [11, *NUMBER],
     "guided.filter_eps": [0, *NUMBER],
+    "student.n_steps": [2, *WHOLE],
+    "student.batch_size": [0, *WHOLE],
+    "student.lr": [0, *NUMBER],
+    "student.share": [1.5, *NUMBER],
     "unet.n_steps": WHOLE,
     "unet.batch_size": [1, *WHOLE],
     "unet.lr": [0, *NUMBER],
@@ -160,15 +164,15 @@ def test_wrong_option(key):
         check_config(with_option(key, None))
 
 
-@pytest.mark.parametrize("section", ["", "optim.", "registration.", "guided.", "unet.", "rpt.", "gmrd.", "outside.", "path.",
-                                     "path.CHAOST2.", "datasets.CMR."])
+@pytest.mark.parametrize("section", ["", "optim.", "registration.", "guided.", "student.", "unet.", "rpt.", "gmrd.", "outside.",
+                                     "path.", "path.CHAOST2.", "datasets.CMR."])
 def test_unknown_missing_and_replaced_options(section):
     assert refusal(with_option(f"{section}lerning_rate", 1)).startswith(f"unknown option {section}lerning_rate; allowed here: ")
     assert refusal(with_option(f"{section}a\nb", 1)).startswith(f"unknown option {f'{section}a'[:-1]}'")
     if section:
         for value in (3, None, "x", []):
             assert refusal(with_option(section.rstrip("."), value)).startswith(f"{section.rstrip('.')}: got {value!r}, allowed: ")
-        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "unet.": "lr", "rpt.": "form",
+        key = {"optim.": "lr", "registration.": "n_steps", "guided.": "bias", "student.": "lr", "unet.": "lr", "rpt.": "form",
                "gmrd.": "relu", "outside.": "network", "path.": "log_dir",
                "path.CHAOST2.": "data_dir", "datasets.CMR.": "n_folds"}[section]
         config = with_option(f"{section}{key}", 1)

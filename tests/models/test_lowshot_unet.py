@@ -48,10 +48,10 @@ def test_a_scan_without_a_class_is_refused():
 
 def test_slices_and_classes_are_deformed_alike_and_no_class_is_mixed():
     _, classes = scan(0)
-    slices, target = augmented(classes.float(), classes, torch.Generator().manual_seed(0))
+    slices, target = augmented(classes.float()[:, None], classes, torch.Generator().manual_seed(0))
     assert set(target.unique().tolist()) == {0, 1, 2} and not torch.equal(target, classes)
-    assert dice(slices > 1.5, target == 2) > 0.85        # the brightest of each slice is still its class 2
-    flat, _ = augmented(torch.ones(2, 40, 40), torch.zeros(2, 40, 40).long(), torch.Generator().manual_seed(0))
+    assert dice(slices[:, 0] > 1.5, target == 2) > 0.85        # the brightest of each slice is still its class 2
+    flat, _ = augmented(torch.ones(2, 1, 40, 40), torch.zeros(2, 40, 40).long(), torch.Generator().manual_seed(0))
     assert flat.isfinite().all()
 
 

@@ -28,8 +28,9 @@ def ci(tmp_path):
             program(tmp_path / "bin" / name.replace("_", "-"), lines)
         done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, env={"PATH": str(tmp_path / "bin")}, capture_output=True,
                               encoding="utf-8", check=True)
-        calls = tmp_path / "calls"
-        return done.stdout.splitlines(), calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
+        calls, lines = tmp_path / "calls", done.stdout.splitlines()
+        lines[-3:-1] = sorted(lines[-3:-1])     # types and wheel, at the same time
+        return lines, calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
 
     return call
 
@@ -48,6 +49,14 @@ def test_a_failed_installation_stops_nothing(ci):
 def test_who_may_not_install_goes_on(programs, ci):
     assert ci(**programs) == (
         ["no Chromium with chromedriver, and no right to install them", "types", "wheel.py", "tests -rs"], [])
+
+
+@pytest.mark.parametrize("failing", ["check_types.py", "wheel.py"])
+def test_without_types_or_wheel_no_test_is_run(failing, ci, tmp_path):
+    program(tmp_path / "bin/python", f"[[ $1 != scripts/checks/{failing} ]]")
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        ci(chromium="", chromedriver="")
+    assert "tests" not in ended.value.stdout
 
 
 def test_a_browser_that_is_there_stays(ci):

@@ -142,6 +142,9 @@ class Segmenter(ABC):
     def release(self, query: Volume) -> None:
         """Drop what was kept of a query."""
 
+    def finish(self) -> None:       # noqa: B027 - for those that keep something
+        """Remove what was kept on disk in case of a kill. Called when all queries are done."""
+
 
 def whole_predictions(query: Volume, member: Member, whole: WholeVolumeOptions) -> list[WholePrediction]:
     """Return the prediction for each class of a member: smoothed, joined into one label map, and cleaned.

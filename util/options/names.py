@@ -7,9 +7,9 @@ from typing import Any
 
 ENCODERS = ("resnet101", "resnet50", "small")
 MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "tpm": "TPM", "qnet_tpm": "QNetTPM",
-          "rpt": "RPT", "gmrd": "GMRD", "registration": "Registration", "guided": "Guided", "unet": "UNet",
-          "universeg": "UniverSeg", "outside": "Outside"}      # the names in folders and tables
-VOLUME_MODELS = ("registration", "guided")         # these segment whole volumes
+          "rpt": "RPT", "gmrd": "GMRD", "registration": "Registration", "guided": "Guided", "student": "Student",
+          "unet": "UNet", "universeg": "UniverSeg", "outside": "Outside"}      # the names in folders and tables
+VOLUME_MODELS = ("registration", "guided", "student")     # these segment whole volumes
 OUTSIDE_MODELS = ("universeg", "outside")          # these are loaded from elsewhere
 FITTED_MODELS = ("unet",)                          # these are trained on the outlined scan, when scans are segmented
 UNTRAINED_MODELS = (*VOLUME_MODELS, *FITTED_MODELS, *OUTSIDE_MODELS)     # train.py trains none of them, and no snapshot holds one

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from qnet.dataloaders.datasets import Case, DatasetSpec, Grid, find_cases
 from qnet.dataloaders.outlines.formats import FORMATS
-from qnet.models.settings import GMRDSettings, GuidedSettings, RegistrationSettings, RPTSettings, UNetSettings
+from qnet.models.settings import GMRDSettings, GuidedSettings, RegistrationSettings, RPTSettings, StudentSettings, UNetSettings
 from qnet.util.base.classes import MAX_TRAINED
 from qnet.util.base.rules import (
     Rule,
@@ -164,6 +164,7 @@ class ModelOptions:
     outside: Annotated[OutsideOptions, rules_of(OutsideOptions), RESUME]
     registration: Annotated[RegistrationSettings, rules_of(RegistrationSettings), TASK, RESUME]
     guided: Annotated[GuidedSettings, rules_of(GuidedSettings), TASK, RESUME]
+    student: Annotated[StudentSettings, rules_of(StudentSettings), TASK, RESUME]
     unet: Annotated[UNetSettings, rules_of(UNetSettings), TASK, RESUME]
     spatial_prior: Annotated[str, one_of("none", "registration"), TASK, RESUME]
     precision: str
@@ -185,7 +186,8 @@ class ModelOptions:
                        rpt=section(RPTSettings, config["rpt"]), gmrd=section(GMRDSettings, config["gmrd"]),
                        outside=section(OutsideOptions, config["outside"]),
                        registration=section(RegistrationSettings, config["registration"]),
-                       guided=section(GuidedSettings, config["guided"]), unet=section(UNetSettings, config["unet"]))
+                       guided=section(GuidedSettings, config["guided"]),
+                       student=section(StudentSettings, config["student"]), unet=section(UNetSettings, config["unet"]))
 
 
 @dataclass(frozen=True)

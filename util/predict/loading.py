@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 
 from qnet.dataloaders.volumes import Volume
 from qnet.models.carrying import RegistrationModel
 from qnet.models.lowshot_unet import LowShotUNet
-from qnet.models.volume import VolumeModel
+from qnet.models.volume import STUDENT, VolumeModel
 from qnet.util.base.errors import InputError
 from qnet.util.engine.fitted import FittedSegmenter
 from qnet.util.engine.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.student import StudentSegmenter
 from qnet.util.options.names import FITTED_MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.options.sections import ModelOptions, WholeVolumeOptions
 from qnet.util.training.building import (
@@ -26,7 +28,7 @@ from qnet.util.training.building import (
 
 def load_segmenter(options: ModelOptions, weights: str | None, device: torch.device, whole: WholeVolumeOptions, *,
                    encode_whole: bool, queries: Collection[Volume] = (),
-                   supports: Collection[Volume] = ()) -> tuple[Segmenter, str]:
+                   supports: Collection[Volume] = (), folder: Path | None = None) -> tuple[Segmenter, str]:
     """Return the segmenter of a model, and a sentence about its weights.
 
     Args:
@@ -34,9 +36,10 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
             needs no training here.
         whole: how whole volumes are segmented.
         encode_whole, queries, supports: SliceEncoder explains them.
+        folder: where a training that takes minutes is kept until all is done, so that it goes on after a kill; None: nowhere.
     Raises:
         InputError: weights are missing, cannot be read, do not fit, or are given for a model without weights; a spatial
-            prior is asked for from a model that is one, or an oracle over whole volumes.
+            prior is asked for from a model that is one, or an oracle over whole volumes; or a student has nothing to learn from.
     """
     if options.model in FITTED_MODELS:
         expect_no_weights(options.model, weights)
@@ -48,6 +51,11 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
     if isinstance(model, VolumeModel):
         expect_no_weights(options.model, weights)
         expect_no_prior(options)
+        if options.model == STUDENT:
+            expect_stones(options)
+            assert isinstance(model, RegistrationModel)
+            segmenter = StudentSegmenter(model, options.student, options.seed, device, whole, folder)
+            return segmenter, f"{STUDENT}: trained for these scans"
         return VolumeSegmenter(model, device, whole), f"{options.model}: needs no training"
     if model.reads_truth and encode_whole:
         raise InputError("class_prior: got 'oracle', which reads the query's labels; allowed for predict and with "
@@ -68,3 +76,9 @@ def expect_no_prior(options: ModelOptions) -> None:
     """Raise InputError if a spatial prior is asked for from a model that takes none."""
     if options.spatial_prior != "none":
         raise InputError(f"spatial_prior: got {options.spatial_prior!r}, allowed with model {options.model!r}: 'none'")
+
+
+def expect_stones(options: ModelOptions) -> None:
+    """Raise InputError if there will be no stepping stones, from which a student learns."""
+    if not options.n_stones:
+        raise InputError(f"registration.stones: got 0, allowed with model {options.model!r}, which learns from them: 1 or more")

@@ -152,6 +152,8 @@ def _finished(predictor: Predictor, plan: Plan, rows: Mapping[str, list[dict]], 
         report_queries(plan.queries, outcome.rows, predictor.names, [f"query {line}" for line in outcome.problems],
                        plan.table.with_name(REPORT), {**provenance(request, predictor, outcome.rows), **facts}, predictor.colours,
                        plots, _correction(request, plan.table.parent))
+    if not outcome.failures:
+        predictor.segmenter.finish()
     return outcome
 
 

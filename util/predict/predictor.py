@@ -249,7 +249,7 @@ class Predictor:
         """Return a predictor for a model that needs no training.
 
         Args:
-            model: "guided" or "registration".
+            model: "guided", "student" or "registration".
             options: as for `load`.
         Raises:
             InputError: the model needs training, or an option is not allowed.
@@ -257,15 +257,18 @@ class Predictor:
         return cls.made_of(untrained_method(model, **options))
 
     @classmethod
-    def made_of(cls, options: PredictorOptions) -> Predictor:
+    def made_of(cls, options: PredictorOptions, folder: Path | None = None) -> Predictor:
         """Return the predictor of some options: the network as its snapshot was trained, and `precision` not "auto".
 
+        Args:
+            folder: as `load_segmenter` takes it.
         Raises:
             InputError: as `load`; or `reload_model_path` is missing, or is given for a model without training.
         """
         device = resolve_device(options.device)
         set_up_process(device, options.deterministic)
-        segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole, encode_whole=True)
+        segmenter, _ = load_segmenter(options.model, options.reload_model_path, device, options.whole, encode_whole=True,
+                                      folder=folder)
         spec = None if isinstance(segmenter, VolumeSegmenter) else options.spec
         return cls(segmenter, spec, options.whole, augment=options.augment, n_stones=options.model.n_stones,
                    precision=options.model.precision)
@@ -277,24 +280,27 @@ class Predictor:
         Raises:
             InputError: as `made_of` and `of_task`, or a support cannot be read.
         """
-        predictor = cls.made_of(request.method) if request.task is None else cls.of_task(request.task, request.method)
+        folder = request.folder
+        predictor = cls.made_of(request.method, folder) if request.task is None else \
+            cls.of_task(request.task, request.method, folder)
         predictor.given_names = {**predictor.given_names, **request.names}
         for image, labels in request.supports:
             predictor.add_support(channels_of(image, request.channels), labels, fill=request.fill)
         return predictor
 
     @classmethod
-    def of_task(cls, task: Path | str, options: PredictorOptions) -> Predictor:
+    def of_task(cls, task: Path | str, options: PredictorOptions, folder: Path | None = None) -> Predictor:
         """Return the predictor of a task file, with its outlined scans as supports.
 
         Args:
             options: with those that the task file stores, but without the path of its weights.
+            folder: as `load_segmenter` takes it.
         Raises:
             InputError: the file is missing, damaged, hostile or something else, or its weights do not fit its options.
         """
         with opened(task) as content:
             weights = None if content.weights is None else str(content.weights)
-            predictor = cls.made_of(replace(options, reload_model_path=weights))
+            predictor = cls.made_of(replace(options, reload_model_path=weights), folder)
             predictor.given_names = content.manifest.names
             predictor.given_colours = content.manifest.colours
             for support in content.supports:

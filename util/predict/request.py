@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qnet.dataloaders.reading import is_nifti
 from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
 from qnet.util.options.config import base_config, load_config, of_today
@@ -109,6 +110,11 @@ class Request:
     follow_ups: tuple[tuple[Path, Path], ...] = ()
     channels: tuple[str, ...] = ()
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the results; None where the queries have targets."""
+        return self.output.parent if self.output is not None and is_nifti(self.output) else self.output
+
     @classmethod
     def of(cls, config: Mapping[str, Any], names: Mapping[int, str] | None = None, words: Words = Words()) -> Request:
         """Return what a complete config asks for.
@@ -142,7 +148,7 @@ class Request:
             outlined: (scan, labels) of each outlined scan.
             output: the folder of the results.
             names, fill, overwrite, words: as in the request.
-            method: "guided" or "registration", with the options of its file in `configs/`.
+            method: "guided", "student" or "registration", with the options of its file in `configs/`.
             options: options of configs/base.json5 with other values than there, as `device="cpu"`.
         Raises:
             InputError: an option is not allowed.

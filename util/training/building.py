@@ -126,4 +126,5 @@ BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
     "registration": lambda options: RegistrationModel(options.registration),
     "guided": lambda options: GuidedModel(options.registration, options.guided),
+    "student": lambda options: GuidedModel(options.registration, options.guided),     # the segmenter trains its student
 }

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import json5
@@ -13,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from qnet.data import check, prepare
+from qnet.data.preparation.maps import generate_maps
 from qnet.data.preparation.recipes import table_entry
 from qnet.data.supervoxels.generate_supervoxels import default_n_sv
 from qnet.dataloaders.datasets import find_cases
@@ -39,6 +42,11 @@ def command(download, source, target, *options):
     return [download, "--source", str(source), "--target", str(target), "--jobs", "1", *options]
 
 
+def in_this_process(arguments):
+    """Another process loads for seconds; test_own_files_with_two_processes has some."""
+    return prepare.main(arguments, make_maps=partial(generate_maps, pool=ThreadPoolExecutor))
+
+
 def without_maps(arguments):
     return prepare.main(arguments, make_maps=lambda *_: True)
 
@@ -55,7 +63,7 @@ def test_chaos_from_download_to_a_checked_dataset(tmp_path, capsys):
     chaos = command("chaos", source, target, "--n-sv", "500")
 
     # the broken case is named and leaves nothing, the others are done
-    assert prepare.main(chaos) == 1
+    assert in_this_process(chaos) == 1
     error = capsys.readouterr().err
     assert "error: case 5: " in error
     assert "number 3 is on one side only" in error
@@ -69,7 +77,7 @@ def test_chaos_from_download_to_a_checked_dataset(tmp_path, capsys):
     # mended, it is done too, and nothing else is made anew
     before = files(target)
     broken.with_suffix(".lost").rename(broken)
-    assert prepare.main(chaos) == 0
+    assert in_this_process(chaos) == 0
     assert "1 prepared, 2 skipped, 0 broken" in capsys.readouterr().err
     volumes = {name: time for name, time in before.items() if name.endswith(".nii.gz")}
     assert volumes.items() <= files(target).items()
@@ -184,12 +192,12 @@ def test_scans_without_labels_can_be_prepared_checked_and_trained_on(tmp_path, m
     nifti = own_files(tmp_path, "abcdef")
     for case in "bcdef":
         (tmp_path / f"mask_{case}.nii.gz").unlink()
-    assert prepare.main([*nifti, "--n-sv", "300"]) == 0
+    assert in_this_process([*nifti, "--n-sv", "300"]) == 0
     printed = capsys.readouterr()
     assert "note: no label for 5 of 6 cases: b, c, d, e, f" in printed.err
     assert [path.name for path in (tmp_path / "MINE/images").glob("label_*")] == ["label_a.nii.gz"]
     assert json.loads((tmp_path / "MINE/images/classmap_1.json").read_text(encoding="utf-8"))["label 1"].keys() == {"a"}
-    assert prepare.main([*nifti, "--n-sv", "300"]) == 0
+    assert in_this_process([*nifti, "--n-sv", "300"]) == 0
     assert "0 prepared, 6 skipped" in capsys.readouterr().err
 
     (tmp_path / "mine.json5").write_text(printed.out, encoding="utf-8")

@@ -211,8 +211,9 @@ def test_evaluated_without_a_snapshot(model, toy_data, tmp_path):
     assert len(rows[""]) == len(rows["_whole_volume"]) == 8
     assert np.mean([float(row["dice"]) for row in rows["_whole_volume"]]) > LEAST_DICE[model]
     assert all(0 < float(row["confidence"]) <= 1 for row in rows["_whole_volume"])
-    again = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx="all", **SMALL)
-    assert (again / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes() and again != folder
+    again = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx=0, **SMALL)
+    of_first = [row for row in rows[""] if row["support_case"] == "1"]
+    assert list(csv.DictReader((again / "scores.csv").open(encoding="utf-8"))) == of_first != []
 
 
 def heart(number):

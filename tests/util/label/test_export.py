@@ -30,6 +30,7 @@ def draw(session, name):
     session.draw(name, nibabel.Nifti1Image(outlines().T, image.affine).to_bytes(), session.saved(name))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("place", ["sagittal", "mirrored", "tilted"])       # all: tests/dataloaders/outlines
 def test_all_formats_of_a_series_have_the_same_voxels_names_and_colours(place, tmp_path):
     scan = series(tmp_path, PLACES[place])
@@ -78,6 +79,7 @@ def test_a_scan_that_a_format_cannot_hold_is_told_and_the_others_are_written(tmp
         assert len(problems) == 1 and problems[0].startswith("scan: seg.nrrd: ") and "\n" not in problems[0]
 
 
+@pytest.mark.whole
 def test_a_folder_of_both_kinds_goes_out_as_each_scan_can(tmp_path):
     write_scans(tmp_path, [1])
     series(tmp_path, PLACES["axial"])
