@@ -99,7 +99,7 @@ def take_pictures(browser: webdriver.Chrome, folder: Path) -> list[Path]:
     browser.set_window_size(VIEWER_WIDTH, 1600)
     browser.execute_async_script(f"choose({browser.execute_script(MEDIAN_CASE)}).then(arguments[arguments.length - 1])")
     pictures.append(picture("outlines", "#viewer"))
-    browser.execute_script("KEYS.f(); KEYS[document.getElementById('of-support').hidden ? 'o' : 's']();")
+    browser.execute_script("KEYS.d(); KEYS[document.getElementById('of-support').hidden ? 'q' : ',']();")
     return [*pictures, picture("overlay", "#viewer")]
 
 

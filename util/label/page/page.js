@@ -167,7 +167,7 @@ async function showPicture(image, name, picture) {
 function showAdvice() {
   const { first, next } = state.advice, { scan, why } = first ?? next ?? {}, [button, words] = at('advice').children;
   at('advice').hidden = !scan;
-  button.textContent = scan ?? '';
+  if (scan) button.textContent = scan;
   button.onclick = () => openScan(scan, true);
   words.textContent = scan ? `${first ? 'is a safe one to begin with' : 'is the one to correct next'}: ${why}.` : '';
 }
