@@ -92,10 +92,10 @@ class Copies(VolumeModel):
 
     def segment(self, query, guides, box):
         assert torch.equal(torch.stack(box), torch.tensor([[0.0] * 3, [1.0] * 3]))
-        for support, routes, back in guides:
+        for support, routes, back, _ in guides:
             assert back == (query.sum, support.scan.sum)
             self.routes.append(routes)
-        masks = torch.stack([support.masks.float() for support, _, _ in guides]).mean(dim=0)
+        masks = torch.stack([guide.support.masks.float() for guide in guides]).mean(dim=0)
         n = len(masks)
         return VolumeSegmentation(masks, masks, torch.linspace(0.2, 0.8, n), query.image.clamp(0, 1), ("as it was",) * n,
                                   torch.arange(2 * n).view(n, 2))
