@@ -23,7 +23,6 @@ from qnet.models.settings import GuidedSettings
 from qnet.models.spatial_prior import prior_logits, with_prior
 from qnet.models.volume import Box, Guide, Outlines, Route, Support, VolumeModel, VolumeSegmentation, join_boxes
 from qnet.util.base.distributed import share, shared
-from qnet.util.base.memory import return_freed_memory
 from qnet.util.base.pool import side_by_side
 from qnet.util.base.progress import progress
 from qnet.util.engine.predictions import Prediction, WholePrediction
@@ -413,7 +412,6 @@ class VolumeSegmenter(WholeSegmenter):
     def _together(self, jobs: Iterable[Callable[[], T]], bar: tqdm.tqdm | None = None) -> Iterator[T]:
         """Do jobs, on a CPU side by side, and yield the results in their order."""
         for result in (job() for job in jobs) if self.device.type != "cpu" else side_by_side(jobs):
-            return_freed_memory()
             if bar is not None:
                 bar.update(1)
             yield result
