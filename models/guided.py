@@ -219,11 +219,11 @@ def tried(images: Tensor, mask: Tensor, spacing_mm: Sequence[float], wide_mm: fl
     field = smooth_field(truth.shape, spacing_mm, SMOOTH_FIELD * wide_mm, seed=0).to(images)
     for amplitude in AMPLITUDES:
         moved = displaced(truth, spacing_mm, amplitude * wide_mm * field)
-        before = _dice(moved > 0.5, truth)
+        before = dice(moved > 0.5, truth)
         gains = {}
         for name, of_one in settings.items():
             drawn = outline(images, moved, spacing_mm, blur_mm(thickness, wide_mm, of_one), of_one)
-            gains[name] = _dice(drawn > 0.5, truth) - before
+            gains[name] = dice(drawn > 0.5, truth) - before
         trials.append(Trial(before, gains))
     return trials
 
@@ -243,7 +243,8 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
     return points[-1][1]
 
 
-def _dice(first: Tensor, second: Tensor) -> float:
+def dice(first: Tensor, second: Tensor) -> float:
+    """Return the Dice of two masks, 0 to 1; 1 where both are empty."""
     total = int(first.sum()) + int(second.sum())
     return 2 * int((first & second).sum()) / total if total else 1.0
 

@@ -279,10 +279,17 @@ class PreparedScan:
         Search and descent take no finer ones. Radius and dilation of MIND are `more` than the settings say where the places are
         finer than the query's voxels, since there is nothing to compare within a voxel.
         """
-        volumes = sample(self.images, places / column(self.spacing_mm, places))
+        volumes = self._at(places)
         minds = (mind_ssc(volume, settings.mind_radius + more, settings.mind_dilation + more) for volume in volumes)
         return torch.cat([F.avg_pool3d(maps, 2, stride=2) for mind, volume in zip(minds, volumes, strict=True)
                           for maps in (mind, volume[None])])[None]
+
+    def intensities(self, places: Tensor) -> Tensor:
+        """Return what `features` gives of the intensities, (C, d/2, h/2, w/2), without MIND."""
+        return F.avg_pool3d(self._at(places), 2, stride=2)
+
+    def _at(self, places: Tensor) -> Tensor:
+        return sample(self.images, places / column(self.spacing_mm, places))
 
     def release(self) -> None:
         """Drop grids and features; they are computed again when they are needed."""
@@ -307,13 +314,23 @@ def weight_of_intensity(query: Tensor, support: Tensor, usual: float) -> float:
     Args:
         query, support: (d, h, w) intensities, 0 to 1.
     """
-    both = (query > CONTENT_LEVEL) & (support > CONTENT_LEVEL)
-    if both.sum() <= MIN_CONTENT_POINTS:
+    rho = correlation(query, support)
+    if rho is None:
         return usual
-    rho = float(torch.corrcoef(torch.stack([query[both], support[both]]))[0, 1])
     if not rho > 0:         # also where one of both is constant
         return 0.0
     return usual * min(MOST_INTENSITY, math.sqrt(3) * rho / math.sqrt(max(1e-6, 1 - rho * rho)))
+
+
+def correlation(query: Tensor, support: Tensor) -> float | None:
+    """Return how the intensities (d, h, w) of two scans that lie on each other correlate in what both have of contents.
+
+    NaN where one of both is constant; None where both have hardly any.
+    """
+    both = (query > CONTENT_LEVEL) & (support > CONTENT_LEVEL)
+    if both.sum() <= MIN_CONTENT_POINTS:
+        return None
+    return float(torch.corrcoef(torch.stack([query[both], support[both]]))[0, 1])
 
 
 def starts_of(query: PreparedScan, support: PreparedScan) -> list[Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from qnet.models.carrying import MILD, UNSURE, RegistrationModel, voice_share
 from qnet.models.contents import CONTENT_LEVEL
-from qnet.models.guided import AMPLITUDES, LEAST_GAIN, SMOOTH_FIELD, Trial, displaced, smooth_field
+from qnet.models.guided import AMPLITUDES, LEAST_GAIN, SMOOTH_FIELD, Trial, dice, displaced, smooth_field
 from qnet.models.lowshot_unet import CHANNELS, LEAST_PX, augmented
 from qnet.models.registration import PreparedScan
 from qnet.models.sampling import column, grid_mm, sample, spacing_over
@@ -328,9 +328,7 @@ def tried(model: RegistrationModel, support: Support, probs: Tensor, share: floa
 
 def dices(probs: Tensor, truth: Tensor) -> Tensor:
     """Dice (K,) of (K, d, h, w) maps above ½ with masks; 1 where both are empty."""
-    found = probs > 0.5
-    shared, total = (found & truth).flatten(1).sum(dim=1), found.flatten(1).sum(dim=1) + truth.flatten(1).sum(dim=1)
-    return torch.where(total > 0, 2 * shared / total.clamp_min(1), 1.0)
+    return torch.tensor([dice(of_class > 0.5, mask) for of_class, mask in zip(probs, truth, strict=True)], device=probs.device)
 
 
 def gains_anywhere(trials: Sequence[Sequence[Trial]]) -> bool:

@@ -40,7 +40,7 @@ from qnet.util.predict.cases import as_numbers
 from qnet.util.predict.channels import channels_of, patient_of, scans_below
 from qnet.util.predict.comparing import compared
 from qnet.util.predict.events import Outcome
-from qnet.util.predict.first_scan import FEWEST, Comparison, most_taught, sample_of
+from qnet.util.predict.first_scan import FEWEST, Advice, Comparison, next_of, sample_of
 from qnet.util.predict.follow_up import CHANGES
 from qnet.util.predict.outline import outline
 from qnet.util.predict.request import Query, Request, Words
@@ -306,9 +306,14 @@ def for_machines(outcome: Outcome, formats: Sequence[str] = ()) -> dict[str, Any
     """
     scans = [{"scan": str(query.scan), **_result(outcome, query, formats)} for query in outcome.queries]
     left_out = [{"path": str(one.path), "reason": one.reason, "may_be_scan": one.may_be_scan} for one in outcome.left_out]
-    taught = most_taught(outcome.rows) if len(outcome.rows) > 1 else None
+    following = _next(outcome)
     return {"scans": scans, "failed": len(outcome.failures), "empty": len(outcome.empty), "left_out": left_out,
-            "next": None if taught is None else {"scan": taught.name, "why": taught.why}}
+            "next": None if following is None else {"scan": following.name, "why": following.why}}
+
+
+def _next(outcome: Outcome) -> Advice | None:
+    """Return the scan to outline next; None where there is no choice."""
+    return next_of(outcome.rows) if len(outcome.rows) > 1 else None
 
 
 def _result(outcome: Outcome, query: Query, formats: Sequence[str]) -> dict[str, Any]:
@@ -357,9 +362,9 @@ def _answer_which_first(arguments: argparse.Namespace) -> int:
 def summary(outcome: Outcome, output: Path) -> list[str]:
     """Return what came out, as lines for people."""
     where = "; report.html shows the outlines" if len(outcome.queries) > len(outcome.failures) else ""
-    taught = most_taught(outcome.rows) if len(outcome.rows) > 1 else None
+    following = _next(outcome)
     return [f"written to {output}{where}",
-            *([] if taught is None else [f"outline {taught.name} next, if that looks like the others: {taught.why}"]),
+            *([] if following is None else [f"outline {following.name} next, if that looks like the others: {following.why}"]),
             outcome.summary(), *(f"left out: {line}" for line in outcome.notes)]
 
 

@@ -31,7 +31,7 @@ from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
 from qnet.util.base.tables import format_table
 from qnet.util.predict.comparing import compared
-from qnet.util.predict.first_scan import Comparison, most_taught
+from qnet.util.predict.first_scan import Comparison, next_of
 
 CHOSEN_ON = {"hippocampus", "mouse_brain", f"{CHAOS} folds 1, 2"}
 FIRST = ("set", "chosen on", "scans", "named", "any", "best", "worst", "rank of the named", "rank correlation")
@@ -84,8 +84,8 @@ def row_of_first(found: Found) -> list[str]:
 
 
 def second_of(found: Found, first: str) -> str:
-    """Return the second scan to outline: that of the lowest expected Dice which is no odd one out, as `most_taught` names it."""
-    advice = most_taught({name: [{"confidence": of_query.confidence[first]}] for name, of_query in found.second.items()
+    """Return the second scan to outline: that of the lowest expected Dice which is no odd one out, as `next_of` names it."""
+    advice = next_of({name: [{"confidence": of_query.confidence[first]}] for name, of_query in found.second.items()
                           if name != first}, found.comparison)
     assert advice is not None       # there are others, and each has a confidence
     return advice.name

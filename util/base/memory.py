@@ -21,7 +21,7 @@ def return_freed_memory() -> bool:
     """Return the whole pages of freed memory to the system, and tell whether there were any. Without glibc: False.
 
     What a piece of work frees lies in gaps between what it leaves. The next piece has other sizes, and does not fit into them, so
-    without this the gaps add up: a quarter of the peak of one outlined abdomen (docs/performance.md).
+    without this the gaps add up.
     """
     try:
         return bool(ctypes.CDLL(None).malloc_trim(0))

@@ -21,19 +21,19 @@ from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import SMALL
 from qnet.util.base.root import module_command
-from qnet.util.label.apart import failure_of, given_job
+from qnet.util.label.apart import do_job, failure_of
 from qnet.util.label.preparing import stamp_of
 from qnet.util.label.session import Session
-from qnet.util.predict.first_scan import Comparison, first_of, most_taught, sample_of
+from qnet.util.predict.first_scan import Comparison, first_of, next_of, sample_of
 
-COMMAND = module_command("qnet.util.label.advice")
+MODULE = "qnet.util.label.advice"
 FILE = "likeness.json"
 NICENESS = 10       # page and runs come first
 UNTOUCHED = ("empty", "left out", "unreadable")     # states of scans before anything was drawn
 
 
 class Advisor:
-    """Says which scan stands best for the others, before anything is drawn, and which would teach most after a run.
+    """Says which scan stands best for the others, before anything is drawn, and which next, after a run.
 
     Args:
         session: of the folder. It keeps how alike the scans are.
@@ -59,7 +59,7 @@ class Advisor:
                 with self.session.work_folder() as work:
                     job = {"scans": [[name, str(self.session.scan_file(name))] for name in chosen], "n_scans": len(scans),
                            "made_from": made_from, "target": str(work / FILE)}
-                    if failure_of(COMMAND, job) is None:
+                    if failure_of(module_command(MODULE), job) is None:
                         self.session.own.take(work / FILE, FILE)
                 kept = self._kept(made_from)
             self.comparison = kept
@@ -82,23 +82,21 @@ class Advisor:
         is_new = all(scan["state"] in UNTOUCHED for scan in scans)
         found = {scan["name"]: scan["rows"] for scan in scans if scan["state"] == "found"}
         first = first_of(self.comparison, usable) if is_new and self.comparison else None
-        taught = most_taught(found, self.comparison)
+        following = next_of(found, self.comparison)
         return {key: None if advice is None else {"scan": advice.name, "why": advice.why}
-                for key, advice in (("first", first), ("next", taught))}
+                for key, advice in (("first", first), ("next", following))}
 
 
 def main() -> int:
     """Run the process and return its exit status."""
     os.nice(NICENESS)
-    job = given_job()
+    return do_job(_compare)
+
+
+def _compare(job: Mapping[str, Any]) -> None:
     from qnet.util.predict.comparing import compared  # imports PyTorch, which the page does without
-    try:
-        found = compared([(name, (Path(path),)) for name, path in job["scans"]], job["n_scans"], made_from=job["made_from"])
-        Path(job["target"]).write_text(json.dumps(found.as_json()) + "\n", encoding="utf-8")
-    except (InputError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    found = compared([(name, (Path(path),)) for name, path in job["scans"]], job["n_scans"], made_from=job["made_from"])
+    Path(job["target"]).write_text(json.dumps(found.as_json()) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

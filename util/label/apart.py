@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_environment
 
 
@@ -34,6 +35,17 @@ def failure_of(command: Sequence[str], job: Any = None, unsaid: str = "status") 
 def last_error(said: Sequence[str], otherwise: str) -> str:
     """Return the last line that a process said on its way out, without "error: "; if there is none, something else."""
     return said[-1].removeprefix("error: ") if said else otherwise
+
+
+def do_job(does: Callable[[Any], None]) -> int:
+    """Do the job that the server gave this process, and return the exit status: 1 if it failed, with a line that says how."""
+    job = given_job()
+    try:
+        does(job)
+    except (InputError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def given_job() -> Any:

@@ -23,7 +23,7 @@ from qnet.dataloaders.reading import files_of, read_image
 from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_command
-from qnet.util.label.apart import failure_of, given_job
+from qnet.util.label.apart import do_job, failure_of
 
 MODULE = "qnet.util.label.preparing"
 PICTURE_PX = 64             # longer side
@@ -107,13 +107,7 @@ def stamp_of(scan: Path) -> str:
 def main() -> int:
     """Run the process and return its exit status."""
     os.nice(5)      # the page comes first
-    job = given_job()
-    try:
-        prepare(Path(job["scan"]), None if job["copy"] is None else Path(job["copy"]), Path(job["picture"]))
-    except (InputError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return do_job(lambda job: prepare(Path(job["scan"]), Path(job["copy"]) if job["copy"] else None, Path(job["picture"])))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import claim
 from qnet.util.base.root import module_command
-from qnet.util.label.apart import failure_of, given_job
+from qnet.util.label.apart import do_job, failure_of
 from qnet.util.label.export import rows_of
 from qnet.util.label.session import Session
 from qnet.util.predict.correction import correction_of
@@ -86,18 +86,16 @@ def _facts(scans: Sequence[Mapping[str, Any]], rows: Mapping[str, Sequence[Mappi
 
 def main() -> int:
     """Run the process and return its exit status."""
+    return do_job(_write)
+
+
+def _write(job: Mapping[str, Any]) -> None:
     from qnet.util.predict.report import report_queries  # reads volumes, which the page does without
     from qnet.util.predict.request import Query
-    job = given_job()
     queries = [Query(name, Path(scan), Path(target)) for name, scan, target in job["queries"]]
     names, colours = ({int(value): text for value, text in job[key].items()} for key in ("names", "colours"))
-    try:
-        report_queries(queries, job["rows"], names, [], Path(job["path"]), job["facts"], colours,
-                       correction=correction_of(Path(job["folder"])))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    report_queries(queries, job["rows"], names, [], Path(job["path"]), job["facts"], colours,
+                   correction=correction_of(Path(job["folder"])))
 
 
 if __name__ == "__main__":

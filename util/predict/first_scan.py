@@ -91,7 +91,8 @@ class Comparison:
         Args:
             usable: names; others are left out.
         """
-        kept = [k for k, name in enumerate(self.names) if usable is None or name in set(usable)]
+        allowed = set(self.names if usable is None else usable)
+        kept = [k for k, name in enumerate(self.names) if name in allowed]
         if len(kept) < FEWEST:
             return []
         both = np.array(self.unlike)[np.ix_(kept, kept)]
@@ -126,8 +127,8 @@ def first_of(comparison: Comparison, usable: Iterable[str] | None = None) -> Adv
     return Advice(standings[0].name, f"it looks most like {others}")
 
 
-def most_taught(found: Mapping[str, Sequence[Mapping[str, Any]]], comparison: Comparison | None = None) -> Advice | None:
-    """Return the scan whose outlines by hand would teach most after a run: the least certain one that is no odd one out.
+def next_of(found: Mapping[str, Sequence[Mapping[str, Any]]], comparison: Comparison | None = None) -> Advice | None:
+    """Return the scan to outline next, after a run: the least certain one that is no odd one out.
 
     Args:
         found: rows of `Segmentation.numbers` of the scans that the computer outlined, by name.

@@ -7,7 +7,7 @@ import pytest
 
 from qnet.util.base.errors import InputError
 from qnet.util.predict.comparing import compared
-from qnet.util.predict.first_scan import MOST, Comparison, first_of, most_taught, sample_of
+from qnet.util.predict.first_scan import MOST, Comparison, first_of, next_of, sample_of
 from tests.toy import toy_case, write
 
 UNLIKE = [[0, 1, 2, 9], [1, 0, 2, 9], [2, 2, 0, 9], [9, 9, 9, 0]]      # d is the odd one out
@@ -53,11 +53,11 @@ def rows(*confidences):
 
 def test_after_a_run_the_least_certain_scan_that_is_like_the_others_would_teach_most():
     found = {"a": rows(0.9, "0.7"), "b": rows(0.8), "c": rows(None, ""), "d": rows(0.2)}
-    assert most_taught(found) == ("d", "its expected Dice is the lowest, 0.20")
+    assert next_of(found) == ("d", "its expected Dice is the lowest, 0.20")
     comparison = Comparison(list("abcd"), UNLIKE, 4)
-    assert most_taught(found, comparison) == ("a", "its expected Dice is the lowest, 0.70 among scans that look like the others")
-    assert most_taught({"d": rows(0.2)}, comparison).name == "d"
-    assert most_taught({"c": rows(None)}) is most_taught({}) is None
+    assert next_of(found, comparison) == ("a", "its expected Dice is the lowest, 0.70 among scans that look like the others")
+    assert next_of({"d": rows(0.2)}, comparison).name == "d"
+    assert next_of({"c": rows(None)}) is next_of({}) is None
 
 
 @pytest.mark.whole
