@@ -305,6 +305,16 @@ def area(place):
         return 0
 
 
+def test_a_stroke_does_not_move_the_scan_under_the_pen(fresh, place):
+    where = "const box = document.getElementById('canvas').getBoundingClientRect(); return [box.x, box.y, box.width, box.height];"
+    before = fresh.execute_script(where)
+    use(fresh, "filled")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    wait_until(lambda: area(place) > 0)
+    wait_until(lambda: text(fresh, "done").startswith("Done: an example"))
+    assert fresh.execute_script(where) == before
+
+
 def test_every_tool_that_draws_by_mouse(fresh, place):
     use(fresh, "filled")
     drag(fresh, ring(0.4, 0.4, 0.1))
@@ -879,7 +889,7 @@ def test_what_cannot_be_read_is_named_in_its_row_and_blocks_nothing(tmp_path):
             assert status_of(browser, "notes").startswith("holds no scan")
             browser.find_element("css selector", '[data-scan="a_2"]').click()
             wait_until(lambda: "a_2.nii.gz: cannot be read" in text(browser, "status"))
-            assert current(browser) == "a_1" and text(browser, "leave-out") == "Leave a_1 out"
+            assert current(browser) == "a_1" and text(browser, "leave-out") == "Leave out"
             wait_until(lambda: status_of(browser, "a_2").endswith("end-of-stream marker was reached)"))
             assert len(errors_of(browser)) == 1         # the refusal
         finally:

@@ -14,7 +14,7 @@ const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being d
                 'accepted': ['✓', 'accepted'], 'left out': ['–', 'left out'], 'unreadable': ['!', ''] };
 const BAR = { 'drawn': 1, 'looked at': 0.12, 'filled': 0.6, 'found': 0.3, 'empty': 0 };      // heights
 const CT = { 'soft tissue': [40, 400], 'liver': [60, 160], 'lung': [-600, 1500], 'bone': [400, 1800], 'brain': [40, 80] };     // level, width
-const DONE = { 'drawing': 'Done: use as an example', 'found': 'Accept', 'correcting': 'Done: use as an example',
+const DONE = { 'drawing': 'Done: an example', 'found': 'Accept', 'correcting': 'Done: an example',
                'outlined': 'Open again', 'corrected': 'Open again', 'accepted': 'Open again' };
 const OPEN = ['drawing', 'correcting'];
 const { byKey } = globalThis;       // of keys.js
@@ -204,13 +204,14 @@ function showOpen() {
   at('done').classList.toggle('strong', words !== 'Open again');
   at('done').firstChild.data = `${words ?? 'Done'} `;
   at('done').querySelector('kbd').hidden = words === 'Open again';      // Enter takes nothing back
-  at('load').hidden = !scan || !['empty', 'found'].includes(scan.state);
+  at('load').disabled = !scan || !['empty', 'found'].includes(scan.state);
   at('fill').firstChild.data = `${follows() ? 'Let the rest follow' : 'Fill between'} `;
   at('fill').title = follows() ? 'take what you corrected to the other slices of this scan' : 'fill the slices between the drawn ones by shape';
   at('leave-out').disabled = !scan;
   at('flag').disabled = !scan;
   at('flag').firstChild.data = scan?.flagged ? 'Take the flag back ' : 'Flag ';
-  at('leave-out').textContent = at('leave-out').title = scan?.state === 'left out' ? `Take ${open} back` : `Leave ${open ?? 'the scan'} out`;
+  at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
+  at('leave-out').title = scan?.state === 'left out' ? `take ${open} back` : `leave ${open ?? 'the scan'} out of runs and export`;
   at('canvas').ariaLabel = scan ? `Slices of ${open}. Arrow keys move, page keys change the slice, space puts the pen down and up.` : 'No scan';
   showNumbers(scan);
 }
