@@ -22,7 +22,8 @@ import numpy as np
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 
-from qnet.scripts.tables.label_curve import Labour, chaos_cases, copy_scans, draw_as_a_person, give_classes
+from qnet.scripts.tables.label_curve import chaos_cases, copy_scans, give_classes
+from qnet.scripts.tables.label_person import Labour, Person
 from qnet.scripts.tables.report_pictures import WEBGL, open_browser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
@@ -31,7 +32,6 @@ from qnet.util.label.client import PageClient, running
 
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
 SIZE_PX = (1280, 900)
-EVERY = 3       # slices are drawn
 WAIT_S = 600
 
 
@@ -105,7 +105,7 @@ def walk(client: PageClient, browser: webdriver.Chrome, truth: dict[str, np.ndar
     open_scan(browser, first)
     go_to(browser, middle_of(truth[first]))
     picture("1_scans")
-    draw_as_a_person(client, first, truth[first], EVERY, Labour())
+    Person(client, first, truth[first], Labour()).outline()
     press(browser, "f")
     wait_for(browser, f"""return document.querySelector('[data-scan="{first}"]').textContent.includes('drawn')""")
     time.sleep(2)
@@ -118,7 +118,7 @@ def walk(client: PageClient, browser: webdriver.Chrome, truth: dict[str, np.ndar
     open_scan(browser, worst)
     go_to(browser, middle_of(truth[worst]))
     picture("4_looking")
-    draw_as_a_person(client, worst, truth[worst], EVERY, Labour())
+    Person(client, worst, truth[worst], Labour()).outline()
     time.sleep(3)
     picture("5_correcting")
     client.set_done(worst)

@@ -39,8 +39,7 @@ def follow(found: np.ndarray, mask: np.ndarray, drawn: Sequence[int], axis: int,
     numbers, after = [], whole[box]
     for number in correction.numbers():
         after[number] = correction.corrected(number, shape[number])
-        is_between = min(drawn) < number < max(drawn)
-        if (after[number] | now[box][number]).any() if is_between else (after[number] != now[box][number]).any():
+        if correction.is_filled(number, bool(after[number].any())) or (after[number] != now[box][number]).any():
             numbers.append(number)
     return np.moveaxis(whole, 0, axis), numbers
 
@@ -71,6 +70,7 @@ class Correction:
         shapes = [*now[self.drawn], *found[self.drawn]]
         self.width_mm = max((width_mm(one, np.asarray(spacing_mm)) for one in shapes), default=0.0)
         self.depth_mm = _depth_mm(shapes, spacing_mm)
+        self.holds = {number: bool(now[number].any()) for number in self.drawn}
         self.of_slice = {number: self._distance(now[number]) - self._distance(found[number]) for number in self.drawn}
 
     def _distance(self, mask: np.ndarray) -> np.ndarray:
@@ -88,6 +88,19 @@ class Correction:
         return [number for number in near
                 if number not in self.of_slice and (first < number < last or self.found[number].any())]
 
+    def is_filled(self, number: int, holds: bool) -> bool:
+        """Return whether a slice lies between drawn ones, and it or one of these holds the class: so it follows, if empty.
+
+        Args:
+            holds: whether the class is in it.
+        """
+        is_between = self.drawn[0] < number < self.drawn[-1]
+        return is_between and (holds or any(self.holds[one] for one in self._around(number)))
+
+    def _around(self, number: int) -> tuple[int, int]:
+        """Return the drawn slices before and after one that lies between drawn ones."""
+        return next((one, other) for one, other in pairwise(self.drawn) if one < number < other)
+
     def corrected(self, number: int, shape: np.ndarray) -> np.ndarray:
         """Return a slice that follows, (H, W) bool.
 
@@ -97,7 +110,7 @@ class Correction:
         moved = self._distance(self.found[number])
         first, last = self.drawn[0], self.drawn[-1]
         if first < number < last:
-            before, after = next((one, other) for one, other in pairwise(self.drawn) if one < number < other)
+            before, after = self._around(number)
             share = (number - before) / (after - before)
             moved = moved + (1 - share) * self.of_slice[before] + share * self.of_slice[after]
             weight = float(np.exp(-min(number - before, after - number) * self.between_mm / (NEAR * self.width_mm)))

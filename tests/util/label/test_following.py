@@ -75,3 +75,11 @@ def test_nothing_drawn_nothing_follows():
     found = volume(*[disc(8)] * 3)
     after, numbers = follow(found, found, [], 0, ONE_MM)
     assert numbers == [] and (after == found).all()
+
+
+def test_an_empty_slice_between_the_last_one_and_the_end_follows_too():
+    """So it is not left out: nobody need fill it again by shape."""
+    nothing = disc(0) & False
+    found = volume(disc(8), disc(2), nothing, nothing, nothing)
+    after, numbers = follow(found, corrected(found, {0: disc(7), 4: nothing}), [0, 4], 0, (9.0, 1.0, 1.0))
+    assert numbers == [1, 2, 3] and not after[[2, 3]].any()
