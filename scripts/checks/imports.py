@@ -43,7 +43,7 @@ ARROWS: Mapping[str, set[str]] = {
     "entry points": UTIL,
     "scripts": UTIL,
     "scripts.tables": UTIL | {"data", "scripts"},
-    "scripts.checks": UTIL | {"data", "scripts", "tests"},     # measures speed and robustness with the data of the tests
+    "scripts.checks": UTIL | {"data", "scripts", "scripts.tables", "tests"},       # measures with the data of the tests
     "tests": UTIL | {"data", "scripts", "scripts.tables", "scripts.checks", "entry points"},
 }
 PACKAGE = "qnet"

@@ -5,7 +5,8 @@
 
 A scan is a body in noise, 12 bits deep, stored as .nii.gz. It is made once, and the others are links to it. The first one is
 outlined in some of its slices. Times are by the clock, and of the server's part alone: from the request to the last byte of its
-answer. Chromium without a GPU takes minutes to draw such a scan, so its part is not measured.
+answer. With `--browser` headless Chromium opens the page, then another scan, until that is shown. It draws without a GPU, which
+takes most of the time. So the seconds until it has read the scan are told by themselves.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from qnet.scripts.tables.label_pictures import open_page, open_scan
+from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM
 from qnet.util.base.tables import format_table
 from qnet.util.clients.client import scan_path
 from qnet.util.label.client import PageClient, running
@@ -36,8 +39,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=30, help="scans in the folder; default: %(default)s")
+    parser.add_argument("--browser", action="store_true", help="measure also until Chromium shows a scan")
     parser.add_argument("--size", type=int, nargs=3, default=[512, 512, 300], metavar=("X", "Y", "Z"), help="voxels of a scan")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.browser and (CHROMIUM is None or CHROMEDRIVER is None):
+        parser.error("--browser: allowed: where Chromium and chromedriver are installed")
+    return options
 
 
 def write_scans(folder: Path, n_cases: int, size: tuple[int, int, int]) -> Path:
@@ -87,6 +94,22 @@ def measure(client: PageClient, size: tuple[int, int, int]) -> list[tuple[str, f
     return [*found, ("the state of all scans", seconds, len(content), None)]
 
 
+def measure_shown(client: PageClient) -> list[tuple[str, float, int, float | None]]:
+    """Return rows as `measure` does: until Chromium, which draws without a GPU, shows the first scan, and another one."""
+    names = [scan["name"] for scan in client.state()["scans"]]
+    seconds, browser = timed(partial(open_page, client.address))
+    try:
+        browser.execute_script("""const { niivue } = labelPage.viewer, { addVolume } = niivue;
+            niivue.addVolume = volume => { globalThis.readAt = performance.now(); return addVolume.call(niivue, volume); };
+            globalThis.askedAt = performance.now();""")
+        another, _ = timed(partial(open_scan, browser, names[1]))
+        read = browser.execute_script("return readAt - askedAt") / 1000
+    finally:
+        browser.quit()
+    return [("page and a scan, in Chromium", seconds, 0, None), ("another scan, in Chromium", another, 0, None),
+            ("of that until it is read", read, 0, SHOWN_S)]
+
+
 def too_slow(rows: list[tuple[str, float, int, float | None]]) -> list[str]:
     """Return what takes longer than it is meant to, of rows as `measure` returns them."""
     return [what for what, seconds, _, allowed in rows if allowed is not None and seconds > allowed]
@@ -104,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         begun = time.monotonic()
         with running(folder) as (client, _):
             rows = [("start of the server", time.monotonic() - begun, 0, None), *measure(client, size)]
+            rows += measure_shown(client) if options.browser else []
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print(format_table(["what", "s", "allowed, s", "MB"], [
         [what, f"{seconds:.3f}", "" if allowed is None else f"{allowed:g}", f"{n_bytes / 1e6:.2f}" if n_bytes else ""]

@@ -11,6 +11,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
+from qnet.scripts.tables.label_person import next_worth
 from qnet.scripts.tables.label_pictures import open_page, open_scan, press, shown, wait_for
 from qnet.scripts.tables.report_pictures import drawn
 from qnet.util.base.classes import MAX_NAME, PALETTE
@@ -280,6 +281,36 @@ def test_the_next_slice_is_the_middle_of_a_wide_gap_or_the_third_beyond_an_end(s
     words = {"e": "empty", "d": "drawn", "l": "looked at", "f": "found", "i": "filled"}
     next_worth = "const [states, at, tell] = arguments; import('/page/slices.js').then(one => tell(one.nextWorth(states, at)));"
     assert browser.execute_async_script(next_worth, [words[one] for one in states], at) == expected
+
+
+def test_a_scan_is_drawn_once_when_it_is_opened_and_never_by_a_stroke(fresh):
+    """Of a large scan that takes NiiVue seconds without a GPU, and its gradient twice as long and as much memory."""
+    fresh.execute_script("""const { niivue } = labelPage.viewer, { gl, refreshLayers } = niivue;
+        const { texStorage3D, texImage3D } = gl;
+        globalThis.made = { scans: 0, textures: [] };
+        const keep = (format, size) => { if (format === gl.RGBA8) made.textures.push(size); };
+        niivue.refreshLayers = (...given) => { made.scans += 1; return refreshLayers.apply(niivue, given); };
+        gl.texStorage3D = (...given) => { keep(given[2], given.slice(3)); return texStorage3D.apply(gl, given); };
+        gl.texImage3D = (...given) => { keep(given[2], given.slice(3, 6)); return texImage3D.apply(gl, given); };""")
+    open_scan(fresh, "a_2")
+    made = fresh.execute_script("return made")
+    assert made["scans"] == 1 and [size for size in made["textures"] if size[0] > 3] == [[64, 64, 8]]
+    press(fresh, "f")
+    drag(fresh, ring(0.4, 0.4, 0.1))
+    saved(fresh)
+    assert fresh.execute_script("return made.scans") == 1
+    fresh.execute_script("document.querySelector('#classes button[aria-label^=hide]').click()")
+    assert fresh.execute_script("return made.scans") == 2
+
+
+def test_the_next_slice_is_that_of_the_tables_person(browser):
+    """scripts/tables/label_person.py goes as the key J does."""
+    rng, words = np.random.default_rng(0), ["drawn", "looked at", "filled", "found", "empty"]
+    some = [rng.choice(words, int(rng.integers(1, 20)), p=rng.dirichlet([1] * 5)).tolist() for _ in range(500)]
+    asked = [[states, int(rng.integers(20))] for states in some]
+    all_next = """const [asked, tell] = arguments;
+        import('/page/slices.js').then(one => tell(asked.map(given => one.nextWorth(...given))));"""
+    assert browser.execute_async_script(all_next, asked) == [next_worth(*given) for given in asked]
 
 
 def use(browser, tool):

@@ -4,6 +4,7 @@ import { withDrawn } from './slices.js';
 
 const { Niivue, NVImage } = globalThis.niivue;
 const UNDO_STEPS = 100, MOST_ZOOM = 16, CROSS = 0.2, FAINT = 0.1, SMOOTH = 1;
+const GRADIENT = [WebGL2RenderingContext.TEXTURE6, WebGL2RenderingContext.TEXTURE8];      // units that NiiVue makes the gradient of a scan in
 const NORMAL = [2, 1, 0];       // of each plane, the axis across it: right, anterior, superior
 const [AXIAL, CORONAL, SAGITTAL, ALL, SURFACE] = [0, 1, 2, 3, 4];
 const MOVES = globalThis.byKey({ 'left': ['across', -1], 'right': ['across', 1], 'up': ['along', 1], 'down': ['along', -1], 'next slice': ['through', 1], 'slice before': ['through', -1] });
@@ -26,6 +27,14 @@ export class Viewer {
       crosshairColor: [0.35, 0.7, 1, 0.8], fontColor: [0.75, 0.75, 0.75, 1], isForceMouseClickToVoxelCenters: true,
       showAllOrientationMarkers: true, sliceType: ALL, tileMargin: 4 });
     this.niivue.drawAddUndoBitmap = () => {};       // undo is here: by scan, with redo
+    this.leaveOutGradient();
+  }
+
+  // NiiVue makes the gradient of each scan, for a surface of the scan in 3D, which is not shown here. It is twice as large as the scan and takes
+  // most of the time. So it is made of a column of voxels alone.
+  leaveOutGradient() {
+    const make = this.niivue.rgbaTex;
+    this.niivue.rgbaTex = (texture, unit, dims, ...rest) => make.call(this.niivue, texture, unit, GRADIENT.includes(unit) ? [3, 1, 1, dims[3]] : dims, ...rest);
   }
 
   async start() {
@@ -58,6 +67,7 @@ export class Viewer {
     if (volume) {
       while (this.niivue.volumes.length) this.niivue.removeVolumeByIndex(0);
       this.niivue.closeDrawing();
+      volume.opacity = this.scanOpacity;
       this.niivue.addVolume(volume);
       this.niivue.scene.pan2Dxyzmm = [0, 0, 0, 1];
       this.window = [volume.cal_min, volume.cal_max];
@@ -67,8 +77,6 @@ export class Viewer {
     Object.assign(this, { penIsDown: false, kept: this.drawing.slice(), history: history ?? { undo: [], redo: [] } });
     this.count();
     this.slices = slices ?? this.allSlices();
-    this.useTool(this.tool, this.value);
-    this.niivue.updateGLVolume();
     this.showSurface();
     this.niivue.createOnLocationChange();
     onShown();
@@ -226,12 +234,15 @@ export class Viewer {
   // In 3D the surfaces of the classes are shown, without the scan.
   showSurface() {
     if (!this.volume) return;
-    this.niivue.opts.smoothDrawing = this.isSurface ? SMOOTH : 0;
-    this.niivue.setOpacity(0, this.isSurface ? 0 : 1);
+    const smooth = this.isSurface ? SMOOTH : 0, changes = this.niivue.opts.smoothDrawing !== smooth;
+    this.niivue.opts.smoothDrawing = smooth;
+    if (this.volume.opacity !== this.scanOpacity) this.niivue.setOpacity(0, this.scanOpacity);      // draws the scan anew: seconds if it is large
     this.useTool(this.tool, this.value);
     this.showOpacity();
-    this.niivue.refreshDrawing(true);
+    if (changes) this.niivue.refreshDrawing(true);
   }
+
+  get scanOpacity() { return this.isSurface ? 0 : 1; }
 
   get isSurface() { return this.niivue.opts.sliceType === SURFACE; }
 
@@ -249,7 +260,9 @@ export class Viewer {
       table.R.push(channel(1)); table.G.push(channel(3)); table.B.push(channel(5));
       table.A.push(hidden.has(value) ? 0 : 255); table.I.push(value); table.labels.push(name);
     }
-    this.niivue.setDrawColormap(table);
+    if (JSON.stringify(table) === JSON.stringify(this.table)) return;
+    this.table = table;
+    this.niivue.setDrawColormap(table);      // draws the scan anew
   }
 
   setWindow(low, high) {
