@@ -34,6 +34,12 @@ def programs_do_not_warn_of_encodings() -> None:
     os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def disks_are_not_waited_for() -> None:
+    """A run syncs some thirty files, a tenth of a test's time. Tests of what is synced put a function of their own here."""
+    os.fsync = lambda descriptor: None
+
+
 @pytest.fixture(scope="session")
 def warm_python() -> Iterator[str]:
     """The file of a Python that has PyTorch loaded."""

@@ -7,8 +7,9 @@ computed. It is the same in a checkout and in the package made of it. The code i
 from __future__ import annotations
 
 import functools
+import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
@@ -61,21 +62,23 @@ def modules_of(entries: Collection[str], root: Path = ROOT) -> dict[str, str]:
 def _file_of(name: str, root: Path) -> Path | None:
     """Return the file of a module. None: it is a name in a module, or a folder without code."""
     path = name.replace(".", "/")
-    files = (place / file for place in (root / PACKAGE, root) for file in (f"{path}.py", f"{path}/__init__.py"))
-    return next((file for file in files if file.is_file()), None)
+    for file in (f"{place}{path}{end}" for place in (f"{root}/{PACKAGE}/", f"{root}/") for end in (".py", "/__init__.py")):
+        if os.path.isfile(file):        # noqa: PTH113 - asked 700 times, and a Path takes ten times as long
+            return Path(file)
+    return None
 
 
-def imported(code: str) -> Iterator[str]:
-    """Yield all that may be a module of the package in the imports of code, without the package's name: "util", "util.base", ….
+@functools.cache
+def imported(code: str) -> frozenset[str]:
+    """Return all that may be a module of the package in the imports of code, without the package's name: "util", "util.base", ….
 
     Args:
         code: without comments, as from `said`.
     """
     names = [f"{module}.{name.split()[0]}".lstrip(".") for module, inside in FROM.findall(code)
              for name in inside.strip("()").split(",") if name.strip()]
-    for name in (*names, *IMPORT.findall(code)):
-        parts = name.split(".")
-        yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+    parts = [name.split(".") for name in (*names, *IMPORT.findall(code))]
+    return frozenset(".".join(one[:n]) for one in parts for n in range(1, len(one) + 1))
 
 
 @functools.cache       # a process that makes several runs reads the same again
