@@ -313,6 +313,25 @@ def test_the_next_slice_is_that_of_the_tables_person(browser):
     assert browser.execute_async_script(all_next, asked) == [next_worth(*given) for given in asked]
 
 
+@pytest.mark.parametrize("width", [360, 900, 1440])
+def test_the_letters_at_the_planes_and_the_place_of_the_cross_are_not_cut_off(width, fresh):
+    """A letter is drawn half outside of its plane. The place has its value at the end."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    fresh.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        wait_for(fresh, "return labelPage.viewer.canvas.width === document.getElementById('stage').clientWidth", LIMIT_S)
+        for view in range(4):
+            room = fresh.execute_script("""const { viewer } = labelPage, { canvas } = viewer;
+                viewer.view = arguments[0];
+                return viewer.niivue.screenSlices.map(({ leftTopWidthHeight: [left, top, wide, high] }) =>
+                    Math.min(left, top, canvas.width - left - wide, canvas.height - top - high));""", view)
+            assert len(room) == (3 if view == 3 else 1) and min(room) >= 5
+        is_whole = "const place = document.getElementById('position'); return place.scrollWidth <= place.clientWidth"
+        assert fresh.execute_script(is_whole)
+    finally:
+        fresh.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def use(browser, tool):
     """Choose a tool with the mouse."""
     browser.find_element("css selector", f"#tools label:has([value='{tool}'])").click()

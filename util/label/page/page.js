@@ -209,7 +209,7 @@ function showOpen() {
   at('fill').title = follows() ? 'take what you corrected to the other slices of this scan' : 'fill the slices between the drawn ones by shape';
   at('leave-out').disabled = !scan;
   at('flag').disabled = !scan;
-  at('flag').firstChild.data = scan?.flagged ? 'Take the flag back ' : 'Flag ';
+  at('flag').firstChild.data = scan?.flagged ? 'Unflag ' : 'Flag ';
   at('leave-out').textContent = scan?.state === 'left out' ? 'Take back' : 'Leave out';
   at('leave-out').title = scan?.state === 'left out' ? `take ${open} back` : `leave ${open ?? 'the scan'} out of runs and export`;
   at('canvas').ariaLabel = scan ? `Slices of ${open}. Arrow keys move, page keys change the slice, space puts the pen down and up.` : 'No scan';
@@ -349,7 +349,7 @@ function showPlace(place) {
   const number = viewer.volume && viewer.place()[2 - viewer.plane], n = viewer.volume && viewer.dims[2 - viewer.plane];
   const mm = place?.mm ? ` · ${['S', 'A', 'R'][viewer.plane]} ${place.mm[2 - viewer.plane].toFixed(1)} mm` : '';
   if (place) at('position').dataset.slice = `slice ${number + 1} of ${n}${mm}`;
-  at('position').textContent = `${at('position').dataset.slice ?? ''} · voxel ${at('position').dataset.place ?? ''}${viewer.penIsDown ? ' · pen down' : ''}`;
+  at('position').textContent = `${viewer.penIsDown ? 'pen down · ' : ''}${at('position').dataset.slice ?? ''} · ${at('position').dataset.place ?? ''}`;
   showBar();
 }
 
@@ -763,6 +763,7 @@ async function start() {
   at('bar').onpointermove = event => { if (event.buttons) barTo(event); };
   at('bar').onkeydown = barKey;
   new ResizeObserver(showBar).observe(at('bar'));
+  matchMedia('(prefers-color-scheme: dark)').onchange = showBar;
   at('low').oninput = at('high').oninput = () => viewer.setWindow(Number(at('low').value), Number(at('high').value));
   const buttons = { run, stop, undo, redo, fill: shape('fill'), next: nextSlice, grow: shape('grow'), looked: () => lookedAt(), 'all-looked': () => lookedAt(true), copy: shape('copy'),
                     largest: shape('largest'), holes: shape('holes'), smooth: shape('smooth'), reset: () => viewer.resetView(), picture: savePicture, report: makeReport, flag, done, load: chooseFile, 'export': writeExport, 'leave-out': leaveOut, 'add-class': addClass,

@@ -8,9 +8,10 @@ const GRADIENT = [WebGL2RenderingContext.TEXTURE6, WebGL2RenderingContext.TEXTUR
 const NORMAL = [2, 1, 0];       // of each plane, the axis across it: right, anterior, superior
 const [AXIAL, CORONAL, SAGITTAL, ALL, SURFACE] = [0, 1, 2, 3, 4];
 const MOVES = globalThis.byKey({ 'left': ['across', -1], 'right': ['across', 1], 'up': ['along', 1], 'down': ['along', -1], 'next slice': ['through', 1], 'slice before': ['through', -1] });
-// NiiVue's own layouts give all planes the same room
-const LAYOUT = [{ sliceType: AXIAL, position: [0, 0, 0.64, 1] }, { sliceType: CORONAL, position: [0.645, 0, 0.355, 0.497] },
-                { sliceType: SAGITTAL, position: [0.645, 0.503, 0.355, 0.497] }];
+// NiiVue's own layouts give all planes the same room, and none to the letters at their edges
+const ALONE = [0.015, 0.02, 0.97, 0.96];      // left, top, width, height
+const LAYOUT = [{ sliceType: AXIAL, position: [0.015, 0.02, 0.605, 0.96] }, { sliceType: CORONAL, position: [0.65, 0.02, 0.335, 0.455] },
+                { sliceType: SAGITTAL, position: [0.65, 0.525, 0.335, 0.455] }];
 // the axis, left-right, back-front or foot-head, that a key moves along in each plane
 const AXES = { [AXIAL]: { across: 0, along: 1, through: 2 }, [CORONAL]: { across: 0, along: 2, through: 1 },
                [SAGITTAL]: { across: 1, along: 2, through: 0 } };
@@ -225,8 +226,8 @@ export class Viewer {
   set cross(shown) { this.niivue.setCrosshairWidth(shown ? CROSS : 0); }
 
   set view(view) {
-    if (view === ALL) this.niivue.setCustomLayout(LAYOUT);
-    else this.niivue.clearCustomLayout();
+    if (view === SURFACE) this.niivue.clearCustomLayout();
+    else this.niivue.setCustomLayout(view === ALL ? LAYOUT : [{ sliceType: view, position: ALONE }]);
     this.niivue.setSliceType(view);
     this.showSurface();
   }
