@@ -321,8 +321,11 @@ def test_organs_apart_are_no_gaps():
     assert gaps_of(labels) == (0, {}) and gaps_of(np.where(np.isin(labels, (2, 3)), 1, 0)) == (0, {})
 
 
-def test_image_and_outlines_swapped_is_told(tmp_path):
-    image = save(patient(grid(), SHAPE, 0)[0].astype(np.int16), grid(), tmp_path / "scan.nii.gz")
+@pytest.mark.parametrize("brightest", [1000, 50])      # also a scan of few values
+def test_image_and_outlines_swapped_is_told(brightest, tmp_path):
+    values = patient(grid(), SHAPE, 0)[0]
+    values = ((values - values.min()) * brightest / np.ptp(values)).astype(np.int16)
+    image = save(values, grid(), tmp_path / "scan.nii.gz")
     labels = save(patient(grid(), SHAPE, 0)[1], grid(), tmp_path / "labels.nii.gz")
     with pytest.raises(InputError, match=r"scan.nii.gz: holds .* different values, and .*labels.nii.gz 5: .* swapped"):
         read_support(labels, image, None)

@@ -27,6 +27,7 @@ from qnet.util.base.errors import InputError
 MAX_OWN_VOXELS = 2**23      # a larger scan that is segmented on its own grid is resampled to coarser voxels
 FEW_VALUES = 64             # different values in a file that may hold outlines
 MOST_LABELS = 128           # different values in a file of labels; more are those of a scan
+FEW_LABELS = 16             # so many are labels, also of an image that has fewer values, as a phantom
 MAX_SHEAR = 0.05            # cosine between two axes of a scan; one that is sheared more is resampled
 MAX_TURN = 15.0             # degrees; a scan that is turned further within the first support's planes is resampled
 
@@ -301,9 +302,12 @@ def read_support(image: Given, labels: Path | str | Image, grid: Grid | None,
 
 
 def expect_not_swapped(image: sitk.Image, labels: sitk.Image, image_name: str, label_name: str) -> None:
-    """Raise InputError if what is given as labels has so many values that it is a scan. Told before any of them is looked for."""
+    """Raise InputError if what is given as labels has more values than the image, or so many that it is a scan.
+
+    That is told before any of them is looked for.
+    """
     n_labels, n_values = (_n_values(one) for one in (labels, image))
-    if n_labels > MOST_LABELS and n_values < n_labels:
+    if n_labels > FEW_LABELS and n_values < n_labels:
         raise InputError(f"{label_name}: holds {n_labels} different values, and {image_name} {n_values}: image and labels are "
                          "swapped")
     if n_labels > MOST_LABELS:
