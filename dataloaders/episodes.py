@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ class EpisodeDataset(Dataset):
         self.n_shot, self.length, self.seed, self.same_slice = n_shot, length, seed, same_slice
         indexed = [(volume, _single_slices(volume, min_size) if same_slice else _windows(volume, n_shot + 1, min_size))
                    for volume in volumes]
-        self.volumes = [(volume, windows) for volume, windows in indexed if windows is not None]
+        self.volumes: list[tuple[TrainingVolume, Any]] = [(volume, windows) for volume, windows in indexed if windows is not None]
         if not self.volumes:
             wanted = (f"superpixel of min_size = {min_size} pixels in an allowed slice" if same_slice else
                       f"supervoxel or class that fills {n_shot + 1} consecutive allowed slices (n_shot + n_query) with "

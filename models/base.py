@@ -31,6 +31,7 @@ class FewShotModel(nn.Module, ABC):
 
     loss_names: tuple[str, ...] = ("query", "align")
     reads_truth = False        # an oracle does: it is `told` the size of what it looks for
+    reads_stacks = False       # in 3D: where other methods have a slice (H, W), it has a stack of them (D, H, W)
     class_weights: Tensor      # (2,) of background and foreground
 
     def __init__(self, encoder: nn.Module, background_weight: float, ignore_label: int):
@@ -102,11 +103,12 @@ class FewShotModel(nn.Module, ABC):
         Raises:
             ValueError: the axes of the episodes are wrong.
         """
-        n = expect_shape("support_masks", episode.support_masks, "B S H W")
-        B, S, image_size = n["B"], n["S"], {"H": n["H"], "W": n["W"]}
-        expect_shape("support_images", episode.support_images, "B S C H W", B=B, S=S, **image_size)
-        expect_shape("query_images", episode.query_images, "B C H W", B=B, **image_size)
-        expect_shape("query_masks", episode.query_masks, "B H W", B=B, **image_size)
+        axes = "D H W" if self.reads_stacks else "H W"
+        n = expect_shape("support_masks", episode.support_masks, f"B S {axes}")
+        B, S, image_size = n["B"], n["S"], {axis: n[axis] for axis in axes.split()}
+        expect_shape("support_images", episode.support_images, f"B S C {axes}", B=B, S=S, **image_size)
+        expect_shape("query_images", episode.query_images, f"B C {axes}", B=B, **image_size)
+        expect_shape("query_masks", episode.query_masks, f"B {axes}", B=B, **image_size)
         features = self.encode(torch.cat([episode.support_images.flatten(0, 1), episode.query_images]))
         positions = None if episode.query_positions is None else episode.query_positions[:, None]
         return self.losses(features[:B * S], replace(features[B * S:], positions=positions), episode)

@@ -16,6 +16,7 @@ from typing import Any
 from qnet.dataloaders.datasets import Case
 from qnet.dataloaders.episodes import EpisodeDataset, load_training_volumes
 from qnet.dataloaders.folds import fold_positions
+from qnet.dataloaders.stacks import StackDataset
 from qnet.dataloaders.store import FOLDER as STORE
 from qnet.dataloaders.store import Store
 from qnet.models.base import FewShotModel
@@ -25,7 +26,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.base.guard import lies_in
 from qnet.util.options.names import MODELS, UNTRAINED_MODELS
 from qnet.util.options.record import Record
-from qnet.util.options.sections import DataOptions, EpisodeOptions, ModelOptions, RunOptions, TrainOptions, section
+from qnet.util.options.sections import DataOptions, EpisodeOptions, ModelOptions, RunOptions, TrainOptions
 from qnet.util.results.figures import loss_curve
 from qnet.util.run.experiment import Help, Run, make_experiment, one_line_errors, plain, run_commandline, run_dir
 from qnet.util.run.provenance import FILE as PROVENANCE
@@ -56,7 +57,8 @@ def main(_run: Run, _config: Mapping[str, Any]) -> float:
     if resume_from is not None and changed:
         print(f"warning: {', '.join(changed)} changed since this run was last started ({PROVENANCE}); "
               "its results need not be those of an undisturbed run")
-    episodes = training_episodes(cases, data, section(EpisodeOptions, config), options, kept_in)
+    episodes = training_episodes(cases, data, EpisodeOptions.of(config), options, kept_in,
+                                 in_3d=model.reads_stacks)
     print(f"{len(episodes.volumes)} training volumes of {data.spec.name}, fold {data.eval_fold} held out, on {device} "
           f"in {run.precision}{f', {world_size()} processes' if world_size() > 1 else ''}; run folder {folder}")
     history = train(model, episodes, options, device=device, record=record, snapshot_dir=folder / "snapshots",
@@ -106,19 +108,25 @@ def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights:
 
 
 def training_episodes(cases: Sequence[Case], data: DataOptions, episodes: EpisodeOptions,
-                      options: TrainOptions, kept_in: Path) -> EpisodeDataset:
+                      options: TrainOptions, kept_in: Path, *, in_3d: bool) -> EpisodeDataset:
     """Prepare the training volumes, and return the episodes of all processes.
 
     Args:
         kept_in: the folder of the prepared volumes. The processes share out the making of those that are missing.
+        in_3d: episodes are of stacks, and not of slices.
     Raises:
-        InputError: a file is missing or damaged, or no volume can be trained on.
+        InputError: a file is missing or damaged, or no volume can be trained on; or stacks are to be drawn from superpixels.
     """
+    if in_3d and episodes.same_slice:
+        raise InputError("pseudo_labels: got 'superpixels', which lie in one slice; allowed with a model in 3D: 'supervoxels'")
     volumes = load_training_volumes(
         cases, data.spec, Store(kept_in), exclude_label=episodes.exclude_label, exclude_rule=episodes.exclude_rule,
         use_gt=episodes.use_gt, test_label=episodes.test_label, pseudo_labels=episodes.pseudo_labels)
-    return EpisodeDataset(volumes, options.n_steps * options.batch_size * world_size(), episodes.seed, episodes.n_shot,
-                          episodes.min_size, episodes.same_slice)
+    n_episodes = options.n_steps * options.batch_size * world_size()
+    if in_3d:
+        return StackDataset(volumes, n_episodes, episodes.seed, episodes.n_shot, episodes.min_size, episodes.stack.n_slices,
+                            episodes.stack.size_px)
+    return EpisodeDataset(volumes, n_episodes, episodes.seed, episodes.n_shot, episodes.min_size, episodes.same_slice)
 
 
 def run() -> None:

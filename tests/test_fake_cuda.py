@@ -23,6 +23,7 @@ from qnet.util.base.episode import Episode
 from qnet.util.engine.protocol import segment_by_protocol
 from qnet.util.engine.segmenters import VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.stacks import StackSegmenter
 from qnet.util.engine.student import StudentSegmenter
 from qnet.util.engine.task import Task
 from qnet.util.engine.whole_volume import probabilities
@@ -41,10 +42,12 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device
 VARIANTS = {"qnet": {}, "learned threshold": {"threshold": "learned"}, "threshold of the support": {"threshold": "support"},
             "fine path": {"encoder_paths": "fine"}, "coordinates": {"coordinates": True}, "adnet": {"model": "adnet"},
             "alpnet": {"model": "alpnet"}, "panet": {"model": "panet"}}
+IN_3D = {"adnet3d": {"model": "adnet3d"}}
+FORMS = {**VARIANTS, **IN_3D}
 
 
 def config_of(variant):
-    return {**load_config(), **TINY, "n_iters": 2, **VARIANTS[variant]}
+    return {**load_config(), **TINY, "n_iters": 2, **FORMS[variant]}
 
 
 def model_of(variant):
@@ -58,9 +61,10 @@ def model_of(variant):
     return model
 
 
-def episode():
+def episode(variant):
+    depth = (2,) if variant in IN_3D else ()
     generator = torch.Generator().manual_seed(1)
-    images, masks = torch.randn(4, 1, 3, 32, 32, generator=generator), torch.zeros(4, 1, 32, 32)
+    images, masks = torch.randn(4, 1, 3, *depth, 32, 32, generator=generator), torch.zeros(4, 1, *depth, 32, 32)
     masks[..., 8:24, 8:24] = 1
     return Episode(images[:2], masks[:2], images[2:, 0], masks[2:, 0])
 
@@ -76,18 +80,18 @@ def assert_close(cpu, cuda):
     torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FORMS)
 def test_losses(variant):
     model = model_of(variant).train()
-    wanted = copy.deepcopy(model)(episode())
+    wanted = copy.deepcopy(model)(episode(variant))
     with fake_cuda() as device:
-        got = model.to(device)(episode().to(device))
+        got = model.to(device)(episode(variant).to(device))
         for name in model.loss_names:
             assert_close(wanted[name].detach(), got[name].detach())
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FORMS)
 def test_a_training_step_but_for_its_backward_pass(variant):
     with fake_cuda() as device:
         trainer = Trainer(model_of(variant), TrainOptions.of(config_of(variant)), device, Record(config_of(variant)))
@@ -100,7 +104,7 @@ def test_a_training_step_but_for_its_backward_pass(variant):
                 parameter.grad = torch.ones_like(parameter)
 
         with mock.patch.object(torch.Tensor, "backward", backward):
-            assert trainer.advance(episode()) is None
+            assert trainer.advance(episode(variant)) is None
         assert trainer.history[0].cpu().isfinite().all() and not torch.equal(parameters[0].detach().cpu(), before)
         assert trainer.add_log_entry()["step"] == 1
 
@@ -137,6 +141,21 @@ def test_whole_volumes(variant):
         got = of_classes(device)
     assert len(got) == 2
     np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=1e-3)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("variant", IN_3D)
+def test_whole_volumes_in_3d(variant):
+    def of_classes(device):
+        segmenter = StackSegmenter(model_of(variant), device, WholeVolumeOptions(0, 0, 0, False, 1))
+        (member,) = segmenter.members(task(1, 4))
+        return list(member.probs.values())
+
+    wanted = of_classes(torch.device("cpu"))
+    with fake_cuda() as device:
+        got = of_classes(device)
+    assert len(got) == 2
+    np.testing.assert_allclose(np.stack(got), np.stack(wanted), atol=1e-4)
 
 
 @pytest.mark.whole

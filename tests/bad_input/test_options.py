@@ -20,6 +20,8 @@ WRONG_OPTIONS = {
     "n_sp": [0, *WHOLE],
     "min_size": WHOLE,
     "n_shot": [0, *WHOLE],
+    "stack.n_slices": [0, *WHOLE],
+    "stack.size_px": [0, *WHOLE],
     "batch_size": [0, *WHOLE],
     "num_workers": [1025, *WHOLE],
     "model": ["vnet", "QNet", 1],

@@ -17,8 +17,9 @@ from tests.programs import run
 from tests.toy import toy_case
 
 NARROW = {"gmrd": {"n_background": 6, "n_foreground": 4, "mix_px": 32}}
-METHODS = {"qnet": {}, "adnet": {}, "alpnet": {}, "panet": {}, "tpm": {}, "tpm_mixture": {}, "qnet_tpm": {}, "rpt": {},
-           "rpt_2023": {}, "gmrd": NARROW, "gmrd_2025": NARROW, "gmrd_small": NARROW}      # with options
+IN_3D = {"stack": {"n_slices": 3, "size_px": 24}}
+METHODS = {"qnet": {}, "adnet": {}, "adnet3d": IN_3D, "alpnet": {}, "panet": {}, "tpm": {}, "tpm_mixture": {}, "qnet_tpm": {},
+           "rpt": {}, "rpt_2023": {}, "gmrd": NARROW, "gmrd_2025": NARROW, "gmrd_small": NARROW}      # with options
 
 
 def method_of(name):
@@ -143,7 +144,7 @@ def test_the_class_prior_is_chosen_when_scores_are_made(toy_data, tmp_path):
 
 
 @pytest.mark.parametrize(("program", "options", "message"), [
-    ("train", {"model": "vnet"}, "model: got 'vnet', allowed: one of 'qnet', 'adnet', 'alpnet', 'panet'"),
+    ("train", {"model": "vnet"}, "model: got 'vnet', allowed: one of 'qnet', 'adnet', 'adnet3d', 'alpnet', 'panet'"),
     ("train", {"encoder_paths": "middle"}, "encoder_paths: got 'middle', allowed: one of 'both', 'fine', 'coarse'"),
     ("train", {"threshold": -10}, "threshold: got -10, allowed: one of 'query', 'learned'"),
     ("train", {"prototype_windows": [4]}, r"prototype_windows: got \[4\], allowed: two whole numbers"),

@@ -12,7 +12,7 @@ class Episode(NamedTuple):
     """One episode. The data loader puts an axis B in front.
 
     Images are z-scored over their volume, with three equal channels. Masks are 0 or 1. The query's position is its
-    place in its volume, from 0 (the first slice) to 1 (the last).
+    place in its volume, from 0 (the first slice) to 1 (the last). In 3D, (H, W) is (D, H, W) everywhere: stacks of D slices.
     """
 
     support_images: Tensor   # (S, 3, H, W)

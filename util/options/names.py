@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ENCODERS = ("resnet101", "resnet50", "small")
-MODELS = {"qnet": "QNet", "adnet": "ADNet", "alpnet": "ALPNet", "panet": "PANet", "tpm": "TPM", "qnet_tpm": "QNetTPM",
-          "rpt": "RPT", "gmrd": "GMRD", "registration": "Registration", "guided": "Guided", "student": "Student",
-          "unet": "UNet", "universeg": "UniverSeg", "outside": "Outside"}      # the names in folders and tables
+ENCODERS = ("resnet101", "resnet50", "small", "resnext101_3d")
+MODELS = {"qnet": "QNet", "adnet": "ADNet", "adnet3d": "ADNet3D", "alpnet": "ALPNet", "panet": "PANet", "tpm": "TPM",
+          "qnet_tpm": "QNetTPM", "rpt": "RPT", "gmrd": "GMRD", "registration": "Registration", "guided": "Guided",
+          "student": "Student", "unet": "UNet", "universeg": "UniverSeg", "outside": "Outside"}    # names in folders, tables
 VOLUME_MODELS = ("registration", "guided", "student")     # these segment whole volumes
 OUTSIDE_MODELS = ("universeg", "outside")          # these are loaded from elsewhere
 FITTED_MODELS = ("unet",)                          # these are trained on the outlined scan, when scans are segmented

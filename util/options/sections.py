@@ -191,6 +191,14 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class StackOptions:
+    """How stacks of slices are cut from volumes, for methods in 3D: the section `stack`."""
+
+    n_slices: Annotated[int, whole(1)]
+    size_px: Annotated[int, whole(1)]
+
+
+@dataclass(frozen=True)
 class EpisodeOptions:
     """How training episodes are drawn."""
 
@@ -201,12 +209,18 @@ class EpisodeOptions:
     pseudo_labels: Annotated[str, one_of("supervoxels", "superpixels")]
     min_size: Annotated[int, whole(0)]
     n_shot: Annotated[int, whole(1)]
+    stack: Annotated[StackOptions, rules_of(StackOptions)]
     seed: int
 
     @property
     def same_slice(self) -> bool:
         """Whether support and query are the same slice: a superpixel lies in one slice only."""
         return self.pseudo_labels == "superpixels" and not self.use_gt
+
+    @classmethod
+    def of(cls, config: Config) -> EpisodeOptions:
+        """Take them from a checked config."""
+        return section(cls, config, stack=section(StackOptions, config["stack"]))
 
 
 @dataclass(frozen=True)

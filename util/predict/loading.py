@@ -15,6 +15,7 @@ from qnet.util.base.errors import InputError
 from qnet.util.engine.fitted import FittedSegmenter
 from qnet.util.engine.segmenters import PriorSegmenter, Segmenter, SliceSegmenter, VolumeSegmenter
 from qnet.util.engine.slice_encoder import SliceEncoder
+from qnet.util.engine.stacks import StackSegmenter
 from qnet.util.engine.student import StudentSegmenter
 from qnet.util.options.names import FITTED_MODELS, OUTSIDE_MODELS, UNTRAINED_MODELS
 from qnet.util.options.sections import ModelOptions, WholeVolumeOptions
@@ -65,6 +66,9 @@ def load_segmenter(options: ModelOptions, weights: str | None, device: torch.dev
         said = f"{options.model}: trained elsewhere"
     else:
         said = load_weights(model, options, trained)
+    if model.reads_stacks:
+        expect_no_prior(options)
+        return StackSegmenter(model, device, whole), said
     encoder = SliceEncoder(model, device, whole.eval_batch_size, whole=encode_whole, queries=queries, supports=supports)
     if options.spatial_prior == "none":
         return SliceSegmenter(encoder, whole), said

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from qnet.models.adnet import ADNet
+from qnet.models.adnet3d import ADNet3D
 from qnet.models.alpnet import ALPNet
 from qnet.models.base import FewShotModel
 from qnet.models.carrying import GuidedModel, RegistrationModel
@@ -20,6 +21,7 @@ from qnet.models.encoder import DualPathEncoder, SinglePathEncoder, build_encode
 from qnet.models.gmrd import GMRD
 from qnet.models.panet import PANet
 from qnet.models.qnet import QNet, SupportThresholdQNet
+from qnet.models.resnext3d import STACK_ENCODERS, StackEncoder
 from qnet.models.rpt import RPT
 from qnet.models.timm_backbone import PREFIX
 from qnet.models.tpm import TPM, QNetTPM
@@ -32,9 +34,24 @@ from qnet.util.training.weights import load_pretrained
 
 
 def build_model(options: ModelOptions) -> FewShotModel | VolumeModel:
-    """Return the model, with random weights from the option `seed`. Pretrained weights are not loaded."""
+    """Return the model, with random weights from the option `seed`. Pretrained weights are not loaded.
+
+    Raises:
+        InputError: the encoder is not one of the method's.
+    """
     seed_everything(options.seed)
+    expect_encoder_of_method(options)
     return BUILDERS[options.model](options)
+
+
+def expect_encoder_of_method(options: ModelOptions) -> None:
+    """Raise InputError if a method in 3D is given an encoder of slices or their coordinates, or another one an encoder in 3D."""
+    in_3d = options.model == "adnet3d"
+    if in_3d != (options.encoder in STACK_ENCODERS) and options.encoder != "small":
+        allowed = ", ".join(map(repr, STACK_ENCODERS)) if in_3d else "an encoder of slices, as 'resnet101' or 'small'"
+        raise InputError(f"encoder: got {options.encoder!r}, allowed with model {options.model!r}: {allowed}")
+    if in_3d and options.coordinates:
+        raise InputError(f"coordinates: got true, allowed with model {options.model!r}: false")
 
 
 def initialise(model: FewShotModel, options: ModelOptions) -> str:
@@ -122,6 +139,8 @@ BUILDERS: dict[str, Callable[[ModelOptions], FewShotModel | VolumeModel]] = {
     "outside": lambda options: load_outside(options.outside.network, options.outside.weights),
     "universeg": lambda options: load_universeg(options.outside.weights),
     "adnet": lambda options: ADNet(single_path(options), options.bg_wt, options.ignore_label, options.t_loss_scaler),
+    "adnet3d": lambda options: ADNet3D(StackEncoder(options.encoder, options.precision == "bf16"), options.bg_wt,
+                                       options.ignore_label, options.t_loss_scaler),
     "alpnet": lambda options: ALPNet(single_path(options), options.prototype_windows, options.bg_wt, options.ignore_label),
     "panet": lambda options: PANet(single_path(options), options.bg_wt, options.ignore_label),
     "registration": lambda options: RegistrationModel(options.registration),

@@ -39,7 +39,7 @@ class Trainer:
 
     def __init__(self, model: FewShotModel, options: TrainOptions, device: torch.device, record: Record):
         self.model, self.options, self.device, self.record = model, options, device, record
-        model.to(device).to(memory_format=torch.channels_last).train()
+        model.to(device).to(memory_format=torch.channels_last_3d if model.reads_stacks else torch.channels_last).train()
         self._replica = parallel(model, options.sync_batchnorm)
         self.optimizer = torch.optim.SGD(model.parameters(), **asdict(options.optim), fused=True)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, options.lr_step_every, options.lr_step_gamma)

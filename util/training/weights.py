@@ -77,7 +77,8 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
         source: "none", "imagenet" or "coco" (torchvision's files, downloaded into `weights_dir` if missing there; for an
             encoder of timm, "imagenet" is what timm has for it, in its own cache), the path of a file, or "package:" and the
             name of an installed package that carries one. Tensors may be named as in torchvision's classifiers (`layer1.…`)
-            or its DeepLabV3 (`backbone.layer1.…`), or as in timm.
+            or its DeepLabV3 (`backbone.layer1.…`), or as in timm. A file of a training by DataParallel, with `state_dict` and
+            `module.layer1.…`, works too.
     Raises:
         InputError: there are no such weights for this encoder, or no tensor fits by name and shape.
     """
@@ -86,7 +87,9 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
     if isinstance(backbone, TimmBackbone):
         backbone = backbone.net
     path, content = _pretrained(encoder_name, source, Path(weights_dir))
-    given = {name.removeprefix("backbone."): value for name, value in content.items() if isinstance(value, Tensor)}
+    prefix, state = ("module.", content["state_dict"]) if "state_dict" in content else ("backbone.", content)
+    named = state.items() if isinstance(state, Mapping) else ()
+    given = {name.removeprefix(prefix): value for name, value in named if isinstance(value, Tensor)}
     wanted = backbone.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and value.shape == wanted[name].shape}
     _expect_finite(fitting, path)
@@ -94,7 +97,8 @@ def load_pretrained(backbone: nn.Module, encoder_name: str, source: str, weights
         raise InputError(
             f"pretrained: of the {len(given)} tensors of {path}, none fits encoder {encoder_name!r} by name and shape")
     backbone.load_state_dict(fitting, strict=False)
-    missing = sorted({name.partition(".")[0] for name in set(wanted) - set(fitting)})
+    missing = sorted({name.partition(".")[0] for name in set(wanted) - set(fitting)
+                      if not name.endswith("num_batches_tracked")})      # a count that files before 2018 lack, and nothing reads
     left = f"; left as initialised: {', '.join(missing)}" if missing else ""
     return f"encoder: {len(fitting)} of {len(wanted)} backbone tensors loaded from {path}{left}"
 

@@ -22,6 +22,7 @@ from qnet.util.options.sections import (
     PredictorOptions,
     Role,
     RunOptions,
+    StackOptions,
     with_role,
 )
 from qnet.util.run.experiment import run_commandline
@@ -32,10 +33,11 @@ from qnet.util.training.snapshots import read_snapshot
 from tests.programs import entry_point, run
 
 SECTIONS = [cls for cls in vars(sections).values() if is_dataclass(cls) and cls.__module__ == sections.__name__]
+NESTED = (OptimizerOptions, OutsideOptions, StackOptions)     # their options stand in a section of the config
 
 
 def test_an_option_is_declared_once_and_base_json5_has_them_all():
-    declarations = [name for cls in SECTIONS for name in declared(cls) if cls not in (OptimizerOptions, OutsideOptions)]
+    declarations = [name for cls in SECTIONS for name in declared(cls) if cls not in NESTED]
     assert sorted([*declarations, "path", "datasets"]) == sorted(OPTIONS) and set(base_config()) == set(OPTIONS)
     for key, option in OPTIONS.items():
         if isinstance(option.rule, dict):
@@ -44,7 +46,7 @@ def test_an_option_is_declared_once_and_base_json5_has_them_all():
 
 def test_a_section_that_takes_an_option_of_another_one_has_its_type():
     types = {name: get_type_hints(cls)[name] for cls in SECTIONS for name in declared(cls)
-             if cls not in (OptimizerOptions, OutsideOptions)}
+             if cls not in NESTED}
     taken = [(cls, name, of_type) for cls in SECTIONS for name, of_type in get_type_hints(cls).items()
              if name in types and name not in declared(cls) and cls is not PredictorOptions]     # its `model` is a section
     assert (sections.ShownOptions, "encoder", str) in taken
