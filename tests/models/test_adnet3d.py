@@ -155,7 +155,7 @@ def test_whole_volumes_from_whole_volumes(case):
     """The query's probabilities are those of the model on all of its slices, with a prototype of all slices of the support."""
     model = build_model(options(encoder="small")).eval()
     with torch.no_grad():
-        model.t.fill_(-18)
+        model.t.fill_(-16)
     support, query = toy_volume(1), toy_volume(2)
     segmenter = StackSegmenter(model, torch.device("cpu"), WholeVolumeOptions(0, 0, 0, False, 1))
     task = Task(query, (support,), (1, 4))
@@ -173,9 +173,13 @@ def test_whole_volumes_from_whole_volumes(case):
     ep2 = EvaluationOptions((1, 4), "ep2", 0, 1, 1, whole_volume=True, surface_tolerance_mm=3.0)
     for prediction in segmenter.by_protocol(task, ep2):
         np.testing.assert_array_equal(prediction.mask, member.probs[prediction.label] > 0.5)
-    for prediction in segmenter.by_protocol(task, EvaluationOptions((1, 4), "published", 0, 3, 1, True, 3.0)):
+    by_part = segmenter.by_protocol(task, EvaluationOptions((1, 4), "published", 0, 3, 1, True, 3.0))
+    for prediction in by_part:
         held = (query.label_map == prediction.label).any(axis=(1, 2))
-        np.testing.assert_array_equal(prediction.mask, (member.probs[prediction.label] > 0.5) & held[:, None, None])
+        found = member.probs[prediction.label] > 0.5
+        np.testing.assert_array_equal(prediction.mask, found & held[:, None, None])
+        assert found[~held].any() and found[held].any() and not found.all()
+    assert [prediction.label for prediction in by_part] == [1, 4]
     segmenter.release(query)
     assert segmenter.members(task)[0] is not member
 
