@@ -202,7 +202,8 @@ ROUGH = {"n_steps": 5, "finest": 2.0}      # where nobody asks how good it is
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("model", ["registration", "guided"])
+# guided registers, too
+@pytest.mark.parametrize("model", [pytest.param("registration", marks=pytest.mark.slow), "guided"])
 def test_evaluated_without_a_snapshot(model, toy_data, tmp_path):
     """`test.py with chaost2_setting1 guided`: named configs alone."""
     folder = run("test", tmp_path, toy_data, "chaost2_setting1", model, supp_idx="all", **SMALL)

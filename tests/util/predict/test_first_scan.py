@@ -61,7 +61,7 @@ def test_after_a_run_the_least_certain_scan_that_is_like_the_others_would_teach_
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("odd", ["half of it is seen", "noise"])
+@pytest.mark.parametrize("odd", ["half of it is seen", pytest.param("noise", marks=pytest.mark.slow)])
 def test_an_odd_scan_among_phantoms_is_never_the_first(odd, tmp_path):
     random = np.random.default_rng(1)
     for number in range(1, 5):

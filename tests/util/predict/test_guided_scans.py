@@ -95,7 +95,7 @@ def test_flips_and_permuted_axes_change_nothing(axes, small):
 # what a mark of `slow` leaves to another case of the same test is seen there too
 @pytest.mark.parametrize(("size", "spacing_mm", "angles"), [
     pytest.param((81, 81, 20), (3.95, 3.95, 7.7), (0, 0, 0), marks=pytest.mark.slow),
-    ((96, 96, 32), (3.33, 3.33, 4.8), (0, 0, 0)),
+    pytest.param((96, 96, 32), (3.33, 3.33, 4.8), (0, 0, 0), marks=pytest.mark.slow),
     pytest.param((116, 116, 20), (3.33, 3.33, 7.7), (0, 0, 10), marks=pytest.mark.slow),
     ((106, 106, 24), (3.33, 3.33, 7.7), (8, -6, 0))],
     ids=["coarser", "thinner slices", "rotated", "oblique"])
@@ -126,8 +126,8 @@ def odd_scan(kind, query):
 
 
 @pytest.mark.parametrize("kind", [
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("noise", "another body part")),
-    "upside down, and said not to be", "one slice"])
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("noise", "another body part", "upside down, and said not to be")),
+    "one slice"])
 def test_what_does_not_fit_has_a_low_confidence(kind, predictor, query, outlined):
     found = predictor.segment(odd_scan(kind, query))
     assert found.label_map.shape == array(odd_scan(kind, query)).shape
