@@ -154,6 +154,7 @@ def test_encoders_of_slices_and_of_stacks_are_not_mixed(changes, said):
 def test_whole_volumes_from_whole_volumes(case):
     """The query's probabilities are those of the model on all of its slices, with a prototype of all slices of the support."""
     model = build_model(options(encoder="small")).eval()
+    assert isinstance(model, ADNet3D)
     with torch.no_grad():
         model.t.fill_(-16)
     support, query = toy_volume(1), toy_volume(2)
