@@ -349,7 +349,7 @@ function showPlace(place) {
   const number = viewer.volume && viewer.place()[2 - viewer.plane], n = viewer.volume && viewer.dims[2 - viewer.plane];
   const mm = place?.mm ? ` · ${['S', 'A', 'R'][viewer.plane]} ${place.mm[2 - viewer.plane].toFixed(1)} mm` : '';
   if (place) at('position').dataset.slice = `slice ${number + 1} of ${n}${mm}`;
-  at('position').textContent = `${viewer.penIsDown ? 'pen down · ' : ''}${at('position').dataset.slice ?? ''} · ${at('position').dataset.place ?? ''}`;
+  at('position').textContent = `${at('position').dataset.slice ?? ''}\n${viewer.penIsDown ? 'pen down · ' : ''}${at('position').dataset.place ?? ''}`;
   showBar();
 }
 
