@@ -68,7 +68,7 @@ SACRED = [
 
 # words behind `train.py with`, and what is said
 COMMAND_LINES = [
-    (["nosuchconfig"], "with nosuchconfig: neither key=value nor a named config; known: adnet, alpnet, "),
+    (["nosuchconfig"], "with nosuchconfig: neither key=value nor a named config; known: adnet, adnet3d, alpnet, "),
     (["other.json5"], "with other.json5: neither key=value nor a named config"),
     (["evil.pickle"], "with evil.pickle: neither key=value nor a named config"),
     (["exclude_rule={1,2}"], "exclude_rule: got {1,2}, allowed: text, a number, true"),
