@@ -326,9 +326,10 @@ def test_the_letters_at_the_planes_and_the_place_of_the_cross_are_not_cut_off(wi
                 return viewer.niivue.screenSlices.map(({ leftTopWidthHeight: [left, top, wide, high] }) =>
                     Math.min(left, top, canvas.width - left - wide, canvas.height - top - high));""", view)
             assert len(room) == (3 if view == 3 else 1) and min(room) >= 5
-        is_whole = """const place = document.getElementById('position');
+        is_whole = """const [place, counts] = ['position', 'bar-text'].map(id => document.getElementById(id));
             place.textContent = place.textContent.replace(/slice.*/, 'slice 123 of 300 · S -105.9 mm');
-            return place.scrollWidth <= place.clientWidth"""
+            counts.textContent = counts.textContent.replace(/.*drawn.*/, '12 drawn, 24 filled, 15 as found');
+            return [place, counts].every(one => one.scrollWidth <= one.clientWidth)"""
         assert fresh.execute_script(is_whole)
     finally:
         fresh.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -382,7 +382,7 @@ function showBar() {
   Object.assign(canvas, { ariaValueMin: '1', ariaValueMax: String(states.length), ariaValueNow: String(here + 1),
                           ariaValueText: `slice ${here + 1} of ${states.length}: ${states[here]}` });
   at('bar-text').textContent = `${count('drawn')} drawn, ${count('filled')} filled${count('found') ? `, ${count('found')} as found` : ''}`
-    + ` · ${Number(viewer.millilitres(chosenClass).toPrecision(3))} ml`;
+    + `\n${Number(viewer.millilitres(chosenClass).toPrecision(3))} ml`;
   at('undo').disabled = !viewer.history.undo.length;
   at('redo').disabled = !viewer.history.redo.length;
   for (const cell of document.querySelectorAll('#classes .ml')) cell.textContent = mlOf(Number(cell.dataset.value));
