@@ -185,8 +185,12 @@ class EpisodeDataset(Dataset):
         volume, label, slices, _ = self._draw(index)
         return volume.case, label, slices
 
+    def _generator(self, index: int) -> np.random.Generator:
+        """Return the source of chance of an episode."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, index]))
+
     def _draw(self, index: int) -> tuple[TrainingVolume, int, list[int], np.random.Generator]:
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
+        rng = self._generator(index)
         volume, windows = self.volumes[rng.integers(len(self.volumes))]
         window = int(np.searchsorted(windows.cumulative, rng.random(), side="right"))
         start, step = int(windows.starts[window]), 0 if self.same_slice else 1

@@ -105,7 +105,7 @@ class StackDataset(EpisodeDataset):
     @override
     def _draw(self, index: int) -> tuple[TrainingVolume, int, list[int], np.random.Generator]:
         """Return volume, class, first slices of the stacks (the query's is last), and the generator."""
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, index]))
+        rng = self._generator(index)
         volume, stacks = self.volumes[rng.integers(len(self.volumes))]
         kind = rng.integers(len(stacks.begins) - 1)
         of_class = stacks.rows[stacks.begins[kind]:stacks.begins[kind + 1]]
