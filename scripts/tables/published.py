@@ -1,11 +1,12 @@
-"""Print `guided` with one support, chosen as each paper chose it, beside the published numbers.
+"""Print `guided` and a plain U-Net with one support, chosen as each paper chose it, beside the published numbers.
 
-    python scripts/tables/published.py --data-dir data/CHAOST2                           # about two hours of processor time
+    python scripts/tables/published.py --data-dir data/CHAOST2                     # about two and a half hours of processor time
     python scripts/tables/published.py --data-dir data/CHAOST2 --cmr-dir data/CMR        # CMR as well
 
-Every case of a fold is the support once, so all choices of the papers are among them: index 2, index 3, the last one. Nothing is
-trained, so setting 2 has the numbers of setting 1. Finished runs are kept, and scripts/tables/guided.py makes the same runs.
-Published numbers are those of scripts/published_dice.json5. The tables are in <output>/published.txt.
+Every case of a fold is the support of `guided` once, so all choices of the papers are among them: index 2, index 3, the last one.
+The U-Net (configs/unet.json5) is trained on the last one alone. Neither sees a class before, so setting 2 has the numbers of
+setting 1. Finished runs are kept, and scripts/tables/guided.py makes the same runs of `guided`. Published numbers are those of
+scripts/published_dice.json5. The tables are in <output>/published.txt.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qnet.data.preparation.recipes import table_entry
 from qnet.dataloaders.datasets import find_cases
 from qnet.dataloaders.folds import extra_position, fold_positions
 from qnet.scripts.compare import PUBLISHED, published_rows
-from qnet.scripts.tables.guided import GUIDED, finished
+from qnet.scripts.tables.guided import GUIDED, Variant, finished
 from qnet.scripts.tables.results import command_line
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
@@ -35,6 +36,9 @@ from qnet.util.run.folders import call
 N_FOLDS = 5
 CONFIGS = {"CHAOST2": "chaost2_setting1", "CMR": "cmr_setting1"}
 EVERY = "every scan in turn"
+LAST = "last scan"
+UNET = Variant("unet", "unet")
+METHODS = (GUIDED, UNET)
 PROTOCOL, WHOLE = "scores.csv", "scores_whole_volume.csv"
 OTHERS = (("whole, Dice in %", WHOLE, "dice", 100), ("HD95, mm", PROTOCOL, "hd95_mm", 1), ("ASSD, mm", PROTOCOL, "assd_mm", 1),
           ("whole, HD95", WHOLE, "hd95_mm", 1), ("whole, ASSD", WHOLE, "assd_mm", 1))
@@ -101,28 +105,32 @@ def spread(values: Sequence[Mapping[str, float]], label: str | None, scale: floa
     return "–" if np.isnan(mean) else f"{mean:.1f}" if np.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def tables(runs: Sequence[Run], dataset: str, case_names: Sequence[str]) -> str:
+def tables(runs: Mapping[Variant, Sequence[Run]], dataset: str, case_names: Sequence[str]) -> str:
     """Return a table for each published setting of a data set, and one of what the papers do not give."""
     entry = read_json5(PUBLISHED)[dataset]
     classes = entry["classes"]
     papers = [paper for of_setting in [*entry["settings"].values(), entry["unread"]] for paper in of_setting]
     found = choices(case_names, [paper["support"] for paper in papers if "support" in paper])
 
-    def pooled(choice: Choice, file: str, metric: str) -> list[dict[str, float]]:
-        return [of_one for run in runs for of_one in run.values(choice, file, metric)]
+    def pooled(variant: Variant, choice: Choice, file: str, metric: str) -> list[dict[str, float]]:
+        return [of_one for run in runs[variant] for of_one in run.values(choice, file, metric)]
 
+    rows_of = [(variant, choice) for variant, of_one in runs.items() if of_one
+               for choice in found if variant != UNET or choice.name == LAST]
     measured = []
-    for choice in found:
-        values = pooled(choice, PROTOCOL, "dice")
-        measured.append(["guided", choice.name, *(spread(values, label) for label in classes), spread(values, None)])
+    for variant, choice in rows_of:
+        values = pooled(variant, choice, PROTOCOL, "dice")
+        measured.append([variant.name, choice.name, *(spread(values, label) for label in classes), spread(values, None)])
     unread = [[f"{paper['method']}, published", words_of(paper.get("support")), *"–" * (len(classes) + 1)]
               for paper in entry["unread"]]
-    parts = [f"{dataset}, {len(runs)} of {N_FOLDS} folds: {NOTES}"]
+    n_folds = ", ".join(f"{variant.name} in {len(of_one)}" for variant, of_one in runs.items())
+    parts = [f"{dataset}, {n_folds} of {N_FOLDS} folds: {NOTES}"]
     for setting, of_setting in entry["settings"].items():
         rows = published_of(dataset, setting, of_setting, classes)
         parts.append(format_table([f"setting {setting}", "support", *classes, "mean"], [*measured, *rows, *unread]))
-    rows = [["guided", choice.name, *(spread(pooled(choice, file, metric), None, scale) for _, file, metric, scale in OTHERS)]
-            for choice in found]
+    rows = [[variant.name, choice.name,
+             *(spread(pooled(variant, choice, file, metric), None, scale) for _, file, metric, scale in OTHERS)]
+            for variant, choice in rows_of]
     parts.append(format_table(["mean over the classes", "support", *(name for name, *_ in OTHERS)], rows))
     return "\n\n".join(parts)
 
@@ -134,9 +142,17 @@ def published_of(dataset: str, setting: str, papers: Sequence[Mapping[str, Any]]
             for paper, (name, *cells) in zip(papers, published_rows(common, classes, "dice"), strict=True)]
 
 
-def finished_runs(output: Path, dataset: str) -> list[Run]:
-    """Return the newest finished run of each fold."""
-    return [Run(fold, run) for fold in range(N_FOLDS) if (run := finished(GUIDED, fold, output, dataset))]
+def finished_runs(output: Path, dataset: str) -> dict[Variant, list[Run]]:
+    """Return the newest finished run of each method and fold."""
+    return {variant: [Run(fold, run) for fold in range(N_FOLDS) if (run := finished(variant, fold, output, dataset))]
+            for variant in METHODS}
+
+
+def support_option(variant: Variant, n_cases: int, fold: int) -> int | str:
+    """Return `supp_idx` of a run: every case of the fold, and for the U-Net, which is trained on it, the last scan alone."""
+    if variant != UNET:
+        return "all"
+    return fold_positions(n_cases, N_FOLDS, fold).index(extra_position(n_cases, N_FOLDS, fold))
 
 
 def main() -> None:
@@ -152,11 +168,12 @@ def main() -> None:
             if folder is None:
                 continue
             names = [case.name for case in find_cases(table_entry(dataset), folder, n_sv=5000)]
-            done = {run.fold for run in finished_runs(output, dataset)}
-            for fold in sorted(set(options.folds) - done):
-                call("test.py", "with", CONFIGS[dataset], GUIDED.model, f"eval_fold={fold}", "supp_idx=all", "whole_volume=true",
-                     f"path.{dataset}.data_dir={folder.resolve()}", *options.options, "resume=auto",
-                     f"path.log_dir={output / GUIDED.name}")
+            for variant, runs in finished_runs(output, dataset).items():
+                for fold in sorted(set(options.folds) - {run.fold for run in runs}):
+                    call("test.py", "with", CONFIGS[dataset], variant.model, f"eval_fold={fold}",
+                         f"supp_idx={support_option(variant, len(names), fold)}", "whole_volume=true",
+                         f"path.{dataset}.data_dir={folder.resolve()}", *options.options, "resume=auto",
+                         f"path.log_dir={output / variant.name}")
             parts.append(tables(finished_runs(output, dataset), dataset, names))
         if not options.no_tables:
             print("\n\n".join(parts))
