@@ -112,3 +112,13 @@ def test_a_reader_who_leaves_gets_no_traceback(words, buffered, tmp_path):
         done = subprocess.run([sys.executable, "-m", "qnet", *words], cwd=tmp_path, stdout=left, stderr=subprocess.PIPE,
                               env={**module_environment(), "PYTHONUNBUFFERED": buffered})
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("given", "spins"), [
+    ({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_threads_wait_shortly_unless_it_is_said_otherwise(given, spins):
+    """The number is set before PyTorch is imported, which reads it then alone."""
+    usual = {name: value for name, value in module_environment().items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys, qnet; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], env=usual | given, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(spins), "False"]
