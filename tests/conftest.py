@@ -1,6 +1,7 @@
 """The fixtures that tests of several modules share."""
 
 import contextlib
+import multiprocessing.spawn
 import os
 import resource
 import signal
@@ -48,12 +49,16 @@ def warm_python() -> Iterator[str]:
 
 
 @pytest.fixture
-def warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Modules that a test starts in processes of their own begin in a tenth of a second. No test of how they begin takes it."""
+def warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Processes that a test starts, pools too, begin in a tenth of a second. No test of how they begin takes it."""
+    before = multiprocessing.spawn.get_executable()
     if hasattr(os, "pidfd_open"):       # Linux
         python = request.getfixturevalue("warm_python")
         monkeypatch.setattr(sys, "executable", python)
         monkeypatch.setenv("WARM_PYTHON", python)
+        multiprocessing.set_executable(python)
+    yield
+    multiprocessing.set_executable(before)
 
 
 @pytest.fixture

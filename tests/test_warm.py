@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from qnet.util.base.pool import processes
 from qnet.util.base.root import module_environment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there is one on Linux alone")
@@ -36,7 +37,29 @@ def test_signals_end_the_module(number, warm_python):
     process.stdout.close()
 
 
+def test_a_pool_a_file_and_a_piece_of_code_are_warm(warm, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("""
+import sys
+from operator import methodcaller
+from qnet.util.base.pool import processes
+loaded = "torch" in sys.modules
+import torch
+if __name__ == "__main__":
+    with processes(2) as pool:
+        print(loaded, *sys.argv[1:], *pool.map(methodcaller("item"), [torch.tensor(3), torch.tensor(4)]))
+    sys.exit(5)
+""", encoding="utf-8")
+    done = subprocess.run([sys.executable, str(program), "a", "b"], capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "True a b 3 4\n", "")
+    code = "import sys, program; print('torch' in sys.modules, sys.argv, __name__, program.loaded)"
+    done = subprocess.run([sys.executable, "-c", code, "a"], cwd=tmp_path, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == "True ['-c', 'a'] __main__ True\n"
+    with processes(1) as pool:
+        assert pool.submit(eval, "'qnet.util.training.loop' in __import__('sys').modules").result()
+
+
 def test_anything_else_is_done_by_the_usual_python(warm_python):
-    words = [warm_python, "-c", "import sys; print(sys.executable)"]
+    words = [warm_python, "-E", "-c", "import sys; print(sys.executable, 'torch' in sys.modules)"]
     said = subprocess.run(words, capture_output=True, encoding="utf-8", check=True)
-    assert said.stdout.strip() == sys.executable != warm_python
+    assert said.stdout.split() == [sys.executable, "False"] and sys.executable != warm_python

@@ -163,7 +163,7 @@ def test_where_nothing_could_be_prepared_no_config_is_printed(tmp_path, capsys):
 
 
 @pytest.mark.whole
-def test_own_files_with_two_processes_and_the_config_for_them(tmp_path, monkeypatch, capsys):
+def test_own_files_with_two_processes_and_the_config_for_them(warm, tmp_path, capsys):
     nifti = own_files(tmp_path)
     (tmp_path / "scan_c.nii.gz").write_bytes(b"")
     options = ["--n-sv", "300", "--superpixels", "--jobs", "2"]

@@ -42,7 +42,7 @@ def in_two_processes(*commands):
 
 
 @pytest.mark.whole
-def test_two_processes_share_out_the_cases_and_only_one_speaks(tmp_path, capsys):
+def test_two_processes_share_out_the_cases_and_only_one_speaks(warm, tmp_path, capsys):
     for seed, name in enumerate("abcde"):
         write_nifti_pair(tmp_path / f"in/image_{name}.nii.gz", tmp_path / f"in/label_{name}.nii.gz", SCAN, (1, 2), seed)
     (tmp_path / "in/image_f.nii.gz").write_bytes(b"")

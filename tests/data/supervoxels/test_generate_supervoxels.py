@@ -14,6 +14,7 @@ from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
 from qnet.data.supervoxels.generate_supervoxels import main, parse_arguments, plan
 from qnet.dataloaders.nifti import read_array
 
+pytestmark = pytest.mark.usefixtures("warm")
 ROOT = Path(__file__).resolve().parents[3]
 SPACING_ZYX = (7.7, 1.25, 1.25)
 

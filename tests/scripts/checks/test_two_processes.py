@@ -64,7 +64,7 @@ def naps(data_dir, folder):
 
 
 @pytest.mark.whole
-def test_steps_are_timed_in_processes_that_do_them_together(tmp_path):
+def test_steps_are_timed_in_processes_that_do_them_together(warm, tmp_path):
     taken = of_processes(2, tmp_path, naps)
     assert list(taken) == ["short", "long"] and 0.01 <= taken["short"] < 0.05 <= taken["long"] < 0.2
 

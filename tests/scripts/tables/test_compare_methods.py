@@ -18,7 +18,7 @@ def test_data_that_has_superpixels_is_used_as_it_is(toy_data):
 
 
 @pytest.mark.whole
-def test_superpixels_are_made_in_a_folder_that_goes_away(toy_data):
+def test_superpixels_are_made_in_a_folder_that_goes_away(warm, toy_data):
     before = sorted(toy_data.iterdir())
     with data_with_superpixels("CHAOST2", toy_data, 30) as folder:
         assert (folder / "chaos_MR_T2_normalized/image_1.nii.gz").is_file() and (folder / "supervoxels_5000").is_dir()

@@ -42,7 +42,7 @@ print(usual(in_a_thread))
 
 @pytest.mark.whole
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
-def test_freed_memory_is_used_again_without_new_pages_by_whichever_thread():
+def test_freed_memory_is_used_again_without_new_pages_by_whichever_thread(warm):
     if not keep_freed_memory():
         pytest.skip("the C library is not glibc")
     done = subprocess.run([sys.executable, "-c", FAULTS], stdout=subprocess.PIPE, check=True)
@@ -71,7 +71,7 @@ print(round(full), round(resident_mb() - before))
 
 @pytest.mark.whole
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
-def test_gaps_between_blocks_are_returned_to_the_system_and_the_blocks_stay():
+def test_gaps_between_blocks_are_returned_to_the_system_and_the_blocks_stay(warm):
     if not keep_freed_memory():
         pytest.skip("the C library is not glibc")
     full, left = map(int, subprocess.run([sys.executable, "-c", GAPS], stdout=subprocess.PIPE, check=True).stdout.split())

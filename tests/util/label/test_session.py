@@ -318,7 +318,7 @@ def test_a_pattern_says_what_is_a_scan(folder):
 
 
 @pytest.mark.whole
-def test_a_second_server_is_refused_and_a_killed_one_is_no_hindrance(folder):
+def test_a_second_server_is_refused_and_a_killed_one_is_no_hindrance(warm, folder):
     with running(folder) as (client, first):
         command = [sys.executable, str(ROOT / "scripts/label.py"), str(folder), "--no-browser"]
         second = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -318,7 +318,7 @@ def test_bad_options(files, change, message):
 
 
 @pytest.mark.whole
-def test_the_command_line(files, tmp_path):
+def test_the_command_line(warm, files, tmp_path):
     done = subprocess.run([sys.executable, "test.py", "predict", "with", "device=cpu", "n_iters=0",
                            *(f"{key}={value}" for key, value in files.items())], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr

@@ -207,18 +207,28 @@ def test_a_run_has_one_process(toy_data, tmp_path):
     assert run("train", tmp_path, toy_data, n_steps=2) == folder
 
 
+IN_A_GROUP = """
+import os, runpy, sys
+os.setsid()
+print(os.getpid(), flush=True)
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
 @pytest.mark.whole
-def test_ctrl_c_on_the_command_line_with_workers_alive(toy_data, tmp_path):
+def test_ctrl_c_on_the_command_line_with_workers_alive(warm, toy_data, tmp_path):
     """The signal goes to all processes of the group, as a terminal sends it."""
     options = {**TINY, "n_steps": 100000, "num_workers": 2, "save_snapshot_every": 2}
     process = subprocess.Popen(
-        [sys.executable, "train.py", "with", *(f"{key}={value}" for key, value in options.items()), f"path.log_dir={tmp_path}",
-         f"path.CHAOST2.data_dir={toy_data}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True)
+        [sys.executable, "-c", IN_A_GROUP, "with", *(f"{key}={value}" for key, value in options.items()),
+         f"path.log_dir={tmp_path}", f"path.CHAOST2.data_dir={toy_data}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    group = int(process.stdout.readline())
     folder = tmp_path / "QNet_train_CHAOST2_cv0/1"
     while process.poll() is None and not (folder / "snapshots/2.pth").exists():
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(group, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "SIGINT: finishing this step" in errors and "Traceback" not in errors

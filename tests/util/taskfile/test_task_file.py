@@ -306,7 +306,7 @@ def test_a_hostile_archive_is_refused_in_one_line(case, task, tmp_path, capsys):
 
 
 @pytest.mark.whole
-def test_a_giant_network_costs_nothing_until_its_weights_are_there(task):
+def test_a_giant_network_costs_nothing_until_its_weights_are_there(warm, task):
     """A name of some 700 million weights in a file of 25 kB."""
     spoilt = options_for({**base_config(), "encoder": "small"}, None)
     with_entry(options={**spoilt, "datasets": {"CHAOST2": spoilt["datasets"]["CHAOST2"]},
