@@ -43,20 +43,18 @@ def disks_are_not_waited_for() -> None:
 
 @pytest.fixture(scope="session")
 def warm_python() -> Iterator[str]:
-    """The file of a Python that has PyTorch loaded."""
-    with WarmPython() as python:
-        yield str(python.path)
+    """The file of a Python that has PyTorch loaded, on Linux. Elsewhere it is the usual Python."""
+    with WarmPython() if hasattr(os, "pidfd_open") else contextlib.nullcontext() as python:
+        yield str(python.path) if python else sys.executable
 
 
 @pytest.fixture
-def warm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Processes that a test starts, pools too, begin in a tenth of a second. No test of how they begin takes it."""
     before = multiprocessing.spawn.get_executable()
-    if hasattr(os, "pidfd_open"):       # Linux
-        python = request.getfixturevalue("warm_python")
-        monkeypatch.setattr(sys, "executable", python)
-        monkeypatch.setenv("WARM_PYTHON", python)
-        multiprocessing.set_executable(python)
+    monkeypatch.setattr(sys, "executable", warm_python)
+    monkeypatch.setenv("WARM_PYTHON", warm_python)
+    multiprocessing.set_executable(warm_python)
     yield
     multiprocessing.set_executable(before)
 

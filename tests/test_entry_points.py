@@ -169,7 +169,7 @@ def test_true_false_and_null_on_the_command_line(monkeypatch):
 
 
 @pytest.mark.whole
-def test_missing_data_folder_on_the_command_line(tmp_path):
+def test_missing_data_folder_on_the_command_line(warm, tmp_path):
     done = subprocess.run(
         [sys.executable, "train.py", "with", *(f"{key}={value}" for key, value in TINY.items()),
          f"path.log_dir={tmp_path}", f"path.CHAOST2.data_dir={tmp_path / 'nowhere'}"],

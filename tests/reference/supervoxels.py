@@ -27,7 +27,7 @@ def segment_volume(image: np.ndarray, spacing_mm: Sequence[float], min_size: int
     return np.unique(roots, return_inverse=True)[1].reshape(image.shape).astype(np.int32)
 
 
-@njit
+@njit(cache=True)
 def _find(parent, a):
     while parent[a] != a:
         parent[a] = parent[parent[a]]
@@ -35,7 +35,7 @@ def _find(parent, a):
     return a
 
 
-@njit
+@njit(cache=True)
 def _merge(ends, costs, n_voxels, min_size, tolerance):
     parent, size, internal = np.arange(n_voxels), np.ones(n_voxels, np.int64), np.zeros(n_voxels)
     for second_pass in (False, True):

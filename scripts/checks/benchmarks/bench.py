@@ -83,7 +83,8 @@ class Bench:
         set_up_process(self.device)
         self.encoder = "small" if options.quick else options.encoder
         self.folder, self._given = folder, options.data_dir
-        self.repeats, self.batch_size = 2, 8 if self.device.type == "cuda" else 2
+        self.size_px, self.n_slices = (64, 12) if self.quick else (256, 36)        # of phantom volumes
+        self.repeats, self.batch_size = 1 if self.quick else 2, 8 if self.device.type == "cuda" else 2
         self.bf16 = bf16_is_fast(self.device)     # without instructions for it a large product takes minutes
 
     @property
@@ -106,7 +107,7 @@ class Bench:
         """The folder of the data. Phantom volumes are made at the first use."""
         if self._given is not None:
             return self._given
-        size = {"cases": 6, "size": 96, "slices": 12} if self.quick else {"cases": 20, "size": 256, "slices": 36}
+        size = {"cases": 6 if self.quick else 20, "size": self.size_px, "slices": self.n_slices}
         generate_phantom(self.folder / "phantom", {"version": VERSION, "seed": 0, "min_size": PHANTOM_N_SV, **size})
         return self.folder / "phantom"
 
@@ -147,7 +148,7 @@ class Bench:
 
     def rate(self, dtype: torch.dtype = torch.float32) -> float:
         """Return the floating-point operations per second of a large matrix product or a convolution, whichever has more."""
-        side, n_images, repeats = (512, 1, 3) if self.quick else (2048, 4, 15)
+        side, n_images, repeats = (256, 1, 1) if self.quick else (2048, 4, 15)
         matrix = torch.randn(side, side, device=self.device).to(dtype)
         images, weights = (torch.randn(size, device=self.device).to(dtype, memory_format=torch.channels_last)
                            for size in ((n_images, 256, 64, 64), (256, 256, 3, 3)))

@@ -16,7 +16,7 @@ from tests.reference import supervoxels as reference_supervoxels
 
 def head(bench: Bench) -> Measured:
     """Refine and segment 8 slices from their features."""
-    size = 96 if bench.quick else 256
+    size = bench.size_px
     channels = DUAL_PATH_CHANNELS[bench.encoder]
     torch.manual_seed(0)
     maps = tuple(torch.randn(8, channels, size // stride, size // stride, device=bench.device) for stride in (4, 8))

@@ -35,7 +35,6 @@ def train(bench: Bench) -> Measured:
 
 def train_steps(bench: Bench, volumes: list[TrainingVolume]) -> dict[str, Result]:
     """Make one optimiser step on an episode, in each of `Bench.train_steps`."""
-    size = 96 if bench.quick else 256
     episode = next(iter(torch.utils.data.DataLoader(EpisodeDataset(volumes, 1, seed=0, **EPISODES), 1)))
     episode = episode.to(bench.device)
     results = {}
@@ -45,7 +44,7 @@ def train_steps(bench: Bench, volumes: list[TrainingVolume]) -> dict[str, Result
         plain_step, our_step = _trainer(plain_model, _plain_loss), _trainer(model, _our_loss)
         gap, tolerance = abs(our_step(episode) / plain_step(episode) - 1), 0.02 if bf16 else 1e-4
         plain, ours = _alternate_steps(bench, functools.partial(plain_step, episode), functools.partial(our_step, episode))
-        flops = 3 * 2 * bench.encoder_flops((size, size))   # forward and twice as much backward, two slices
+        flops = 3 * 2 * bench.encoder_flops((bench.size_px, bench.size_px))   # forward and twice as much backward, two slices
         limit = flops / bench.rate(torch.bfloat16 if bf16 else torch.float32)
         note = f"the first step's losses are {gap:.1e} apart (allowed {tolerance:g})"
         results[name] = Result(plain, ours, gap < tolerance, note, limit)
@@ -55,7 +54,7 @@ def train_steps(bench: Bench, volumes: list[TrainingVolume]) -> dict[str, Result
 def _alternate_steps(bench: Bench, plain: Callable[[], object], ours: Callable[[], object]) -> tuple[float, float]:
     """Return the median seconds of a training step, plain and ours, each after a step that is not timed."""
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(3):
+    for _ in range(1 if bench.quick else 3):
         with freed_memory_handed_back():
             plain()
             times[0].append(bench.timed(plain)[1])
@@ -136,7 +135,7 @@ def load(bench: Bench) -> Measured:
     rng, n = np.random.default_rng(0), itertools.count()
     plain, ours = bench.alternate(lambda: [reference.load_episode(*raw, rng) for _ in range(in_a_row)],
                                   lambda: [dataset[next(n)] for _ in range(in_a_row)],
-                                  repeats=3 if bench.quick else 7)
+                                  repeats=1 if bench.quick else 7)
     plain, ours = plain / in_a_row, ours / in_a_row
     draws = 400
     wanted = _areas(lambda k: reference.load_episode(*raw, np.random.default_rng(k)), 60)

@@ -34,13 +34,13 @@ from tests.util.base.two_processes import EVALUATIONS, counted, predict_all, wei
 
 
 @pytest.fixture(scope="module")
-def together(toy_data, trained, tmp_path_factory):
+def together(toy_data, trained, warm_python, tmp_path_factory):
     """Folders of a training of two steps, of a disturbed one and of evaluations, and what each process printed."""
     folder = tmp_path_factory.mktemp("together")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.util.base.two_processes", str(toy_data), str(folder),
+    command = [warm_python, "-m", "tests.util.base.two_processes", str(toy_data), str(folder),
                str(trained / "snapshots/3.pth"), str(port)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}      # as many as here, so that sums are rounded alike
     status = subprocess.run(command, cwd=ROOT, env=os.environ | threads).returncode
