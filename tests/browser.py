@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import pytest
 from selenium import webdriver
 
-from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, WEBGL, drawn
+from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM, drawn
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None,
                                     reason="no Chromium with chromedriver is installed")
 DRAWN_ONCE = ("--disable-gpu-compositing",)      # without a GPU, the pixels of a viewer cost as much again to put into the page
-FEW_PIXELS = 800, 800, (*WEBGL, *DRAWN_ONCE)     # of a report
-SMALL_PX = 1000, 760                             # the labelling page with both its lists, and 4 pixels for a voxel of toy scans
+SIZE_PX = 600, 700                               # of the browser: a report in few pixels
+
+
+@contextmanager
+def window(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
+    """Yield a browser in a new window, with empty logs, and close the window at the end of the block."""
+    before = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.set_window_size(*SIZE_PX)
+    new = browser.current_window_handle
+    forget(browser)
+    try:
+        yield browser
+    finally:
+        browser.switch_to.window(new)
+        browser.close()
+        browser.switch_to.window(before)
+        forget(browser)
+
+
+def forget(browser: webdriver.Chrome) -> None:
+    """Empty the logs of what pages printed and asked for."""
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
 
 
 def screen(browser: webdriver.Chrome) -> np.ndarray:

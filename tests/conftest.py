@@ -1,5 +1,7 @@
 """The fixtures that tests of several modules share."""
 
+from __future__ import annotations
+
 import contextlib
 import multiprocessing.spawn
 import os
@@ -8,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +18,9 @@ from qnet.util.base.signals import STOPPING
 from tests.programs import run
 from tests.toy import write_toy_data
 from tests.warm import WarmPython
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +52,16 @@ def warm_python() -> Iterator[str]:
     """The file of a Python that has PyTorch loaded, on Linux. Elsewhere it is the usual Python."""
     with WarmPython() if hasattr(os, "pidfd_open") else contextlib.nullcontext() as python:
         yield str(python.path) if python else sys.executable
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[webdriver.Chrome]:
+    """A browser, for tests that open windows of their own in it."""
+    from qnet.scripts.tables.report_pictures import WEBGL, open_browser
+    from tests.browser import DRAWN_ONCE, SIZE_PX
+    browser = open_browser(*SIZE_PX, (*WEBGL, *DRAWN_ONCE))
+    yield browser
+    browser.quit()
 
 
 @pytest.fixture

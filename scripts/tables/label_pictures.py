@@ -24,7 +24,7 @@ from selenium.common.exceptions import WebDriverException
 
 from qnet.scripts.tables.label_curve import chaos_cases, copy_scans, give_classes
 from qnet.scripts.tables.label_person import Labour, Person
-from qnet.scripts.tables.report_pictures import WEBGL, open_browser
+from qnet.scripts.tables.report_pictures import open_browser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
 from qnet.util.base.guard import OVERWRITE_HELP, claim
@@ -33,25 +33,30 @@ from qnet.util.label.client import PageClient, running
 PICTURES = ("1_scans", "2_drawing", "3_running", "4_looking", "5_correcting", "6_exported")
 SIZE_PX = (1280, 900)
 WAIT_S = 600
+POLL_S = 0.03
 
 
-def open_page(address: str, size_px: tuple[int, int] = SIZE_PX, flags: Sequence[str] = ()) -> webdriver.Chrome:
+def open_page(address: str) -> webdriver.Chrome:
     """Return a headless Chromium that shows the labelling page with its first scan. The caller quits it.
 
     Args:
         address: that label.sh printed.
-        flags: of Chromium, besides those that every use needs.
     Raises:
         InputError: Chromium or chromedriver is not installed.
     """
-    browser = open_browser(*size_px, (*WEBGL, *flags))
+    browser = open_browser(*SIZE_PX)
     try:
-        browser.get(address)
-        wait_for(browser, "return document.getElementById('position').textContent.includes(':')")
+        show_page(browser, address)
     except (WebDriverException, RuntimeError):
         browser.quit()
         raise
     return browser
+
+
+def show_page(browser: webdriver.Chrome, address: str) -> None:
+    """Go to the labelling page, and wait until its first scan is shown."""
+    browser.get(address)
+    wait_for(browser, "return document.getElementById('position')?.textContent.includes(':')")
 
 
 def wait_for(browser: webdriver.Chrome, script: str, limit_s: float = WAIT_S) -> Any:
@@ -64,7 +69,7 @@ def wait_for(browser: webdriver.Chrome, script: str, limit_s: float = WAIT_S) ->
     while not (found := browser.execute_script(script)):
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited in vain for {script}; the page says {browser.find_element('id', 'status').text!r}")
-        time.sleep(0.1)
+        time.sleep(POLL_S)
     return found
 
 

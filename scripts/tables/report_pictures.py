@@ -26,6 +26,7 @@ from qnet.util.base.guard import OVERWRITE_HELP, claim
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 PICTURES = ("classes", "plots", "outlines", "overlay", "scans")
+SIZE_PX = (1200, 1600)
 VIEWER_WIDTH = 1160
 LOAD_S = 120        # a report is read and drawn in this time, also without a GPU
 WEBGL = ("--enable-unsafe-swiftshader", "--use-angle=swiftshader")
@@ -55,7 +56,7 @@ def open_browser(width: int, height: int, flags: tuple[str, ...] = WEBGL) -> web
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
 
 
-def open_report(report: Path, width: int = 1200, height: int = 1600, flags: tuple[str, ...] = WEBGL) -> webdriver.Chrome:
+def open_report(report: Path, flags: tuple[str, ...] = WEBGL) -> webdriver.Chrome:
     """Return a headless Chromium that has opened the report and drawn its first case. The caller quits it.
 
     Args:
@@ -65,14 +66,19 @@ def open_report(report: Path, width: int = 1200, height: int = 1600, flags: tupl
     """
     if not report.is_file():
         raise InputError(f"{report}: no such file; test.py report with run=… makes it")
-    browser = open_browser(width, height, flags)
+    browser = open_browser(*SIZE_PX, flags)
     try:
-        browser.get(report.resolve().as_uri())
-        drawn(browser)
+        show_report(browser, report)
     except WebDriverException:
         browser.quit()
         raise
     return browser
+
+
+def show_report(browser: webdriver.Chrome, report: Path) -> None:
+    """Go to a report, and wait until its first case is drawn."""
+    browser.get(report.resolve().as_uri())
+    drawn(browser)
 
 
 def drawn(browser: webdriver.Chrome) -> str:

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from qnet.scripts.tables.report_pictures import drawn, open_report, take_pictures
+from qnet.scripts.tables.report_pictures import drawn, open_report, show_report, take_pictures
 from qnet.util.results.report import write_report
-from tests.browser import FEW_PIXELS, needs_chromium, screen
+from tests.browser import needs_chromium, screen, window
 from tests.programs import entry_point, run
 
 pytestmark = pytest.mark.whole
@@ -45,10 +45,16 @@ def test_a_page_that_is_full_shows_the_worst_cases_and_lists_all(evaluated, tmp_
 
 
 @pytest.fixture(scope="module")
-def browser(evaluated):
-    driver = open_report(evaluated / "report.html", *FEW_PIXELS)
-    yield driver
-    driver.quit()
+def asked():
+    """What the browser asked for so far."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def browser(evaluated, chromium):
+    with window(chromium) as browser:
+        show_report(browser, evaluated / "report.html")
+        yield browser
 
 
 def set_to(browser, element, value):
@@ -116,13 +122,14 @@ def test_one_plane_or_three_and_the_window(browser):
 
 
 @needs_chromium
-def test_a_registered_support_can_be_laid_over_the_scan(browser, toy_data, tmp_path):
+def test_a_registered_support_can_be_laid_over_the_scan(browser, asked, toy_data, tmp_path):
     assert not browser.find_element("id", "of-support").is_displayed()      # of a method that registers nothing
     folder = run("test", tmp_path, toy_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None,
                  registration={"finest": 3.0, "n_steps": 1})
     entry_point("test").experiment.run("report", config_updates={"run": str(folder)})
-    other = open_report(folder / "report.html", *FEW_PIXELS)
-    try:
+    nothing_went_wrong(browser, asked)
+    with window(browser) as other:
+        show_report(other, folder / "report.html")
         assert other.find_element("id", "of-support").is_displayed()
         scan = screen(other)
         other.find_element("id", "support").click()
@@ -131,8 +138,7 @@ def test_a_registered_support_can_be_laid_over_the_scan(browser, toy_data, tmp_p
         set_to(other, "support-opacity", 50)
         half = screen(other).astype(int)
         assert 0 < np.abs(half - scan).sum() < np.abs(registered.astype(int) - scan).sum()
-    finally:
-        other.quit()
+        nothing_went_wrong(other, asked)
 
 
 @needs_chromium
@@ -192,11 +198,17 @@ def test_pictures_of_it(browser, tmp_path):
 
 
 @needs_chromium
-def test_nothing_went_wrong_on_the_way_and_nothing_was_asked_of_a_network(browser):
+def test_nothing_went_wrong_on_the_way_and_nothing_was_asked_of_a_network(browser, asked):
+    nothing_went_wrong(browser, asked)
+    assert asked
+
+
+def nothing_went_wrong(browser, asked):
+    """Of all that the browser logged so far, which is forgotten then. What it asked for is added to `asked`."""
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert asked and not [url for url in asked if not url.startswith(("file://", "data:", "blob:"))]
+    asked.update(event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent")
+    assert not [url for url in asked if not url.startswith(("file://", "data:", "blob:"))]
 
 
 @needs_chromium

@@ -11,13 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from qnet.scripts.tables.report_pictures import drawn, open_browser
+from qnet.scripts.tables.report_pictures import show_report
 from qnet.util.base.classes import PALETTE
 from qnet.util.base.errors import InputError
 from qnet.util.results import report_page
 from qnet.util.results.report_page import Layers, Volumes
 from qnet.util.results.scan_report import ScanEntry, empty_classes, is_empty, write_scan_report
-from tests.browser import FEW_PIXELS, needs_chromium, screen
+from tests.browser import forget, needs_chromium, screen, window
 from tests.labelling import wait_until
 from tests.toy import AFFINE, toy_case
 
@@ -165,17 +165,15 @@ def test_numbers_that_are_not_finite_and_scans_without_confidence(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    browser = open_browser(*FEW_PIXELS)
-    yield browser
-    browser.quit()
+def browser(chromium):
+    with window(chromium) as browser:
+        yield browser
 
 
 def show(browser, report):
     """Open a report. What the browser said of earlier ones is forgotten."""
-    browser.get_log("browser")
-    browser.get(report.resolve().as_uri())
-    drawn(browser)
+    forget(browser)
+    show_report(browser, report)
 
 
 @pytest.mark.whole

@@ -646,9 +646,9 @@ const flag = act(async () => {
 });
 
 // What is shown, with its outlines, as a file of the browser's.
-function savePicture() {
+async function savePicture() {
   if (!viewer.volume) return;
-  viewer.niivue.drawScene();      // the drawing is gone once the browser has shown it
+  await viewer.niivue.drawScene();      // what is drawn is gone once the browser has shown it, which it does after this
   at('canvas').toBlob(blob => {
     const link = made('a', { href: URL.createObjectURL(blob), download: `${open}, slice ${viewer.slice + 1}.png` });
     link.click();
@@ -783,4 +783,4 @@ async function start() {
 }
 
 start().catch(error => say(`The viewer could not start: ${error.message}`, true));
-globalThis.labelPage = { viewer };      // for a look from the browser's console, and for the tests
+globalThis.labelPage = { viewer, refresh };      // for a look from the browser's console, and for the tests

@@ -29,6 +29,7 @@ export class Viewer {
       showAllOrientationMarkers: true, sliceType: ALL, tileMargin: 4 });
     this.niivue.drawAddUndoBitmap = () => {};       // undo is here: by scan, with redo
     this.leaveOutGradient();
+    this.drawOnce();
   }
 
   // NiiVue makes the gradient of each scan, for a surface of the scan in 3D, which is not shown here. It is twice as large as the scan and takes
@@ -36,6 +37,17 @@ export class Viewer {
   leaveOutGradient() {
     const make = this.niivue.rgbaTex;
     this.niivue.rgbaTex = (texture, unit, dims, ...rest) => make.call(this.niivue, texture, unit, GRADIENT.includes(unit) ? [3, 1, 1, dims[3]] : dims, ...rest);
+  }
+
+  // NiiVue draws its scene at once whenever anything changes: twice for each move of a stroke, and some ten times while a scan opens. Without
+  // a GPU each takes a while. So it is drawn once here, when all is changed that an event changes.
+  drawOnce() {
+    const { niivue } = this, { drawScene } = niivue;
+    let isAsked = false;
+    niivue.drawScene = () => {
+      if (!isAsked) queueMicrotask(() => { isAsked = false; drawScene.call(niivue); });
+      isAsked = true;
+    };
   }
 
   async start() {
