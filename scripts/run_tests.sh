@@ -18,5 +18,6 @@ case ${1:-} in
     --fast) shift; marks=(-m "not slow and not whole") ;;
     *) marks=() ;;
 esac
+unset PYTHONDONTWRITEBYTECODE      # else every process compiles the tests anew, seconds each
 export OMP_NUM_THREADS=1    # a process per core, each with one thread
 exec python -m pytest "${in_parallel[@]}" ${marks[@]+"${marks[@]}"} "$@"

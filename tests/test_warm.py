@@ -59,6 +59,12 @@ if __name__ == "__main__":
         assert pool.submit(eval, "'qnet.util.training.loop' in __import__('sys').modules").result()
 
 
+def test_a_process_of_which_nothing_is_known_any_more_has_failed(warm_python):
+    code = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"      # the process that would tell its status
+    done = subprocess.run([warm_python, "-c", code], capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stderr) == (1, "the warmed Python ended\n")
+
+
 def test_anything_else_is_done_by_the_usual_python(warm_python):
     words = [warm_python, "-E", "-c", "import sys; print(sys.executable, 'torch' in sys.modules)"]
     said = subprocess.run(words, capture_output=True, encoding="utf-8", check=True)

@@ -49,7 +49,10 @@ socket.send_fds(server, [len(job).to_bytes(4, "big")], files)
 server.sendall(job)
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: server.sendall(bytes([number])))
-status = int.from_bytes(server.recv(4), "big", signed=True)
+answer = server.recv(4)
+if not answer:
+    sys.exit("the warmed Python ended")
+status = int.from_bytes(answer, "big", signed=True)
 if status < 0:
     signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
     os.kill(os.getpid(), -status)
