@@ -63,7 +63,7 @@ def drag(browser, points):
     chain.release().perform()
 
 
-def ring(x, y, radius, n=12):
+def ring(x, y, radius, n=8):
     return [(x + radius * math.cos(2 * math.pi * k / n), y + radius * math.sin(2 * math.pi * k / n)) for k in range(n + 1)]
 
 
@@ -702,7 +702,7 @@ def test_a_pen_of_similar_grey_stays_inside_its_range(fresh, place):
     by = slide(fresh, "by", 0.2) / 100
     assert 0.07 < by < 0.13 and fresh.execute_script("return labelPage.viewer.similar") == by
     press(fresh, "f")
-    drag(fresh, ring(0.5, 0.5, 0.3))
+    drag(fresh, ring(0.5, 0.5, 0.3, n=12))
     saved(fresh)
     fresh.find_element("id", "similar").click()
     image, drawn = read(place / "a_1.nii.gz"), read(place / "label_page/hand/a_1.nii.gz") > 0
