@@ -94,9 +94,11 @@ def serve(address: str) -> None:
     import numpy as np
 
     from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
+    from qnet.util.options.config import base_config, named_configs
     for name in LOADED:
         __import__(name)
     generate_supervoxels(np.arange(64).reshape(4, 4, 4), (1.0, 1.0, 1.0), 8)        # loads what Numba compiled
+    base_config(), named_configs()      # keeps what it parses
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen()

@@ -90,7 +90,11 @@ def named_configs(folder: Path = CONFIG_DIR) -> dict[str, dict]:
     Raises:
         InputError: a file cannot be read.
     """
-    return {path.stem: current_names(read_json5(path)) for path in sorted(folder.glob("*.json5")) if path.stem != "base"}
+    return {name: current_names(read_json5(path)) for name, path in _named_files(folder).items()}
+
+
+def _named_files(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.json5")) if path.stem != "base"}
 
 
 def base_config() -> dict:
@@ -110,14 +114,14 @@ def load_config(*names: str) -> dict:
     Raises:
         InputError: a name is unknown, or a file cannot be read.
     """
-    config = base_config()
+    config, known = base_config(), _named_files(CONFIG_DIR)
     for name in names:
         if name.endswith(FILE_ENDINGS):
             merge(config, of_today(read_config_file(name)))
-        elif name in (known := named_configs()):
-            merge(config, known[name])
+        elif name in known:
+            merge(config, current_names(read_json5(known[name])))       # not the others, as each takes a while
         else:
-            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(sorted(known))}, or a file that "
+            raise InputError(f"config {name!r}: no such file in configs/; allowed: {', '.join(known)}, or a file that "
                              f"ends in {' or '.join(FILE_ENDINGS)}")
     return config
 

@@ -11,7 +11,7 @@ from tests.browser import needs_chromium
 
 @needs_chromium
 @pytest.mark.whole
-def test_what_is_asked_for_is_timed(capsys):
+def test_what_is_asked_for_is_timed(warm, capsys):
     assert main(["--cases", "3", "--size", "40", "40", "12", "--browser"]) in (0, 1)
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith(("a scan", "a stroke"))]
