@@ -120,5 +120,6 @@ def test_threads_wait_shortly_unless_it_is_said_otherwise(given, spins):
     """The number is set before PyTorch is imported, which reads it then alone."""
     usual = {name: value for name, value in module_environment().items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import os, sys, qnet; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], env=usual | given, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", code], env=usual | given, capture_output=True, encoding="utf-8",
+                          check=True).stdout
     assert said.split() == [str(spins), "False"]
