@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+if not __package__:     # run as a file: before packages of the same names elsewhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qnet.data.preparation.contact_sheet import draw_contact_sheet
 from qnet.data.preparation.inspect_case import CaseReport, inspect_case

@@ -25,7 +25,8 @@ import numpy as np
 from scipy import fft, ndimage
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+if not __package__:     # run as a file: before packages of the same names elsewhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
 from qnet.dataloaders.nifti import write_like

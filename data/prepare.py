@@ -15,7 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+if not __package__:     # run as a file: before packages of the same names elsewhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qnet.data.preparation import recipes
 from qnet.data.preparation.maps import generate_maps

@@ -14,7 +14,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+if not __package__:     # run as a file: before packages of the same names elsewhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qnet.dataloaders.reading import scan_name
 from qnet.util.base.arguments import Parser

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))      # before packages of the same names elsewhere
+if not __package__:     # run as a file: before packages of the same names elsewhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qnet.scripts import compare
 from qnet.scripts.val import settings, snapshots

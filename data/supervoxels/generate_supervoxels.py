@@ -26,7 +26,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))      # before packages of the same names elsewhere
+if not __package__:     # run as a file: before packages of the same names elsewhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
 from qnet.data.supervoxels.superpixels import SIGMA_PX, generate_superpixels

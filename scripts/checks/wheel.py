@@ -27,12 +27,17 @@ from qnet.util.label.client import running
 from qnet.util.options.config import named_configs
 
 N_CASES = 2
+# Folders of the package on sys.path would put its data, models and test before everyone's.
 ALL_COMMANDS = """
-import importlib
+import importlib, sys
+before = list(sys.path)
 from qnet.command import PROGRAMS
-for program in PROGRAMS.values():
-    module, _, function = program.function.rpartition(".")
+functions = [program.function for program in PROGRAMS.values()]
+for name in (*functions, "data.phantom.main", "data.supervoxels.generate_supervoxels.main"):
+    module, _, function = name.rpartition(".")
     assert callable(getattr(importlib.import_module(f"qnet.{module}"), function))
+if added := [place for place in sys.path if sys.path.count(place) > before.count(place)]:
+    sys.exit(f"error: to import the commands puts {added[0]} on sys.path, allowed: nothing")
 """
 FINGERPRINTS = "from qnet.util.base.fingerprint import *; print(code_sha256(OUTLINES), code_sha256(RUNS))"
 CLIENTS = ("util/clients/client.py", "util/clients/napari/napari.yaml", "util/clients/slicer/QNet/QNet.py")

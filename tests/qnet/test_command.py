@@ -1,6 +1,5 @@
 """The command `qnet`: its sub-commands, their help, what it refuses in one line, and one version."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 import qnet
 from qnet.command import PROGRAMS, help_text, main, report_words, with_words
+from qnet.scripts.checks.wheel import ALL_COMMANDS
 from qnet.util.base.root import ROOT, module_environment
 
 
@@ -81,10 +81,9 @@ def test_with_may_be_left_out():
     assert report_words(["runs/1", "overwrite=true"]) == ["report", "with", "run=runs/1", "overwrite=true"]
 
 
-def test_the_functions_are_there():
-    for program in PROGRAMS.values():
-        module, _, function = program.function.rpartition(".")
-        assert callable(getattr(importlib.import_module(f"qnet.{module}"), function))
+def test_the_functions_are_there_and_their_modules_put_no_folder_on_the_path(warm):
+    done = subprocess.run([sys.executable, "-c", ALL_COMMANDS], env=module_environment(), capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_version_stands_in_one_place(said):
