@@ -8,6 +8,20 @@ TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 # Print the comment block at the head of a script: its help.
 help_of() { sed -n '2,/^$/s/^# \{0,1\}//p' "$1"; }
 
+# expect_python PROGRAM: end where it is too old.
+expect_python() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+        echo "error: $1 is not Python 3.11 or newer; name another with PYTHON=… $0" >&2; exit 1; }
+}
+
+# options_of NAME: print the help of segment or label, which needs no .venv.
+options_of() {
+    local python=${PYTHON:-python3}
+    [[ ! -x .venv/bin/python ]] || python=.venv/bin/python
+    expect_python "$python"
+    "$python" -m qnet.scripts.options "$1"
+}
+
 # use_environment FILE: make .venv from a file of requirements when something of it is missing, and use .venv. TORCH=cpu or TORCH=cuda
 # says which build of PyTorch; without it the build that is installed stays, and the first one is chosen by whether an NVIDIA GPU is seen.
 use_environment() {
@@ -15,8 +29,7 @@ use_environment() {
     build=$(torch_build "$record") || exit 2
     if ! is_installed "$build" "$1" "$record"; then
         local python=${PYTHON:-python3}
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
-            echo "error: $python is not Python 3.11 or newer; name another with PYTHON=… $0" >&2; exit 1; }
+        expect_python "$python"
         say_what_is_installed "$build" "$1" "$record"
         "$python" -m venv .venv
         install_requirements "$build" "$1" "$record"

@@ -1,13 +1,4 @@
-"""Outline an organ in one scan of a folder, and get it outlined in the others.
-
-    qnet segment --scans FOLDER --outlined SCAN=LABELS --output OUT
-    qnet segment --scans FOLDER --which-first
-
-FOLDER holds scans of any spacing, orientation and size: NIfTI, NRRD, MetaImage and MGH files, DICOM at any depth. They are
-only read. LABELS is a label map, a .seg.nrrd of 3D Slicer, DICOM-SEG or RTSTRUCT. OUT gets a label map for each other scan on
-that scan's own grid, cases.csv with the least certain first, and report.html to look at all. No GPU is needed, and no
-training. The same command again goes on where it was stopped. --which-first says which scan to outline.
-"""
+"""Outline an organ in one scan of a folder, and get it outlined in the others: `qnet segment`, whose help says more."""
 
 from __future__ import annotations
 
@@ -25,15 +16,13 @@ if not __package__:     # run as a file: before packages of the same names elsew
 
 from qnet.dataloaders.finding import Found
 from qnet.dataloaders.nifti import is_series
-from qnet.dataloaders.outlines.formats import FORMATS, NIFTI
 from qnet.dataloaders.outlines.writing import files_in, formats_of
 from qnet.dataloaders.reading import ENDINGS, is_nifti, is_slice, scan_name
-from qnet.util.base.arguments import Parser
-from qnet.util.base.classes import named_value
+from qnet.scripts.options import WHICH_FIRST, segment_parser
 from qnet.util.base.distributed import first_tells, is_main, leave, silence
-from qnet.util.base.errors import InputError, did_you_mean, in_utf8, printable
+from qnet.util.base.errors import InputError, in_utf8, printable
 from qnet.util.base.files import write_text
-from qnet.util.base.guard import OVERWRITE_HELP, claim, is_same, lies_in
+from qnet.util.base.guard import claim, lies_in
 from qnet.util.base.inputs import expect_file
 from qnet.util.base.progress import progress
 from qnet.util.base.signals import Interrupted, raise_on_signals
@@ -44,44 +33,19 @@ from qnet.util.predict.events import Outcome
 from qnet.util.predict.first_scan import FEWEST, Advice, Comparison, next_of, sample_of
 from qnet.util.predict.follow_up import CHANGES
 from qnet.util.predict.outline import outline
+from qnet.util.predict.outlined import labels_at, outlined_pair, scan_named
 from qnet.util.predict.request import Query, Request, Words
 from qnet.util.predict.series import Series, of_dicom
 from qnet.util.predict.shown import shown
 from qnet.util.run.experiment import one_line_errors
 
-SHOWN_NAMES, WHICH_FIRST = 5, "--which-first"
-METHODS = ("guided", "student")
-WORDS = Words("--scans", "--output", "--overwrite", "--fill", "--format")
+SCANS = "--scans"
+WORDS = Words(SCANS, "--output", "--overwrite", "--fill", "--format")
 
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = Parser(__doc__)
-    asks = WHICH_FIRST in (sys.argv[1:] if given is None else given)
-    parser.add_argument("--scans", type=Path, required=True, metavar="FOLDER",
-                        help="NIfTI files and folders of DICOM slices; or a 4D file or DICOM series, whose phases are scans")
-    parser.add_argument("--outlined", action="append", required=not asks, metavar="SCAN=LABELS",
-                        help="a scan of FOLDER, or the number of a phase, and the file of its outlines; may be given again")
-    parser.add_argument("--output", type=Path, required=not asks, metavar="OUT", help="folder of the results, outside of FOLDER")
-    parser.add_argument(WHICH_FIRST, action="store_true",
-                        help="outline nothing, and list the scans by how much they look like the others: which one to outline")
-    parser.add_argument("--names", type=named_value, nargs="*", default=[], metavar="VALUE=NAME", help="as 1=liver 2=spleen")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=[NIFTI], metavar="FORMAT",
-                        help=f"what the outlines are written as, beside the label map: {', '.join(FORMATS)}")
-    parser.add_argument("--follow-up", action="append", nargs=2, default=[], metavar=("FIRST", "SECOND"),
-                        help="two scans of one patient, whose change of volume the report tells; may be given again")
-    parser.add_argument("--suffix", metavar="SUFFIX", help="FOLDER is of BIDS, and its scans are those of a suffix, as T1w")
-    parser.add_argument("--channels", nargs="+", metavar="CHANNEL",
-                        help="sequences of a patient on the same voxels, as T1 T2: p1_T1.nii.gz and p1_T2.nii.gz, or T1 and T2 "
-                             "in the folder p1, are the scan p1, and all are used")
-    parser.add_argument("--ejection", type=int, nargs=2, metavar=("FULL", "EMPTY"),
-                        help="phases of a 4D file, between which the report tells stroke volume and ejection fraction")
-    parser.add_argument("--method", choices=METHODS, default="guided", metavar="METHOD",
-                        help="guided (the default), or student: guided, and a network that is trained for these scans")
-    parser.add_argument("--fill", action="store_true", help="fill slices that were left out between outlined ones, by shape")
-    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)      # of earlier versions
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file for what came out, for machines")
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser = segment_parser(outlines=WHICH_FIRST not in (sys.argv[1:] if given is None else given))
     parser.set_defaults(options={})
     return parser.parse_args(given)
 
@@ -109,33 +73,6 @@ def scans_of(found: Found) -> dict[Path, str]:
         raise InputError(f"--scans: no scan in {folder}{why}; allowed in it: files that end in {', '.join(ENDINGS)}, and DICOM "
                          "slices")
     return found.names
-
-
-def outlined_pair(text: str, scans: Mapping[Path, str]) -> tuple[Path, Path]:
-    """Return the scan and the label file that `--outlined` names. Either may have = in its name.
-
-    Args:
-        scans: their names, by path.
-
-    Raises:
-        InputError: the scan is not among `scans`, or the label file is missing or is the scan itself.
-    """
-    pieces = text.split("=")
-    splits = [("=".join(pieces[:k]), "=".join(pieces[k:])) for k in range(1, len(pieces))]
-    pairs = [(scan, Path(labels)) for given, labels in splits for scan, name in scans.items()
-             if _is_named(scan, name, given)]
-    if not splits:
-        raise InputError(f"--outlined: got {text!r}, allowed: SCAN=LABELS, a scan of the folder and the file of its outlines")
-    if not pairs:
-        scan_named("--outlined", splits[0][0], scans)
-    scan, labels = next((pair for pair in pairs if pair[1].is_file()), pairs[0])
-    if is_same(expect_file(labels), scan):
-        raise InputError(f"--outlined: {labels} is the scan itself; allowed: the file of its outlines")
-    return scan, labels
-
-
-def _is_named(scan: Path, name: str, given: str) -> bool:
-    return given in (name, scan.name, scan_name(scan)) or (bool(given) and is_same(Path(given), scan))
 
 
 def check_places(scans: Path, output: Path | None, json_file: Path | None) -> None:
@@ -168,7 +105,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
     scans = scans_of(found)
     check_places(arguments.scans, arguments.output, arguments.json)
     expect_channels(found, arguments)
-    pairs = [outlined_pair(text, scans) for text in arguments.outlined]
+    pairs = [outlined_pair(text, scans, arguments.scans, SCANS) for text in arguments.outlined]
     return _with_follow_ups(_request(arguments, arguments.scans, pairs), arguments.follow_up, scans)
 
 
@@ -188,24 +125,12 @@ def _with_follow_ups(request: Request, given: Sequence[Sequence[str]], scans: Ma
     """
     if not given:
         return request
-    found = [(scan_named("--follow-up", first, scans), scan_named("--follow-up", second, scans)) for first, second in given]
+    found = [(scan_named("--follow-up", first, scans, SCANS), scan_named("--follow-up", second, scans, SCANS))
+             for first, second in given]
     if same := next((first for first, second in found if first == second), None):
         raise InputError(f"--follow-up: {same} is given as both; allowed: two scans")
     assert request.output is not None
     return replace(request, follow_ups=tuple(found), also=(*request.also, request.output / CHANGES))
-
-
-def scan_named(option: str, given: str, scans: Mapping[Path, str]) -> Path:
-    """Return the scan that an option names: by its name, its file, or its path.
-
-    Raises:
-        InputError: there is none.
-    """
-    if (scan := next((scan for scan, name in scans.items() if _is_named(scan, name, given)), None)) is not None:
-        return scan
-    more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
-    near, shown_names = did_you_mean(given, [*scans.values(), *(scan.name for scan in scans)]), list(scans.values())[:SHOWN_NAMES]
-    raise InputError(f"{option}: {given!r} is no scan of --scans{near}; allowed: {', '.join(shown_names)}{more}")
 
 
 def _in_time(arguments: argparse.Namespace) -> Path | None:
@@ -229,7 +154,8 @@ def series_request(arguments: argparse.Namespace, source: Path) -> Request:
     if arguments.channels:
         raise InputError("--channels: is of the scans of a folder, and the phases of a 4D file have one")
     series = Series.of(source, arguments.output, None if arguments.ejection is None else tuple(arguments.ejection))
-    outlined = dict(outlined_phase(text, series.n_phases) for text in arguments.outlined)
+    folder = arguments.scans if arguments.scans.is_dir() else arguments.scans.parent
+    outlined = dict(outlined_phase(text, series.n_phases, folder) for text in arguments.outlined)
     if len(outlined) < len(arguments.outlined):
         raise InputError("--outlined: a phase is given twice; allowed: one file of outlines for each phase")
     pairs = series.unpack(outlined, overwrite=arguments.overwrite, remedy=WORDS.overwrite)
@@ -237,8 +163,11 @@ def series_request(arguments: argparse.Namespace, source: Path) -> Request:
     return replace(request, series=series, also=(*request.also, *series.files))
 
 
-def outlined_phase(text: str, n_phases: int) -> tuple[int, Path]:
+def outlined_phase(text: str, n_phases: int, folder: Path) -> tuple[int, Path]:
     """Return the number of the phase and the label file that `--outlined` names.
+
+    Args:
+        folder: where the label file is sought when it is not there as it is named.
 
     Raises:
         InputError: it is no number of a phase, or the file is missing.
@@ -246,7 +175,7 @@ def outlined_phase(text: str, n_phases: int) -> tuple[int, Path]:
     number, _, labels = text.partition("=")
     if not re.fullmatch("[0-9]{1,6}", number) or not 1 <= int(number) <= n_phases or not labels:
         raise InputError(f"--outlined: got {text!r}, allowed for a 4D file: PHASE=LABELS, PHASE from 1 to {n_phases}")
-    return int(number), expect_file(Path(labels))
+    return int(number), expect_file(labels_at(Path(labels), folder))
 
 
 def _request(arguments: argparse.Namespace, scans: Path, pairs: Sequence[tuple[Path, Path]]) -> Request:

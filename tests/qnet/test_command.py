@@ -53,7 +53,7 @@ def test_a_misspelt_command_is_told_in_one_line(said):
 
 @pytest.mark.parametrize(("arguments", "error"), [
     (["segment", "--scan", "x", "--outlined", "a=b"], "error: the following arguments are required: --output; qnet segment"),
-    (["label"], "error: the following arguments are required: folder; qnet label --help explains"),
+    (["label"], "error: the following arguments are required: FOLDER; qnet label --help explains"),
     (["task", "shwo", "x"], "error: argument {create,show,check}: invalid choice: 'shwo'"),
     (["prepare", "chaos"], "error: the following arguments are required: --source, --target; qnet prepare chaos --help explains"),
     (["check", "NONE"], "error: dataset: got 'NONE', allowed: "),

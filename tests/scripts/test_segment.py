@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 import qnet
-from qnet.scripts.segment import main, outlined_pair
+from qnet.scripts.segment import main
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
 from qnet.util.base.root import ROOT
@@ -235,22 +235,6 @@ def test_a_scan_that_is_outlined_twice_and_one_that_is_alone(place):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(SystemExit, match=r"^error: --scans: .* holds only scans that are outlined"):
         main(words(place))
-
-
-def test_either_side_of_an_outlined_pair_may_have_an_equals_sign(tmp_path):
-    scans = [tmp_path / name for name in ("a.nii", "a=b.nii.gz")]
-    for path in (*scans, tmp_path / "c=d.nii"):
-        path.touch()
-    names = {scans[0]: "a", scans[1]: "a=b"}
-    assert outlined_pair(f"a={tmp_path}/c=d.nii", names) == (scans[0], tmp_path / "c=d.nii")
-    assert outlined_pair(f"a=b={tmp_path}/c=d.nii", names) == (scans[1], tmp_path / "c=d.nii")
-    assert outlined_pair(f"{scans[1]}={tmp_path}/c=d.nii", names) == (scans[1], tmp_path / "c=d.nii")
-
-
-def test_help_needs_no_environment():
-    command = ["bash", ROOT / "scripts/segment.sh", "--help"]
-    said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
-    assert "--outlined SCAN=LABELS" in said and "No GPU is needed, and no training" in said
 
 
 @pytest.mark.slow
