@@ -30,6 +30,7 @@ N_CASES = 2
 # Folders of the package on sys.path would put its data, models and test before everyone's.
 ALL_COMMANDS = """
 import importlib, sys
+import pkg_resources        # of sacred's: puts setuptools' own libraries on the path
 before = list(sys.path)
 from qnet.command import PROGRAMS
 functions = [program.function for program in PROGRAMS.values()]
