@@ -1,6 +1,6 @@
 """Make PHANTOM: small volumes that look like abdominal MRI, in the folder layout of CHAOST2.
 
-    python data/phantom.py
+    python -m qnet.data.phantom
 
 Every case has a liver (1), right kidney (2), left kidney (3) and spleen (4) among tissues without a label. Slices run
 from inferior to superior, with the spine at the top. The seed determines everything. `phantom.json` records the

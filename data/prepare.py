@@ -3,7 +3,7 @@
     qnet prepare chaos --source ~/downloads/CHAOS --target data/CHAOST2
     torchrun --nproc-per-node 4 -m qnet prepare …             # processes share out the cases, also on several machines
 
-data/README.md describes where to get each dataset, and its folder before and after.
+data/README.md of the repository describes where to get each dataset, and its folder before and after.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 4
     """
     root = Path(data_dir)
     if not root.is_dir():
-        raise InputError(f"path.{spec.name}.data_dir: no folder {root}; data/README.md says how to get the data")
+        raise InputError(f"path.{spec.name}.data_dir: no folder {root}; data/README.md of the repository says how to "
+                         "get the data")
     folder, _, file_name = spec.image.rpartition("/")
     prefix, suffix = file_name.split("{case}")
     names = [path.name[len(prefix):len(path.name) - len(suffix)] for path in (root / folder).glob(f"{prefix}*{suffix}")]

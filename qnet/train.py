@@ -95,7 +95,7 @@ def starting_model(options: ModelOptions, resume_from: Snapshot | None, weights:
     """
     model = None if options.model in UNTRAINED_MODELS else build_model(options)
     if not isinstance(model, FewShotModel):
-        raise InputError(f"model: got {options.model!r}, which is not trained here: test.py evaluates it as it is; allowed: "
+        raise InputError(f"model: got {options.model!r}, which is not trained here: `qnet test` evaluates it as it is; allowed: "
                          f"{', '.join(name for name in MODELS if name not in UNTRAINED_MODELS)}")
     if resume_from is not None:
         print(f"going on from step {resume_from.step}: {resume_from.path}")

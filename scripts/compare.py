@@ -56,7 +56,8 @@ class Table:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("runs", nargs="+", help="run folders of test.py, or folders that hold such; NAME=FOLDER names the method")
+    parser.add_argument("runs", nargs="+",
+                        help="run folders of evaluations, or folders that hold such; NAME=FOLDER names the method")
     parser.add_argument("--baseline", default="QNet", help="method that the others are tested against, or 'none'; default: "
                         "%(default)s")
     parser.add_argument("--metric", choices=["dice", "iou"], default="dice", help="default: %(default)s")

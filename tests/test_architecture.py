@@ -1,6 +1,7 @@
 """The house stands as docs/architecture.md says: imports go one way, and the diagram is that of the imports."""
 
 import ast
+import re
 import tomllib
 from graphlib import TopologicalSorter
 
@@ -57,11 +58,38 @@ def test_every_python_file_is_in_a_room(tmp_path):
         own_room(tmp_path.relative_to(tmp_path) / "attic/old.py")
 
 
+WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+
+
 def test_the_wheel_has_every_room():
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
     tops = {room.partition(".")[0] for room in ARROWS} - {"entry points", "tests"}
-    assert set(wheel["only-include"]) == {"qnet", "configs", *tops}
-    assert wheel["sources"] == {top: f"qnet/{top}" for top in ("configs", *tops)}
+    assert set(WHEEL["only-include"]) == {"qnet", "configs", *tops}
+    assert WHEEL["sources"] == {top: f"qnet/{top}" for top in ("configs", *tops)}
+
+
+LACKING = re.compile(r"\b(train|test)\.py\b|\bbash scripts/\w|\bpython data/|(docs|data)/\w+\.md(?! of the repository)")
+
+
+def texts_of(path):
+    """Yield what a file may say to a user: its strings, and its docstrings where they are helps."""
+    tree = ast.parse(source := path.read_text(encoding="utf-8"))
+    firsts = [node.body[0] for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    firsts += [] if "__doc__" in source else tree.body[:1]
+    docstrings = {id(node.value) for node in firsts if isinstance(node, ast.Expr)}
+    yield from (node.value for node in ast.walk(tree)
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings)
+
+
+def test_what_the_wheel_says_names_no_file_that_it_lacks():
+    left_out = tuple(str(ROOT / name) for name in (*WHEEL["exclude"], "scripts/options.py"))      # of the bash scripts
+    files = [path for top in WHEEL["only-include"] for path in (ROOT / top).rglob("*.py") if not str(path).startswith(left_out)]
+    said = [(path.name, text) for path in files for text in texts_of(path)]
+    assert len(said) > 1000
+    for path in (ROOT / "configs").glob("*.json5"):
+        head, brace, rest = path.read_text(encoding="utf-8").partition("{\n")
+        # at its head, base.json5 says for all of it where the pages are
+        said.append((path.name, rest.replace(".md", "") if path.name == "base.json5" else head + brace + rest))
+    assert [(name, found[0]) for name, text in said if (found := LACKING.search(text))] == []
 
 
 def test_the_diagram_is_that_of_the_imports():

@@ -176,7 +176,8 @@ def test_missing_data_folder_on_the_command_line(warm, tmp_path):
         cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "ERROR - train - Failed after"))]
-    assert errors == [f"error: path.CHAOST2.data_dir: no folder {tmp_path / 'nowhere'}; data/README.md says how to get the data"]
+    assert errors == [f"error: path.CHAOST2.data_dir: no folder {tmp_path / 'nowhere'}; data/README.md of the repository "
+                      "says how to get the data"]
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

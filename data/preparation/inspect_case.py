@@ -1,4 +1,4 @@
-"""The report of `data/check.py` on one prepared case."""
+"""The report of `qnet check` on one prepared case."""
 
 from __future__ import annotations
 

@@ -138,10 +138,10 @@ def find_raw_cases(source: Path, find: Finder) -> tuple[list[RawCase], list[str]
         InputError: `source` is missing, holds no case, or holds two cases of one name.
     """
     if not source.is_dir():
-        raise InputError(f"--source: no folder {source}; data/README.md says what it should hold")
+        raise InputError(f"--source: no folder {source}; data/README.md of the repository says what it should hold")
     cases, left_out = find(source)
     if not cases:
-        raise InputError(f"--source: no case below {source}; data/README.md says what it should hold")
+        raise InputError(f"--source: no case below {source}; data/README.md of the repository says what it should hold")
     if twice := [name for name, count in Counter(case.name for case in cases).items() if count > 1]:
         raise InputError(f"--source: several folders below {source} are case {twice[0]}")
     return cases, left_out

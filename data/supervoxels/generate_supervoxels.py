@@ -1,7 +1,7 @@
 """Generate the supervoxels (or, for SSL-ALPNet, the superpixels) of a prepared dataset.
 
-    python data/supervoxels/generate_supervoxels.py CHAOST2 --data-dir data/CHAOST2
-    torchrun --nproc-per-node 4 data/supervoxels/generate_supervoxels.py …     # processes share out the cases
+    python -m qnet.data.supervoxels.generate_supervoxels CHAOST2 --data-dir data/CHAOST2
+    torchrun --nproc-per-node 4 -m qnet.data.supervoxels.generate_supervoxels …     # processes share out the cases
 
 Each map has the grid of its image. `supervoxels.json` (`superpixels.json`) beside the maps records for each case the
 algorithm and its parameters, the spacing, and the SHA-256 of the image file and of the map's int32 values in (D, H, W)

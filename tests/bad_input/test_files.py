@@ -109,14 +109,14 @@ WEIGHTS = OPENED | {
     d.saved([1]): "holds a list, expected a dictionary of tensors",
 }
 SNAPSHOT = WEIGHTS | {
-    d.saved({"model": {}, "step": 3}): "not a snapshot of train.py (KeyError: 'optimizer')",
-    d.changed(step=0): "not a snapshot of train.py (step is no whole number of at least 1)",
-    d.changed(step=True): "not a snapshot of train.py (step is no whole number of at least 1)",
-    d.changed(history=None): "not a snapshot of train.py (history is not the losses of 3 steps)",
-    d.changed(history=torch.zeros(2, 2)): "not a snapshot of train.py (history is not the losses of 3 steps)",
-    d.changed(config="{"): "not a snapshot of train.py: options: not valid JSON (Expecting",
-    d.changed(config="3"): "not a snapshot of train.py: options: holds a int, expected an object",
-    d.changed(optimizer=[]): "not a snapshot of train.py (optimizer is no dictionary)",
+    d.saved({"model": {}, "step": 3}): "not a snapshot of a training (KeyError: 'optimizer')",
+    d.changed(step=0): "not a snapshot of a training (step is no whole number of at least 1)",
+    d.changed(step=True): "not a snapshot of a training (step is no whole number of at least 1)",
+    d.changed(history=None): "not a snapshot of a training (history is not the losses of 3 steps)",
+    d.changed(history=torch.zeros(2, 2)): "not a snapshot of a training (history is not the losses of 3 steps)",
+    d.changed(config="{"): "not a snapshot of a training: options: not valid JSON (Expecting",
+    d.changed(config="3"): "not a snapshot of a training: options: holds a int, expected an object",
+    d.changed(optimizer=[]): "not a snapshot of a training (optimizer is no dictionary)",
     d.changed(model=d.with_nan): "holds NaN, infinity or no real numbers",
     d.changed(model={"a": torch.zeros(1)}): "weights of another architecture: tensors",
 }

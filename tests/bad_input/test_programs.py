@@ -115,7 +115,7 @@ ARGUMENTS = [
     (PREPARE, f"{DATA}/label_2.nii.gz", d.many, 1, "label_2.nii.gz: holds 1e+06, allowed in labels"),
     (PREPARE, DATA, shutil.rmtree, 2, "--source: no folder"),
     (COMPARE, "runs/q/config.json", d.truncated, 2, "config.json: not valid JSON"),
-    (COMPARE, "runs/q/scores.csv", d.missing, 2, "no finished run of test.py (no scores.csv) in it"),
+    (COMPARE, "runs/q/scores.csv", d.missing, 2, "no finished evaluation (no scores.csv) in it"),
     (COMPARE, "comparison", lambda path: path.touch(), 2, "File exists"),
 ]
 

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 import qnet
-from qnet.command import PROGRAMS, help_text, main, report_words, with_words
+from qnet.command import PROGRAMS, SACREDS, help_text, main, report_words, with_words
 from qnet.scripts.checks.wheel import ALL_COMMANDS
 from qnet.util.base.root import ROOT, module_environment
 
@@ -43,6 +43,20 @@ def test_each_help_begins_with_what_a_person_needs(said, name, handlers_stay):
     before_sacreds = out.partition("Sacred")[0]
     assert not status and f"    qnet {name} " in before_sacreds and "python " not in before_sacreds
     assert out.startswith("usage: qnet") or out.index("Usage:") > len(before_sacreds)
+
+
+@pytest.mark.parametrize(("name", "commands"), [("train", SACREDS), ("test", SACREDS), ("predict", ()), ("report", ())])
+def test_a_help_lists_the_commands_that_may_follow_and_no_others(said, name, commands, handlers_stay):
+    out = said(name, "--help")[1]
+    listed = re.findall(r"^  (\w+) ", out.partition("\nCommands:\n")[2], re.MULTILINE)
+    assert {*listed, "help"} == {*commands, "help"} and ("COMMAND" in out) == bool(commands)
+    assert "end of this file" not in out and "predict and report" not in out
+
+
+def test_the_log_names_the_command(said, caplog, tmp_path, monkeypatch, handlers_stay):
+    monkeypatch.chdir(tmp_path)
+    said("report", "nowhere")
+    assert {record.name for record in caplog.records} == {"report"}
 
 
 def test_a_misspelt_command_is_told_in_one_line(said):

@@ -60,7 +60,7 @@ def test_published_numbers_only_where_they_belong(tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--baseline", "UNet"], "--baseline: got 'UNet', allowed: 'none' or one of ['ADNet', 'QNet']"),
-    (["extra"], "extra: no finished run of test.py"),
+    (["extra"], "extra: no finished evaluation"),
 ])
 def test_bad_input_is_one_line(runs, tmp_path, capsys, arguments, message):
     assert main([str(runs), *arguments, "--output", str(tmp_path / "out")]) == 2

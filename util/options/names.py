@@ -12,7 +12,7 @@ MODELS = {"qnet": "QNet", "adnet": "ADNet", "adnet3d": "ADNet3D", "alpnet": "ALP
 VOLUME_MODELS = ("registration", "guided", "student")     # these segment whole volumes
 OUTSIDE_MODELS = ("universeg", "outside")          # these are loaded from elsewhere
 FITTED_MODELS = ("unet",)                          # these are trained on the outlined scan, when scans are segmented
-UNTRAINED_MODELS = (*VOLUME_MODELS, *FITTED_MODELS, *OUTSIDE_MODELS)     # train.py trains none of them, and no snapshot holds one
+UNTRAINED_MODELS = (*VOLUME_MODELS, *FITTED_MODELS, *OUTSIDE_MODELS)     # training has none of them, and no snapshot holds one
 CLASS_PRIORS = ("none", "average", "linear", "oracle")
 
 OLD_NAMES = {"paths": "encoder_paths", "max_iters_per_load": "lr_step_every"}      # still read, wherever an option is named

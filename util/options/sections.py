@@ -331,7 +331,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class ComparedOptions:
-    """What `scripts/compare.py` reads of a finished evaluation."""
+    """What `qnet compare` reads of a finished evaluation."""
 
     dataset: str
     eval_fold: int

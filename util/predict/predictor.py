@@ -234,7 +234,7 @@ class Predictor:
         """Return a predictor for a snapshot or a task file. It tells the method, the network and the grid.
 
         Args:
-            snapshot: of train.py; or a task file, by its ending .task, whose outlined scans are the supports.
+            snapshot: of a training; or a task file, by its ending .task, whose outlined scans are the supports.
             options: options of configs/base.json5 with other values than there, as `device="cpu"`.
         Raises:
             InputError: the file is missing, damaged or something else, or an option is not allowed.

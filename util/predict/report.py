@@ -1,4 +1,4 @@
-"""The report of `test.py predict`, made of the scans and of the files that `predict` wrote for them."""
+"""The report of `qnet predict`, made of the scans and of the files that `predict` wrote for them."""
 
 from __future__ import annotations
 

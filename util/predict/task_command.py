@@ -37,7 +37,7 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     make.add_argument("--names", nargs="*", default=[], type=named_value, metavar="VALUE=NAME", help="as 1=liver 2=spleen")
     make.add_argument("--colours", nargs="*", default=[], type=coloured_value, metavar="VALUE=COLOUR", help="as 1=#e69f00")
     make.add_argument("--licence", default="", type=licence_note, metavar="TEXT", help="terms for whoever uses scans and weights")
-    make.add_argument("--snapshot", type=Path, metavar="FILE", help="of train.py; without it, the method is guided")
+    make.add_argument("--snapshot", type=Path, metavar="FILE", help="of a training; without it, the method is guided")
     make.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     show = commands.add_parser("show", help="print what a task file holds")
     check = commands.add_parser("check", help="read all of a task file, and make its model")
@@ -116,5 +116,5 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":      # so the labelling page starts it, without what test.py imports for evaluations
+if __name__ == "__main__":      # so the labelling page starts it, without what qnet.test imports for evaluations
     sys.exit(main())

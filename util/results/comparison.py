@@ -40,7 +40,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder of test.py: its method, its options, and its scores, 0 to 1."""
+    """A run folder of an evaluation: its method, its options, and its scores, 0 to 1."""
 
     folder: Path
     method: str
@@ -49,13 +49,13 @@ class Run:
 
 
 def find_runs(paths: Iterable[str], metric: str = "dice") -> list[Run]:
-    """Read all finished runs of test.py below some folders.
+    """Read all finished evaluations below some folders.
 
     Args:
         paths: each FOLDER, or NAME=FOLDER to name the method. Without a name, it is the model's, with "(untrained)" if so.
         metric: the column of scores.csv.
     Raises:
-        InputError: a folder is missing, holds no scores.csv, or has a file that test.py did not write.
+        InputError: a folder is missing, holds no scores.csv, or has a file that `qnet test` did not write.
     """
     runs = []
     for given in paths:
@@ -64,16 +64,16 @@ def find_runs(paths: Iterable[str], metric: str = "dice") -> list[Run]:
             raise InputError(f"{given}: expected a folder, or NAME=FOLDER")
         folders = sorted(file.parent for file in Path(path).rglob("scores.csv"))
         if not folders:
-            raise InputError(f"{path}: no finished run of test.py (no scores.csv) in it")
+            raise InputError(f"{path}: no finished evaluation (no scores.csv) in it")
         runs += [read_run(folder, metric, name) for folder in folders]
     return runs
 
 
 def read_run(folder: Path, metric: str, name: str = "") -> Run:
-    """Read a run folder of test.py. The arguments are as in `find_runs`, with "" for no name.
+    """Read a run folder of an evaluation. The arguments are as in `find_runs`, with "" for no name.
 
     Raises:
-        InputError: a file is missing or test.py did not write it, or a score is not in 0 to 1.
+        InputError: a file is missing or `qnet test` did not write it, or a score is not in 0 to 1.
     """
     try:
         config = read_json(folder / "config.json")
@@ -90,7 +90,7 @@ def read_run(folder: Path, metric: str, name: str = "") -> Run:
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{folder}: config.json or scores.csv is not one of test.py ({type(error).__name__}: {error})") from None
+        raise InputError(f"{folder}: config.json or scores.csv is of no evaluation ({type(error).__name__}: {error})") from None
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

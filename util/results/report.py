@@ -64,7 +64,7 @@ def write_report(run: str | None, overwrite: bool = False) -> Path:
     options = section(ShownOptions, config)
     for key in ("classes", "mean", "supports"):
         if not isinstance(summary.get(key), dict):
-            raise InputError(f"{folder / 'results.json'}: {key}: got nothing, allowed: what test.py writes")
+            raise InputError(f"{folder / 'results.json'}: {key}: got nothing, allowed: what `qnet test` writes")
     rows = read_rows(folder / "scores.csv", SCORE_COLUMNS)
     whole_rows = (read_rows(folder / f"scores_{WHOLE}.csv", WHOLE_COLUMNS) if (folder / f"scores_{WHOLE}.csv").exists() else [])
     entry, data_dir = run_dataset(config, folder / "config.json")
@@ -129,7 +129,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         reason = f"lacks the column {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{path}: ")
         raise InputError(f"{path}: {reason}") from None
     if not rows or any(row[key] is None for row in rows for key in NOT_NUMBERS):
-        raise InputError(f"{path}: got no whole row, allowed: what test.py writes")
+        raise InputError(f"{path}: got no whole row, allowed: what `qnet test` writes")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The Sacred experiment of train.py and test.py: its configs, command line and observer."""
+"""The Sacred experiment of `qnet train` and `qnet test`: its configs, command line and observer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import logging
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,7 @@ class _Experiment(Experiment):
     """
 
     path: str       # the name: "train" or "test"
+    told_as: str    # what the lines of the log say: the command, or the name
 
     helps: Mapping[str, Help]       # by command; "main" for none
     tracker: str | None = None      # what `--observer` says
@@ -96,6 +98,7 @@ class _Experiment(Experiment):
             SystemExit: the config is not allowed, or the training to resume is finished.
         """
         config_updates = of_today(config_updates or {})
+        self.told_as = self.path if command_name in (None, "main") else command_name
         self.observers.clear()
         with one_line_errors():
             used, given = self._named(named_configs)
@@ -205,14 +208,20 @@ def make_experiment(mode: str, helps: Mapping[str, Help], configs: Path = CONFIG
     """
     if not is_main():
         silence()
-    logging.getLogger(mode).addFilter(lambda record: "No observers" not in record.msg)     # predict and report have no observer
     experiment = _Experiment(mode, base_dir=str(ROOT), save_git_info=False, additional_cli_options=[observer_option])
-    experiment.doc, experiment.helps = "", helps        # sacred would take this module's docstring
+    experiment.doc, experiment.helps, experiment.told_as = "", helps, mode      # sacred would take this module's docstring
+    logging.getLogger(mode).addFilter(partial(_is_told, experiment))
     with one_line_errors():
         experiment.base, experiment.of_names = base_config(), named_configs(configs)
         for name, config in experiment.of_names.items():
             experiment.add_named_config(name, config)
     return experiment
+
+
+def _is_told(experiment: _Experiment, record: logging.LogRecord) -> bool:
+    """Name the command in a line of the log, and return whether the line is told: predict and report have no observer."""
+    record.name = experiment.told_as
+    return "No observers" not in record.msg
 
 
 def make_writable(folder: Path) -> None:
@@ -287,9 +296,21 @@ def help_text(experiment: _Experiment, command: str) -> str:
     explained = [textwrap.fill(explanation(key), 120, initial_indent=f"  {key:<{HELP_COLUMN - 4}}  ",
                                subsequent_indent=" " * HELP_COLUMN) for key in options]
     every = f"Every option is explained in {CONFIG_DIR / 'base.json5'}, and may be given as key=value."
-    sacreds = experiment.get_usage()[2].replace("dummy", Path(sys.argv[0]).name).replace("\n\n\n", "\n")
     return "\n".join([text.strip(), "", *([*explained, ""] if explained else []), every, "",
-                      "Sacred, which runs this, has these of its own:", "", sacreds.strip()])
+                      "Sacred, which runs this, has these of its own:", "", _sacreds_help(experiment, command)])
+
+
+def _sacreds_help(experiment: _Experiment, command: str) -> str:
+    """Return sacred's part of the help. After `qnet predict` and `qnet report` no command of sacred's may follow, and none of the
+    experiment's after any program of `qnet`.
+    """
+    program = Path(sys.argv[0]).name
+    lines = experiment.get_usage()[2].replace("dummy", program).replace("\n\n\n", "\n").strip().split("\n")
+    if program.startswith("qnet "):
+        lines = [line for line in lines if line.split()[:1] not in [[name] for name in experiment.helps]]
+        if command in experiment.helps:
+            lines = [line for line in lines[:lines.index("Commands:")] if "COMMAND" not in line]
+    return "\n".join(lines)
 
 
 def _is_path(name: str, value: str) -> bool:

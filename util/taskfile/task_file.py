@@ -74,7 +74,7 @@ def create(path: Path, supports: Sequence[tuple[Path, Path]], manifest: Manifest
             stored, only voxels and geometry. Classes of the same name get one value.
         manifest: its labels may lack some. Those have the names and colours of the files of outlines, or are called
             "label <value>". Its sums are found here.
-        weights: a snapshot of train.py, for a method that needs one. Only the network's weights of it are stored.
+        weights: a snapshot of a training, for a method that needs one. Only the network's weights of it are stored.
         overwrite: replace a file that this project did not write, or that was changed since.
     Raises:
         UnknownLabelError: a label of `manifest` is in no file.
@@ -100,7 +100,7 @@ def options_for(method: Mapping[str, Any], snapshot: Path | None) -> dict[str, A
 
     Args:
         method: all options, as of `configs/guided.json5`.
-        snapshot: of train.py, whose options come first. None: `method` needs no training.
+        snapshot: of a training, whose options come first. None: `method` needs no training.
     Raises:
         InputError: the snapshot cannot be read, or holds weights alone.
     """
@@ -108,7 +108,7 @@ def options_for(method: Mapping[str, Any], snapshot: Path | None) -> dict[str, A
         return {key: method[key] for key in stored_options(method["model"])}
     trained = read_snapshot(snapshot).config
     if trained is None:
-        raise InputError(f"{snapshot}: holds weights alone, and not how they were trained; allowed: a snapshot of train.py")
+        raise InputError(f"{snapshot}: holds weights alone, and not how they were trained; allowed: a snapshot of a training")
     used = as_trained(method, trained)
     used["datasets"] = {used["dataset"]: used["datasets"][used["dataset"]]}
     return {key: used[key] for key in stored_options(used["model"])}

@@ -62,7 +62,7 @@ def _without_others_labels(config: dict[str, Any], given: Mapping[str, Any]) -> 
 
 
 def scored_config(config: Mapping[str, Any], given: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Return the config of a run of test.py: `as_trained` with the snapshot of `reload_model_path`, if any. Prints the changes.
+    """Return the config of an evaluation: `as_trained` with the snapshot of `reload_model_path`, if any. Prints the changes.
 
     Args:
         given: the options of the command line, in sections as in a config.

@@ -89,7 +89,7 @@ def load_weights(model: FewShotModel, options: ModelOptions, weights: Snapshot |
         InputError: `weights` is None, or the snapshot is of another network.
     """
     if weights is None:
-        raise InputError("reload_model_path: got null, allowed: a snapshot of train.py, or 'untrained'")
+        raise InputError("reload_model_path: got null, allowed: a snapshot of a training, or 'untrained'")
     if isinstance(weights, str):
         return f"untrained network; {initialise(model, options)}"
     load_model(model, weights)

@@ -110,7 +110,7 @@ class Trainer:
         return path
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take over the state of a snapshot of train.py.
+        """Take over the state of a snapshot of a training.
 
         Raises:
             InputError: its weights do not fit the model.

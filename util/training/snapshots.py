@@ -61,7 +61,7 @@ def save_snapshot(path: Path, *, record: Record, **state: Any) -> None:
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
-    """Read a snapshot of `train.py`, or a plain `state_dict`.
+    """Read a snapshot of a training, or a plain `state_dict`.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else.
@@ -73,12 +73,12 @@ def read_snapshot(path: Path | str) -> Snapshot:
     try:
         fields = {name: content[name] for name in ("model", "step", "optimizer", "scheduler", "history")}
         fields |= {name: content[name] for name in ("generators", "log", "refused") if name in content}
-        options = stored_options(content["config"], f"{path}: not a snapshot of train.py: options")
+        options = stored_options(content["config"], f"{path}: not a snapshot of a training: options")
         snapshot = Snapshot(path, **fields, config=options)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a snapshot of train.py ({type(error).__name__}: {error})") from None
+        raise InputError(f"{path}: not a snapshot of a training ({type(error).__name__}: {error})") from None
     _expect_kinds(snapshot)
     return snapshot
 
@@ -87,12 +87,12 @@ def _expect_kinds(snapshot: Snapshot) -> None:
     """Raise InputError if an entry of a snapshot has another type than `save_snapshot` writes."""
     for name in ("model", "optimizer", "scheduler", "config"):
         if not isinstance(getattr(snapshot, name), Mapping):
-            raise InputError(f"{snapshot.path}: not a snapshot of train.py ({name} is no dictionary)")
+            raise InputError(f"{snapshot.path}: not a snapshot of a training ({name} is no dictionary)")
     if type(snapshot.step) is not int or snapshot.step < 1:
-        raise InputError(f"{snapshot.path}: not a snapshot of train.py (step is no whole number of at least 1)")
+        raise InputError(f"{snapshot.path}: not a snapshot of a training (step is no whole number of at least 1)")
     history = snapshot.history
     if not isinstance(history, Tensor) or history.ndim != 2 or len(history) != snapshot.step:
-        raise InputError(f"{snapshot.path}: not a snapshot of train.py (history is not the losses of {snapshot.step} steps)")
+        raise InputError(f"{snapshot.path}: not a snapshot of a training (history is not the losses of {snapshot.step} steps)")
 
 
 def load_model(model: nn.Module, snapshot: Snapshot) -> None:

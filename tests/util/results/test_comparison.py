@@ -101,7 +101,7 @@ def test_the_same_volumes_twice_are_refused(tmp_path):
 
 
 def test_folders_without_runs(tmp_path):
-    with pytest.raises(InputError, match=r"no finished run of test.py"):
+    with pytest.raises(InputError, match=r"no finished evaluation"):
         find_runs([str(tmp_path)])
     (tmp_path / "scores.csv").write_text("dice\n0.5\n", encoding="utf-8")
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")

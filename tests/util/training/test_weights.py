@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_earlier_snapshot(tmp_path):
 
 def test_incomplete_snapshot(tmp_path):
     torch.save({"model": {}, "step": 3}, tmp_path / "half.pth")
-    with pytest.raises(InputError, match=r"half.pth: not a snapshot of train.py"):
+    with pytest.raises(InputError, match=r"half.pth: not a snapshot of a training"):
         read_snapshot(tmp_path / "half.pth")
 
 
