@@ -162,8 +162,7 @@ def prepare_own(options: argparse.Namespace, make_maps: Callable[..., bool]) -> 
         name, raw_cases, dict(options.names),
         Grid(tuple(options.spacing), options.size, shared_orientation(raw_cases), options.window and tuple(options.window)),
         values.of))
-    complete = prepare(recipes.nifti(spec, find, options.spacing, options.size, options.window,
-                                     options.trust_image_geometry), options, make_maps)
+    complete = prepare(recipes.nifti(spec, find, options.trust_image_geometry), options, make_maps)
     if not holds_images(options.target, spec):
         return False
     print(f"// save as {spec.name.lower()}.json5, then: qnet train {spec.name.lower()}.json5")

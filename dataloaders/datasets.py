@@ -52,13 +52,14 @@ class Case:
         return self.image, self.label, self.supervoxels, self.superpixels
 
 
-def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 400) -> list[Case]:
+def find_cases(spec: DatasetSpec, data_dir: Path | str, n_sv: int, n_sp: int = 0) -> list[Case]:
     """Return the cases whose image exists, in the order of `case_order`.
 
     Args:
         spec: the dataset.
         data_dir: its folder.
-        n_sv, n_sp: smallest supervoxel in voxels and smallest superpixel in pixels, part of their folders' names.
+        n_sv, n_sp: smallest supervoxel in voxels and smallest superpixel in pixels, part of their folders' names. 0 where none
+            are read.
 
     Raises:
         InputError: the folder is missing, or no image in it has the expected name.

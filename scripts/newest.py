@@ -15,7 +15,7 @@ if not __package__:     # run as a file: before packages of the same names elsew
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qnet.scripts import compare
-from qnet.scripts.val import settings, snapshots
+from qnet.scripts.val import ALL_FOLDS, settings, snapshots
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import ROOT
 from qnet.util.options.sections import RunPlace
@@ -28,7 +28,7 @@ def parse_arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["snapshot", "compare"])
     parser.add_argument("configs", nargs="+", help="named configs; one with one of --folds for 'snapshot'")
-    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--folds", nargs="+", type=int, default=ALL_FOLDS)
     parser.add_argument("--options", nargs="*", default=[], help="those of the trainings, such as adnet or path.log_dir=…")
     return parser.parse_args(given)
 

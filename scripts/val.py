@@ -42,6 +42,7 @@ OF_TRAINING = [key for key in OPTIONS if key not in ("eval_fold", "precision", *
 # options that change the scores of a training
 SCORING = {"n_iters", *(field.name for cls in (EvaluationOptions, WholeVolumeOptions) for field in fields(cls)
                         if field.name != "eval_batch_size")}
+ALL_FOLDS = [0, 1, 2, 3, 4]      # split_arguments of scripts/common.sh has them too
 STOPPED = (130, 143, -2, -15)      # exit statuses of a program that Ctrl-C or SIGTERM ended
 
 
@@ -51,7 +52,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("dataset", nargs="?", choices=sorted({dataset for dataset, _ in CONFIGS}),
                         help="without dataset and setting: every training below the log folders of configs/")
     parser.add_argument("setting", nargs="?", choices=["1", "1_scratch", "2"])
-    parser.add_argument("--folds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--folds", nargs="+", type=int, default=ALL_FOLDS)
     parser.add_argument("--options", nargs="*", default=[], help="for test.py, such as supp_idx=all, or adnet")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     arguments = parser.parse_args(given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -12,6 +11,7 @@ from qnet.data.supervoxels.generate_supervoxels import CaseMap, generate_all, me
 from qnet.dataloaders.datasets import DatasetSpec, find_cases
 from qnet.util.base.distributed import main_does
 from qnet.util.base.pool import processes
+from qnet.util.options.config import base_config
 
 
 def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int, overwrite: bool = False,
@@ -34,9 +34,8 @@ def generate_maps(spec: DatasetSpec, target: Path, n_sv: int | None, n_jobs: int
         SystemExit: as `qnet.util.base.distributed.main_does`.
     """
     def to_do() -> list[CaseMap]:
-        options = Namespace(superpixels=n_sv is None, min_size=n_sv, foreground_threshold=50.0)
-        kind, pattern, parameters = method(options, spec, n_sv or 0)
-        size = parameters["min_size"]
+        size = base_config()["n_sp"] if n_sv is None else n_sv
+        kind, pattern, parameters = method(spec, size, superpixels=n_sv is None)
         maps = [CaseMap(kind, case.name, case.image, target / pattern.format(case=case.name, n_sv=size, n_sp=size), parameters)
                  for case in find_cases(spec, target, size)]
         found, _ = waiting(maps, overwrite)

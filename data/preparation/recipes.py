@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from qnet.data.preparation.chaos import read_chaos
 from qnet.data.preparation.raw import RawCase, read_nifti_pair
-from qnet.dataloaders.datasets import DatasetSpec
+from qnet.dataloaders.datasets import DatasetSpec, Grid
 from qnet.dataloaders.nifti import files_of as pair_of
 from qnet.dataloaders.reading import ending_of
 from qnet.dataloaders.resampling import (
@@ -31,9 +31,6 @@ from qnet.util.options.sections import dataset_spec
 
 Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None for a case without labels
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases, and lines about what was left out
-CHAOS_SPACING_MM = (1.25, 1.25, 7.70)
-CMR_SPACING_MM = (1.25, 1.25, 7.99)
-SABS_WINDOW_HU = (-125, 275)
 SABS_BORDER_PX = 32
 SHOWN = 5          # names in a note
 
@@ -55,35 +52,38 @@ class Recipe:
 
 def chaos() -> Recipe:
     """Return the recipe of CHAOS, T2-SPIR."""
-    return Recipe(table_entry("CHAOST2"), find_chaos, read_chaos,
-                  partial(clip_and_resample, spacing_mm=CHAOS_SPACING_MM), describe(CHAOS_SPACING_MM), 20)
+    spec = table_entry("CHAOST2")
+    return Recipe(spec, find_chaos, read_chaos, *onto(spec.grid), 20)
 
 
 def cmr(trust_image_geometry: bool) -> Recipe:
     """Return the recipe of MS-CMRSeg, bSSFP."""
-    return Recipe(table_entry("CMR"), find_cmr, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
-                  partial(clip_and_resample, spacing_mm=CMR_SPACING_MM), describe(CMR_SPACING_MM), 35)
+    spec = table_entry("CMR")
+    return Recipe(spec, find_cmr, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry), *onto(spec.grid), 35)
 
 
 def sabs(trust_image_geometry: bool) -> Recipe:
     """Return the recipe of Synapse BTCV, abdominal CT."""
-    return Recipe(table_entry("SABS"), find_sabs, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
-                  window_and_shrink, f"window {SABS_WINDOW_HU[0]}…{SABS_WINDOW_HU[1]} to 0…255, "
-                  f"border of {SABS_BORDER_PX} px cut, resampled in-plane to {IN_PLANE_PX} px", 30)
+    spec = table_entry("SABS")
+    assert spec.grid is not None and spec.grid.window is not None
+    window, size_px = spec.grid.window, spec.grid.size_px
+    return Recipe(spec, find_sabs, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
+                  partial(window_and_shrink, window=window, size_px=size_px),
+                  f"window {window[0]:g}…{window[1]:g} to 0…255, border of {SABS_BORDER_PX} px cut, "
+                  f"resampled in-plane to {size_px} px", 30)
 
 
-def nifti(spec: DatasetSpec, find: Finder, spacing_mm: Sequence[float], size_px: int,
-          window: tuple[float, float] | None, trust_image_geometry: bool) -> Recipe:
-    """Return the recipe for a user's own NIfTI files. Without a `window`, the brightest 0.5 % are clipped."""
-    return Recipe(spec, find, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry),
-                  partial(clip_and_resample, spacing_mm=spacing_mm, size_px=size_px, window=window),
-                  describe(spacing_mm, size_px, window))
+def nifti(spec: DatasetSpec, find: Finder, trust_image_geometry: bool) -> Recipe:
+    """Return the recipe for a user's own NIfTI files. Without a window, the brightest 0.5 % are clipped."""
+    return Recipe(spec, find, partial(read_nifti_pair, trust_image_geometry=trust_image_geometry), *onto(spec.grid))
 
 
-def describe(spacing_mm: Sequence[float], size_px: int = IN_PLANE_PX, window: tuple[float, float] | None = None) -> str:
-    """Return the settings of `clip_and_resample` in words, for the record beside the prepared files."""
-    clipped = f"window {window[0]:g}…{window[1]:g} to 0…255" if window else "clipped at the 99.5th percentile"
-    return f"{clipped}, resampled to {' x '.join(f'{s:g}' for s in spacing_mm)} mm, cropped or padded to {size_px} px"
+def onto(grid: Grid | None) -> tuple[Callable[[sitk.Image, sitk.Image | None], Pair], str]:
+    """Return `convert` and `settings` of the recipe of a dataset that `clip_and_resample` brings to its grid."""
+    assert grid is not None     # a dataset that is prepared here has one
+    clipped = f"window {grid.window[0]:g}…{grid.window[1]:g} to 0…255" if grid.window else "clipped at the 99.5th percentile"
+    return (partial(clip_and_resample, spacing_mm=grid.spacing_mm, size_px=grid.size_px, window=grid.window),
+            f"{clipped}, resampled to {' x '.join(f'{s:g}' for s in grid.spacing_mm)} mm, cropped or padded to {grid.size_px} px")
 
 
 def table_entry(name: str) -> DatasetSpec:
@@ -106,20 +106,24 @@ def clip_and_resample(image: sitk.Image, labels: sitk.Image | None, *, spacing_m
     return converted, None if labels is None else labels_to_grid(labels, spacing_mm, size_px)
 
 
-def window_and_shrink(image: sitk.Image, labels: sitk.Image | None) -> Pair:
-    """Window an abdominal CT, cut its in-plane border, and resample the rest in-plane to 256×256. z does not change.
+def window_and_shrink(image: sitk.Image, labels: sitk.Image | None, *, window: tuple[float, float], size_px: int) -> Pair:
+    """Window an abdominal CT, cut its in-plane border, and resample the rest in-plane. z does not change.
 
+    Args:
+        image, labels: of one size; None: no labels.
+        window: lowest and highest intensity.
+        size_px: width and height.
     Raises:
         InputError: the image is too small for cutting its border.
     """
     if min(image.GetSize()[:2]) <= 2 * SABS_BORDER_PX:
         raise InputError(f"size (x, y, z) = {image.GetSize()}, but a border of {SABS_BORDER_PX} pixels is cut in-plane")
     border = [SABS_BORDER_PX, SABS_BORDER_PX, 0]
-    image = sitk.Crop(window_to_255(image, *SABS_WINDOW_HU), border, border)
+    image = sitk.Crop(window_to_255(image, *window), border, border)
     x_mm, y_mm, z_mm = image.GetSpacing()
     width, height, depth = image.GetSize()
-    spacing_mm = (x_mm * width / IN_PLANE_PX, y_mm * height / IN_PLANE_PX, z_mm)
-    size = (IN_PLANE_PX, IN_PLANE_PX, depth)
+    spacing_mm = (x_mm * width / size_px, y_mm * height / size_px, z_mm)
+    size = (size_px, size_px, depth)
     return (resample_image(image, spacing_mm, size),
             None if labels is None else resample_labels(sitk.Crop(labels, border, border), spacing_mm, size))
 

@@ -30,7 +30,7 @@ if not __package__:     # run as a file: before packages of the same names elsew
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
-from qnet.data.supervoxels.superpixels import SIGMA_PX, generate_superpixels
+from qnet.data.supervoxels.superpixels import FOREGROUND, SIGMA_PX, generate_superpixels
 from qnet.dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
 from qnet.util.base.checksums import sha256
@@ -90,9 +90,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
                         "core (%(default)s)")
     parser.add_argument("--min-size", type=positive,
                         help="voxels of the smallest supervoxel; default: n_sv of --config, or of the dataset's first "
-                        "named config, or of base.json5. With --superpixels: pixels; default: 400")
+                        "named config, or of base.json5. With --superpixels: pixels; default: n_sp of --config, or of base.json5")
     parser.add_argument("--superpixels", action="store_true", help="make 2D superpixels, slice by slice")
-    parser.add_argument("--foreground-threshold", type=float, default=50.0,
+    parser.add_argument("--foreground-threshold", type=float, default=FOREGROUND,
                         help="with --superpixels: the body's intensity is above this; default: %(default)s, for CHAOS")
     parser.add_argument("--overwrite", action="store_true",
                         help="where an image or an option changed, make also those maps anew that were changed by hand since")
@@ -119,24 +119,31 @@ def plan(options: argparse.Namespace) -> list[CaseMap]:
     spec = dataset_spec(options.dataset, config["datasets"][options.dataset])
     data_dir = options.data_dir or Path(config["path"][options.dataset]["data_dir"])
     n_sv = config["n_sv"] if options.config else default_n_sv(options.dataset)
-    kind, pattern, parameters = method(options, spec, n_sv)
-    images = {case.name: case.image for case in find_cases(spec, data_dir, parameters["min_size"])}
+    size = options.min_size or (config["n_sp"] if options.superpixels else n_sv)
+    kind, pattern, parameters = method(spec, size, superpixels=options.superpixels, foreground=options.foreground_threshold)
+    images = {case.name: case.image for case in find_cases(spec, data_dir, n_sv)}
     if unknown := set(options.cases or ()) - set(images):
         raise InputError(f"--cases: got {' '.join(sorted(unknown))}, allowed: {' '.join(images)}")
     root = options.output or data_dir
-    size = parameters["min_size"]
     return [CaseMap(kind, case, image, root / pattern.format(case=case, n_sv=size, n_sp=size), parameters)
             for case, image in images.items() if case in (options.cases or images)]
 
 
-def method(options: argparse.Namespace, spec: DatasetSpec, n_sv: int) -> tuple[str, str, dict[str, Any]]:
-    """Return the kind of map, the pattern of its files, and the parameters that the options ask for. `n_sv`: without them."""
-    if options.superpixels:
+def method(spec: DatasetSpec, min_size: int, *, superpixels: bool,
+           foreground: float = FOREGROUND) -> tuple[str, str, dict[str, Any]]:
+    """Return the kind of map, the pattern of its files, and the parameters of the method.
+
+    Args:
+        spec: the dataset.
+        min_size: voxels of the smallest supervoxel, or pixels of the smallest superpixel.
+        superpixels: make these.
+        foreground: their `foreground_threshold`.
+    """
+    if superpixels:
         return "superpixels", SUPERPIXELS, {
-            "algorithm": "felzenszwalb 2d of scikit-image", "sigma": SIGMA_PX, "min_size": options.min_size or 400,
-            "foreground_threshold": options.foreground_threshold}
-    return "supervoxels", spec.supervoxels, {
-        "algorithm": "felzenszwalb 3d, stable sort", "scale": 1.0, "min_size": options.min_size or n_sv}
+            "algorithm": "felzenszwalb 2d of scikit-image", "sigma": SIGMA_PX, "min_size": min_size,
+            "foreground_threshold": foreground}
+    return "supervoxels", spec.supervoxels, {"algorithm": "felzenszwalb 3d, stable sort", "scale": 1.0, "min_size": min_size}
 
 
 def default_n_sv(dataset: str) -> int:

@@ -8,9 +8,10 @@ from skimage.segmentation import felzenszwalb, relabel_sequential
 from qnet.data.supervoxels.felzenszwalb import largest_filled_component
 
 SIGMA_PX = 1
+FOREGROUND = 50.0       # for CHAOS
 
 
-def generate_superpixels(image: np.ndarray, min_size: int = 400, foreground_threshold: float = 50) -> np.ndarray:
+def generate_superpixels(image: np.ndarray, min_size: int, foreground_threshold: float = FOREGROUND) -> np.ndarray:
     """Cut each slice into superpixels with scikit-image's `felzenszwalb`, and remove the background.
 
     In scikit-image the order of equal costs depends on the NumPy build, so another build may give other superpixels.
@@ -18,8 +19,7 @@ def generate_superpixels(image: np.ndarray, min_size: int = 400, foreground_thre
     Args:
         image: (D, H, W) finite intensities, which are not scaled.
         min_size: pixels of the smallest superpixel before the background is removed.
-        foreground_threshold: the body is the largest 8-connected component of higher intensity, with holes filled. 50 is for
-            CHAOS.
+        foreground_threshold: the body is the largest 8-connected component of higher intensity, with holes filled.
     Returns:
         int32 (D, H, W). Numbers 1, 2, … restart in each slice. 0 is background. A slice without a body is all 0.
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from qnet.data.preparation.recipes import CHAOS_SPACING_MM, CMR_SPACING_MM, clip_and_resample, window_and_shrink
+from qnet.data.preparation.recipes import chaos, cmr, sabs
 from qnet.dataloaders import resampling as resample
 from qnet.dataloaders.geometry import grid_distance_mm, voxel_to_patient
 from qnet.dataloaders.nifti import read_nifti
@@ -33,12 +33,11 @@ def tilted(degrees=20, other=35):
 
 
 @needs_goldens
-@pytest.mark.parametrize(("name", "spacing_mm"), [("chaos_a", CHAOS_SPACING_MM), ("chaos_b", CHAOS_SPACING_MM),
-                                                  ("cmr_a", CMR_SPACING_MM)])
-def test_agrees_with_the_published_preparation(name, spacing_mm):
+@pytest.mark.parametrize(("name", "recipe"), [("chaos_a", chaos()), ("chaos_b", chaos()), ("cmr_a", cmr(False))])
+def test_agrees_with_the_published_preparation(name, recipe):
     goldens = np.load(GOLDENS / "preprocess.npz")
     raw = [read_nifti(GOLDENS / "preprocess" / f"{name}_{kind}.nii.gz") for kind in ("image", "label")]
-    image, labels = map(sitk.GetArrayFromImage, clip_and_resample(*raw, spacing_mm=spacing_mm))
+    image, labels = map(sitk.GetArrayFromImage, recipe.convert(*raw))
     np.testing.assert_array_equal(labels, goldens[f"{name}_label"])
     assert image.shape == tuple(goldens[f"{name}_shape"])
     np.testing.assert_allclose(image[:, ::2, ::2], goldens[f"{name}_image"], atol=1e-3)
@@ -124,11 +123,11 @@ def test_labels_are_resampled_one_value_at_a_time():
     np.testing.assert_array_equal(sitk.GetArrayFromImage(labels)[0, 0], [1, 0, 3, 3, 3, 0, 500, 0, 0])
 
 
-def test_window_and_shrink_halves_what_is_left_of_a_ct():
+def test_the_recipe_of_sabs_halves_what_is_left_of_a_ct():
     array = np.full((3, 512, 512), -1000, np.int16)
     array[:, 200:300, 200:320] = 100
     raw = scan(array, (0.8, 0.8, 5.0), (-200.0, -150.0, 40.0), tilted(5, 10))
-    image, labels = window_and_shrink(raw, raw > 0)
+    image, labels = sabs(False).convert(raw, raw > 0)
     assert image.GetSize() == labels.GetSize() == (256, 256, 3)
     np.testing.assert_allclose(image.GetSpacing(), (0.8 * 1.75, 0.8 * 1.75, 5.0))
     assert image.TransformIndexToPhysicalPoint((0, 0, 0)) == raw.TransformIndexToPhysicalPoint((32, 32, 0))
@@ -136,6 +135,6 @@ def test_window_and_shrink_halves_what_is_left_of_a_ct():
     np.testing.assert_allclose(bright_point_mm(labels), bright_point_mm(raw > 0), atol=0.7)
 
 
-def test_window_and_shrink_refuses_a_tiny_image():
+def test_the_recipe_of_sabs_refuses_a_tiny_image():
     with pytest.raises(InputError, match="a border of 32 pixels"):
-        window_and_shrink(scan(np.zeros((1, 64, 80))), scan(np.zeros((1, 64, 80))))
+        sabs(False).convert(scan(np.zeros((1, 64, 80))), scan(np.zeros((1, 64, 80))))

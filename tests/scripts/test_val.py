@@ -10,12 +10,11 @@ import sys
 import pytest
 
 from qnet.scripts import val
+from qnet.scripts.val import ALL_FOLDS
 from qnet.util.base.root import ROOT
 from qnet.util.options.config import base_config, named_configs
 from qnet.util.run.experiment import run_commandline
 from tests.programs import entry_point, run
-
-FOLDS = range(5)
 
 
 @pytest.fixture
@@ -36,12 +35,12 @@ def script(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "arguments", "configs", "folds", "options"), [
-    ("train_abd_mr.sh", [], ["chaost2_setting1"], FOLDS, ""),
-    ("train_abd_mr.sh", ["--", "seed=1"], ["chaost2_setting1"], FOLDS, " seed=1"),
+    ("train_abd_mr.sh", [], ["chaost2_setting1"], ALL_FOLDS, ""),
+    ("train_abd_mr.sh", ["--", "seed=1"], ["chaost2_setting1"], ALL_FOLDS, " seed=1"),
     ("train_abd_mr.sh", ["1_scratch", "3"], ["chaost2_setting1_scratch"], [3], ""),
     ("train_abd_mr.sh", ["2", "0", "1", "--", "adnet"], ["chaost2_setting2_liver_spleen", "chaost2_setting2_kidneys"], [0, 1],
      " adnet"),
-    ("train_cmr_mr.sh", [], ["cmr_setting1"], FOLDS, ""),
+    ("train_cmr_mr.sh", [], ["cmr_setting1"], ALL_FOLDS, ""),
     ("train_cmr_mr.sh", ["4", "--", "seed=1"], ["cmr_setting1"], [4], " seed=1"),
 ])
 def test_training_scripts(name, arguments, configs, folds, options, script):
@@ -52,8 +51,8 @@ def test_training_scripts(name, arguments, configs, folds, options, script):
 
 
 @pytest.mark.parametrize(("arguments", "passed_on"), [
-    ([], "--folds 0 1 2 3 4 --options"),
-    (["--", "supp_idx=all"], "--folds 0 1 2 3 4 --options supp_idx=all"),
+    ([], f"--folds {' '.join(map(str, ALL_FOLDS))} --options"),
+    (["--", "supp_idx=all"], f"--folds {' '.join(map(str, ALL_FOLDS))} --options supp_idx=all"),
     (["CHAOST2", "2", "0", "1", "--", "ep2"], "CHAOST2 2 --folds 0 1 --options ep2"),
 ])
 def test_val_script(arguments, passed_on, script):

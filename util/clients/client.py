@@ -265,7 +265,7 @@ class Client:
         """Begin to outline the other scans, from all examples.
 
         Args:
-            careful: by way of other scans of the folder; better, and takes seven times as long.
+            careful: by way of other scans of the folder; better, and takes several times as long.
         """
         self.tell("POST", f"{API}/run", {"careful": careful})
 

@@ -43,6 +43,7 @@ class Progress:
         failures: a line for each scan that failed.
         seconds: that a scan took in the present or the last run, if that was not careful; also of an earlier server.
         careful: whether the present or the last run is.
+        careful_times: how many times as long a careful run takes.
     """
 
     state: str = "idle"
@@ -53,6 +54,7 @@ class Progress:
     failures: tuple[str, ...] = field(default=())
     seconds: float | None = None
     careful: bool = False
+    careful_times: int = CAREFUL
 
 
 def made_of(examples: Sequence[str], has_task: bool, careful: bool) -> dict[str, str]:
@@ -103,7 +105,7 @@ class Runner:
         """Outline the scans that are neither touched by hand nor accepted, from all examples.
 
         Args:
-            careful: by way of stepping stones, which takes seven times as long.
+            careful: by way of stepping stones, which takes `CAREFUL` times as long.
         Raises:
             ConflictError: a run is at work, or there is no example or nothing to outline.
         """

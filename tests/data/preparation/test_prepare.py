@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import pytest
 import SimpleITK as sitk
 
 from qnet.data import check, prepare
+from qnet.data.preparation import recipes
 from qnet.data.preparation.maps import generate_maps
 from qnet.data.preparation.recipes import table_entry
 from qnet.data.supervoxels.generate_supervoxels import default_n_sv
-from qnet.dataloaders.datasets import find_cases
+from qnet.dataloaders.datasets import Grid, find_cases
 from qnet.dataloaders.episodes import EpisodeDataset, load_training_volumes
 from qnet.dataloaders.store import Store
 from qnet.dataloaders.volumes import read_label, read_supervoxels
@@ -332,3 +334,17 @@ def test_files_that_match_no_pattern_are_told(tmp_path, capsys):
     assert ": more/d.NRRD, other_c.nii.gz\n" in said
     without_maps(nifti)
     assert ": more/d.NRRD, other_c.nii.gz\n" in capsys.readouterr().err
+
+
+def test_a_recipe_takes_its_grid_from_the_table_and_its_record_stays_as_it_was():
+    """What is recorded decides whether prepared files are made anew."""
+    assert [recipe.settings for recipe in (recipes.chaos(), recipes.cmr(False), recipes.sabs(False))] == [
+        "clipped at the 99.5th percentile, resampled to 1.25 x 1.25 x 7.7 mm, cropped or padded to 256 px",
+        "clipped at the 99.5th percentile, resampled to 1.25 x 1.25 x 7.99 mm, cropped or padded to 256 px",
+        "window -125…275 to 0…255, border of 32 px cut, resampled in-plane to 256 px"]
+    spec = table_entry("SABS")
+    grid = Grid((1.0, 2.0, 3.0), 64, "LAS", (-10, 20))
+    recipe = recipes.nifti(replace(spec, grid=grid), lambda _: ([], []), trust_image_geometry=False)
+    assert recipe.settings == "window -10…20 to 0…255, resampled to 1 x 2 x 3 mm, cropped or padded to 64 px"
+    image, labels = recipe.convert(empty_scan((60, 30, 4), (1.0, 2.0, 6.0)), None)
+    assert labels is None and image.GetSpacing() == grid.spacing_mm and image.GetSize()[:2] == (64, 64)

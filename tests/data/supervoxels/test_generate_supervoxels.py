@@ -119,7 +119,8 @@ def test_superpixels_have_their_own_folder_and_depend_on_the_threshold(data_dir,
 
 @pytest.mark.parametrize(("options", "folder"), [
     (["CMR"], "supervoxels_1000"), (["CHAOST2"], "supervoxels_5000"), (["CHAOST2", "--min-size", "7"], "supervoxels_7"),
-    (["CHAOST2", "--config", "cmr_setting1"], "supervoxels_1000"), (["CMR", "--superpixels"], "superpixels_400")])
+    (["CHAOST2", "--config", "cmr_setting1"], "supervoxels_1000"), (["CMR", "--superpixels"], "superpixels_400"),
+    (["CMR", "--superpixels", "--config", "demo"], "superpixels_100")])
 def test_default_minimum_size_comes_from_the_configs(tmp_path, options, folder):
     make_case(tmp_path, "4", "cmr_MR_normalized")
     make_case(tmp_path, "4")

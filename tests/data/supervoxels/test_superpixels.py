@@ -42,4 +42,4 @@ def test_stored_type_does_not_matter_and_the_threshold_does():
     (np.zeros((4, 4)), "expected axes"), (np.full((1, 4, 4), np.inf), "expected finite")])
 def test_bad_images_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
-        generate_superpixels(image)
+        generate_superpixels(image, min_size=1)

@@ -21,6 +21,7 @@ from qnet.util.base.own_folder import OwnFolder
 from qnet.util.base.root import ROOT
 from qnet.util.label.advice import Advisor
 from qnet.util.label.client import running
+from qnet.util.label.run import CAREFUL
 from qnet.util.label.serve import write_way
 from qnet.util.label.session import Session
 from qnet.util.predict.first_scan import Comparison
@@ -933,6 +934,11 @@ def test_everything_is_reached_with_tab(fresh):
             "export",
             "tool", "width", "undo", "view", "canvas", "leave-out", "add-class",
             "low", "high", "opacity", "shown"} <= seen
+
+
+def test_the_server_says_how_many_times_as_long_a_careful_run_takes(fresh, client):
+    assert client.state()["run"]["seconds"] is None
+    assert text(fresh, "careful-text") == f"careful: better, and takes {CAREFUL} times as long"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

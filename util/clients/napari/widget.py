@@ -76,7 +76,7 @@ class QNetWidget(QWidget):
         self.said.setWordWrap(True)
         self.scans, self.classes, self.new_class = QListWidget(), QComboBox(), QLineEdit()
         self.new_class.setPlaceholderText("name of a new class")
-        self.careful, self.bar = QCheckBox("careful: better, and takes 7 times as long"), QProgressBar()
+        self.careful, self.bar = QCheckBox("careful: better, and takes several times as long"), QProgressBar()
         self.bar.hide()
         self.timer = QTimer(self)
         self.timer.setInterval(POLL_MS)

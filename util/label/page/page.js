@@ -7,7 +7,6 @@ import { Viewer } from './viewer.js';
 
 const FIRST = 'First name the class on the right. Then press F and draw round it in a slice. J goes to the next slice worth drawing, I fills between, and O '
   + 'outlines the other scans.';
-const CAREFUL = 7;       // times as long
 const SLOW_MS = 2500, POLL_MS = 1000, RETRY_MS = 2000;
 const WORDS = { 'empty': ['○', 'no outlines yet'], 'drawing': ['✎', 'being drawn'], 'outlined': ['★', 'outlined by you: an example'],
                 'found': ['◐', 'to look through'], 'correcting': ['✎', 'being corrected'], 'corrected': ['★', 'corrected: an example'],
@@ -183,8 +182,8 @@ function showRun() {
   at('run-text').textContent = !busy ? run.message ?? (isNew ? FIRST : '') : run.state === 'starting' ? 'Starting …' : run.state === 'stopping' ? 'Stopping …'
     : `${run.done} of ${run.total}${run.current ? `, now ${run.current}` : ''}${timeLeft(run)}`;
   const left = scans.filter(scan => ['empty', 'found'].includes(scan.state)).length;
-  at('careful-text').textContent = run.seconds && left ? ` careful: about ${minutes(CAREFUL * run.seconds * left)}, else ${minutes(run.seconds * left)}`
-    : ` careful: better, and takes ${CAREFUL} times as long`;
+  at('careful-text').textContent = run.seconds && left ? ` careful: about ${minutes(run.careful_times * run.seconds * left)}, else ${minutes(run.seconds * left)}`
+    : ` careful: better, and takes ${run.careful_times} times as long`;
   const isEnd = scans.some(scan => ['accepted', 'corrected'].includes(scan.state)) && !busy && !scans.some(scan => [...OPEN, 'found', 'empty'].includes(scan.state));
   at('export').firstChild.data = isEnd ? 'All looked through: export ' : 'Export ';
   at('export').classList.toggle('strong', isEnd);
@@ -194,8 +193,8 @@ function showRun() {
 
 const minutes = seconds => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
-function timeLeft({ seconds, done: ended, total, careful }) {
-  return seconds && ended && ended < total ? ` · about ${minutes(seconds * (careful ? CAREFUL : 1) * (total - ended))} left` : '';
+function timeLeft({ seconds, done: ended, total, careful, careful_times: times }) {
+  return seconds && ended && ended < total ? ` · about ${minutes(seconds * (careful ? times : 1) * (total - ended))} left` : '';
 }
 
 function showOpen() {

@@ -219,7 +219,7 @@ class QNetWidget(ScriptedLoadableModuleWidget):
         self.folder.settingKey, self.program.settingKey = "QNet/Folder", "QNet/Program"
         if not self.program.currentPath:
             self.program.currentPath = shutil.which("qnet") or ""
-        self.scans, self.careful = qt.QListWidget(), qt.QCheckBox("careful: better, and takes 7 times as long")
+        self.scans, self.careful = qt.QListWidget(), qt.QCheckBox("careful: better, and takes several times as long")
         self.segmentation = slicer.qMRMLNodeComboBox()
         self.segmentation.nodeTypes = ["vtkMRMLSegmentationNode"]
         self.segmentation.addEnabled = self.segmentation.removeEnabled = False
