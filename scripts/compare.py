@@ -26,7 +26,7 @@ from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, claim
-from qnet.util.base.tables import format_table, write_cells
+from qnet.util.base.tables import format_table, markdown_table, write_cells
 from qnet.util.options.config import read_json5
 from qnet.util.results.comparison import (
     ALL,
@@ -133,8 +133,7 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """Return a table in Markdown."""
-    lines = [table.header, ["---", *["--:"] * (len(table.header) - 1)], *table.rows]
-    return "\n".join(["| " + " | ".join(row) + " |" for row in lines] + ["", *table.notes])
+    return "\n".join([markdown_table(table.header, table.rows), "", *table.notes])
 
 
 def as_latex(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""What systems do: locks on open files, flags of `os.open` that Windows lacks, and a reader who leaves."""
+"""What systems do: locks on open files, flags of `os.open` and priorities that Windows lacks, and a reader who leaves."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def print_help(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # what is flushed at the end of the process
+
+
+def yield_to_others(niceness: int) -> None:
+    """Let other processes go first, where a process may say so.
+
+    Args:
+        niceness: how much, from 1 to 19.
+    """
+    if hasattr(os, "nice"):
+        os.nice(niceness)
 
 
 def make_mode(descriptor: int, mode: int) -> None:

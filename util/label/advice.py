@@ -9,7 +9,6 @@ ends when its standard input does.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
 from qnet.util.base.inputs import SMALL
 from qnet.util.base.root import module_command
+from qnet.util.base.system import yield_to_others
 from qnet.util.label.apart import do_job, failure_of
 from qnet.util.label.preparing import stamp_of
 from qnet.util.label.session import Session
@@ -89,7 +89,7 @@ class Advisor:
 
 def main() -> int:
     """Run the process and return its exit status."""
-    os.nice(NICENESS)
+    yield_to_others(NICENESS)
     return do_job(_compare)
 
 

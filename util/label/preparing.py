@@ -8,7 +8,6 @@ outlive the server, which goes on answering meanwhile.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from qnet.dataloaders.reading import files_of, read_image
 from qnet.util.base.checksums import digest
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import module_command
+from qnet.util.base.system import yield_to_others
 from qnet.util.label.apart import do_job, failure_of
 
 MODULE = "qnet.util.label.preparing"
@@ -106,7 +106,7 @@ def stamp_of(scan: Path) -> str:
 
 def main() -> int:
     """Run the process and return its exit status."""
-    os.nice(5)      # the page comes first
+    yield_to_others(5)      # the page comes first
     return do_job(lambda job: prepare(Path(job["scan"]), Path(job["copy"]) if job["copy"] else None, Path(job["picture"])))
 
 

@@ -12,7 +12,6 @@ its standard input does, so it does not outlive the server.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import Any, TextIO
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.base.memory import keep_freed_memory
+from qnet.util.base.system import yield_to_others
 from qnet.util.label.apart import given_job
 from qnet.util.label.preparing import picture_of
 from qnet.util.label.stored import picture_name
@@ -80,7 +80,7 @@ def request_of(job: Mapping[str, Any]) -> Request:
 
 def main() -> int:
     """Run the process and return its exit status."""
-    os.nice(NICENESS)
+    yield_to_others(NICENESS)
     keep_freed_memory()     # before there is another thread, which would get memory of its own
     lines, sys.stdout = sys.stdout, sys.stderr      # what libraries print is no event
     job = given_job()

@@ -7,16 +7,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
-from qnet.dataloaders.nifti import read_affine, read_array
+from qnet.dataloaders.nifti import read_affine
 from qnet.dataloaders.reading import read_image
 from qnet.util.base.errors import InputError
 from qnet.util.predict.correction import Correction
 from qnet.util.predict.maps import probability_path, registered_path
 from qnet.util.predict.request import Query
-from qnet.util.results.report_page import Column, Layers
+from qnet.util.results.report_page import Column, Layers, map_if_there
 from qnet.util.results.scan_report import NUMBERS, ScanEntry, write_scan_report
 
 MORE = (Column("outlined_ml", "", 4), Column("look_at", ""))
@@ -70,22 +69,9 @@ def read_layers(query: Path, target: Path, names: Mapping[int, str]) -> Layers:
     """
     image = sitk.GetArrayFromImage(read_image(query))
     probabilities = {label: values for label, name in names.items()
-                     if (values := _read_if_there(probability_path(target, name), image.shape)) is not None}
-    label_map = _read_if_there(target, image.shape)
+                     if (values := map_if_there(probability_path(target, name), image.shape)) is not None}
+    label_map = map_if_there(target, image.shape)
     if label_map is None:
         raise InputError(f"{target}: no such file")
     return Layers(image, read_affine(target), {"whole": label_map}, probabilities,
-                  _read_if_there(registered_path(target), image.shape))
-
-
-def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the (D, H, W) values of a map, or None. InputError: it does not have the shape of its query."""
-    try:
-        if not path.is_file():
-            return None
-    except OSError:      # its name would be too long, so it is not there
-        return None
-    values = read_array(path)
-    if values.shape != shape:
-        raise InputError(f"{path}: shape {values.shape}, expected {shape}, as the query")
-    return values
+                  map_if_there(registered_path(target), image.shape))

@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from qnet.dataloaders.datasets import Case, DatasetSpec, find_cases
-from qnet.dataloaders.nifti import read_affine, read_array
+from qnet.dataloaders.nifti import read_affine
 from qnet.dataloaders.volumes import read_image, read_label_of
 from qnet.util.base.classes import colours_of, in_figure
 from qnet.util.base.errors import InputError
@@ -26,7 +26,7 @@ from qnet.util.engine.metrics import METRICS
 from qnet.util.engine.predictions import WARPED
 from qnet.util.options.config import check_options, run_dataset
 from qnet.util.options.sections import ShownOptions, dataset_spec, names_of, section
-from qnet.util.results.report_page import Column, Content, Layers, Volumes, left_out, write_report_page
+from qnet.util.results.report_page import Column, Content, Layers, Volumes, left_out, map_if_there, write_report_page
 from qnet.util.results.scores import SCORE_COLUMNS, WHOLE, WHOLE_COLUMNS, prediction_name, warped_name
 
 if TYPE_CHECKING:
@@ -152,14 +152,14 @@ def _layers(folder: Path, case: Case, spec: DatasetSpec, support: str) -> Layers
 
     def of_labels(kind: str) -> dict[int, np.ndarray]:
         """Return by label the mask or probability map that a folder of the run has."""
-        found = {label: _read_if_there(folder / kind / prediction_name(case.name, name, support), image.shape)
+        found = {label: map_if_there(folder / kind / prediction_name(case.name, name, support), image.shape, np.uint8)
                  for label, name in spec.labels.items()}
         return {label: values for label, values in found.items() if values is not None}
 
     maps = {name: join_masks(masks) for name, kind in MAPS.items() if (masks := of_labels(kind))}
     probabilities = {label: values / 255 for label, values in of_labels(f"probabilities_{WHOLE}").items()}
     return Layers(image, read_affine(case.image), {**maps, "truth": read_label_of(case, spec, image)}, probabilities,
-                  _read_if_there(folder / WARPED / warped_name(case.name, support), image.shape))
+                  map_if_there(folder / WARPED / warped_name(case.name, support), image.shape, np.uint8))
 
 
 def join_masks(masks: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -168,16 +168,6 @@ def join_masks(masks: Mapping[int, np.ndarray]) -> np.ndarray:
     for label, mask in masks.items():
         label_map[mask > 0] = label
     return label_map
-
-
-def _read_if_there(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return a (D, H, W) uint8 mask or map, or None. InputError: it does not have the shape of its case."""
-    if not path.exists():
-        return None
-    values = read_array(path)
-    if values.shape != shape or values.dtype != np.uint8:
-        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected uint8 on the grid of its case, {shape}")
-    return values
 
 
 def plot_distributions(rows: Sequence[Mapping[str, Any]], whole_rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -22,7 +22,9 @@ from nibabel import Nifti1Header
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
+from qnet.dataloaders.nifti import read_array
 from qnet.util.base.classes import colours_of
+from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
 from qnet.util.viewer import niivue
 from qnet.util.viewer.shared import KEYS, THEME
@@ -65,6 +67,27 @@ class Layers:
     maps: Mapping[str, np.ndarray]
     probabilities: Mapping[int, np.ndarray]
     support: np.ndarray | None = None
+
+
+def map_if_there(path: Path, shape: tuple[int, ...], kind: type | None = None) -> np.ndarray | None:
+    """Return the (D, H, W) values of a mask or map that is laid over a scan, or None.
+
+    Args:
+        shape: of the scan.
+        kind: of its values; None: any.
+    Raises:
+        InputError: the file cannot be read, or is not so.
+    """
+    try:
+        if not path.exists():
+            return None
+    except OSError:      # its name would be too long, so it is not there
+        return None
+    values = read_array(path)
+    if values.shape != shape or values.dtype != (kind or values.dtype):
+        expected = f"{np.dtype(kind)} on" if kind else "on"
+        raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected {expected} the grid of its scan, {shape}")
+    return values
 
 
 @dataclass(frozen=True)
