@@ -48,6 +48,16 @@ def test_the_files_have_the_same_names_and_exact_versions_in_the_ranges():
 OF_NAPARI = {"napari", "qtpy"}      # 500 MB with a Qt: its tests are skipped without it (CONTRIBUTING.md)
 
 
+def test_what_is_said_of_the_package_agrees():
+    versions = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.fullmatch(r".* :: 3\.\d+", line)]
+    matrices = re.findall(r"python: \[(.*)\]", (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    assert versions[0] == PROJECT["requires-python"].removeprefix(">=") and len(versions) > 1
+    assert all({*versions} <= {*re.findall(r"[\d.]+", matrix)} for matrix in matrices) and len(matrices) == 2
+    # several licences in CITATION.cff would be a choice, and these are of different parts
+    (licence,) = re.findall(r"^license: (\S+)", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert licence == PROJECT["license"].partition(" AND ")[0]
+
+
 def test_extras_are_installed_for_the_tests():
     assert not set(EXTRAS) & set(RANGES) and set(EXTRAS) > OF_NAPARI
     for name, extra in EXTRAS.items():

@@ -39,6 +39,13 @@ def test_every_document_is_in_the_index():
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"({path.name})" not in index] == ["README.md"]
 
 
+@pytest.mark.parametrize("document", [one for one in DOCUMENTS if one.name != "CHANGELOG.md"], ids=lambda path: path.name)
+def test_files_of_the_repository_that_are_named_are_there(document):
+    rooms = "dataloaders|docs|qnet|scripts|tests|util"      # a reader's own may lie in the others
+    named = re.findall(rf"`((?:{rooms})/[\w/.-]+\.(?:py|sh|md|json5))`", document.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_commands_of_qnet_that_are_named_are_there(document):
     named = re.findall(r"(?:`|^|    )qnet ([a-z]+)", document.read_text(encoding="utf-8"), re.MULTILINE)
