@@ -9,6 +9,8 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import center_of_mass, distance_transform_edt, find_objects, label, shift
 
+from qnet.util.base.errors import listed
+
 AXES = ("slices", "rows", "columns")
 EIGHT = np.ones((3, 3))     # neighbours of a pixel
 SHOWN = 12      # slices that a message names
@@ -58,9 +60,8 @@ def gaps_of(label_map: np.ndarray) -> tuple[int, dict[int, list[int]]]:
 def described(axis: int, gaps: Mapping[int, Sequence[int]]) -> str:
     """Return a message about gaps. Slices are counted from 1 in it, as viewers do."""
     numbers = sorted({number + 1 for slices in gaps.values() for number in slices})
-    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return (f"label{'s' * (len(gaps) > 1)} {', '.join(map(str, gaps))}: not outlined in the {AXES[axis]} "
-            f"{', '.join(map(str, numbers[:SHOWN]))}{more}, which lie between outlined ones")
+            f"{listed(list(map(str, numbers)), SHOWN)}, which lie between outlined ones")
 
 
 def fill(label_map: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

@@ -24,7 +24,7 @@ from qnet.dataloaders.resampling import (
     to_model_grid,
     window_to_255,
 )
-from qnet.util.base.errors import InputError
+from qnet.util.base.errors import InputError, listed
 from qnet.util.base.files import made_in
 from qnet.util.options.config import base_config
 from qnet.util.options.sections import dataset_spec
@@ -32,7 +32,6 @@ from qnet.util.options.sections import dataset_spec
 Pair = tuple[sitk.Image, sitk.Image | None]    # image and labels; None for a case without labels
 Finder = Callable[[Path], tuple[list[RawCase], list[str]]]    # a download's cases, and lines about what was left out
 SABS_BORDER_PX = 32
-SHOWN = 5          # names in a note
 
 
 @dataclass(frozen=True)
@@ -194,9 +193,8 @@ def find_nifti(source: Path, image: str, label: str) -> tuple[list[RawCase], lis
     without = [case.name for case in cases if case.label is None]
     notes = [f"no label for {len(without)} of {len(cases)} cases: {', '.join(without)}"] if without else []
     if others := _other_images(source, {*images.values(), *label_files}):
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         notes.append(f"left out, as they match neither --image {image} nor --label {label}: "
-                     f"{', '.join(str(path.relative_to(source)) for path in others[:SHOWN])}{more}")
+                     f"{listed([str(path.relative_to(source)) for path in others])}")
     return cases, notes
 
 

@@ -41,7 +41,7 @@ from qnet.dataloaders.outlines.of_series import (
     uid_of,
 )
 from qnet.dataloaders.outlines.segments import OFF, Outlines, Segment, flat_index, joined
-from qnet.util.base.errors import InputError
+from qnet.util.base.errors import InputError, listed
 from qnet.util.base.files import replacing
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
@@ -87,7 +87,7 @@ def _segments(head: Dataset, image: sitk.Image, path: Path, image_name: Path | s
             continue
         voxels = _voxels(closed, image, f"{path}: {name!r}", image_name)
         segments.append(Segment(int(roi.ROINumber), name, _colour(of_roi), voxels))
-    told = [f"{path}: no closed contour of {', '.join(without[:5])}{' and more' if len(without) > 5 else ''}: left out"]
+    told = [f"{path}: no closed contour of {listed(without)}: left out"]
     return segments, told if without else []
 
 

@@ -11,7 +11,7 @@ from qnet.dataloaders.reading import read_image
 from qnet.util.base.checksums import sha256
 from qnet.util.base.device import resolve_device
 from qnet.util.base.distributed import is_main, join, main_does, main_first, meet, share
-from qnet.util.base.errors import InputError
+from qnet.util.base.errors import InputError, listed
 from qnet.util.base.locks import unlock
 from qnet.util.predict import bids
 from qnet.util.predict.cases import write_cases
@@ -35,8 +35,6 @@ from qnet.util.predict.provenance import provenance
 from qnet.util.predict.report import report_queries
 from qnet.util.predict.request import Query, Request
 from qnet.util.predict.series import Series, outlines_of
-
-SHOWN_NAMES = 5
 
 
 def outline(request: Request) -> Iterator[Event]:
@@ -89,9 +87,8 @@ def _without_formats(plan: Plan, request: Request) -> list[str]:
     """Return a line about the scans that cannot have all formats which are asked for."""
     scans = [query.scan.name for query in plan.queries if query.name in plan.lacking]
     kinds = " and ".join(dict.fromkeys(one for of_query in plan.lacking.values() for one in of_query))
-    more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
     return [f"{request.words.format}: {kinds} refers to the files of a DICOM series, and so is not written for "
-            f"{', '.join(scans[:SHOWN_NAMES])}{more}"] if scans else []
+            f"{listed(scans)}"] if scans else []
 
 
 def _outline_one(query: Query, predictor: Predictor, plan: Plan, request: Request,

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qnet.dataloaders.reading import scan_name
-from qnet.util.base.errors import InputError, did_you_mean
+from qnet.util.base.errors import InputError, did_you_mean, listed
 from qnet.util.base.guard import is_same
 from qnet.util.base.inputs import expect_file
-
-SHOWN_NAMES = 5
 
 
 def outlined_pair(text: str, scans: Mapping[Path, str], folder: Path, of: str) -> tuple[Path, Path]:
@@ -55,9 +53,8 @@ def scan_named(option: str, given: str, scans: Mapping[Path, str], of: str) -> P
     """
     if (scan := next((scan for scan, name in scans.items() if _is_named(scan, name, given)), None)) is not None:
         return scan
-    more = f" and {len(scans) - SHOWN_NAMES} more" if len(scans) > SHOWN_NAMES else ""
-    near, shown_names = did_you_mean(given, [*scans.values(), *(scan.name for scan in scans)]), list(scans.values())[:SHOWN_NAMES]
-    raise InputError(f"{option}: {given!r} is no scan of {of}{near}; allowed: {', '.join(shown_names)}{more}")
+    near = did_you_mean(given, [*scans.values(), *(scan.name for scan in scans)])
+    raise InputError(f"{option}: {given!r} is no scan of {of}{near}; allowed: {listed(list(scans.values()))}")
 
 
 def _is_named(scan: Path, name: str, given: str) -> bool:

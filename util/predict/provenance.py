@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import qnet
 from qnet.util.base.arguments import command_line
+from qnet.util.base.errors import listed
 
 if TYPE_CHECKING:       # the labelling page does without PyTorch
     from qnet.util.predict.predictor import Predictor
@@ -34,8 +35,8 @@ def outlined_by_hand(request: Request, predictor: Predictor) -> str:
     """Return the names of the outlined scans. Those of a task file have none."""
     names = [image.name for image, _ in request.supports]
     n_of_task = len(predictor.supports) - len(names)
-    shown = [*names[:SHOWN_NAMES], *([f"{len(names) - SHOWN_NAMES} more"] if len(names) > SHOWN_NAMES else [])]
-    return ", ".join([*([f"{n_of_task} of {request.task.name}"] if request.task is not None else []), *shown])
+    of_task = [f"{n_of_task} of {request.task.name}"] if request.task is not None else []
+    return ", ".join([*of_task, *([listed(names, SHOWN_NAMES)] if names else [])])
 
 
 def made_now() -> dict[str, str]:

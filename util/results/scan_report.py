@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from qnet.util.base.errors import InputError
+from qnet.util.base.errors import InputError, listed
 from qnet.util.base.progress import progress
 from qnet.util.results.report_page import Column, Content, Layers, Volumes, left_out, write_report_page
 
@@ -21,7 +21,6 @@ MARKS = (Column("state", "state"), Column("flagged", "flagged"))
 SETTINGS = (Column("border", "border by"), Column("wide_mm", "registered at, mm", 3, significant=True))
 NUMBERS = (*TRUST, *OUTLINE, *MARKS, *SETTINGS)
 COLUMNS = (*TRUST, *OUTLINE, *SHARES, *MARKS, *SETTINGS)
-SHOWN_NAMES = 5
 FEW = 3         # volumes that have a median worth the name
 LOOK_AT = re.compile("[0-9]{1,5} [0-9]{1,5} [0-9]{1,5}")
 HINT = {"confidence": "Confidence, 0 to 1: the overlap with a correct outline that is to be expected; 0 if nothing, or nearly "
@@ -126,9 +125,8 @@ def empty_classes(empty: Mapping[str, Sequence[str]]) -> str:
     Args:
         empty: the names of the classes by the scan's; at least one.
     """
-    named = [f"{name} ({', '.join(classes)})" for name, classes in list(empty.items())[:SHOWN_NAMES]]
-    more = [f"{len(empty) - SHOWN_NAMES} more"] if len(empty) > SHOWN_NAMES else []
-    return f"{len(empty)} {'has' if len(empty) == 1 else 'have'} an empty class: {', '.join(named + more)}"
+    named = [f"{name} ({', '.join(classes)})" for name, classes in empty.items()]
+    return f"{len(empty)} {'has' if len(empty) == 1 else 'have'} an empty class: {listed(named)}"
 
 
 def _worst(rows: Sequence[Mapping], order: str) -> float:

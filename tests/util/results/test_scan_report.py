@@ -91,7 +91,7 @@ def test_what_is_empty_and_how_it_is_said():
     assert not is_empty({"slices": "2", "confidence": "0.3"}) and not is_empty({"confidence": None})
     many = {f"scan {k}": ["liver", "spleen"][:k + 1] for k in range(7)}
     assert empty_classes(many) == ("7 have an empty class: scan 0 (liver), scan 1 (liver, spleen), scan 2 (liver, spleen), "
-                                   "scan 3 (liver, spleen), scan 4 (liver, spleen), 2 more")
+                                   "scan 3 (liver, spleen), scan 4 (liver, spleen) and 2 more")
 
 
 def test_the_embedded_volumes_are_the_scan_and_its_label_map(tmp_path):
