@@ -30,6 +30,7 @@ if not __package__:     # run as a file: before packages of the same names elsew
 
 from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
 from qnet.dataloaders.nifti import write_like
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import LIST, replacing, write_text
 from qnet.util.base.guard import claim
@@ -297,7 +298,7 @@ def generate_phantom(output: Path, parameters: dict[str, int], overwrite: bool =
 
 def parse_parameters(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
     """Return the options of the command line, and the parameters of the dataset. Raises InputError for one out of range."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("data/PHANTOM"), help="folder; default: %(default)s")
     parser.add_argument("--cases", type=int, default=10, help="number of volumes; default: %(default)s")
     parser.add_argument("--size", type=int, default=128, help="rows and columns, over 320 mm; default: %(default)s")

@@ -16,6 +16,7 @@ if not __package__:     # run as a file: before packages of the same names elsew
 
 from qnet.scripts import compare
 from qnet.scripts.val import ALL_FOLDS, settings, snapshots
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.root import ROOT
 from qnet.util.options.sections import RunPlace
@@ -25,7 +26,7 @@ from qnet.util.run.folders import newest_run
 
 def parse_arguments(given: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("what", choices=["snapshot", "compare"])
     parser.add_argument("configs", nargs="+", help="named configs; one with one of --folds for 'snapshot'")
     parser.add_argument("--folds", nargs="+", type=int, default=ALL_FOLDS)

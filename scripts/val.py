@@ -18,6 +18,7 @@ import numpy as np
 if not __package__:     # run as a file: before packages of the same names elsewhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.base.inputs import read_json
@@ -48,7 +49,7 @@ STOPPED = (130, 143, -2, -15)      # exit statuses of a program that Ctrl-C or S
 
 def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("dataset", nargs="?", choices=sorted({dataset for dataset, _ in CONFIGS}),
                         help="without dataset and setting: every training below the log folders of configs/")
     parser.add_argument("setting", nargs="?", choices=["1", "1_scratch", "2"])

@@ -33,6 +33,7 @@ from qnet.data.supervoxels.felzenszwalb import generate_supervoxels
 from qnet.data.supervoxels.superpixels import FOREGROUND, SIGMA_PX, generate_superpixels
 from qnet.dataloaders.datasets import SUPERPIXELS, DatasetSpec, find_cases
 from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import sha256
 from qnet.util.base.distributed import (
     cores_per_process,
@@ -78,7 +79,7 @@ class CaseMap:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("dataset", help="a key of the dataset table in configs/base.json5, such as CHAOST2")
     parser.add_argument("--config", metavar="NAME",
                         help="a file of configs/, or a .json5 or .json file, that changes datasets or n_sv")

@@ -44,6 +44,7 @@ import torch
 
 from qnet.scripts.checks.benchmarks import evaluation, fast_tests, formulas, page, registration, training
 from qnet.scripts.checks.benchmarks.bench import Bench, Measured, Result
+from qnet.util.base.arguments import Parser
 from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.base.tables import markdown_table
@@ -82,7 +83,7 @@ def _number(value: float | None, form: str = "{:.4g}") -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", default=["all"], help=f"{', '.join(PARTS)} or all (default)")
     parser.add_argument("--data-dir", type=Path, help="a CHAOST2 folder; default: phantom volumes of that size")
     parser.add_argument("--encoder", default="resnet101", choices=["resnet101", "resnet50", "small"])

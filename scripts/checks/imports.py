@@ -9,7 +9,6 @@ as its folder is; imports name it in the package, as `qnet.util.base`.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from qnet.util.base.arguments import Parser
 from qnet.util.base.files import replacing
 from qnet.util.base.root import ROOT
 
@@ -146,7 +146,7 @@ def drawn_page(text: str, root: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--draw", action="store_true", help="draw the diagram of docs/architecture.md again")
     options = parser.parse_args(arguments)
     if options.draw:

@@ -9,7 +9,6 @@ begins.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 
 from qnet.scripts import segment
+from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
 from qnet.util.base.progress import progress
@@ -111,7 +111,7 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=None, help="of an earlier run; a new one unless given")
     options = parser.parse_args(arguments)

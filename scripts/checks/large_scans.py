@@ -26,6 +26,7 @@ import numpy as np
 
 from qnet.scripts.tables.label_pictures import open_page, open_scan
 from qnet.scripts.tables.report_pictures import CHROMEDRIVER, CHROMIUM
+from qnet.util.base.arguments import Parser
 from qnet.util.base.tables import format_table
 from qnet.util.clients.client import scan_path
 from qnet.util.label.client import PageClient, running
@@ -37,7 +38,7 @@ SHOWN_S, SAVED_S = 5.0, 1.0     # what is meant to be kept
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--cases", type=int, default=30, help="scans in the folder; default: %(default)s")
     parser.add_argument("--browser", action="store_true", help="measure also until Chromium shows a scan")
     parser.add_argument("--size", type=int, nargs=3, default=[512, 512, 300], metavar=("X", "Y", "Z"), help="voxels of a scan")

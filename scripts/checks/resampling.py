@@ -10,7 +10,6 @@ puts the probabilities of the original scans on the resampled query's voxels, as
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import SimpleITK as sitk
 
 from qnet.dataloaders.itk import with_geometry
 from qnet.dataloaders.nifti import read_array
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
 from qnet.util.engine.metrics import dice
@@ -104,7 +104,7 @@ def turn(path: Path, what: str, condition: tuple, folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("method", help=f"a snapshot of train.py, or {' or '.join(UNTRAINED_MODELS)}")
     for name, text in (("support", "outlined scan, NIfTI"), ("support_label", "its labels"),
                        ("query", "scan to outline, NIfTI")):

@@ -12,7 +12,6 @@ the processes of a program, in which a page that several share counts once (PSS;
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -29,6 +28,7 @@ import numpy as np
 
 from qnet.data.phantom import MIN_SIZE_SHARE, case_files, write_case
 from qnet.dataloaders.nifti import read_array, read_spacing_mm, write_like
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
@@ -192,7 +192,7 @@ def measure_preparation(folder: Path, n: int, parameters: dict[str, int], kill_a
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command, and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--volumes", type=int, nargs="+", default=[20, 1000], help="default: 20 1000")
     parser.add_argument("--folder", type=Path, required=True, help="of data, store and runs; what is there is kept")
     parser.add_argument("--size", type=int, default=256, help="rows and columns; default: %(default)s")

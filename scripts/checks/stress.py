@@ -9,7 +9,6 @@ Trainings are those of train.py on small synthetic volumes. Each runs in its own
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import resource
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 
 from qnet.scripts.checks.kill_one_process import kill_one_process
+from qnet.util.base.arguments import Parser
 from qnet.util.base.progress import progress
 from qnet.util.run.folders import newest_run
 from qnet.util.training.snapshots import Snapshot, newest_readable
@@ -231,7 +231,7 @@ PARTS: dict[str, Callable[[Stress], list[str]]] = {
 
 def main(arguments: list[str] | None = None, parts: Mapping[str, Callable[[Stress], list[str]]] = PARTS) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all of them unless given")
     parser.add_argument("--quick", action="store_true", help="a few kills and inputs, minutes in all")
     parser.add_argument("--seed", type=int, default=None, help="of an earlier run; a new one unless given")

@@ -41,6 +41,7 @@ from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.models.registration import Registration, register
 from qnet.models.settings import RegistrationSettings
 from qnet.scripts.checks.benchmarks.bench import CHAOS_N_SV, LABELS
+from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import sha256
 from qnet.util.base.device import set_up_process
 from qnet.util.base.errors import InputError
@@ -240,7 +241,7 @@ def measure_command(name: str, command: Command, n_rounds: int, folder: Path) ->
 def main(arguments: list[str] | None = None) -> int:
     """Run the command, and return its exit status."""
     parts = ["stages", *COMMANDS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(parts)}; default: all")
     parser.add_argument("--data-dir", type=Path, required=True, help="a CHAOST2 folder")
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken; default: %(default)s")

@@ -8,7 +8,6 @@ made lies in a temporary folder.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qnet.dataloaders.reading import scan_name
+from qnet.util.base.arguments import Parser
 from qnet.util.base.fingerprint import OUTLINES, RUNS, code_sha256
 from qnet.util.base.root import ROOT
 from qnet.util.base.system import HOLDS_FOLDERS
@@ -133,7 +133,7 @@ def outline(installed: Installed) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)
+    Parser(__doc__).parse_args(arguments)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         installed = Installed(Path(folder))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qnet.scripts.compare import output_files
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.guard import OVERWRITE_HELP, claim
 from qnet.util.base.root import ROOT
@@ -40,7 +41,7 @@ DEFAULT = [name for name in METHODS if name not in LARGE]
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("experiment", help="a named config, such as demo or chaost2_setting1")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=DEFAULT,
                         help=f"default: all but {' and '.join(LARGE)}, which want a GPU")

@@ -11,7 +11,6 @@ patient: two are painted into the liver of the first case of --lesions, and what
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from qnet.dataloaders.nifti import read_array, read_spacing_mm
 from qnet.dataloaders.volumes import Volume
 from qnet.models.confidence import EVIDENCE, TERMS, terms
 from qnet.scripts.tables.organ_sets.cases import CHAOS, Case, chaos_set
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.tables import markdown_table
@@ -141,7 +141,7 @@ def report(rows: Sequence[Row], fitted_to: Sequence[bool], weights: np.ndarray) 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--rows", type=Path, required=True, metavar="CSV", help="organs.csv of scripts/tables/organs.py")
     parser.add_argument("--lesions", type=Path, metavar="DIR", help="CHAOS-T2 in its own layout, to paint lesions into")
     parser.add_argument("--fit", nargs="+", required=True, metavar="SET", help="sets of the rows to fit the weights to")

@@ -23,6 +23,7 @@ from qnet.dataloaders.gaps import fill_between
 from qnet.dataloaders.geometry import spacing_of
 from qnet.dataloaders.nifti import read_affine, write_like
 from qnet.scripts.tables.label_curve import copy_cases
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
 from qnet.util.engine.metrics import dice
@@ -35,7 +36,7 @@ MIDDLE = {"three": (0.25, 0.5, 0.75), "one": (0.5,)}        # shares of the way 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("data", type=Path, help="folder of CHAOS-T2, as data/README.md has it, or one with images/ and labels/")
     parser.add_argument("--cases", type=int, default=5, help="so many, the first ones; default: %(default)s")
     return parser.parse_args(arguments)

@@ -25,6 +25,7 @@ import numpy as np
 from qnet.dataloaders.datasets import Case, find_cases
 from qnet.dataloaders.nifti import read_array
 from qnet.scripts.tables.label_person import Labour, Person
+from qnet.util.base.arguments import Parser
 from qnet.util.base.classes import colours_of, default_name
 from qnet.util.base.errors import InputError
 from qnet.util.base.tables import format_table
@@ -38,7 +39,7 @@ DATASET = "CHAOST2"
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("data", type=Path, help="folder of CHAOS-T2, as data/README.md has it, or one with images/ and labels/")
     parser.add_argument("--cases", type=int, default=10, help="so many, the first ones; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="of correction; default: %(default)s")

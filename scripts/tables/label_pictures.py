@@ -8,7 +8,6 @@ must be installed (Debian: apt-get install chromium chromium-driver). It takes m
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from selenium.common.exceptions import WebDriverException
 from qnet.scripts.tables.label_curve import chaos_cases, copy_scans, give_classes
 from qnet.scripts.tables.label_person import Labour, Person
 from qnet.scripts.tables.report_pictures import open_browser
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
 from qnet.util.base.guard import OVERWRITE_HELP, claim
@@ -169,7 +169,7 @@ def smaller(png: bytes) -> bytes:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("data", type=Path, help="folder of CHAOS-T2, as data/README.md has it")
     parser.add_argument("output", type=Path, help="folder for the pictures")
     parser.add_argument("--cases", type=int, default=6, help="so many, the first ones; default: %(default)s")

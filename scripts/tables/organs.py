@@ -33,6 +33,7 @@ from qnet.scripts.tables.organ_sets.cases import NAMES, Case, Job, chaos_set, jo
 from qnet.scripts.tables.organ_sets.pictures import draw
 from qnet.scripts.tables.organ_sets.tables import Row, report
 from qnet.scripts.tables.own_scans import AS_ON_AVX2
+from qnet.util.base.arguments import Parser
 from qnet.util.base.checksums import digest, sha256
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
@@ -195,7 +196,7 @@ def option(text: str) -> tuple[str, Any]:
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="of sets, or one set")
     parser.add_argument("--sets", nargs="+", default=[], metavar="NAME", help="sub-folders of FOLDER; default: all")
     parser.add_argument("--chaos", type=Path, metavar="DIR", help="CHAOS-T2 in its own layout, as one more set")

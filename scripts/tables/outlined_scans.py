@@ -23,6 +23,7 @@ from qnet.dataloaders.datasets import find_cases
 from qnet.dataloaders.folds import fold_positions, stepping_stones
 from qnet.dataloaders.volumes import Volume, read_volume
 from qnet.scripts.tables.organ_sets.cases import NAMES, sets_in
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
@@ -127,7 +128,7 @@ def of_set(predictor: Predictor, folder: Path) -> Scans:
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="CHAOS-T2; default: %(default)s")
     source.add_argument("--set", type=Path, metavar="FOLDER", help="a set of other scans")

@@ -8,7 +8,6 @@ in <output>, which must be new, as scans that are there would be kept and not ti
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import shutil
@@ -22,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from qnet.dataloaders.nifti import read_array
+from qnet.util.base.arguments import Parser
 from qnet.util.base.classes import colours_of
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing, write_text
@@ -121,7 +121,7 @@ def draw(cases: Sequence[str], made: dict[str, Path], images: Path, scores: np.n
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/own_scans", help="default: %(default)s")
     parser.add_argument("--options", nargs="*", default=[], help="more options of scripts/segment.py")

@@ -10,7 +10,6 @@ Chromium and chromedriver must be installed (Debian: apt-get install chromium ch
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.support.wait import WebDriverWait
 
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import replacing
 from qnet.util.base.guard import OVERWRITE_HELP, claim
@@ -111,7 +111,7 @@ def take_pictures(browser: webdriver.Chrome, folder: Path) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("report", type=Path, help="report.html of an evaluation with whole volumes, or of predict")
     parser.add_argument("output", type=Path, help="folder for the pictures")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)

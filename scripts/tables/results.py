@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from qnet.scripts.compare import output_files
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.files import write_text
 from qnet.util.base.guard import OVERWRITE_HELP, claim
@@ -178,7 +179,7 @@ def learning_curve(runner: Runner, folds: Sequence[int]) -> None:
 
 def command_line(description: str | None, output: Path) -> argparse.ArgumentParser:
     """Return the parser of a command that makes tables of the five folds of CHAOS-T2. `output` is the default folder."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=output, help="default: %(default)s")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4], choices=range(5), help="default: all")

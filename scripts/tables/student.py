@@ -28,6 +28,7 @@ from qnet.models.student import Student
 from qnet.models.volume import STUDENT, region
 from qnet.scripts.tables.organs import option
 from qnet.scripts.tables.outlined_scans import N_FOLDS, N_STONES, Scans, chaos, of_set, scores
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
@@ -108,7 +109,7 @@ def table(found: Sequence[Mapping[str, np.ndarray]], names: Sequence[str]) -> st
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data-dir", type=Path, default=ROOT / "data/CHAOST2", help="CHAOS-T2; default: %(default)s")
     source.add_argument("--set", type=Path, metavar="FOLDER", help="a set of other scans")

@@ -26,6 +26,7 @@ from qnet.dataloaders.folds import stepping_stones
 from qnet.scripts.tables.confidence import FITTED_CHAOS
 from qnet.scripts.tables.organ_sets.cases import CHAOS, OrganSet, chaos_set, sets_in
 from qnet.scripts.tables.organ_sets.from_each import Together, alone, together
+from qnet.util.base.arguments import Parser
 from qnet.util.base.errors import InputError
 from qnet.util.base.progress import progress
 from qnet.util.base.root import ROOT
@@ -110,7 +111,7 @@ def row_of_second(found: Found) -> list[str]:
 
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="of sets, or one set")
     parser.add_argument("--sets", nargs="+", default=[], metavar="NAME", help="sub-folders of FOLDER; default: all")
     parser.add_argument("--chaos", type=Path, metavar="DIR", help="CHAOS-T2 in its own layout, as two more sets")
