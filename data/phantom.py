@@ -40,7 +40,9 @@ VERSION = 1                        # increase it if the same parameters give oth
 FIELD_MM = (154.0, 320.0, 320.0)   # whatever the number of voxels
 EDGE_MM = 3.0                      # width of the transition between tissues
 N_LABELS, MIN_SLICES = 4, 4        # the least number of slices of a label in a case
-MIN_SIZE_SHARE = 1000 / (20 * 128 * 128)   # default size of the smallest supervoxel, as a share of the volume
+DEFAULTS = {"cases": 10, "size": 128, "slices": 20, "seed": 0}      # of those, configs/ have grid and n_sv
+MIN_SIZE = 1000                    # voxels of the smallest supervoxel then, in proportion with other sizes
+MIN_SIZE_SHARE = MIN_SIZE / (DEFAULTS["slices"] * DEFAULTS["size"] ** 2)
 LIMITS = {"cases": (1, 1000), "size": (32, 256), "slices": (10, 60), "seed": (0, 2**32 - 1)}
 
 Point = tuple[float, float, float]
@@ -300,12 +302,13 @@ def parse_parameters(arguments: list[str] | None) -> tuple[argparse.Namespace, d
     """Return the options of the command line, and the parameters of the dataset. Raises InputError for one out of range."""
     parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("data/PHANTOM"), help="folder; default: %(default)s")
-    parser.add_argument("--cases", type=int, default=10, help="number of volumes; default: %(default)s")
-    parser.add_argument("--size", type=int, default=128, help="rows and columns, over 320 mm; default: %(default)s")
-    parser.add_argument("--slices", type=int, default=20, help="number of slices, over 154 mm; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="everything follows from it; default: %(default)s")
+    parser.add_argument("--cases", type=int, default=DEFAULTS["cases"], help="number of volumes; default: %(default)s")
+    parser.add_argument("--size", type=int, default=DEFAULTS["size"], help="rows and columns, over 320 mm; default: %(default)s")
+    parser.add_argument("--slices", type=int, default=DEFAULTS["slices"],
+                        help="number of slices, over 154 mm; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=DEFAULTS["seed"], help="everything follows from it; default: %(default)s")
     parser.add_argument("--min-size", type=int, help="voxels of the smallest supervoxel, the config's n_sv; default: "
-                        "1000, in proportion where --size or --slices differ")
+                        f"{MIN_SIZE}, in proportion where --size or --slices differ")
     parser.add_argument("--overwrite", action="store_true", help="replace a phantom of other parameters")
     options = parser.parse_args(arguments)
     for name, (low, high) in LIMITS.items():

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK
 
 from qnet.data import phantom
+from qnet.data.supervoxels.generate_supervoxels import default_n_sv
 from qnet.dataloaders.datasets import find_cases
 from qnet.dataloaders.volumes import read_image, read_label, read_supervoxels
 from qnet.util.base.files import LIST
@@ -198,3 +199,10 @@ def test_runs_as_a_script(tmp_path):
                            "--size", "32", "--slices", "10"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("PHANTOM: cases 1 to 1, supervoxels_31\n")
+
+
+def test_the_configs_know_the_phantom_that_is_made_without_options():
+    _, parameters = phantom.parse_parameters([])
+    shape = (parameters["slices"], parameters["size"], parameters["size"])
+    assert default_n_sv("PHANTOM") == parameters["min_size"] == phantom.MIN_SIZE
+    assert SPEC.grid.size_px == parameters["size"] and SPEC.grid.spacing_mm[::-1] == phantom.spacing_mm(shape)
