@@ -45,7 +45,10 @@ def test_of_one_or_two_scans_nothing_is_compared(n, tmp_path, monkeypatch):
 @pytest.mark.whole
 @pytest.mark.usefixtures("warm")
 def test_the_scans_are_compared_once_in_another_process_and_anew_when_one_changes(tmp_path, monkeypatch):
-    folder, started = write_scans(tmp_path / "scans", [1, 2, 3]), []
+    folder, started = tmp_path / "scans", []
+    for number in (1, 2, 3):        # of few voxels: each takes a moment
+        write(folder / f"a_{number}.nii.gz", toy_case(number)[0][:, ::4, ::4])
+    stroke = drawing()[:, ::4, ::4]
     monkeypatch.setattr(apart.subprocess, "Popen", lambda *given, **more: started.append(given[0][-1]) or popen(*given, **more))
 
     def advice():
@@ -54,13 +57,13 @@ def test_the_scans_are_compared_once_in_another_process_and_anew_when_one_change
         with served(session, advisor=advisor) as client:
             prepare_all(session, threading.Event(), advisor)
             first = client.state()["advice"]["first"]
-            client.draw("a_2", nifti(drawing()))
+            client.draw("a_2", nifti(stroke))
             assert client.state()["advice"] == NONE       # it is begun
-            client.draw("a_2", nifti(0 * drawing()))
+            client.draw("a_2", nifti(0 * stroke))
         return first
 
     once = advice()
     assert once["scan"] in ("a_1", "a_2", "a_3") and once["why"] == "it looks most like the 2 others"
     assert advice() == once and started.count("qnet.util.label.advice") == 1
-    write(folder / "a_3.nii.gz", toy_case(10)[0])
+    write(folder / "a_3.nii.gz", toy_case(10)[0][:, ::4, ::4])
     assert advice() is not None and started.count("qnet.util.label.advice") == 2
