@@ -71,7 +71,7 @@ def test_one_process_at_a_time_and_a_lock_dies_with_its_process(kind, tmp_path):
 
 @pytest.mark.parametrize("name", ["worker", "preparing", "advice"])
 def test_work_beside_the_page_begins_where_no_process_can_yield_to_others(name, warm):
-    code = f"import os; del os.nice; from qnet.util.label.{name} import main; main()"
+    code = f"import os; vars(os).pop('nice', None); from qnet.util.label.{name} import main; main()"
     done = subprocess.run([sys.executable, "-c", code], input="no job", env=module_environment(), capture_output=True,
                           encoding="utf-8")
     assert done.stderr.splitlines()[-1].startswith("json.decoder.JSONDecodeError"), done.stderr
