@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 import qnet
+from qnet.models import likeness
 from qnet.scripts.segment import main
 from qnet.util.base.checksums import sha256
 from qnet.util.base.files import LIST
@@ -19,7 +20,7 @@ from qnet.util.base.root import ROOT
 from qnet.util.engine.metrics import dice
 from tests.damage import elsewhere
 from tests.data.raw_downloads import write_dicom
-from tests.settings import COARSE
+from tests.settings import COARSE, FEW_POINTS
 from tests.toy import toy_case
 
 IMAGES = "chaos_MR_T2_normalized"
@@ -53,16 +54,16 @@ def resampled(image, size, spacing_mm):
 
 @pytest.fixture
 def place(toy_data, tmp_path):
-    """Five scans that are stored in five ways, and the outlines of the first."""
+    """Five scans of few voxels that are stored in five ways, and the outlines of the first."""
     scans = tmp_path / "my scans"
     scans.mkdir()
-    images = {number: sitk.ReadImage(toy_data / IMAGES / f"image_{number}.nii.gz") for number in (1, 2, 3, 10, 12)}
+    images = {number: sitk.ReadImage(toy_data / IMAGES / f"image_{number}.nii.gz")[::2, ::2] for number in (1, 2, 3, 10, 12)}
     sitk.WriteImage(images[1], scans / "first = outlined.nii.gz")
     sitk.WriteImage(sitk.DICOMOrient(images[2], "SAL"), scans / "turned scan.nii")
     write_series(scans / "a series", sitk.Cast(images[3], sitk.sitkUInt16))
-    sitk.WriteImage(resampled(images[10], (40, 48, 14), (3.0, 2.5, 4.0)), scans / "other voxels.nii.gz")
-    sitk.WriteImage(images[12][4:, :60, 1:], scans / "less is seen.nii.gz")
-    shutil.copy(toy_data / IMAGES / "label_1.nii.gz", tmp_path / "its labels.nii.gz")
+    sitk.WriteImage(resampled(images[10], (24, 28, 10), (5.0, 4.4, 5.6)), scans / "other voxels.nii.gz")
+    sitk.WriteImage(images[12][2:, :30, 1:], scans / "less is seen.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(toy_data / IMAGES / "label_1.nii.gz")[::2, ::2], tmp_path / "its labels.nii.gz")
     return tmp_path
 
 
@@ -93,7 +94,7 @@ def as_image(array):
 @pytest.mark.whole
 def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(place, capsys):
     before = everything(place / "my scans")
-    less = {**COARSE, "finest": 0.85, "stones": 1}      # the Dice is 0.86 to 0.96
+    less = {**COARSE, "finest": 0.7, "stones": 1}      # the Dice is 0.83 to 0.97
     given = [*words(place), "--json", str(place / "out/all.json"), "--names", "1=liver", "2=right kidney"]
     assert main(given, registration=less) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 scans are outlined"
@@ -103,7 +104,7 @@ def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(plac
             given = nibabel.load(place / "my scans" / name)
             assert nibabel.load(place / f"out/{name.split('.')[0]}.nii.gz").affine == pytest.approx(given.affine)
         truth = truth_on(found, number)
-        assert np.mean([dice(sitk.GetArrayFromImage(found) == label, truth == label) for label in (1, 2, 3, 4)]) > 0.8, name
+        assert np.mean([dice(sitk.GetArrayFromImage(found) == label, truth == label) for label in (1, 2, 3, 4)]) > 0.75, name
     rows = rows_of(place)
     confidences = [float(row["confidence"]) for row in rows]
     assert len(rows) == 16 and confidences == sorted(confidences)
@@ -113,7 +114,7 @@ def test_scans_that_are_stored_in_many_ways_are_outlined_on_their_own_grids(plac
     assert all(scan["wide_mm"] > 0 for scan in said["scans"])
     assert all(label["border"] and not label["empty"] for scan in said["scans"] for label in scan["labels"])
     assert min(label["confidence"] for scan in said["scans"] for label in scan["labels"]) == confidences[0]
-    assert all(tuple(map(int, row["look_at"].split())) < (64, 64, 64) and float(row["outlined_ml"]) > 0 for row in rows)
+    assert all(tuple(map(int, row["look_at"].split())) < (32, 32, 32) and float(row["outlined_ml"]) > 0 for row in rows)
     assert everything(place / "my scans") == before
 
 
@@ -191,7 +192,8 @@ def test_refused_in_one_line_before_any_work(case, place):
 
 
 @pytest.mark.whole
-def test_which_scan_to_outline_first_is_told_without_any_outline(place, capsys):
+def test_which_scan_to_outline_first_is_told_without_any_outline(place, capsys, monkeypatch):
+    monkeypatch.setattr(likeness, "COARSE", FEW_POINTS)
     before = everything(place / "my scans")
     (place / "my scans/outlines.nii.gz").write_bytes((place / "its labels.nii.gz").read_bytes())
     command = ["--scans", str(place / "my scans"), "--which-first"]

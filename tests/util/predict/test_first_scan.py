@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from qnet.models import likeness
-from qnet.models.settings import Search, Searches
 from qnet.util.base.errors import InputError
 from qnet.util.predict.comparing import compared
 from qnet.util.predict.first_scan import MOST, Comparison, first_of, next_of, sample_of
+from tests.settings import FEW_POINTS
 from tests.toy import toy_case, write
 
 UNLIKE = [[0, 1, 2, 9], [1, 0, 2, 9], [2, 2, 0, 9], [9, 9, 9, 0]]      # d is the odd one out
@@ -65,7 +65,7 @@ def test_after_a_run_the_least_certain_scan_that_is_like_the_others_would_teach_
 @pytest.mark.whole
 @pytest.mark.parametrize("odd", ["half of it is seen", pytest.param("noise", marks=pytest.mark.slow)])
 def test_an_odd_scan_among_phantoms_is_never_the_first(odd, tmp_path, monkeypatch):
-    monkeypatch.setattr(likeness, "COARSE", Searches(affine=Search(6_000, cell=4, reach=4), wide=Search(20_000, cell=4, reach=2)))
+    monkeypatch.setattr(likeness, "COARSE", FEW_POINTS)
     random = np.random.default_rng(1)
     for number in range(1, 5):
         image = toy_case(number)[0]
