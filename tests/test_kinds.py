@@ -47,6 +47,7 @@ from tests.programs import predict
 from tests.settings import COARSE
 
 QUICK = ("sound", "qform mirrored", "turned by 35 degrees", "slices far down", "one flipped bit", "nrrd")
+COARSER = {**COARSE, "finest": 1.3, "affine": False}
 RIGHT = 0.8         # of patients this small; misplaced ones have 0 to 0.4
 
 
@@ -97,7 +98,7 @@ def test_segment(kind, place, tmp_path, capsys):
             "outlined", kind.replace(" ", "_"))])
     words = ["--scans", str(tmp_path / "scans"), "--outlined", f"outlined={place / 'labels.nii.gz'}",
              "--output", str(tmp_path / "out")]
-    options: dict[str, Any] = {} if kind == "tipped by 30 degrees" else {"registration": COARSE}    # too far for a coarse one
+    options: dict[str, Any] = {} if kind == "tipped by 30 degrees" else {"registration": COARSER}    # too far for a coarse one
     if kind in ("unknown", "archive", NAME_TOO_LONG):      # there is no scan at all then
         with pytest.raises(SystemExit, match="holds only scans that are outlined.*" + re.escape(str(KINDS[kind].says))):
             segment(words, **options)
@@ -394,7 +395,7 @@ def test_the_summary_says_what_is_left_out(tmp_path, capsys):
         (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "scans" / name).touch()
     assert segment(["--scans", str(tmp_path / "scans"), "--outlined", f"outlined={tmp_path / 'labels.nii.gz'}",
-                    "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")], registration=COARSE) == 1
+                    "--output", str(tmp_path / "out"), "--json", str(tmp_path / "all.json")], registration=COARSER) == 1
     said = capsys.readouterr()
     assert "1 of 1 scans are outlined" in said.out and "2 files or folders could not be used" in said.out
     assert "left out: notes.txt: is no scan, by its name" in said.out

@@ -86,7 +86,7 @@ def test_auto_is_the_default_and_only_the_demo_names_another():
 def test_auto_trains_in_what_is_fast_and_scores_in_float32_and_the_run_folder_says_so(fast, machine, toy_data, tmp_path, capsys):
     machine(fast)
     trained = run("train", tmp_path, toy_data, n_steps=1, precision="auto")
-    scored = run("test", tmp_path, toy_data, precision="auto", supp_idx=0, whole_volume=False,
+    scored = run("test", tmp_path, toy_data, precision="auto", supp_idx=0, test_label=[1], whole_volume=False,
                  reload_model_path=str(trained / "snapshots/1.pth"))
     images = toy_data / "chaos_MR_T2_normalized"
     predict(precision="auto", reload_model_path=trained / "snapshots/1.pth", support_image=images / "image_1.nii.gz",
@@ -108,7 +108,7 @@ def test_a_score_does_not_depend_on_the_machine(machine, toy_data, tmp_path):
     for name, fast, precision in (("fast", True, "auto"), ("slow", False, "auto"), ("float32", True, "float32"),
                                   ("bf16", True, "bf16")):
         machine(fast)
-        folder = run("test", tmp_path / name, toy_data, supp_idx=0, whole_volume=False, precision=precision,
+        folder = run("test", tmp_path / name, toy_data, supp_idx=0, test_label=[1], whole_volume=False, precision=precision,
                      reload_model_path=str(tmp_path / "recipe.pth"))
         scores[name] = (folder / "scores.csv").read_bytes()
     assert base_config()["precision"] == "auto"
