@@ -159,7 +159,7 @@ def test_whole_volumes_in_3d(variant):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("name", ["registration", "guided"])
+@pytest.mark.parametrize("name", [pytest.param("registration", marks=pytest.mark.slow), "guided"])     # guided registers, too
 def test_whole_volumes_without_training(name):
     def of_classes(device):
         options = {**load_config(), "model": name}
