@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def toy_volume(number: int, spacing_mm: tuple[float, float, float] = (7.7, 2.0, 
     """A toy case as evaluations take it."""
     image, label_map, _ = toy_case(number)
     return Volume(str(number), (image - image.mean()) / image.std(), label_map, spacing_mm)
+
+
+def thin_volume(number: int) -> Volume:
+    """A toy case of every second row and column, as evaluations take it: for what is registered."""
+    whole = toy_volume(number, (7.7, 4.0, 4.0))
+    return replace(whole, image=whole.image[:, ::2, ::2].copy(), label_map=whole.label_map[:, ::2, ::2].copy())
 
 
 def tasks_of(pairs: Sequence[tuple[Volume, Sequence[Volume]]], labels: Sequence[int]) -> list[Task]:

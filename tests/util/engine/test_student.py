@@ -20,12 +20,12 @@ from qnet.util.engine.task import Task
 from qnet.util.options.sections import WholeVolumeOptions
 from tests.programs import predict, run
 from tests.settings import GUIDED, REGISTRATION
-from tests.toy import toy_volume
+from tests.toy import thin_volume
 
 WHOLE, CPU = WholeVolumeOptions(0, 0, 0, False, 1), torch.device("cpu")
 MODEL = GuidedModel(replace(REGISTRATION, finest=1.5, n_steps=10), GUIDED)
 FEW = StudentSettings(n_steps=9, batch_size=2, lr=0.002, share=0.3)
-TASK = Task(toy_volume(2), (toy_volume(1),), (1, 3), (toy_volume(3), toy_volume(10)))
+TASK = Task(thin_volume(2), (thin_volume(1),), (1, 3), (thin_volume(3), thin_volume(10)))
 KEPT = "student of 1.pth"
 
 
