@@ -30,6 +30,12 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def thin_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the toy data with every second row and column, for what is registered; read it only."""
+    return write_toy_data(tmp_path_factory.mktemp("thin"), 2)
+
+
+@pytest.fixture(scope="session")
 def trained(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a finished training on the toy data; read it only."""
     return run("train", tmp_path_factory.mktemp("trained"), toy_data, save_snapshot_every=2)

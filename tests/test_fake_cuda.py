@@ -35,7 +35,7 @@ from qnet.util.training.loop import Trainer
 from tests.fake_cuda import FakeCuda, fake_cuda
 from tests.networks import LOSSES
 from tests.programs import TINY
-from tests.toy import toy_case, toy_volume
+from tests.toy import thin_volume, toy_case
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there; tests/test_cuda.py uses it")
 
@@ -165,7 +165,7 @@ def test_whole_volumes_without_training(name):
         options = {**load_config(), "model": name}
         options["registration"] = {**options["registration"], "finest": 3.0, "n_steps": 0}     # no backward pass
         segmenter = VolumeSegmenter(build_model(ModelOptions.of(options)), device, WholeVolumeOptions(0, 0, 0, False, 1))
-        pair = Task(toy_volume(2), (toy_volume(1),), (1, 4))
+        pair = Task(thin_volume(2), (thin_volume(1),), (1, 4))
         (member,) = segmenter.members(pair)
         return list(member.probs.values()), list(member.confidence.values())
 
@@ -228,8 +228,8 @@ def test_a_mistake_planted_into_q_net_is_caught():
 
 @pytest.mark.whole
 def test_a_unet_that_is_trained_on_the_outlined_scan():
-    support, settings = volume(1), UNetSettings(0, 2, 0.1)
-    image, classes = torch.from_numpy(support.image).float(), torch.from_numpy(support.label_map).long()
+    support, settings = thin_volume(1), UNetSettings(0, 2, 0.1)
+    image, classes = torch.from_numpy(support.image[2:6]).float(), torch.from_numpy(support.label_map[2:6]).long()
     on_cpu = LowShotUNet(settings, 0, torch.device("cpu"))
     wanted = on_cpu.probabilities(on_cpu.trained(image, classes, 4), image)
     expected = augmented(image[:, None], classes, torch.Generator().manual_seed(0))
@@ -251,7 +251,7 @@ def test_a_student_of_guided():
     def of_device(device):
         whole = WholeVolumeOptions(0, 0, 0, False, 1)
         segmenter = StudentSegmenter(build_model(settings), settings.student, 0, device, whole, None)
-        outlined, stone = toy_volume(1), toy_volume(2)
+        outlined, stone = thin_volume(1), thin_volume(2)
         support, found = segmenter._support(outlined), segmenter._on_stone(stone, outlined)
         assert support is not None and found is not None
         slicing = Slicing.of(support)

@@ -61,11 +61,13 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
     nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
 
 
-def write_toy_data(root: Path) -> Path:
+def write_toy_data(root: Path, every: int = 1) -> Path:
+    """Write the data set, of every n-th row and column."""
+    affine = AFFINE @ np.diag([every, every, 1.0, 1.0])
     for number in CASES:
-        image, label_map, supervoxels = toy_case(number)
-        write(root / f"chaos_MR_T2_normalized/image_{number}.nii.gz", image)
-        write(root / f"chaos_MR_T2_normalized/label_{number}.nii.gz", label_map.astype(np.float64))
+        image, label_map, supervoxels = (array[:, ::every, ::every] for array in toy_case(number))
+        write(root / f"chaos_MR_T2_normalized/image_{number}.nii.gz", image, affine)
+        write(root / f"chaos_MR_T2_normalized/label_{number}.nii.gz", label_map.astype(np.float64), affine)
         write(root / f"supervoxels_5000/superpix-MIDDLE_{number}.nii.gz", supervoxels, np.eye(4))
         write(root / f"superpixels_400/superpix-MIDDLE_{number}.nii.gz", supervoxels, np.eye(4))
     return root

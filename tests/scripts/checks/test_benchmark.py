@@ -20,7 +20,7 @@ from qnet.util.base import device, memory
 from qnet.util.base.tables import markdown_table
 from qnet.util.label.session import Session
 from tests.labelling import FAST, served, write_scans
-from tests.toy import toy_volume
+from tests.toy import thin_volume
 
 
 def run(monkeypatch, *arguments):
@@ -119,7 +119,7 @@ def test_tables_are_markdown():
 
 @pytest.mark.whole
 def test_the_package_registers_as_we_do():
-    query, support = toy_volume(1), toy_volume(3)
+    query, support = thin_volume(1), thin_volume(3)
     volumes = [torch.from_numpy(volume.image).float() for volume in (query, support)]
     ours = register(volumes[0], volumes[1], query.spacing_mm, support.spacing_mm, registration.AS_PACKAGE)
     package = registration.by_package(query, support, ours, torch.device("cpu"))
