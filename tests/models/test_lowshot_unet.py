@@ -27,11 +27,11 @@ def dice(found, truth):
 @pytest.mark.whole
 def test_it_learns_from_one_scan_what_it_finds_in_another_and_gives_the_same_network_again():
     image, classes = scan(0)
-    model = LowShotUNet(UNetSettings(60, 6, 0.01), 0, CPU)
+    model = LowShotUNet(UNetSettings(40, 6, 0.01), 0, CPU)
     steps = []
     before = torch.get_rng_state()
     network = model.trained(image, classes, 2, lambda: steps.append(1))
-    assert len(steps) == 60 and torch.equal(torch.get_rng_state(), before)       # nobody else's random numbers are touched
+    assert len(steps) == 40 and torch.equal(torch.get_rng_state(), before)       # nobody else's random numbers are touched
     other, truth = scan(1, gain=0.8)
     probs = model.probabilities(network, other)
     assert probs.shape == (2, *other.shape) and probs.min() >= 0 and probs.sum(dim=0).max() <= 1 + 1e-5

@@ -225,17 +225,18 @@ def test_starts_lay_boxes_fields_of_view_and_centres_of_mass_on_each_other():
 @pytest.mark.whole
 def test_several_supports_of_one_query_are_registered_as_each_alone():
     """At the same time, in threads of their own."""
-    fixed = PreparedScan(phantom()[0], SPACING, FAST)
+    few = replace(FAST, n_steps=5, searches=Searches(Search(6_000, cell=4, reach=5), Search(20_000, cell=4, reach=3)))
+    fixed = PreparedScan(phantom()[0], SPACING, few)
     supports = [phantom(shift=shift)[0] for shift in ((12.0, 9.0, -12.0), (-6.0, 0.0, 6.0), (3.0, 3.0, 0.0))]
     with ThreadPoolExecutor(len(supports), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
-        together = list(pool.map(lambda support: fixed.register(PreparedScan(support, SPACING, FAST)), supports))
+        together = list(pool.map(lambda support: fixed.register(PreparedScan(support, SPACING, few)), supports))
     for support, found in zip(supports, together, strict=True):
-        alone = register(phantom()[0], support, SPACING, SPACING, FAST)
+        alone = register(phantom()[0], support, SPACING, SPACING, few)
         assert torch.equal(found.affine, alone.affine)
         assert torch.equal(found.displacements[0].voxels, alone.displacements[0].voxels)
         assert not found.displacements[0].voxels.requires_grad
     fixed.release()
-    again = fixed.register(PreparedScan(supports[0], SPACING, FAST))
+    again = fixed.register(PreparedScan(supports[0], SPACING, few))
     assert torch.equal(again.displacements[0].voxels, together[0].displacements[0].voxels)
 
 

@@ -26,7 +26,7 @@ def test_the_lines_of_the_readme(method, trained, tmp_path, monkeypatch, capsys)
     shutil.copy(trained / "snapshots/3.pth", tmp_path / "snapshots/30000.pth")
     (outlined, labels, _), (scan, _, _) = toy_case(1), toy_case(2)
     for array, name in ((outlined, "outlined"), (labels, "outlined_labels"), (scan, "scan")):       # thinned out, for speed
-        write(tmp_path / f"{name}.nii.gz", array[:, ::2, ::2], AFFINE @ np.diag([2.0, 2.0, 1.0, 1.0]))
+        write(tmp_path / f"{name}.nii.gz", array[:, ::4, ::4], AFFINE @ np.diag([4.0, 4.0, 1.0, 1.0]))
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(lines, "README.md", "exec"), names)
