@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qnet.models.confidence import EVIDENCE, VANISHED, expected_dice, local_correlations, returned, same_contrast
+from qnet.models.contents import CONTENT_LEVEL
 from qnet.models.guided import LEAST_GAIN, blur_mm, gain, outline, thickness_mm, tried
+from qnet.models.intensities import Usual, cost, in_query, without_unlike
 from qnet.models.registration import PreparedScan, Registration
 from qnet.models.sampling import bounds_of, column, margin_box, sample
 from qnet.models.settings import GuidedSettings, RegistrationSettings
@@ -35,6 +37,7 @@ from qnet.models.volume import (
 from qnet.util.base.memory import return_freed_memory
 
 CARRIED, STRONG, MILD = "registration", "own contrast", "own contrast, mild"      # how the border of a class was drawn
+INTENSITY = "intensity"       # besides: what has not the intensity of the class was taken away
 DRAWN_MARGIN = 8.0            # around a class whose border is drawn anew, in widths of its blur
 UNSURE = 1.5                  # a carried map errs so many times as much as the zoomed registration differs from the wide one
 FIT_WINDOW = 1.5              # width (σ) of the windows of the local fit, in spacings of the wide grid
@@ -45,6 +48,7 @@ AROUND = 3.0                  # a class's surroundings, in spacings of the wide 
 FIT_SLACK = 0.1               # of correlation: the mean over routes leans to those that fit
 VOICE_POWER = 3.0             # of the agreement of a voice with the routes, by which it counts
 HEARD = 0.1                   # of its share: a voice that counts less, as it does not agree with the routes, is not heard
+HELD = 0.5, 0.95              # expected Dice, from and up to, of a class that is held to the intensities of the outlined scan
 LOST = 0.3                    # of Dice: so much less comes back of what all routes found than of what the direct one found
 
 
@@ -77,6 +81,11 @@ class RegistrationModel(VolumeModel):
     def borders(self) -> Mapping[str, GuidedSettings]:
         """The settings by which borders are drawn anew, on stepping stones (STRONG) and on a query (MILD); none: they are not."""
         return {}
+
+    @property
+    def intensity(self) -> float:
+        """How much a voxel loses that has not the intensity of its class (`qnet.models.intensities`); 0: nothing."""
+        return 0.0
 
     def prepared(self, volume: Tensor, spacing_mm: Sequence[float]) -> PreparedScan:
         """See VolumeModel."""
@@ -194,13 +203,57 @@ class RegistrationModel(VolumeModel):
                 self._save_lost(carried, query, guides[0], voxels, points, back[0])
         drawn, borders = self.drawn(query, carried.maps, carried.agreement, [guide.support for guide in guides], voxels, MILD)
         drawn, borders = heard([guide.voice for guide in guides if guide.voice is not None], drawn, borders, carried.agreement)
+        evidence = self._evidence_of_all(query, guides, drawn, carried, voxels, back)
+        held, borders = self.held_to_intensities(query, guides, drawn, borders, _trust(evidence), voxels, points)
+        if held is not drawn:
+            drawn, evidence = held, self._evidence_of_all(query, guides, held, carried, voxels, back)
         registered, probs = (torch.zeros(len(drawn), *query.image.shape, device=drawn.device) for _ in range(2))
         registered[(slice(None), *voxels)], probs[(slice(None), *voxels)] = carried.maps, drawn
-        evidence = [self._evidence(query, guide, drawn, carried, voxels, places)
-                    for guide, places in zip(guides, back, strict=True)]
-        expected = torch.stack([expected_dice(of_one) for of_one in evidence]).mean(dim=0)
         warped = guides[0].routes[0].registration.warp(guides[0].support.scan.image[None])[0]
-        return VolumeSegmentation(probs, registered, expected, warped, borders, torch.stack(evidence).mean(dim=0))
+        return VolumeSegmentation(probs, registered, _trust(evidence), warped, borders, torch.stack(evidence).mean(dim=0))
+
+    def _evidence_of_all(self, query: PreparedScan, guides: Sequence[Guide], drawn: Tensor, carried: Carried,
+                         voxels: tuple[slice, slice, slice], back: Sequence[Tensor]) -> list[Tensor]:
+        """`_evidence` of each guide."""
+        return [self._evidence(query, guide, drawn, carried, voxels, places) for guide, places in zip(guides, back, strict=True)]
+
+    def held_to_intensities(self, query: PreparedScan, guides: Sequence[Guide], drawn: Tensor, borders: tuple[str, ...],
+                            expected: Tensor, voxels: tuple[slice, slice, slice],
+                            points: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        """Return maps without what has not the intensity of its class, and how they were drawn.
+
+        A class that hardly lies where it should has the intensities of something else, and one that certainly does could lose no
+        more than voxels of its border (HELD). Both stay to the bit, and so does a class that loses no voxel. The mean over all
+        outlined scans and channels counts. Their intensities are carried here by the direct route.
+
+        Args:
+            drawn: (K, d, h, w) maps in a box of the query.
+            borders: how they were drawn.
+            expected: (K,) Dice of them, 0 to 1.
+            points: (3, d, h, w) positions of the voxels of the box in mm.
+        """
+        found = drawn > 0.5
+        which = [k for k, of_class in enumerate(expected.tolist()) if HELD[0] <= of_class < HELD[1] and found[k].any()]
+        if not which or not self.intensity:
+            return drawn, borders
+        images, content = query.images[(slice(None), *voxels)], query.contents[voxels]
+        costs = torch.zeros(len(which), *content.shape, device=content.device)
+        for guide in guides:
+            scan = guide.support.scan
+            places = guide.routes[0].places(points)[1]
+            for image, original in zip(images, scan.images, strict=True):
+                carried = sample(original[None], places / column(scan.spacing_mm, places))[0]
+                both = content & (carried > CONTENT_LEVEL)
+                for at, k in enumerate(which if both.any() else ()):
+                    usual = Usual.of(original, guide.support.masks[k])
+                    costs[at] += cost(image, found[k], usual, in_query(usual.median, image[both], carried[both]))
+        costs *= self.intensity / (len(guides) * len(images))
+        maps, names = list(drawn), list(borders)
+        for at, k in enumerate(which):
+            lowered = without_unlike(drawn[k], costs[at])
+            if ((lowered > 0.5) != found[k]).any():
+                maps[k], names[k] = lowered, f"{borders[k]}, {INTENSITY}"
+        return (drawn, borders) if names == list(borders) else (torch.stack(maps), tuple(names))
 
     def _save_lost(self, carried: Carried, query: PreparedScan, guide: Guide, voxels: tuple[slice, slice, slice], points: Tensor,
                    places_back: Tensor) -> None:
@@ -310,6 +363,11 @@ def voice_share(said: Tensor, drawn: Tensor, share: float, expected: float) -> f
     return share * agreed if agreed >= HEARD else 0.0
 
 
+def _trust(evidence: Sequence[Tensor]) -> Tensor:
+    """Expected Dice (K,) by the evidence of each guide."""
+    return torch.stack([expected_dice(of_one) for of_one in evidence]).mean(dim=0)
+
+
 def thinned(maps: Tensor) -> Tensor:
     """Every second voxel of (K, d, h, w) maps along each axis, as a copy, so that the maps themselves need not stay."""
     return maps[:, ::2, ::2, ::2].clone()
@@ -347,3 +405,8 @@ class GuidedModel(RegistrationModel):
     def borders(self) -> Mapping[str, GuidedSettings]:
         """See RegistrationModel."""
         return {STRONG: self.guided, MILD: self.guided.milder}
+
+    @property
+    def intensity(self) -> float:
+        """See RegistrationModel."""
+        return self.guided.intensity

@@ -69,7 +69,7 @@ class GuidedSettings:
     The prior is the registered map, blurred by `blur` of the thickness of the class. Foreground of a class are the voxels where
     the registered map is above `sure`; background those where the prior is above `near` but the map below `clear`. The logit is
     (discriminant, clipped to ±`clip`) + `prior_weight` · logit(prior) + `bias`. The guided filter is `filter` times as wide as
-    the blur.
+    the blur. `intensity` is the weight of what a voxel costs that has not the intensity of its class (`qnet.models.intensities`).
     """
 
     blur: Annotated[float, number(0, 10)]
@@ -81,6 +81,7 @@ class GuidedSettings:
     bias: Annotated[float, number(-100, 100)]
     filter: Annotated[float, number(0, 10)]
     filter_eps: Annotated[float, number(0, above=True)]
+    intensity: Annotated[float, number(0, 100)]
 
     @property
     def milder(self) -> GuidedSettings:

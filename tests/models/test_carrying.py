@@ -8,6 +8,8 @@ import torch
 from qnet.models.carrying import (
     CARRIED,
     FIT_WINDOW,
+    HELD,
+    INTENSITY,
     JOINT_FIT_POWER,
     MILD,
     STRONG,
@@ -191,6 +193,38 @@ def test_a_border_is_drawn_only_where_that_paid(gain, border):
     torch.testing.assert_close(found.registered, bar(5, 13).float())
     wrong = [((maps > 0.5) != bar(4, 12)).sum() for maps in (found.registered, found.probs)]
     assert wrong[1] < wrong[0] / 2 if border == MILD else torch.equal(found.probs, found.registered)
+
+
+def outlined_a_bit_beside(mm, intensity=2.0, back=0.0, model=None):
+    """A bright bar, whose outline is carried so much beside it, where it is dark. The map has no doubts: the weight is high."""
+    torch.manual_seed(0)
+    image = 0.3 + 0.5 * bar(4, 12)[0] + 0.01 * torch.randn(SHAPE)
+    support = support_of(image, bar(4, 12))
+    model = model or GuidedModel(SMALL, replace(GUIDED, intensity=intensity))
+    return segment(model, image, support, Route(support.outlines, moved_by(mm)), back=moved_by(back))
+
+
+def test_what_has_not_the_intensity_of_the_class_is_taken_away():
+    """The direct route lies a voxel off, so the outlined scan's intensities are carried wrongly in a part of the scan, too."""
+    found, as_carried = outlined_a_bit_beside(-1.0), outlined_a_bit_beside(-1.0, intensity=0.0)
+    assert as_carried.borders == (CARRIED,) and found.borders == (f"{CARRIED}, {INTENSITY}",)
+    assert HELD[0] <= as_carried.confidence.item() < HELD[1]
+    assert torch.equal(as_carried.probs > 0.5, bar(5, 13)) and torch.equal(found.probs > 0.5, bar(5, 12))
+    assert torch.equal(found.registered, as_carried.registered)
+    assert found.confidence.item() != as_carried.confidence.item()       # it is that of what was left
+
+
+@pytest.mark.parametrize(("mm", "back"), [(0.0, 0.0), (-1.0, 6.0)], ids=["certain", "hardly there"])
+def test_a_class_that_is_certain_or_hardly_there_is_not_held_to_its_intensities(mm, back):
+    found, as_carried = (outlined_a_bit_beside(mm, intensity, back) for intensity in (2.0, 0.0))
+    confidence = as_carried.confidence.item()
+    assert confidence >= HELD[1] or confidence < HELD[0]
+    assert torch.equal(found.probs, as_carried.probs) and found.borders == as_carried.borders
+
+
+def test_registration_alone_does_not_look_at_intensities():
+    found = outlined_a_bit_beside(-1.0, model=RegistrationModel(SMALL))
+    assert torch.equal(found.probs > 0.5, bar(5, 13)) and found.borders == (CARRIED,)
 
 
 def test_the_affine_map_tells_how_much_larger_the_query_is():

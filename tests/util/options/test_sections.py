@@ -121,7 +121,7 @@ def test_options_that_are_gone_are_left_out_and_those_that_came_later_have_their
     used = as_trained(base_config(), current, tuple(OLD))
     check_config(used)
     later = {section: set(used[section]) - set(OLD[section]) for section in OLD}
-    assert later == {"registration": {"zoom", "finest"}, "guided": {"blur", "filter"}}
+    assert later == {"registration": {"zoom", "finest"}, "guided": {"blur", "filter", "intensity"}}
     assert all(used[section][key] == base_config()[section][key] for section, keys in later.items() for key in keys)
     assert used["registration"]["smoothness"] == 0.5
 
