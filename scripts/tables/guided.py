@@ -59,6 +59,7 @@ ABLATIONS = [
     Variant("no appearance of the query", options=(DIRECT, "guided.clip=0")),
     Variant("prior weight 1", options=(DIRECT, "guided.prior_weight=1")),
     Variant("no guided filter", options=(DIRECT, "guided.filter=0")),
+    Variant("no intensities of the class", options=(DIRECT, "guided.intensity=0")),
     Variant("stones of equal weight", options=("registration.agreement_power=0",)),
 ]
 
