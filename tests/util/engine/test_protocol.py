@@ -67,9 +67,9 @@ def plain(model, support, query, label, n_part=3):
 @pytest.mark.whole
 def test_equal_to_the_plain_procedure(model):
     volumes = [toy_volume(number) for number in (1, 2, 3)]
-    pairs = [(support, [query for query in volumes if query is not support]) for support in volumes]
+    pairs = [(volumes[0], volumes[1:]), (volumes[1], volumes[:1])]      # the second is a query, too
     predictions = evaluate(model, pairs)
-    assert len(predictions) == 3 * 2 * len(LABELS)
+    assert len(predictions) == 3 * len(LABELS)
     for prediction in predictions:
         want = plain(model, prediction.support, prediction.query, prediction.label)
         assert dice(prediction.mask, want) > 0.99

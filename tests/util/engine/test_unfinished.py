@@ -14,7 +14,7 @@ from tests.programs import run
 
 @pytest.fixture(scope="module")
 def options(trained):
-    return {"supp_idx": "all", "n_iters": 1, "reload_model_path": str(trained / "snapshots/3.pth")}
+    return {"supp_idx": "all", "test_label": [1, 4], "n_iters": 1, "reload_model_path": str(trained / "snapshots/3.pth")}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def contents(folder):
 
 @pytest.mark.whole
 @pytest.mark.parametrize(("written", "n", "left"), [
-    pytest.param("predictions", 5, ["2"], marks=pytest.mark.slow), ("predictions_whole_volume", 6, ["2"])])
+    pytest.param("predictions", 3, ["2"], marks=pytest.mark.slow), ("predictions_whole_volume", 3, ["2"])])
 def test_goes_on_after_the_finished_queries(written, n, left, options, undisturbed, toy_data, tmp_path, monkeypatch):
-    """Two queries with four classes each; `left` says which queries are evaluated again."""
+    """Two queries with two classes each; `left` says which queries are evaluated again."""
     folder = interrupt_after(n, monkeypatch, toy_data, tmp_path, written, **options)
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"] == "INTERRUPTED"
     evaluated = []
@@ -56,14 +56,14 @@ def test_goes_on_after_the_finished_queries(written, n, left, options, undisturb
         query.name) or real(encoder, query))       # the last that is done for a query
     assert run("test", tmp_path, toy_data, **options) == folder and evaluated == left
     found, wanted = contents(folder), contents(undisturbed)
-    assert [name for name in wanted if found.get(name) != wanted[name]] == [] and len(wanted) == 3 + 3 * 8 + 4
+    assert [name for name in wanted if found.get(name) != wanted[name]] == [] and len(wanted) == 3 + 3 * 4 + 2
     assert not (folder / "unfinished").exists()
 
 
 @pytest.mark.whole
 def test_a_damaged_file_of_a_finished_query_costs_that_query_alone(options, toy_data, tmp_path, monkeypatch, capsys):
     options = {**options, "whole_volume": False}
-    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
+    folder = interrupt_after(3, monkeypatch, toy_data, tmp_path, "predictions", **options)
     finished, = (folder / "unfinished").rglob("*.gz")
     finished.write_bytes(finished.read_bytes()[:-20])
     assert run("test", tmp_path, toy_data, **options) == folder
@@ -77,7 +77,7 @@ def test_what_another_snapshot_gave_is_not_taken(options, trained, toy_data, tmp
     weights = tmp_path / "weights.pth"
     weights.write_bytes((trained / "snapshots/2.pth").read_bytes())
     options = {**options, "reload_model_path": str(weights), "whole_volume": False}
-    folder = interrupt_after(5, monkeypatch, toy_data, tmp_path, "predictions", **options)
+    folder = interrupt_after(3, monkeypatch, toy_data, tmp_path, "predictions", **options)
     assert list((folder / "unfinished").rglob("*.gz"))
     weights.write_bytes((trained / "snapshots/3.pth").read_bytes())
     assert run("test", tmp_path, toy_data, **options) == folder
