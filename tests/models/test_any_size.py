@@ -13,8 +13,10 @@ from qnet.models.settings import Search, Searches
 from qnet.models.volume import Guide, Route, VolumeSegmentation
 from tests.settings import GUIDED, REGISTRATION
 
-FAST = replace(REGISTRATION, n_steps=30, searches=Searches(Search(20_000, cell=4, reach=5), Search(60_000, cell=6, reach=5),
+FINE = replace(REGISTRATION, n_steps=30, searches=Searches(Search(20_000, cell=4, reach=5), Search(60_000, cell=6, reach=5),
                                                            Search(40_000, cell=4, reach=3)))
+FAST = replace(REGISTRATION, n_steps=20, searches=Searches(Search(10_000, cell=4, reach=5), Search(30_000, cell=6, reach=5),
+                                                           Search(20_000, cell=4, reach=3)))
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def test_an_organ_of_ten_voxels_in_a_large_scan():
         ((0.0, 0.0, 0.0), 0), ((0.06, -0.08, 0.05), 1)))
     support, query = (replace(one, masks=one.masks[-1:]) for one in (support, query))
     assert 300 < support.masks.sum() < 1000
-    expect_no_loss(segmented(query, support, replace(FAST, mind_radius=2, mind_dilation=3)), query, 0.7)
+    expect_no_loss(segmented(query, support, replace(FINE, mind_radius=2, mind_dilation=3)), query, 0.7)
 
 
 @pytest.mark.whole
@@ -215,7 +217,7 @@ def test_a_stripped_brain_and_a_crop_that_is_all_organ(kind):
 def test_few_slices(n_slices):
     support, query = (scene((n_slices, 56, 64), (8.0, 3.0, 3.0), TRUNK[:2], shift, seed=seed) for shift, seed in (
         ((0.0, 0.0, 0.0), 0), ((0.0, 0.08, -0.06), 1)))
-    expect_no_loss(segmented(query, support), query, 0.75)
+    expect_no_loss(segmented(query, support, FINE), query, 0.75)
 
 
 @pytest.mark.whole
@@ -233,6 +235,6 @@ def test_an_organ_outside_the_field_of_view_vanishes_and_the_confidence_is_not_a
     support, query = (scene((24, 56, 64), (5.0, 4.0, 4.0), (above, below), seed=seed) for seed in (0, 1))
     upper = query.cut(slice(8, 24), slice(None), slice(None))
     assert not upper.masks[1].any()
-    found = segmented(upper, support, way_back=True)
+    found = segmented(upper, support, FINE, way_back=True)
     assert found.confidence[0] < dice(found.probs[0], upper.masks[0]) + 0.1, found.confidence
     assert (found.probs[1] > 0.5).sum() < 0.05 * support.masks[1].sum() and found.confidence[1] == 0.0, found.confidence
