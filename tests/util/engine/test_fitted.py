@@ -53,9 +53,9 @@ def test_each_support_is_trained_on_once_for_all_queries_and_its_labels_come_bac
 
 @pytest.mark.whole
 def test_evaluated_by_the_same_protocol_as_all_others(toy_data, tmp_path):
-    folder = run("test", tmp_path, toy_data, "chaost2_setting1", "unet", supp_idx=0,
-                 unet={"n_steps": 40, "batch_size": 4, "lr": 0.01})
+    folder = run("test", tmp_path, toy_data, "chaost2_setting1", "unet", supp_idx=0, test_label=[1, 4],
+                 unet={"n_steps": 20, "batch_size": 4, "lr": 0.01})
     assert folder.parent.name == "UNet_test_CHAOST2_cv0"
     rows = list(csv.DictReader((folder / "scores_whole_volume.csv").open(encoding="utf-8")))
-    assert len(rows) == 4 and np.mean([float(row["dice"]) for row in rows]) > 0.3
+    assert len(rows) == 2 and np.mean([float(row["dice"]) for row in rows]) > 0.3
     assert all(row["confidence"] == "" for row in rows)

@@ -102,7 +102,8 @@ def test_a_name_with_a_slash_goes_from_the_page_to_a_report(folder, tmp_path):
     task = Path(written["folder"]) / "examples.task"
     assert [row["label_name"] for row in rows] == list(names.values())
     assert manifest_of(task).names == names
-    predict(task=task, query=folder / "a_2.nii.gz", output=tmp_path / "out", save_probs=True, registration={"finest": 4.0})
+    predict(task=task, query=folder / "a_2.nii.gz", output=tmp_path / "out", save_probs=True,
+            registration={"finest": 4.0, "affine": False, "n_steps": 1})
     assert {path.name for path in (tmp_path / "out").glob("*_prob.nii.gz")} == {
         f"a_2_{name}_prob.nii.gz" for name in ("L%2FR_kidney", "a_%22b%22_=_c", "$^$", "C%3A%5Cd")}
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")

@@ -205,9 +205,11 @@ def test_the_report_has_every_query_also_after_an_interruption(files, toy_data, 
 
 
 @pytest.mark.whole
-def test_the_report_of_a_method_that_registers_shows_the_registered_support(files, tmp_path):
-    options = {key: value for key, value in files.items() if key != "reload_model_path"}
-    predict(**options, model="registration", registration={"finest": 0.7, "n_steps": 20})
+def test_the_report_of_a_method_that_registers_shows_the_registered_support(thin_data, tmp_path):
+    images = thin_data / "chaos_MR_T2_normalized"
+    files = {"support_image": images / "image_1.nii.gz", "query": images / "image_2.nii.gz"}
+    predict(**files, support_label=images / "label_1.nii.gz", output=tmp_path / "out", model="registration",
+            registration={"finest": 0.7, "n_steps": 20})
     (view,) = content_of(tmp_path / "out/report.html")["views"]
     registered, scan = read(tmp_path / "out/warped_supports/image_2.nii.gz"), read(files["query"])
     assert view["support"] is not None and registered.shape == scan.shape and registered.dtype == np.uint8

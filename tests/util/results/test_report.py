@@ -122,10 +122,10 @@ def test_one_plane_or_three_and_the_window(browser):
 
 
 @needs_chromium
-def test_a_registered_support_can_be_laid_over_the_scan(browser, asked, toy_data, tmp_path):
+def test_a_registered_support_can_be_laid_over_the_scan(browser, asked, thin_data, tmp_path):
     assert not browser.find_element("id", "of-support").is_displayed()      # of a method that registers nothing
-    folder = run("test", tmp_path, toy_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None,
-                 registration={"finest": 3.0, "n_steps": 1})
+    folder = run("test", tmp_path, thin_data, "registration", supp_idx=0, test_label=[1], reload_model_path=None,
+                 registration={"finest": 2.0, "n_steps": 1})
     entry_point("test").experiment.run("report", config_updates={"run": str(folder)})
     nothing_went_wrong(browser, asked)
     with window(browser) as other:
