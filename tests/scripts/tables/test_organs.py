@@ -14,7 +14,7 @@ from qnet.util.base.errors import InputError
 from tests.settings import STEPS
 from tests.toy import toy_case, write, write_toy_data
 
-COARSE = [f"registration.{key}={value}" for key, value in STEPS.items()]
+COARSE = [f"registration.{key}={value}" for key, value in {**STEPS, "affine": "false"}.items()]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ from tests.settings import GUIDED, REGISTRATION
 from tests.toy import toy_case, write
 
 OPTIONS = load_config("guided")
-OPTIONS["registration"]["finest"] = 2.0       # seconds for a scan
+OPTIONS["registration"] |= {"finest": 2.0, "affine": False, "n_steps": 5}       # a second for a scan
 IMAGE, LABELS = "supports/1_image.nii.gz", "supports/1_labels.nii.gz"
 
 
