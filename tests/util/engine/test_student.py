@@ -129,7 +129,7 @@ def test_where_it_gains_nothing_all_is_as_guided_has_it_to_the_bit(tmp_path, cap
 def test_it_is_heard_beside_guided_and_without_stones_there_is_none(capsys, of_guided):
     one = segmenter(Sees)
     found = found_by(one)        # without `prepare`: the first query has it trained
-    assert all(border.endswith(", student") for border in found.borders.values())
+    assert all(", student" in border for border in found.borders.values())
     assert not any(np.array_equal(found.probs[label], of_guided.probs[label]) for label in TASK.labels)
     trained = one._students[TASK.supports[0]][1]
     (again,) = one.members(replace(TASK, stones=TASK.stones[:1]))
