@@ -253,7 +253,7 @@ def case(toy_data, tmp_path):
     for path in toy_data.glob("*/*_1.nii.gz"):
         (tmp_path / path.parent.name).mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / path.parent.name)
-    return find_cases(SPEC, tmp_path, 5000)[0]
+    return find_cases(SPEC, tmp_path, 5000, 400)[0]
 
 
 @pytest.fixture

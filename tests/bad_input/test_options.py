@@ -67,6 +67,7 @@ WRONG_OPTIONS = {
     "guided.bias": [-101, 101, *NUMBER[1:]],
     "guided.filter": [11, *NUMBER],
     "guided.filter_eps": [0, *NUMBER],
+    "guided.intensity": [101, *NUMBER],
     "student.n_steps": [2, *WHOLE],
     "student.batch_size": [0, *WHOLE],
     "student.lr": [0, *NUMBER],
